@@ -1,0 +1,90 @@
+# fedem_jax: `make` lists what there is to do. Every target makes the environment that it needs.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV ?= .venv
+EXTRAS ?=
+
+# Each kind of installation leaves a stamp, so that the next call starts at once.
+# VENV= (empty) runs with PYTHON as it is and installs nothing.
+comma := ,
+empty :=
+space := $(empty) $(empty)
+ifneq ($(strip $(VENV)),)
+RUN := $(VENV)/bin/python
+kind := $(subst $(space),-,$(strip $(subst $(comma), ,$(EXTRAS))))
+READY := $(VENV)/.ready$(kind:%=-%)
+READY_DEV := $(VENV)/.ready-dev$(kind:%=-%)
+else
+RUN := $(PYTHON)
+READY := python
+READY_DEV := python
+endif
+
+# $(call flag,SEED): "--seed '0'" if SEED is given, else nothing
+lower = $(shell echo '$(1)' | tr A-Z_ a-z-)
+flag = $(if $($(1)),--$(call lower,$(1)) '$($(1))')
+
+.PHONY: help
+help:  ## show this list
+	@echo "usage: make TARGET [VARIABLE=value ...]"
+	@echo
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  \1|\2/p; s/^  ## \(.*\)/  |\1/p' $(MAKEFILE_LIST) \
+		| awk -F'|' '{ printf "%-14s%s\n", $$1, $$2 }'
+	@echo
+	@echo "environment"
+	@echo "  EXTRAS=cuda13     install JAX for a GPU as well (cuda12 for older drivers)"
+	@echo "  PYTHON=python3.12 the interpreter that .venv is made with (3.11 or newer)"
+	@echo "  PYTHON=... VENV=  run with this interpreter as it is, install nothing"
+
+.PHONY: experiment
+experiment: $(READY)  ## run one experiment; with no DATASET, the embedded synthetic federation
+  ## DATASET=ml-1m METHOD=fedem PROTOCOL=leak-free ROUNDS=100 SEED=0
+  ## OUT=results/x DATA_DIR=data ARGS="--dim 32 --merging once"
+	@$(RUN) -m fedem_jax train $(foreach name,DATASET METHOD PROTOCOL ROUNDS SEED OUT DATA_DIR,$(call flag,$(name))) $(ARGS)
+
+.PHONY: test
+test: $(READY_DEV)  ## run the tests but the slow ones; ARGS="-m slow" for those, ARGS="-k data"
+	@workers=$$($(RUN) -c 'import xdist' 2>/dev/null && echo '-n auto'); \
+		set -x; $(RUN) -m pytest $$workers -m 'not slow' $(ARGS)
+
+.PHONY: check
+check: $(READY_DEV)  ## lint, formatting, types
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m pyright --pythonpath "$$($(RUN) -c 'import sys; print(sys.executable)')"
+
+.PHONY: format
+format: $(READY_DEV)  ## format the code and mend what the linter can mend
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+.PHONY: clean
+clean:  ## remove environment and caches; data/ and results/ stay
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: python
+python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "fedem_jax needs Python 3.11 or newer, but '$(PYTHON)' is" \
+			"$$($(PYTHON) --version 2>/dev/null || echo missing);" \
+			"name another: make PYTHON=/path/to/python3.11 ..." >&2; exit 2; }
+
+ifneq ($(strip $(VENV)),)
+$(VENV)/.created: | python
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(READY): $(VENV)/.created pyproject.toml
+	@echo "installing fedem_jax into $(VENV): once, it takes a minute or two"
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -e '.$(if $(kind),[$(EXTRAS)])'
+	@touch $@
+
+$(READY_DEV): $(VENV)/.created pyproject.toml
+	@echo "installing fedem_jax and its test tools into $(VENV): once, it takes a minute or two"
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[dev$(EXTRAS:%=,%)]'
+	@touch $@ $(READY)
+endif

@@ -1,0 +1,212 @@
+"""The console script `fedem`: `train`, `data` and `report`.
+
+JAX, pandas and Matplotlib are imported only by the commands that need them, once their arguments
+are known to be sound.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from fedem_jax.config import Config
+from fedem_jax.errors import UserError
+from fedem_jax.protocol import nearest
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a federation of recommender clients and record how well it ranks.
+
+    The run directory receives the settings, a line per evaluated round, a summary and a picture of
+    the learning curves.
+
+    examples:
+      fedem train
+      fedem train --dataset ml-100k --rounds 30
+      fedem train --dataset mine.csv --columns user_id movie_id --merging once
+      fedem train --config results/x/config.json --seed 1
+    """
+
+    config: Annotated[str, tyro.conf.arg(metavar="PATH")]
+    """Settings to start from, as found in a run directory; other flags override them. Without --out
+    the run goes beside the one it repeats."""
+    settings: tyro.conf.OmitArgPrefixes[Config]
+
+
+@dataclass(frozen=True)
+class Data:
+    """List the data sets that `fedem train --dataset` knows by name; the path of a CSV, TSV or
+    parquet file of your own will do as well.
+    """
+
+
+@dataclass(frozen=True)
+class Report:
+    """Redraw the curves of finished runs and print their closing tables; several runs are also
+    listed side by side.
+
+    examples:
+      fedem report results/x
+      fedem report results/x results/y --picture both.png
+    """
+
+    directories: tyro.conf.Positional[tuple[Path, ...]]
+    """Run directories."""
+    picture: Annotated[str, tyro.conf.arg(metavar="PATH")] = ""
+    """Draw all runs into this one picture as well."""
+
+
+def train(args: Sequence[str]) -> None:
+    """Run one experiment; `fedem train --help` explains every setting."""
+    start = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    start.add_argument("--config", default="")
+    source = start.parse_known_args(args)[0].config
+    base = Config.load(source) if source else Config()
+    config = tyro.cli(
+        Train,
+        prog="fedem train",
+        args=args,
+        default=Train(source, dataclasses.replace(base, out="") if source else base),
+    ).settings
+
+    from fedem_jax.record import METRICS, RunDirectory, check_free, first_free
+
+    if source and not config.out:
+        repeated = dataclasses.replace(config, out=base.out).run_directory()
+        config = dataclasses.replace(config, out=str(first_free(repeated)))
+    out = config.run_directory()
+    check_free(out)
+    use_all_cores()
+    cache_programs()
+
+    from fedem_jax.progress import Progress
+    from fedem_jax.train import run
+
+    with Progress(directory=out) as progress:
+        try:
+            run(config, observers=[RunDirectory(out), progress])
+        except KeyboardInterrupt:
+            kept = f"{out}/{METRICS} holds the rounds so far." if out.exists() else ""
+            raise KeyboardInterrupt(kept) from None
+
+
+def data(args: Sequence[str]) -> None:
+    """List the known data sets."""
+    tyro.cli(Data, prog="fedem data", args=args)
+
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from fedem_jax.data.sources import known_datasets
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("name", style="bold", no_wrap=True)
+    table.add_column("users", justify="right")
+    table.add_column("items", justify="right")
+    table.add_column("origin", overflow="fold")
+    for known in known_datasets():
+        table.add_row(known.name, f"{known.users:,}", f"{known.items:,}", known.origin)
+    console = Console(highlight=False)
+    console.print(table)
+    console.print("Users and items as in the file, before the filter of the protocol.", style="dim")
+
+
+def report(args: Sequence[str]) -> None:
+    """Redraw the curves of finished runs and print their closing tables."""
+    wanted = tyro.cli(Report, prog="fedem report", args=args)
+    if not wanted.directories:
+        raise UserError("report: names no run directory; give at least one.")
+
+    from rich.console import Console
+
+    from fedem_jax.plots import Curve, learning_curves
+    from fedem_jax.progress import closing, comparison
+    from fedem_jax.record import CURVES, draw_curves, read_run
+
+    runs = [(str(path), read_run(path)) for path in wanted.directories]
+    console = Console(highlight=False)
+    for path, run in runs:
+        draw_curves(Path(path) / CURVES, run.records, run.summary)
+        console.print(closing(run.summary))
+    if len(runs) > 1:
+        console.print(comparison(runs))
+    if wanted.picture:
+        curves = [Curve(path, run.records, run.summary["headline"]["round"]) for path, run in runs]
+        learning_curves(curves, wanted.picture, title="Learning curves")
+
+
+def use_all_cores() -> None:
+    """Make each usable core of the host a JAX device. Call before JAX first computes."""
+    import jax
+
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        jax.config.update("jax_num_cpu_devices", usable_cores())
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cache_programs() -> None:
+    """Keep compiled programs between runs; JAX_COMPILATION_CACHE_DIR names another place."""
+    import jax
+
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(home / "fedem_jax"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+COMMANDS = {"train": train, "data": data, "report": report}
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Entry point. Exit status: 0 done, 2 the user's mistake, 130 interrupted."""
+    args = sys.argv[1:] if args is None else list(args)
+    try:
+        if not args or args[0] in ("-h", "--help"):
+            print(_usage())
+        elif args[0] in COMMANDS:
+            COMMANDS[args[0]](args[1:])
+        else:
+            raise UserError(f"unknown command '{args[0]}': {nearest(args[0], list(COMMANDS))}.")
+    except UserError as error:
+        _complain("error", str(error))
+        raise SystemExit(2) from None
+    except KeyboardInterrupt as interrupt:
+        _complain("interrupted", str(interrupt) or "nothing was written.")
+        raise SystemExit(130) from None
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+
+
+def _usage() -> str:
+    commands = "\n".join(f"  {name:8}{command.__doc__}" for name, command in COMMANDS.items())
+    return (
+        "usage: fedem COMMAND [OPTIONS]\n\n"
+        "Federated recommendation, simulated on one accelerator.\n\n"
+        f"commands:\n{commands}\n\n"
+        "Start with `fedem train`: it runs the embedded synthetic federation."
+    )
+
+
+def _complain(kind: str, sentence: str) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(stderr=True)
+    console.print(Text.assemble((f"{kind}:", "bold red"), f" {sentence}"), soft_wrap=True)

@@ -1,0 +1,65 @@
+"""`Federation`: what all methods train and evaluate on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int32
+
+from fedem_jax.protocol import Protocol
+
+
+@dataclass(frozen=True, eq=False)
+class Federation:
+    """N clients (one user each) over I items, split by a protocol. Immutable; NumPy arrays.
+
+    Ragged lists are stored row after row (CSR): the entries of client u stand at
+    `values[offsets[u] : offsets[u + 1]]`.
+    """
+
+    name: str
+    """Data set, or stem of the user's file."""
+    protocol: Protocol
+    """The rules this federation was made by."""
+    num_items: int
+    """I."""
+    offsets: Int32[np.ndarray, "N+1"]
+    """Where each client's training positives start in `items`."""
+    items: Int32[np.ndarray, " nnz"]
+    """Training positives, oldest first within a client; distinct unless repeats are kept."""
+    barred_offsets: Int32[np.ndarray, "N+1"]
+    """Where each client's barred items start in `barred`."""
+    barred: Int32[np.ndarray, " barred"]
+    """Items never drawn as this client's training negatives: sorted, distinct within a client."""
+    val_item: Int32[np.ndarray, " N"]
+    """Second latest interaction of each client."""
+    test_item: Int32[np.ndarray, " N"]
+    """Latest interaction of each client."""
+    val_candidates: Int32[np.ndarray, "N K"]
+    """Sampled items, never interacted with, that the validation item is ranked against."""
+    test_candidates: Int32[np.ndarray, "N K"]
+    """The same for the test item."""
+    user_ids: np.ndarray
+    """[N] the file's own label of each client."""
+    item_ids: np.ndarray
+    """[I] the file's own label of each item."""
+    seed: int
+    """Seed of the candidate draw."""
+    fingerprint: str
+    """First 16 hexadecimal digits of a SHA-256 over the split, candidates and protocol."""
+    cleaning: dict[str, int]
+    """How many rows, users and items each step of the preparation saw, dropped or kept."""
+
+    @property
+    def num_clients(self) -> int:
+        """N."""
+        return len(self.val_item)
+
+    def train_items(self, client: int) -> np.ndarray:
+        """[n_u] training positives of one client, oldest first."""
+        return self.items[self.offsets[client] : self.offsets[client + 1]]
+
+    def barred_items(self, client: int) -> np.ndarray:
+        """Sorted items that are never drawn as this client's training negatives."""
+        return self.barred[self.barred_offsets[client] : self.barred_offsets[client + 1]]

@@ -1,0 +1,174 @@
+"""Everything random in a round, apart from what is done with it.
+
+A method asks a `Draws` for participants, samples and visiting orders. `Fresh` draws them on device
+from named keys (round r: `fold_in(key, r)`, client u: `fold_in(., u)`), so that results do not
+depend on how the clients are cut into blocks; a recorded run can be put in its place.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key, UInt32
+
+from fedem_jax.clients import Lists
+
+
+class Samples(NamedTuple):
+    """One client's samples of a round: each positive, oldest first, followed by its negatives.
+
+    Places from `count` on are padding.
+    """
+
+    items: Int[Array, " S"]
+    labels: Float[Array, " S"]  # 1 for a positive, 0 for a negative
+    count: Int[Array, ""]
+
+
+class Draws(Protocol):
+    """The random choices of a run, by round number and client."""
+
+    def participants(self, number) -> Int[Array, " P"]:
+        """Distinct clients that train in this round."""
+        ...
+
+    def samples(self, number, client, capacity: int, barred_capacity: int) -> Samples:
+        """Samples of one client with at most `capacity` positives."""
+        ...
+
+    def order(self, number, client, epoch, position, count) -> Int[Array, " B"]:
+        """Index of the sample that is visited at each `position` (< `count`) of an epoch."""
+        ...
+
+    def aggregated(self, number, participants: Int[Array, " P"]) -> Int[Array, " A"]:
+        """Distinct participants whose tables are aggregated."""
+        ...
+
+    def signs(
+        self, number, axes: Float[Array, "A D"], scores: Float[Array, "A I"]
+    ) -> Float[Array, " A"]:
+        """+1 or -1 for each principal axis, whose direction the eigenproblem leaves open."""
+        ...
+
+
+class Fresh(NamedTuple):
+    """Draws of a new run."""
+
+    key: Key[Array, ""]
+    lists: Lists
+    num_clients: int
+    num_items: int
+    num_negative: int
+    num_participants: int
+    num_aggregated: int
+
+    def participants(self, number) -> Int[Array, " P"]:
+        everyone = jnp.arange(self.num_clients, dtype=jnp.int32)
+        if self.num_participants == self.num_clients:
+            return everyone
+        key = _named(self.key, "participants", number)
+        return jax.random.permutation(key, everyone)[: self.num_participants]
+
+    def samples(self, number, client, capacity: int, barred_capacity: int) -> Samples:
+        key = jax.random.fold_in(_named(self.key, "samples", number), client)
+        positives, count = self.lists.positives(client, capacity)
+        barred, num_barred = self.lists.barred_items(client, barred_capacity)
+        ranks = distinct_ranks(
+            key, capacity, self.num_negative, (self.num_items - num_barred).astype(jnp.uint32)
+        )
+        negatives = items_outside(barred, num_barred, ranks)
+        items = jnp.concatenate([positives[:, None], negatives], axis=1)
+        labels = jnp.zeros(items.shape).at[:, 0].set(1.0)
+        return Samples(items.ravel(), labels.ravel(), count * (1 + self.num_negative))
+
+    def order(self, number, client, epoch, position, count) -> Int[Array, " B"]:
+        key = jax.random.fold_in(_named(self.key, "order", number), client)
+        return shuffled(jax.random.fold_in(key, epoch), position, count)
+
+    def aggregated(self, number, participants: Int[Array, " P"]) -> Int[Array, " A"]:
+        key = _named(self.key, "aggregated", number)
+        return jax.random.permutation(key, participants)[: self.num_aggregated]
+
+    def signs(
+        self, number, axes: Float[Array, "A D"], scores: Float[Array, "A I"]
+    ) -> Float[Array, " A"]:
+        """Every axis points to where its largest component, in absolute value, is positive."""
+        largest = jnp.argmax(jnp.abs(axes), axis=1)
+        return jnp.sign(jnp.take_along_axis(axes, largest[:, None], axis=1)[:, 0])
+
+
+_NAMES = ("participants", "samples", "order", "aggregated")
+
+
+def _named(key: Key[Array, ""], name: str, number) -> Key[Array, ""]:
+    """Key of round `number` for one purpose."""
+    return jax.random.fold_in(jax.random.fold_in(key, number), _NAMES.index(name))
+
+
+def distinct_ranks(
+    key: Key[Array, ""], rows: int, k: int, pool: UInt32[Array, ""]
+) -> UInt32[Array, "rows {k}"]:
+    """For each row, `k` distinct numbers of [0, pool), uniform, without rejection.
+
+    The j-th number is drawn among the `pool - j` that are left and then moved past the smaller
+    ones already taken. (The remainder of 32 random bits favours no number by more than
+    `pool / 2^32`.)
+    """
+    bits = jax.random.bits(key, (k, rows))
+    taken: list[Array] = []  # in rising order, element by element
+    drawn: list[Array] = []
+    for j in range(k):
+        rank = bits[j] % (pool - j)
+        for smaller in taken:
+            rank = rank + (rank >= smaller)
+        drawn.append(rank)
+        rising, carry = [], rank
+        for other in taken:
+            rising.append(jnp.minimum(other, carry))
+            carry = jnp.maximum(other, carry)
+        taken = [*rising, carry]
+    return jnp.stack(drawn, axis=1)
+
+
+def items_outside(
+    barred: Int[Array, " L"], count: Int[Array, ""], ranks: UInt32[Array, "*shape"]
+) -> Int[Array, "*shape"]:
+    """The `ranks`-th item (from 0) among those missing from a sorted list, by binary search.
+
+    `barred[j] - j` items are missing before the j-th barred one; entries from `count` on are
+    padding.
+    """
+    index = jnp.arange(barred.shape[0], dtype=barred.dtype)
+    missing_before = jnp.where(index < count, barred - index, jnp.iinfo(barred.dtype).max)
+    ranks = ranks.astype(barred.dtype)
+    return ranks + jnp.searchsorted(missing_before, ranks, side="right").astype(barred.dtype)
+
+
+SHUFFLE_ROUNDS = 12
+"""Rounds of `shuffled`: an element stays where it is in all of them once in 2^12 epochs."""
+
+
+def shuffled(
+    key: Key[Array, ""], position: Int[Array, " B"], count: Int[Array, ""]
+) -> Int[Array, " B"]:
+    """Image of each position under a random permutation of [0, count), one by one, without a sort.
+
+    Swap-or-not shuffle (Hoang, Morris, Rogaway, CRYPTO 2012): in every round the positions x and
+    k - x (mod count), for a random k, change places or not by one random bit that both share. The
+    bit comes from a multiplicative hash of the larger of the two. A sort of the samples costs
+    several local steps on a CPU; this costs a fraction of one.
+    """
+    count = count.astype(jnp.uint32)
+    bits = jax.random.bits(key, (SHUFFLE_ROUNDS, 2))
+    centre, salt = bits[:, 0] % count, bits[:, 1]
+    here = position.astype(jnp.uint32)
+    for r in range(SHUFFLE_ROUNDS):
+        there = centre[r] - here + jnp.where(here > centre[r], count, jnp.uint32(0))
+        mixed = (jnp.maximum(here, there) + salt[r]) * jnp.uint32(0x85EBCA6B)
+        mixed = (mixed ^ (mixed >> 15)) * jnp.uint32(0xC2B2AE35)
+        here = jnp.where(mixed >> 31 == 1, there, here)
+    return here.astype(position.dtype)
+
+

@@ -1,0 +1,183 @@
+"""Local training: what one client does with its samples of a round. Written for one client.
+
+The caller maps over a block of clients and names the mapped axis `BLOCK`; a client that has fewer
+batches than its neighbours, or that stopped early, is left exactly as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from fedem_jax.clients import BLOCK, SizeClass
+from fedem_jax.draws import Draws
+
+Carry = TypeVar("Carry")
+Objective = Callable[[Any, Array, Array, Array], Array]
+"""`(private, rows [M D], labels [M], weights [M]) -> loss`: weighted sum over the rows."""
+
+
+class Rule(NamedTuple):
+    """How long a client trains (released program)."""
+
+    batch_size: int
+    local_epochs: int
+    threshold: Float[Array, ""]
+    """Relative change of the running loss in an epoch below which the client stops."""
+
+
+class Session(NamedTuple):
+    """One client's samples of a round over the rows of its item table that they touch.
+
+    Adam starts every round with moments of zero, so a row outside the samples would not move:
+    training only these M rows, the compact table, is exact.
+    """
+
+    rows: Int[Array, " M"]
+    """Item of each row of the compact table; I where the row is not in use."""
+    labels: Float[Array, " M"]
+    """Label of the row: an item is never both a positive and a negative of the same client."""
+    row_of: Int[Array, " S"]
+    """Row of each sample."""
+    count: Int[Array, ""]
+    """Samples; places from here on are padding."""
+    order: Callable[[Array, Array], Array]
+    """`(epoch, positions [B]) -> index [B]` of the samples visited there."""
+    rule: Rule
+
+
+def open_session(
+    draws: Draws, number: Array, client: Array, size: SizeClass, num_items: int, rule: Rule
+) -> Session:
+    """Draw a client's samples and give each touched item a row: the place of its first sample, or
+    the item itself when there are as many samples as items."""
+    samples = draws.samples(number, client, size.positives, size.barred)
+    length = samples.items.shape[0]
+    place = jnp.arange(length, dtype=jnp.int32)
+    present = place < samples.count
+    touched = jnp.where(present, samples.items, num_items)
+    if length >= num_items:
+        rows, row_of = jnp.arange(num_items, dtype=jnp.int32), samples.items
+    else:
+        first = jnp.full(num_items, length, jnp.int32).at[touched].min(place, mode="drop")
+        row_of = first[samples.items]
+        rows = jnp.where(row_of == place, touched, num_items)
+    positive = jnp.where(present, samples.labels, 0.0)
+    labels = jnp.zeros(rows.shape).at[row_of].max(positive, mode="drop")
+
+    def order(epoch, position):
+        if length <= rule.batch_size:
+            return position  # one batch holds all samples
+        return draws.order(number, client, epoch, position, samples.count)
+
+    return Session(rows, labels, row_of, samples.count, order, rule)
+
+
+class Trained(NamedTuple):
+    """What came of the local epochs, beside the parameters."""
+
+    running: Float[Array, " E"]
+    """Mean loss of all samples seen so far in the round, after each epoch; NaN after the stop."""
+    loss: Float[Array, ""]
+    """The last running loss."""
+    epochs: Int[Array, ""]
+    """Epochs run."""
+
+
+def run_epochs(
+    step: Callable[[Carry, Array, Array], tuple[Carry, Array]],
+    carry: Carry,
+    session: Session,
+) -> tuple[Carry, Trained]:
+    """Epochs of mini-batches until the running loss settles: |l_e - l_{e-1}| / |l_{e-1} + 1e-5|
+    below the threshold, from the second epoch on.
+
+    `step(carry, row [B], present [B]) -> (carry, mean loss)` is one optimiser step on the samples
+    of a batch, named by their compact rows. The last batch of an epoch holds what is left.
+    """
+    rule, count = session.rule, session.count
+    width = min(rule.batch_size, session.row_of.shape[0])
+    num_batches = -(-count // width)
+    most_batches = lax.pmax(num_batches, BLOCK)
+
+    def epoch(loop):
+        e, active, carry, total, running, epochs = loop
+
+        def batch(b, inner):
+            carry, total = inner
+            position = b * width + jnp.arange(width, dtype=jnp.int32)
+            present = position < count
+            row = session.row_of[session.order(e, jnp.where(present, position, 0))]
+            new, loss = step(carry, row, present)
+            live = active & (b < num_batches)
+            carry = jax.tree.map(lambda new, old: jnp.where(live, new, old), new, carry)
+            return carry, total + jnp.where(live, loss * present.sum(), 0.0)
+
+        carry, total = lax.fori_loop(0, most_batches, batch, (carry, total))
+        now = total / jnp.maximum((e + 1) * count, 1)
+        before = running[e - 1]
+        settled = (e > 0) & (jnp.abs(now - before) / jnp.abs(before + 1e-5) < rule.threshold)
+        running = running.at[e].set(jnp.where(active, now, jnp.nan))
+        return e + 1, active & ~settled, carry, total, running, epochs + active
+
+    def unfinished(loop):
+        e, active, *_ = loop
+        return (e < rule.local_epochs) & (lax.pmax(active.astype(jnp.int32), BLOCK) > 0)
+
+    start = (
+        jnp.int32(0),
+        count > 0,
+        carry,
+        jnp.float32(0),
+        jnp.full(rule.local_epochs, jnp.nan),
+        jnp.int32(0),
+    )
+    _, _, carry, _, running, epochs = lax.while_loop(unfinished, epoch, start)
+    return carry, Trained(running, running[epochs - 1], epochs)
+
+
+def batch_weights(
+    row: Int[Array, " B"], present: Bool[Array, " B"], num_rows: int
+) -> Float[Array, " M"]:
+    """Share of a batch's samples that fall on each row of the compact table."""
+    samples = jnp.zeros(num_rows).at[row].add(present.astype(jnp.float32))
+    return samples / jnp.maximum(present.sum(), 1)
+
+
+def fit_embedding(
+    objective: Objective,
+    private: Any,
+    table: Float[Array, "M D"],
+    session: Session,
+    lr: Float[Array, ""],
+) -> tuple[Any, Float[Array, "M D"], Trained]:
+    """Train a client's own parameters and its compact table together, by one Adam.
+
+    A batch enters as the number of its samples on each row, so that a step scores the table once
+    and its gradient is dense: no row is gathered or scattered, and every sum has a fixed order.
+    The table is held as [D, M] meanwhile, which keeps the long axis contiguous.
+    """
+    optimiser = optax.adam(lr)
+
+    def step(carry, row, present):
+        params, moments = carry
+        weights = batch_weights(row, present, session.rows.shape[0])
+
+        def batch_loss(params):
+            private, columns = params
+            return objective(private, columns.T, session.labels, weights)
+
+        loss, gradient = jax.value_and_grad(batch_loss)(params)
+        update, moments = optimiser.update(gradient, moments)
+        return (optax.apply_updates(params, update), moments), loss
+
+    params = (private, table.T)
+    start = (params, optimiser.init(params))
+    ((private, columns), _), trained = run_epochs(step, start, session)
+    return private, columns.T, trained

@@ -1,0 +1,110 @@
+"""Elastic merging: how a client takes up the table that the server aggregated for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int
+
+from fedem_jax.local import Objective, Session, Trained, batch_weights, run_epochs
+
+Weigh = Callable[[Any, Array, Array], Array]
+"""`(adapter, local [M D], aggregated [M D]) -> rho [M]`: share of the aggregated row."""
+
+
+def merged(
+    local: Float[Array, "*M D"], aggregated: Float[Array, "*M D"], rho: Float[Array, "*M"]
+) -> Float[Array, "*M D"]:
+    """q + rho (g - q), row by row: 0 keeps the local row, 1 replaces it."""
+    return local + rho[..., None] * (aggregated - local)
+
+
+def fit_adapter(
+    objective: Objective,
+    weigh: Weigh,
+    adapter: Any,
+    private: Any,
+    table: Float[Array, "M D"],
+    aggregated: Float[Array, "M D"],
+    session: Session,
+    lr: Float[Array, ""],
+) -> Any:
+    """Fit the adapter alone on the client's samples, all tables held fixed (`merging = once`)."""
+    optimiser = optax.adam(lr)
+
+    def step(carry, row, present):
+        adapter, moments = carry
+        weights = _place_weights(row, present, session.rows.shape[0])
+        local, target, label = table[row], aggregated[row], session.labels[row]
+
+        def batch_loss(adapter):
+            rows = merged(local, target, weigh(adapter, local, target))
+            return objective(private, rows, label, weights)
+
+        loss, gradient = jax.value_and_grad(batch_loss)(adapter)
+        update, moments = optimiser.update(gradient, moments)
+        return (optax.apply_updates(adapter, update), moments), loss
+
+    (adapter, _), _ = run_epochs(step, (adapter, optimiser.init(adapter)), session)
+    return adapter
+
+
+def fit_elastic(
+    objective: Objective,
+    weigh: Weigh,
+    adapter: Any,
+    private: Any,
+    table: Float[Array, "M D"],
+    aggregated: Float[Array, "M D"],
+    session: Session,
+    lr_adapter: Float[Array, ""],
+    lr_embedding: Float[Array, ""],
+) -> tuple[Any, Any, Float[Array, "M D"], Trained]:
+    """Train adapter and embeddings in turn, batch by batch (`merging = per-batch`).
+
+    Both steps score with rows merged anew. The first moves the adapter; the second, with the moved
+    adapter, the client's own parameters and its table, whose gradient also runs through rho. The
+    aggregated table is a constant. The adapter costs most, so rows are gathered batch by batch.
+    """
+    adapt, embed = optax.adam(lr_adapter), optax.adam(lr_embedding)
+
+    def step(carry, row, present):
+        adapter, embedding, adapter_moments, moments = carry
+        weights = _place_weights(row, present, session.rows.shape[0])
+        target, label = aggregated[row], session.labels[row]
+
+        def batch_loss(adapter, embedding):
+            private, table = embedding
+            local = table[row]
+            rows = merged(local, target, weigh(adapter, local, target))
+            return objective(private, rows, label, weights)
+
+        gradient = jax.grad(batch_loss, argnums=0)(adapter, embedding)
+        update, adapter_moments = adapt.update(gradient, adapter_moments)
+        adapter = optax.apply_updates(adapter, update)
+
+        loss, gradient = jax.value_and_grad(batch_loss, argnums=1)(adapter, embedding)
+        update, moments = embed.update(gradient, moments)
+        embedding = optax.apply_updates(embedding, update)
+        return (adapter, embedding, adapter_moments, moments), loss
+
+    embedding = (private, table)
+    start = (adapter, embedding, adapt.init(adapter), embed.init(embedding))
+    (adapter, (private, table), *_), trained = run_epochs(step, start, session)
+    return adapter, private, table, trained
+
+
+def _place_weights(
+    row: Int[Array, " B"], present: Bool[Array, " B"], num_rows: int
+) -> Float[Array, " B"]:
+    """Weights of a batch's places such that a row found at several of them counts at the first,
+    with its whole share. The others add exact zeros: no sum depends on the order of a scatter."""
+    place = jnp.arange(row.shape[0], dtype=jnp.int32)
+    touched = jnp.where(present, row, num_rows)
+    first = jnp.full(num_rows, row.shape[0], jnp.int32).at[touched].min(place, mode="drop")
+    share = batch_weights(row, present, num_rows)
+    return jnp.where(present & (first[row] == place), share[row], 0.0)

@@ -1,0 +1,7 @@
+"""Federated methods by name. Adding one: a file like `fedem.py`, and a line here."""
+
+from __future__ import annotations
+
+from fedem_jax.methods.fedem import fedem
+
+METHODS = {"fedem": fedem}

@@ -1,0 +1,1 @@
+"""Backbones and adapters: flax modules of one client."""

@@ -1,0 +1,29 @@
+"""FCF: federated collaborative filtering by matrix factorisation."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+from jaxtyping import Array, Float, Key
+
+
+class FCF(nn.Module):
+    """Backbone of one client: logit of item i = p_u . q_i.
+
+    Its own parameters, the user vector p_u, never leave the client; the item rows come from outside.
+    """
+
+    dim: int
+    scale: float = 1.0
+
+    @nn.compact
+    def __call__(self, rows: Float[Array, "*M D"]) -> Float[Array, "*M"]:
+        user = self.param("user", nn.initializers.normal(self.scale), (self.dim,))
+        return rows @ user
+
+
+def item_table(
+    key: Key[Array, ""], num_items: int, dim: int, scale: float
+) -> Float[Array, "I D"]:
+    """Q_0 ~ N(0, scale^2), common to all clients."""
+    return scale * jax.random.normal(key, (num_items, dim))

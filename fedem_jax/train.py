@@ -1,0 +1,316 @@
+"""The run: segments of rounds compiled into one program each, evaluated, recorded, summed up."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from jax import lax
+from jaxtyping import Array
+
+from fedem_jax import __version__
+from fedem_jax.base import Info, State
+from fedem_jax.clients import Layout, Lists, lay_out, lists_on_device
+from fedem_jax.config import Config
+from fedem_jax.data.federation import Federation
+from fedem_jax.data.sources import load
+from fedem_jax.draws import Draws, Fresh
+from fedem_jax.errors import UserError
+from fedem_jax.evaluate import HeldOut, Ranks, rank_all
+from fedem_jax.methods import METHODS
+from fedem_jax.methods.fedem import round_sizes
+from fedem_jax.metrics import summarise
+from fedem_jax.protocol import nearest
+
+
+class Observer(Protocol):
+    """Whoever watches a run: a progress bar, a run directory."""
+
+    def start(self, setting: dict[str, Any]) -> None:
+        """Before anything is compiled."""
+
+    def record(self, record: dict[str, Any]) -> None:
+        """After each evaluated round."""
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """After the last round."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a run."""
+
+    config: Config
+    federation: Federation
+    records: list[dict[str, Any]]
+    """One record per evaluated round."""
+    summary: dict[str, Any]
+    """Headline at the best validation round; best test value under its own name; settings."""
+    state: State
+    """Parameters of clients and server after the last round."""
+
+    @property
+    def curve(self) -> pd.DataFrame:
+        """The records as a table: one row per evaluated round, columns such as `test hr@10`."""
+        flat = pd.json_normalize(self.records, sep=" ")
+        return flat.set_index("round")
+
+
+def run(
+    config: Config, federation: Federation | None = None, observers: Sequence[Observer] = ()
+) -> Result:
+    """Train and evaluate a federated method.
+
+    Args:
+        config: all settings.
+        federation: the data; None: what `config` names.
+        observers: told of the start, of every evaluated round and of the end.
+
+    Raises:
+        UserError: unknown method, unusable data, or numbers that ceased to be finite.
+    """
+    if config.method not in METHODS:
+        hint = nearest(config.method, list(METHODS))
+        raise UserError(f"method: '{config.method}' is unknown; {hint}.")
+    if federation is None:
+        federation = load(
+            config.dataset,
+            config.protocol,
+            config.seed,
+            data_dir=config.data_dir,
+            columns=config.columns,
+            separator=config.separator,
+            header=config.header,
+        )
+    trial = Trial(config, federation)
+    setting = {
+        "config": config,
+        "federation": federation,
+        "device": device_name(),
+        "versions": versions(),
+    }
+    for observer in observers:
+        observer.start(setting)
+
+    records: list[dict[str, Any]] = []
+    seconds, compiling = 0.0, 0.0
+    state = trial.init()
+    for start in range(0, config.rounds, config.eval_every):
+        length = min(config.eval_every, config.rounds - start)
+        begun = time.perf_counter()
+        segment = trial.segment(state, length)
+        ready = time.perf_counter()
+        state, info, ranks = jax.block_until_ready(segment(state, start))
+        compiling += ready - begun
+        seconds += time.perf_counter() - ready
+        record = trial.record(start + length, info, ranks)
+        record["seconds"] = (time.perf_counter() - ready) / length
+        records.append(record)
+        for observer in observers:
+            observer.record(record)
+
+    summary = trial.summary(records) | {
+        "compile_seconds": compiling,
+        "seconds_per_round": seconds / config.rounds,
+        "device": setting["device"],
+        "versions": setting["versions"],
+    }
+    for observer in observers:
+        observer.finish(summary)
+    return Result(config, federation, records, summary, state)
+
+
+class Trial:
+    """A method bound to a configuration, a federation and the devices that it runs on.
+
+    Raises:
+        UserError: a client leaves fewer items to draw from than a positive has negatives.
+    """
+
+    def __init__(
+        self, config: Config, federation: Federation, devices: Sequence[jax.Device] = ()
+    ):
+        check_pool(config, federation)
+        devices = (devices or jax.devices())[: federation.num_clients]
+        per_positive, num_items = 1 + config.num_negative, federation.num_items
+
+        def cost(sizes: np.ndarray, capacity: int) -> np.ndarray:
+            """Local steps times the rows that each of them moves."""
+            steps = -(-sizes * per_positive // config.batch_size)
+            return steps * min(capacity * per_positive, num_items)
+
+        self.config, self.federation = config, federation
+        self.layout = lay_out(
+            federation,
+            cost,
+            devices=devices,
+            num_classes=config.size_classes,
+            block=config.block_size or default_block(devices[0]),
+        )
+        samples = padded(np.diff(federation.offsets) * per_positive, self.layout)
+        self.algorithm = METHODS[config.method](config, num_items, self.layout, samples)
+        self.key_init, self.key_draws = jax.random.split(jax.random.key(config.seed))
+        self.lists = lists_on_device(federation, self.layout)
+        self.held_out = held_out(federation, self.layout)
+        self._segments: dict[int, Any] = {}
+
+    def init(self) -> State:
+        """The state before the first round, sharded over the devices."""
+        shardings = State(self.layout.sharded(), self.layout.replicated())
+        with jax.default_matmul_precision("highest"):
+            return jax.jit(self.algorithm.init, out_shardings=shardings)(self.key_init)
+
+    def draws(self, key: Array, lists: Lists) -> Draws:
+        """What decides the random choices of the rounds."""
+        participants, aggregated = round_sizes(self.config, self.layout.number)
+        return Fresh(
+            key,
+            lists,
+            num_clients=self.layout.number,
+            num_items=self.federation.num_items,
+            num_negative=self.config.num_negative,
+            num_participants=participants,
+            num_aggregated=aggregated,
+        )
+
+    def segment(self, state: State, length: int) -> Callable[[State, int], Segment]:
+        """`length` rounds and an evaluation as one compiled program; the state is donated."""
+        if length not in self._segments:
+            rest = (self.key_draws, self.lists, self.held_out, self.algorithm.hyper)
+            program = jax.jit(partial(self._rounds, length), donate_argnums=0)
+            with jax.default_matmul_precision("highest"):
+                compiled = program.lower(state, jnp.int32(0), *rest).compile()
+            self._segments[length] = lambda state, start: compiled(state, jnp.int32(start), *rest)
+        return self._segments[length]
+
+    def _rounds(self, length, state, start, key, lists, held_out, hyper) -> Segment:
+        draws = self.draws(key, lists)
+
+        def one(state, number):
+            return self.algorithm.round(draws, state, number, hyper)
+
+        state, info = lax.scan(one, state, start + jnp.arange(length, dtype=jnp.int32))
+        rules = self.federation.protocol
+        ranks = rank_all(
+            self.algorithm, self.layout, state, held_out, hyper, ties=rules.ties, scale=rules.scale
+        )
+        return Segment(state, info, ranks)
+
+    def record(self, round: int, info: Info, ranks: Ranks) -> dict[str, Any]:
+        """What is written down after evaluated round `round`, from 1.
+
+        Raises:
+            UserError: losses or scores are not finite; names round, client and likely cause.
+        """
+        number, k = self.layout.number, self.config.top_k
+        loss, epochs = np.asarray(info.loss[-1])[:number], np.asarray(info.epochs[-1])[:number]
+        trained = epochs > 0
+        sound = np.asarray(ranks.finite)[:number] & (np.isfinite(loss) | ~trained)
+        if not sound.all():
+            lost = int(np.flatnonzero(~sound)[0])
+            raise UserError(
+                f"round {round}: client {lost} (user {self.federation.user_ids[lost]}) and "
+                f"{(~sound).sum() - 1} more have scores or losses that are not finite; "
+                f"a smaller lr_embedding (now {self.config.lr_embedding:g}) or lr_adapter "
+                f"(now {self.config.lr_adapter:g}) usually helps."
+            )
+        return {
+            "round": round,
+            "loss": float(loss[trained].mean()),
+            "epochs": float(epochs[trained].mean()),
+            "val": summarise(np.asarray(ranks.val)[:number], k),
+            "test": summarise(np.asarray(ranks.test)[:number], k),
+            "bytes_up": self.algorithm.traffic.up,
+            "bytes_down": self.algorithm.traffic.down,
+            "protocol": self.federation.protocol.name,
+            "fingerprint": self.federation.fingerprint,
+        }
+
+    def summary(self, records: list[dict[str, Any]]) -> dict[str, Any]:
+        """The run in one table: chosen on validation, and beside it what was best on test."""
+        config, federation, hr = self.config, self.federation, f"hr@{self.config.top_k}"
+        chosen = max(records, key=lambda record: (record["val"][hr], record["round"]))
+        luckiest = max(records, key=lambda record: (record["test"][hr], record["round"]))
+        return {
+            "method": config.method,
+            "dataset": federation.name,
+            "protocol": federation.protocol.name,
+            "protocol_switches": dataclasses.asdict(federation.protocol),
+            "fingerprint": federation.fingerprint,
+            "seed": config.seed,
+            "rounds": config.rounds,
+            "headline": {name: chosen[name] for name in ("round", "val", "test")},
+            "best_test": {name: luckiest[name] for name in ("round", "test")},
+            "last": {name: records[-1][name] for name in ("round", "val", "test")},
+            "clients": federation.num_clients,
+            "items": federation.num_items,
+            "interactions": len(federation.items) + 2 * federation.num_clients,
+            "bytes_up": config.rounds * self.algorithm.traffic.up,
+            "bytes_down": config.rounds * self.algorithm.traffic.down,
+        }
+
+
+class Segment(NamedTuple):
+    """What a compiled segment returns."""
+
+    state: State
+    info: Info
+    """Of every round: [length C]."""
+    ranks: Ranks
+    """After the last round."""
+
+
+def default_block(device: jax.Device) -> int:
+    """Clients side by side: one where its table fits in a core's cache, many on an accelerator."""
+    return 1 if device.platform == "cpu" else 256
+
+
+def padded(values: np.ndarray, layout: Layout) -> np.ndarray:
+    """The client axis filled up with zeros to a multiple of the number of devices."""
+    room = [(0, layout.padded - layout.number)] + [(0, 0)] * (values.ndim - 1)
+    return np.pad(values, room).astype(np.int32)
+
+
+def held_out(federation: Federation, layout: Layout) -> HeldOut:
+    """Held-out items and candidates on the device; a shared list of candidates is held once."""
+    test_candidates = federation.test_candidates
+    if np.array_equal(test_candidates, federation.val_candidates):
+        test_candidates = None
+    asked = HeldOut(
+        federation.val_item, federation.test_item, federation.val_candidates, test_candidates
+    )
+    return jax.device_put(jax.tree.map(lambda x: padded(x, layout), asked), layout.sharded())
+
+
+def check_pool(config: Config, federation: Federation) -> None:
+    """Refuse a federation that leaves a client too few items to draw distinct negatives from."""
+    pool = federation.num_items - np.diff(federation.barred_offsets)
+    tightest = int(pool.argmin())
+    if pool[tightest] < config.num_negative:
+        raise UserError(
+            f"user {federation.user_ids[tightest]}: only {pool[tightest]} items are left to draw "
+            f"{config.num_negative} distinct negatives from; lower num_negative."
+        )
+
+
+def versions() -> dict[str, str]:
+    """Versions that a result may depend on."""
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy")
+    own = {"fedem_jax": __version__, "python": platform.python_version()}
+    return own | {name: version(name) for name in packages}
+
+
+def device_name() -> str:
+    """Kind and number of the devices in use."""
+    devices = jax.devices()
+    return f"{len(devices)} x {devices[0].device_kind}"

@@ -1,0 +1,254 @@
+"""The split: hand-worked cases, properties on random files, the authors' split, real sizes."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedem_jax.data.interactions import Interactions
+from fedem_jax.data.sources import load
+from fedem_jax.data.split import nth_missing, split
+from fedem_jax.errors import UserError
+from fedem_jax.protocol import PROTOCOLS, protocol
+
+
+def small(name: str, **switches):
+    """A protocol for files of a few items."""
+    return protocol(name, **{"num_candidates": 2, "min_interactions": 3, **switches})
+
+
+def interactions(rows) -> Interactions:
+    user, item, rating, time = zip(*rows, strict=True)
+    return Interactions.of(user, item, rating, time)
+
+
+def histories(federation) -> list[list]:
+    """Each client's items, oldest first, as the file calls them."""
+    return [
+        federation.item_ids[
+            [*federation.train_items(u), federation.val_item[u], federation.test_item[u]]
+        ].tolist()
+        for u in range(federation.num_clients)
+    ]
+
+
+# two more users, whose items lie outside of the histories below
+OTHERS = [(9, item, 1, item) for item in range(20, 30)]
+OTHERS += [(8, item, 1, item) for item in range(40, 50)]
+
+
+def test_latest_is_held_out_and_numbers_follow_the_file():
+    rows = [(7, 5, 1, 40), (7, 3, 1, 10), (7, 8, 1, 30), (7, 4, 1, 20), *OTHERS]
+    federation = split(interactions(rows), small("leak-free"), 0, "x")
+    assert federation.user_ids.tolist() == [7, 9, 8]
+    assert federation.item_ids.tolist() == [5, 3, 8, 4, *range(20, 30), *range(40, 50)]
+    assert histories(federation)[0] == [3, 4, 8, 5]
+    assert federation.train_items(0).tolist() == [1, 3]
+    assert (federation.val_item[0], federation.test_item[0]) == (2, 0)
+
+
+def test_among_equal_times_the_first_row_is_the_latest():
+    rows = [(1, item, 1, 100) for item in (11, 12, 13, 14)] + OTHERS
+    federation = split(interactions(rows), small("leak-free"), 0, "x")
+    assert histories(federation)[0] == [14, 13, 12, 11]
+    assert federation.cleaning["tied_users"] == 1
+
+
+@pytest.mark.parametrize(
+    ("times", "tied"), [((1, 1, 2, 3), 0), ((1, 2, 2, 3), 1), ((1, 2, 3, 3), 1)]
+)
+def test_tied_users_are_those_whose_held_out_items_hang_on_ties(times, tied):
+    rows = [(1, 11 + place, 1, time) for place, time in enumerate(times)] + OTHERS
+    assert split(interactions(rows), small("leak-free"), 0, "x").cleaning["tied_users"] == tied
+
+
+def test_filter_counts_and_numbers_skip_what_is_dropped():
+    rows = [
+        (1, 50, 0, 1),  # no positive rating
+        (2, 60, 1, 1), (2, 61, 1, 2),  # two rows only
+        (1, 51, 1, 3), (1, 52, 1, 2), (1, 51, 1, 9), (1, 53, 1, 4),
+        *OTHERS,
+    ]  # fmt: skip
+    collapsed = split(interactions(rows), small("leak-free"), 0, "x")
+    assert histories(collapsed)[0] == [52, 51, 53]  # 51 at its first time, 3
+    assert collapsed.item_ids[:3].tolist() == [51, 52, 53]
+    assert collapsed.cleaning == {
+        "rows_read": 27, "rows_unrated": 1, "rows_repeated": 1, "rows_collapsed": 1,
+        "users_dropped": 1, "rows_dropped": 2, "users": 3, "items": 23, "interactions": 23,
+        "tied_users": 0,
+    }  # fmt: skip
+    kept = split(interactions(rows), small("leak-free", repeats="keep"), 0, "x")
+    assert histories(kept)[0] == [52, 51, 53, 51]
+    assert (kept.cleaning["rows_repeated"], kept.cleaning["rows_collapsed"]) == (1, 0)
+
+
+def test_repeats_count_before_the_least_number_of_interactions():
+    rows = [(1, 51, 1, 1), (1, 51, 1, 2), (1, 52, 1, 3), *OTHERS]
+    assert split(interactions(rows), small("leak-free"), 0, "x").user_ids.tolist() == [9, 8]
+    kept = split(interactions(rows), small("leak-free", repeats="keep"), 0, "x")
+    assert kept.user_ids.tolist() == [1, 9, 8]
+
+
+def test_too_few_interactions_name_the_user():
+    rows = [("anna", 1, 1, 1), ("anna", 2, 1, 2), *[("x", *row[1:]) for row in OTHERS]]
+    with pytest.raises(UserError, match=r"f: user 'anna' has 2 .* min_interactions to at least 3"):
+        split(interactions(rows), small("leak-free", min_interactions=2), 0, "f")
+
+
+def test_nothing_left_says_what_was_dropped():
+    rows = [(1, 1, 0, 1), (1, 2, 1, 1), (1, 2, 1, 2), (2, 1, 1, 1)]
+    with pytest.raises(UserError, match=r"nothing is left of 4 rows.* 1 .* 1 .* 2 of the 2 users"):
+        split(interactions(rows), small("leak-free"), 0, "f")
+
+
+def test_too_few_items_outside_a_history():
+    rows = [("anna", item, 1, item) for item in range(7)] + [
+        ("bert", item, 1, item) for item in range(5, 10)
+    ]
+    with pytest.raises(UserError) as caught:
+        split(interactions(rows), small("leak-free"), 0, "f")
+    message = str(caught.value)
+    assert "only 3 items lie outside the history of user 'anna'" in message
+    assert "draws 4" in message
+    assert "num_candidates to at most 1" in message
+    assert "'paper'" in message
+    split(interactions(rows), small("leak-free", num_candidates=1), 0, "f")
+    split(interactions(rows), small("paper"), 0, "f")
+
+
+def test_nth_missing_against_a_plain_loop():
+    rng = np.random.default_rng(0)
+    lists = [np.sort(rng.choice(12, size, replace=False)) for size in (0, 5, 11, 1, 7)]
+    offsets = np.concatenate([[0], np.cumsum([len(members) for members in lists])])
+    for u, members in enumerate(lists):
+        missing = [item for item in range(12) if item not in members]
+        ranks = np.zeros((len(lists), len(missing)), int)
+        ranks[u] = np.arange(len(missing))
+        found = nth_missing(offsets, np.concatenate(lists), 12, ranks)
+        assert found[u].tolist() == missing
+
+
+def test_candidates_are_uniform_over_the_items_outside():
+    rows = [(1, item, 1, item) for item in range(4)] + [(2, item, 1, item) for item in range(4, 16)]
+    found = np.zeros(16)
+    for seed in range(400):
+        federation = split(interactions(rows), small("leak-free", num_candidates=1), seed, "x")
+        found[federation.item_ids[federation.val_candidates[0]]] += 1
+    assert found[:4].sum() == 0
+    assert found[4:].min() > 12  # 400 / 12 = 33 expected, standard deviation 5.5
+    assert found[4:].max() < 56
+
+
+FILES = st.lists(
+    st.tuples(
+        st.sampled_from("abcd"),
+        st.integers(0, 11),
+        st.sampled_from([0, 1, 1, 1]),
+        st.integers(0, 9),
+    ),
+    min_size=1,
+    max_size=60,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=FILES, name=st.sampled_from(list(PROTOCOLS)), seed=st.integers(0, 3))
+def test_properties_of_any_split(rows, name, seed):
+    rules = small(name, num_candidates=1)
+    try:
+        federation = split(interactions(rows), rules, seed, "x")
+    except UserError:
+        return
+    assert sum(map(len, histories(federation))) == federation.cleaning["interactions"]
+    frame = interactions(rows).frame.query("rating > 0")
+    for u, label in enumerate(federation.user_ids):
+        mine = frame[frame["user"] == label].sort_values("time", kind="stable")
+        if rules.repeats == "collapse":
+            mine = mine.drop_duplicates("item")
+        # train + validation + test = the input, and in order of time
+        assert sorted(histories(federation)[u]) == sorted(mine["item"])
+        if rules.repeats == "collapse":
+            time = mine.set_index("item")["time"]
+            assert time[histories(federation)[u]].is_monotonic_increasing
+        seen = set(mine["item"])
+        drawn = {*federation.val_candidates[u], *federation.test_candidates[u]}
+        assert len(drawn) == (1 if rules.candidates == "shared" else 2)
+        assert not seen & set(federation.item_ids[list(drawn)].tolist())
+        barred = federation.barred_items(u)
+        assert (np.diff(barred) > 0).all()
+        spared = set() if rules.negative_pool == "untrained" else {
+            federation.val_item[u], federation.test_item[u]
+        }  # fmt: skip
+        assert set(barred) == set(federation.train_items(u)) | spared
+
+
+def test_order_of_users_in_the_file_changes_nothing_but_numbers():
+    rng = np.random.default_rng(1)
+    frame = pd.DataFrame(
+        {"user": np.repeat(np.arange(6), 8), "item": rng.integers(0, 30, 48), "rating": 1.0}
+    )
+    frame["time"] = rng.permutation(48)
+    shuffled = frame.sample(frac=1, random_state=0)
+    one, two = (
+        split(Interactions(table), small("leak-free"), 0, "x") for table in (frame, shuffled)
+    )
+    by_label = [dict(zip(f.user_ids.tolist(), histories(f), strict=True)) for f in (one, two)]
+    assert by_label[0] == by_label[1]
+
+
+def test_same_seed_same_split_and_fingerprint():
+    rows = interactions([(1, item, 1, item) for item in range(5)] + OTHERS)
+    base = split(rows, small("leak-free"), 0, "x")
+    again = split(rows, small("leak-free"), 0, "other name")
+    assert base.fingerprint == again.fingerprint
+    assert (base.val_candidates == again.val_candidates).all()
+    renamed = dataclasses.replace(small("leak-free"), name="mine")
+    assert split(rows, renamed, 0, "x").fingerprint == base.fingerprint
+    others = [
+        split(rows, small("leak-free"), 1, "x"),
+        split(rows, small("leak-free", ties="average"), 0, "x"),
+        split(interactions([(1, i, 1, -i) for i in range(5)] + OTHERS), small("leak-free"), 0, "x"),
+    ]
+    assert len({base.fingerprint, *(other.fingerprint for other in others)}) == 4
+
+
+def test_a_federation_cannot_be_written_to():
+    federation = split(interactions(OTHERS), small("paper", num_candidates=0), 0, "x")
+    with pytest.raises(ValueError, match="read-only"):
+        federation.items[0] = 1
+
+
+def test_split_of_the_golden_trace(golden_trace):
+    user, item, rating, time = golden_trace["raw_ratings"].T
+    federation = split(
+        Interactions.of(user, item, rating, time), protocol("paper"), 0, "fedem_tiny"
+    )
+    assert (federation.num_clients, federation.num_items) == (24, 180)
+    for u, count in enumerate(golden_trace["train_count"]):
+        expected = golden_trace["train_items"][u, :count]
+        assert federation.train_items(u).tolist() == expected.tolist()
+    assert (federation.val_item == golden_trace["val_item"]).all()
+    assert (federation.test_item == golden_trace["test_item"]).all()
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("name", "interactions", "clients", "items"),
+    [
+        ("filmtrust", 33372, 1002, 2042),
+        ("ml-100k", 100000, 943, 1682),
+        ("lastfm-2k", 183415, 1269, 12322),
+        ("amazon-video", 23181, 1372, 7957),
+        pytest.param("ml-1m", 1000209, 6040, 3706, marks=pytest.mark.slow),
+    ],
+)
+def test_sizes_of_the_real_data(data_dir, name, interactions, clients, items):
+    federation = load(name, "paper", data_dir=data_dir)
+    assert federation.cleaning["interactions"] == len(federation.items) + 2 * clients
+    assert federation.cleaning["interactions"] == interactions
+    assert (federation.num_clients, federation.num_items) == (clients, items)
+    if name == "ml-100k":  # known from the literature on ties in this file
+        assert federation.cleaning["tied_users"] == 599

@@ -1,0 +1,422 @@
+"""Replay traces recorded from the FedEM authors' program and print how far we are from them.
+
+    python tests/golden_check.py TRACE.npz [MORE.npz ...]
+
+Initial parameters, samples, visiting orders, participants, server draws and the signs of the
+principal axes are taken from the trace; everything else runs through the same compiled rounds as
+any experiment. First each round from the recorded state before it, then all rounds on end. Exit
+status 1 when a deviation exceeds its tolerance.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+
+from fedem_jax.aggregate import aggregated, aggregation_weights, sample_shares
+from fedem_jax.base import State
+from fedem_jax.config import Config
+from fedem_jax.data.federation import Federation
+from fedem_jax.data.interactions import Interactions
+from fedem_jax.data.split import split
+from fedem_jax.draws import Samples
+from fedem_jax.evaluate import rank
+from fedem_jax.losses import probability_bce
+from fedem_jax.merge import merged
+from fedem_jax.methods.fedem import Clients, Download
+from fedem_jax.metrics import summarise
+from fedem_jax.models.adapter import Adapter
+from fedem_jax.protocol import PROTOCOLS
+from fedem_jax.similarity import SIMILARITIES, principal_axes, principal_scores, rounded_up
+from fedem_jax.train import Trial, padded
+
+Trace = dict[str, np.ndarray]
+
+
+class Row(NamedTuple):
+    """One comparison."""
+
+    quantity: str
+    round: int
+    deviation: float
+    tolerance: float
+
+    @property
+    def passes(self) -> bool:
+        """NaN never passes."""
+        return self.deviation <= self.tolerance
+
+
+class Recorded(NamedTuple):
+    """The random choices of a trace, as `fedem_jax.draws.Draws`."""
+
+    chosen: Any
+    count: Any
+    items: Any
+    labels: Any
+    visits: Any
+    served: Any
+    projection: Any
+    per_positive: int
+
+    def participants(self, number):
+        return self.chosen[number]
+
+    def samples(self, number, client, capacity, barred_capacity):
+        size = min(capacity * self.per_positive, self.items.shape[2])
+        known = client < self.count.shape[1]
+        return Samples(
+            self.items[number, client, :size],
+            self.labels[number, client, :size].astype(jnp.float32),
+            jnp.where(known, self.count[number, client], 0),
+        )
+
+    def order(self, number, client, epoch, position, count):
+        return self.visits[number, client, epoch, position]
+
+    def aggregated(self, number, participants):
+        return self.served[number]
+
+    def signs(self, number, axes, scores):
+        if self.projection is None:
+            return jnp.ones(len(axes))
+        return jnp.sign(jnp.sum(scores * self.projection[number], axis=1))
+
+
+class Replay(Trial):
+    """A trial that draws nothing: all its choices are those of a trace."""
+
+    def __init__(self, config: Config, federation: Federation, trace: Trace):
+        super().__init__(config, federation)
+        self.trace = trace
+
+    def draws(self, key, lists) -> Recorded:
+        names = ("sample_count", "sample_items", "sample_labels", "visit_order", "agg_participants")
+        recorded = [jnp.asarray(self.trace[name].astype(np.int32)) for name in names]
+        projection = self.trace.get("pca_projection")
+        projection = None if projection is None else jnp.asarray(projection)
+        participants = jnp.asarray(self.trace["participants"].astype(np.int32))
+        return Recorded(participants, *recorded, projection, 1 + self.config.num_negative)
+
+
+def configuration(trace: Trace) -> Config:
+    """The settings of the recorded run under our names."""
+    recorded = json.loads(str(trace["config_json"]))
+    return Config(
+        protocol="paper",
+        rounds=recorded["global_round"],
+        seed=recorded["seed"],
+        dim=recorded["latent_dim"],
+        local_epochs=recorded["local_epoch"],
+        batch_size=recorded["batch_size"],
+        num_negative=recorded["num_negative"],
+        lr_embedding=recorded["lr_embedding"],
+        lr_adapter=recorded["lr_adapter"],
+        threshold=recorded["threshold"],
+        aggregation=recorded["agg_mode"],
+        similarity=recorded["sim_mode"],
+        alpha=recorded["alpha"],
+        adapter_widths=tuple(recorded["adapter"][1:-1]),
+        client_fraction=recorded["clients_sample_ratio"],
+        aggregation_fraction=recorded["agg_clients_ratio"],
+        top_k=recorded["top_k"],
+    )
+
+
+def federation(trace: Trace) -> Federation:
+    """Our own filter and split of the recorded file, with the recorded candidates."""
+    frame = pd.DataFrame(trace["raw_ratings"], columns=["user", "item", "rating", "time"])
+    made = split(Interactions(frame), PROTOCOLS["paper"], seed=0, name="golden")
+    candidates = trace["eval_negatives"].astype(np.int32)
+    return Federation(
+        **{
+            **vars(made),
+            "val_candidates": candidates,
+            "test_candidates": candidates,
+        }
+    )
+
+
+def adapters(trace: Trace, suffix: str, *index) -> dict[str, Any]:
+    """Recorded adapter parameters as a flax tree; their matrices are stored transposed."""
+    layers = len(json.loads(str(trace["config_json"]))["adapter"]) - 1
+    return {
+        f"Dense_{layer}": {
+            "kernel": jnp.asarray(np.swapaxes(trace[f"adapter_w{layer}_{suffix}"][index], -1, -2)),
+            "bias": jnp.asarray(trace[f"adapter_b{layer}_{suffix}"][index]),
+        }
+        for layer in range(layers)
+    }
+
+
+def state_before(trace: Trace, number: int, trial: Trial) -> State:
+    """The recorded state that round `number` starts from, before merging."""
+    clients = trial.layout.number
+    served = trace["had_server_model"][number]
+    if number == 0:
+        def everybody(x):
+            return jnp.broadcast_to(x, (clients, *x.shape))
+
+        user = everybody(jnp.asarray(trace["user_embedding_init"][0]))
+        items = everybody(jnp.asarray(trace["item_table_init"]))
+        theta = jax.tree.map(everybody, adapters(trace, "init"))
+        tables, slot = jnp.zeros_like(trial.init().server.items), np.full(clients, -1)
+    else:
+        user = jnp.asarray(trace["user_embedding_start"][number])
+        items = trace["item_table_start"][number].copy()
+        for client in np.flatnonzero(served):
+            last = max(r for r in range(number) if client in trace["participants"][r])
+            items[client] = trace["item_table_end"][last, client]
+        theta = adapters(trace, "start", number)
+        tables = jnp.asarray(trace["server_item_table"][number - 1])
+        tables = tables[: len(trial.init().server.items)]
+        slot = np.full(clients, -1)
+        slot[trace["agg_participants"][number - 1]] = np.arange(len(tables))
+    state = State(Clients({"user": user}, jnp.asarray(items), theta, slot), Download(tables))
+    shardings = State(trial.layout.sharded(), trial.layout.replicated())
+    fill = partial(padded_leaf, room=trial.layout.padded - clients)
+    return jax.device_put(
+        State(jax.tree.map(fill, state.clients), state.server), shardings
+    )
+
+
+def padded_leaf(leaf, room: int):
+    leaf = jnp.asarray(leaf)
+    leaf = leaf.astype(jnp.int32) if jnp.issubdtype(leaf.dtype, jnp.integer) else leaf
+    return jnp.pad(leaf, [(0, room)] + [(0, 0)] * (leaf.ndim - 1))
+
+
+def compare(trace: Trace) -> Iterator[Row]:
+    """All comparisons of one trace, with the tolerances that its recorder measured and advises."""
+    config, clients = configuration(trace), federation(trace)
+    yield from compare_data(trace, clients)
+    with jax.default_matmul_precision("highest"):
+        yield from compare_units(trace)
+        trial = Replay(config, clients, trace)
+        for number in range(config.rounds):
+            yield from compare_server(trace, config, number)
+            yield from compare_round(trace, trial, number)
+        yield from compare_free_run(trace, trial)
+
+
+def compare_data(trace: Trace, ours: Federation) -> Iterator[Row]:
+    """Filter, numbering and split of the recorded file: equal."""
+    counts = trace["train_count"]
+    lists = [trace["train_items"][u, :n] for u, n in enumerate(counts)]
+    yield exact("train items", 0, ours.items, np.concatenate(lists))
+    yield exact("train counts", 0, np.diff(ours.offsets), counts)
+    yield exact("validation items", 0, ours.val_item, trace["val_item"])
+    yield exact("test items", 0, ours.test_item, trace["test_item"])
+
+
+def compare_units(trace: Trace) -> Iterator[Row]:
+    """Loss and gradient at saturation, where the trace holds such vectors."""
+    if "bce_logit" not in trace:
+        return
+    logit, label = jnp.asarray(trace["bce_logit"]), jnp.asarray(trace["bce_label"])
+    # XLA's sigmoid is 0 from -87.34 down, torch's from -88.72; losses reach 100, and digits are lost
+    # where p is denormal
+    normal = trace["bce_logit"] > -87.3
+    loss = np.asarray(probability_bce(logit, label))[normal]
+    yield within("loss", 0, loss, trace["bce_loss"][normal], 1e-5)
+    slope = jax.vmap(jax.grad(probability_bce))(logit, label)
+    yield within("loss gradient", 0, slope, trace["bce_grad"], 1e-6)
+
+
+def compare_server(trace: Trace, config: Config, number: int) -> Iterator[Row]:
+    """Each step of the server from the recorded result of the one before it."""
+    chosen = trace["agg_participants"][number]
+    tables = jnp.asarray(trace["item_table_end"][number, chosen])
+    shares = sample_shares(jnp.asarray(trace["agg_sample_count"][number]))
+    if "agg_p" in trace:
+        yield within("sample shares", number, shares, trace["agg_p"][number], 2e-6)
+    alike = None
+    if config.aggregation != "avg":
+        recorded = jnp.asarray(trace["pca_projection"][number])
+        scores = principal_scores(tables, principal_axes(tables))
+        scores *= jnp.sign(jnp.sum(scores * recorded, axis=1, keepdims=True))
+        yield within("principal scores", number, scores, recorded, projection_tolerance(tables))
+        alike = rounded_up(SIMILARITIES[config.similarity](recorded))
+        yield within("similarity", number, alike, trace["similarity"][number], 2e-6)
+        alike = jnp.asarray(trace["similarity"][number])
+    weights = aggregation_weights(config.aggregation, shares, alike, config.alpha)
+    recorded = trace["agg_matrix"][number]
+    yield within("weights", number, jnp.broadcast_to(weights, recorded.shape), recorded, 2e-6)
+    served = aggregated(jnp.asarray(recorded), tables)
+    yield within("aggregated tables", number, served, trace["server_item_table"][number], 1e-5)
+
+
+def projection_tolerance(tables: jax.Array) -> float:
+    """The error of a principal axis grows as the two leading eigenvalues approach each other."""
+    centred = np.asarray(tables, np.float64)
+    centred = centred - centred.mean(axis=1, keepdims=True)
+    values = np.linalg.eigvalsh(centred.transpose(0, 2, 1) @ centred)
+    return 5e-4 if (values[:, -1] / values[:, -2]).min() > 1.05 else 5e-3
+
+
+def compare_round(trace: Trace, trial: Replay, number: int) -> Iterator[Row]:
+    """One compiled round, merging to evaluation, from the recorded state before it."""
+    config, clients = trial.config, trial.layout.number
+    before = state_before(trace, number, trial)
+    merging = np.flatnonzero(trace["had_server_model"][number])
+    if len(merging):
+        theta, local = adapters(trace, "start", number, merging), before.clients.items[merging]
+        target = before.server.items[before.clients.slot[merging]]
+        adapter = Adapter(config.adapter_widths)
+        rho = jax.vmap(lambda theta, q, g: adapter.apply({"params": theta}, q, g))(
+            theta, local, target
+        )
+        yield within("merge weights", number, rho, trace["merge_rho"][number, merging], 2e-6)
+        start = trace["item_table_start"][number, merging]
+        yield within("merged tables", number, merged(local, target, rho), start, 2e-6)
+
+    after, info, ranks = trial.segment(before, 1)(before, number)
+    trained = np.sort(trace["participants"][number])
+    ours = jax.tree.map(lambda leaf: np.asarray(leaf)[trained], after.clients)
+    user = trace["user_embedding_end"][number, trained]
+    yield within("user vectors", number, ours.private["user"], user, 3e-4)
+
+    touched = [
+        np.unique(trace["sample_items"][number, u, : trace["sample_count"][number, u]])
+        for u in trained
+    ]
+    end = trace["item_table_end"][number, trained]
+    pairs = list(zip(ours.items, end, touched, strict=True))
+    gap = np.concatenate([(a[rows] - b[rows]).ravel() for a, b, rows in pairs])
+    yield from spread("item tables", number, gap, mean=2e-5, share=0.995, most=2e-2)
+    start = trace["item_table_start"][number, trained]
+    still = [np.setdiff1d(np.arange(a.shape[0]), rows) for a, _, rows in pairs]
+    gap = [np.abs(a[s] - b[s]).max(initial=0) for a, b, s in zip(ours.items, start, still, strict=True)]
+    yield Row("untouched rows", number, float(max(gap)), 2e-6)
+    if len(merging):
+        where = np.isin(trained, merging)
+        theta = jax.tree.leaves(jax.tree.map(lambda leaf: leaf[where], ours.adapter))
+        recorded = jax.tree.leaves(adapters(trace, "end", number, merging))
+        gap = [np.ravel(a - np.asarray(b)) for a, b in zip(theta, recorded, strict=True)]
+        gap = np.concatenate(gap)
+        yield from spread("adapters", number, gap, mean=5e-5, share=0.99, most=3e-2)
+
+    loss, epochs = np.asarray(info.loss[0])[trained], np.asarray(info.epochs[0])[trained]
+    yield within("client loss", number, loss, trace["client_loss"][number, trained], 5e-5)
+    yield within("round loss", number, loss.mean(), trace["round_train_loss"][number], 5e-5)
+    yield exact("epochs run", number, epochs, trace["epochs_run"][number, trained])
+
+    yield from compare_scores(trace, trial, number)
+    # ranks of our own parameters: one held-out item may change places by rounding
+    for part, rank_of in (("val", ranks.val), ("test", ranks.test)):
+        yield from metrics(trace, number, part, np.asarray(rank_of)[:clients], config.top_k, part)
+
+
+def compare_scores(trace: Trace, trial: Replay, number: int) -> Iterator[Row]:
+    """Scores with the recorded parameters after the round, and metrics of the recorded scores."""
+    config, clients = trial.config, trial.layout.number
+    if number + 1 < config.rounds:
+        state = state_before(trace, number + 1, trial)
+        negatives = trace["eval_negatives"]
+        items = np.concatenate(
+            [trace["val_item"][:, None], trace["test_item"][:, None], negatives], axis=1
+        )
+        score = jax.jit(trial.algorithm.score)
+        logits = score(state, jnp.arange(clients), jnp.asarray(items), trial.algorithm.hyper)
+        parts = ("val_logit", "test_logit", "neg_logit")
+        for part, ours in zip(parts, (logits[:, 0], logits[:, 1], logits[:, 2:]), strict=True):
+            yield within(f"{part}s", number, ours, trace[part][number], 3e-5)
+            ours, theirs = jax.nn.sigmoid(ours), trace[part.replace("logit", "score")][number]
+            yield within(f"{part}s as scores", number, ours, theirs, 1e-5)
+    for part in ("val", "test"):
+        ours = rank(trace[f"{part}_score"][number], trace["neg_score"][number], "pessimistic")
+        yield exact(f"{part} ranks of recorded scores", number, ours, trace[f"{part}_rank"][number])
+        name = f"{part} of recorded scores"
+        yield from metrics(trace, number, part, np.asarray(ours), config.top_k, name, 1e-9, 1e-9)
+
+
+def compare_free_run(trace: Trace, trial: Replay) -> Iterator[Row]:
+    """All rounds on end from the recorded start."""
+    clients, last = trial.layout.number, trial.config.rounds - 1
+    state = state_before(trace, 0, trial)
+    for number in range(trial.config.rounds):
+        state, info, ranks = trial.segment(state, 1)(state, number)
+        trained = np.sort(trace["participants"][number])
+        if number in (0, last):
+            ours = np.asarray(state.clients.items)[trained]
+            gap = np.abs(ours - trace["item_table_end"][number, trained]).mean()
+            yield Row("free run: item tables, mean", number, float(gap), 1e-3 if number else 2e-5)
+        loss = np.asarray(info.loss[0])[trained]
+        recorded = trace["client_loss"][number, trained]
+        yield within("free run: client loss", number, loss, recorded, 2e-4)
+        for part, rank_of in (("val", ranks.val), ("test", ranks.test)):
+            ours, name = np.asarray(rank_of)[:clients], f"free run: {part}"
+            yield from metrics(trace, number, part, ours, trial.config.top_k, name)
+
+
+def metrics(
+    trace: Trace, number: int, part: str, ranks: np.ndarray, k: int, name: str,
+    hr: float | None = None, ndcg: float = 0.02,
+) -> Iterator[Row]:  # fmt: skip
+    """HR and NDCG of ranks against the recorded ones; by default one user may differ."""
+    ours = summarise(ranks, k)
+    tolerance = 1.0001 / len(ranks) if hr is None else hr
+    yield within(f"{name} HR", number, ours[f"hr@{k}"], trace[f"{part}_hr"][number], tolerance)
+    yield within(f"{name} NDCG", number, ours[f"ndcg@{k}"], trace[f"{part}_ndcg"][number], ndcg)
+
+
+def exact(quantity: str, number: int, ours, theirs) -> Row:
+    """Equal, entry by entry."""
+    return within(quantity, number, ours, theirs, 0.0)
+
+
+def within(quantity: str, number: int, ours, theirs, tolerance: float) -> Row:
+    """Largest absolute difference; infinite where the shapes differ."""
+    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    gap = np.abs(ours - theirs).max(initial=0) if ours.shape == theirs.shape else np.inf
+    return Row(quantity, number, float(gap), tolerance)
+
+
+def spread(
+    quantity: str, number: int, gap: np.ndarray, *, mean: float, share: float, most: float
+) -> Iterator[Row]:
+    """Mean and maximum, and the share beyond 1e-4: single entries near Adam's eps are chaotic."""
+    gap = np.abs(gap)
+    yield Row(f"{quantity}, mean", number, float(gap.mean()), mean)
+    yield Row(f"{quantity}, share beyond 1e-4", number, float((gap > 1e-4).mean()), 1 - share)
+    yield Row(f"{quantity}, max", number, float(gap.max()), most)
+
+
+def report(path: Path) -> bool:
+    """Print all comparisons of a trace; whether each is within its tolerance."""
+    with np.load(path) as file:
+        trace = dict(file)
+    print(f"{path.name} on {jax.devices()[0].device_kind}")
+    print(f"{'quantity':42} {'round':>5} {'deviation':>11} {'tolerance':>11}")
+    rows = []
+    for row in compare(trace):
+        rows.append(row)
+        verdict = "" if row.passes else "  EXCEEDED"
+        line = f"{row.quantity:42} {row.round + 1:5} {row.deviation:11.2e} {row.tolerance:11.2e}"
+        print(line + verdict, flush=True)
+    failed = sum(not row.passes for row in rows)
+    print(f"{len(rows)} comparisons, {failed} beyond tolerance\n")
+    return failed == 0
+
+
+def main() -> None:
+    """Check every trace named on the command line."""
+    parser = argparse.ArgumentParser(description="Compare this program with recorded traces.")
+    parser.add_argument("traces", nargs="+", type=Path, metavar="TRACE.npz")
+    sound = [report(path) for path in parser.parse_args().traces]
+    sys.exit(0 if all(sound) else 1)
+
+
+if __name__ == "__main__":
+    main()

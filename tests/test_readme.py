@@ -1,0 +1,29 @@
+"""The README's Python example runs as it stands, and its commands use flags that exist."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+from fedem_jax.config import Config
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+def test_the_python_example_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (example,) = blocks("python")
+    scope: dict = {}
+    exec(compile(example, "README.md", "exec"), scope)
+    rounds = scope["config"].rounds
+    assert len(scope["result"].curve) == rounds
+    assert 1 <= scope["result"].summary["headline"]["round"] <= rounds
+
+
+def test_the_flags_of_the_commands_are_fields_of_config():
+    known = {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(Config)}
+    used = set(re.findall(r"--[a-z][a-z-]*", "\n".join(blocks("sh"))))
+    assert used <= known | {"--config", "--help", "--picture"}
