@@ -44,7 +44,7 @@ class Algorithm(NamedTuple):
     init: Callable[..., State]
     """`(key) -> state`."""
     round: Callable[..., tuple[State, Info]]
-    """`(draws, state, number, hyper) -> (state, info)`: communication round `number`, from 0."""
+    """`(draws, state, hyper) -> (state, info)`: one communication round with these draws."""
     score: Callable[..., Float[Array, "B K"]]
     """`(state, clients [B], items [B K], hyper) -> logits`: each client with the model it would use."""
     hyper: Any

@@ -68,6 +68,8 @@ class Layout(NamedTuple):
     shard: int
     """Clients per device; the last device may be padded with clients that never take part."""
     classes: tuple[SizeClass, ...]
+    coarse: tuple[SizeClass, ...]
+    """Half as many classes, for work that few clients do: each class is compiled once more."""
     block: int
     """Clients worked on side by side."""
 
@@ -108,22 +110,29 @@ def lay_out(
     `cost(sizes, capacity)` is the work of clients of these sizes in arrays for `capacity`
     positives; the classes are those of the least total work.
     """
-    sizes = np.diff(federation.offsets)
-    barred = np.diff(federation.barred_offsets)
-    number, shard = len(sizes), -(-len(sizes) // len(devices))
-    capacities = best_capacities(sizes, cost, num_classes)
+    shard = -(-federation.num_clients // len(devices))
+    classes, coarse = (
+        _classes(federation, cost, shard, len(devices), most)
+        for most in (num_classes, -(-num_classes // 2))
+    )
+    mesh = Mesh(np.asarray(devices), (AXIS,))
+    return Layout(mesh, federation.num_clients, shard, classes, coarse, block)
+
+
+def _classes(federation, cost, shard: int, devices: int, most: int) -> tuple[SizeClass, ...]:
+    sizes, barred = np.diff(federation.offsets), np.diff(federation.barred_offsets)
+    capacities = best_capacities(sizes, cost, most)
     class_of = np.searchsorted(capacities, sizes)
     by_size = np.argsort(sizes, kind="stable")
     classes = []
     for index, capacity in enumerate(capacities):
         inside = by_size[class_of[by_size] == index]
-        of_device = [inside[inside // shard == d] - d * shard for d in range(len(devices))]
-        members = np.full((len(devices), max(map(len, of_device))), shard, np.int32)
+        of_device = [inside[inside // shard == d] - d * shard for d in range(devices)]
+        members = np.full((devices, max(map(len, of_device))), shard, np.int32)
         for row, clients in zip(members, of_device, strict=True):
             row[: len(clients)] = clients
         classes.append(SizeClass(int(capacity), int(barred[inside].max()), members))
-    mesh = Mesh(np.asarray(devices), (AXIS,))
-    return Layout(mesh, number, shard, tuple(classes), block)
+    return tuple(classes)
 
 
 def best_capacities(
@@ -179,17 +188,18 @@ def for_each_block(
     work: Callable[[SizeClass, Int[Array, " B"], Carry], Carry],
     carry: Carry,
     chosen: Bool[Array, " shard"],
+    classes: Sequence[SizeClass],
     members: Sequence[Int[Array, "1 n"]],
     layout: Layout,
 ) -> Carry:
     """Fold `work(size_class, clients, carry)` over blocks of the chosen clients of one device.
 
-    `clients` counts from the device's first one; places that no client fills hold `shard`, one
+    `members` are those of the classes on this device. `clients` counts from the device's first one; places that no client fills hold `shard`, one
     past the last, so that reads are clipped and writes dropped. Only as many blocks run as the
     chosen clients need.
     """
     padded = jnp.concatenate([chosen, jnp.zeros(1, bool)])
-    for size_class, (candidates,) in zip(layout.classes, members, strict=True):
+    for size_class, (candidates,) in zip(classes, members, strict=True):
         wanted = padded[candidates]
         place = jnp.where(wanted, jnp.cumsum(wanted) - 1, candidates.shape[0])
         room = -(-candidates.shape[0] // layout.block) * layout.block

@@ -1,6 +1,6 @@
 """Everything random in a round, apart from what is done with it.
 
-A method asks a `Draws` for participants, samples and visiting orders. `Fresh` draws them on device
+A round asks its `Draws` for participants, samples and visiting orders. `Fresh` draws them on device
 from named keys (round r: `fold_in(key, r)`, client u: `fold_in(., u)`), so that results do not
 depend on how the clients are cut into blocks; a recorded run can be put in its place.
 """
@@ -28,35 +28,38 @@ class Samples(NamedTuple):
 
 
 class Draws(Protocol):
-    """The random choices of a run, by round number and client."""
+    """The random choices of one round."""
 
-    def participants(self, number) -> Int[Array, " P"]:
+    def participants(self) -> Int[Array, " P"]:
         """Distinct clients that train in this round."""
         ...
 
-    def samples(self, number, client, capacity: int, barred_capacity: int) -> Samples:
+    def samples(self, client, capacity: int, barred_capacity: int) -> Samples:
         """Samples of one client with at most `capacity` positives."""
         ...
 
-    def order(self, number, client, epoch, position, count) -> Int[Array, " B"]:
+    def order(self, client, epoch, position, count) -> Int[Array, " B"]:
         """Index of the sample that is visited at each `position` (< `count`) of an epoch."""
         ...
 
-    def aggregated(self, number, participants: Int[Array, " P"]) -> Int[Array, " A"]:
+    def aggregated(self, participants: Int[Array, " P"]) -> Int[Array, " A"]:
         """Distinct participants whose tables are aggregated."""
         ...
 
     def signs(
-        self, number, axes: Float[Array, "A D"], scores: Float[Array, "A I"]
+        self, axes: Float[Array, "A D"], scores: Float[Array, "A I"]
     ) -> Float[Array, " A"]:
         """+1 or -1 for each principal axis, whose direction the eigenproblem leaves open."""
         ...
 
 
 class Fresh(NamedTuple):
-    """Draws of a new run."""
+    """Draws of a new run, by keys of one round."""
 
-    key: Key[Array, ""]
+    key_participants: Key[Array, ""]
+    key_samples: Key[Array, ""]
+    key_order: Key[Array, ""]
+    key_aggregated: Key[Array, ""]
     lists: Lists
     num_clients: int
     num_items: int
@@ -64,15 +67,19 @@ class Fresh(NamedTuple):
     num_participants: int
     num_aggregated: int
 
-    def participants(self, number) -> Int[Array, " P"]:
+    @classmethod
+    def of_round(cls, key: Key[Array, ""], number: Int[Array, ""], *sizes) -> Fresh:
+        """The draws of round `number` of the run with this key; `sizes` are the other fields."""
+        return cls(*jax.random.split(jax.random.fold_in(key, number), 4), *sizes)
+
+    def participants(self) -> Int[Array, " P"]:
         everyone = jnp.arange(self.num_clients, dtype=jnp.int32)
         if self.num_participants == self.num_clients:
             return everyone
-        key = _named(self.key, "participants", number)
-        return jax.random.permutation(key, everyone)[: self.num_participants]
+        return jax.random.permutation(self.key_participants, everyone)[: self.num_participants]
 
-    def samples(self, number, client, capacity: int, barred_capacity: int) -> Samples:
-        key = jax.random.fold_in(_named(self.key, "samples", number), client)
+    def samples(self, client, capacity: int, barred_capacity: int) -> Samples:
+        key = jax.random.fold_in(self.key_samples, client)
         positives, count = self.lists.positives(client, capacity)
         barred, num_barred = self.lists.barred_items(client, barred_capacity)
         ranks = distinct_ranks(
@@ -83,28 +90,19 @@ class Fresh(NamedTuple):
         labels = jnp.zeros(items.shape).at[:, 0].set(1.0)
         return Samples(items.ravel(), labels.ravel(), count * (1 + self.num_negative))
 
-    def order(self, number, client, epoch, position, count) -> Int[Array, " B"]:
-        key = jax.random.fold_in(_named(self.key, "order", number), client)
+    def order(self, client, epoch, position, count) -> Int[Array, " B"]:
+        key = jax.random.fold_in(self.key_order, client)
         return shuffled(jax.random.fold_in(key, epoch), position, count)
 
-    def aggregated(self, number, participants: Int[Array, " P"]) -> Int[Array, " A"]:
-        key = _named(self.key, "aggregated", number)
-        return jax.random.permutation(key, participants)[: self.num_aggregated]
+    def aggregated(self, participants: Int[Array, " P"]) -> Int[Array, " A"]:
+        return jax.random.permutation(self.key_aggregated, participants)[: self.num_aggregated]
 
     def signs(
-        self, number, axes: Float[Array, "A D"], scores: Float[Array, "A I"]
+        self, axes: Float[Array, "A D"], scores: Float[Array, "A I"]
     ) -> Float[Array, " A"]:
         """Every axis points to where its largest component, in absolute value, is positive."""
         largest = jnp.argmax(jnp.abs(axes), axis=1)
         return jnp.sign(jnp.take_along_axis(axes, largest[:, None], axis=1)[:, 0])
-
-
-_NAMES = ("participants", "samples", "order", "aggregated")
-
-
-def _named(key: Key[Array, ""], name: str, number) -> Key[Array, ""]:
-    """Key of round `number` for one purpose."""
-    return jax.random.fold_in(jax.random.fold_in(key, number), _NAMES.index(name))
 
 
 def distinct_ranks(
@@ -116,7 +114,7 @@ def distinct_ranks(
     ones already taken. (The remainder of 32 random bits favours no number by more than
     `pool / 2^32`.)
     """
-    bits = jax.random.bits(key, (k, rows))
+    bits = jax.random.bits(key, (rows, k)).T  # the first rows are the same for any number of rows
     taken: list[Array] = []  # in rising order, element by element
     drawn: list[Array] = []
     for j in range(k):

@@ -53,11 +53,11 @@ class Session(NamedTuple):
 
 
 def open_session(
-    draws: Draws, number: Array, client: Array, size: SizeClass, num_items: int, rule: Rule
+    draws: Draws, client: Array, size: SizeClass, num_items: int, rule: Rule
 ) -> Session:
     """Draw a client's samples and give each touched item a row: the place of its first sample, or
     the item itself when there are as many samples as items."""
-    samples = draws.samples(number, client, size.positives, size.barred)
+    samples = draws.samples(client, size.positives, size.barred)
     length = samples.items.shape[0]
     place = jnp.arange(length, dtype=jnp.int32)
     present = place < samples.count
@@ -74,7 +74,7 @@ def open_session(
     def order(epoch, position):
         if length <= rule.batch_size:
             return position  # one batch holds all samples
-        return draws.order(number, client, epoch, position, samples.count)
+        return draws.order(client, epoch, position, samples.count)
 
     return Session(rows, labels, row_of, samples.count, order, rule)
 
@@ -105,6 +105,7 @@ def run_epochs(
     width = min(rule.batch_size, session.row_of.shape[0])
     num_batches = -(-count // width)
     most_batches = lax.pmax(num_batches, BLOCK)
+    alone = lax.axis_size(BLOCK) == 1  # then the loops end when the client does
 
     def epoch(loop):
         e, active, carry, total, running, epochs = loop
@@ -115,9 +116,12 @@ def run_epochs(
             present = position < count
             row = session.row_of[session.order(e, jnp.where(present, position, 0))]
             new, loss = step(carry, row, present)
+            loss = loss * present.sum()
+            if alone:
+                return new, total + loss
             live = active & (b < num_batches)
             carry = jax.tree.map(lambda new, old: jnp.where(live, new, old), new, carry)
-            return carry, total + jnp.where(live, loss * present.sum(), 0.0)
+            return carry, total + jnp.where(live, loss, 0.0)
 
         carry, total = lax.fori_loop(0, most_batches, batch, (carry, total))
         now = total / jnp.maximum((e + 1) * count, 1)

@@ -34,7 +34,7 @@ def fit_adapter(
     lr: Float[Array, ""],
 ) -> Any:
     """Fit the adapter alone on the client's samples, all tables held fixed (`merging = once`)."""
-    optimiser = optax.adam(lr)
+    optimiser = optax.flatten(optax.adam(lr))
 
     def step(carry, row, present):
         adapter, moments = carry
@@ -70,7 +70,7 @@ def fit_elastic(
     adapter, the client's own parameters and its table, whose gradient also runs through rho. The
     aggregated table is a constant. The adapter costs most, so rows are gathered batch by batch.
     """
-    adapt, embed = optax.adam(lr_adapter), optax.adam(lr_embedding)
+    adapt, embed = optax.flatten(optax.adam(lr_adapter)), optax.adam(lr_embedding)
 
     def step(carry, row, present):
         adapter, embedding, adapter_moments, moments = carry

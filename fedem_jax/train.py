@@ -170,18 +170,11 @@ class Trial:
         with jax.default_matmul_precision("highest"):
             return jax.jit(self.algorithm.init, out_shardings=shardings)(self.key_init)
 
-    def draws(self, key: Array, lists: Lists) -> Draws:
-        """What decides the random choices of the rounds."""
-        participants, aggregated = round_sizes(self.config, self.layout.number)
-        return Fresh(
-            key,
-            lists,
-            num_clients=self.layout.number,
-            num_items=self.federation.num_items,
-            num_negative=self.config.num_negative,
-            num_participants=participants,
-            num_aggregated=aggregated,
-        )
+    def draws(self, key: Array, number: Array, lists: Lists) -> Draws:
+        """What decides the random choices of round `number`."""
+        config, clients = self.config, self.layout.number
+        sizes = (clients, self.federation.num_items, config.num_negative)
+        return Fresh.of_round(key, number, lists, *sizes, *round_sizes(config, clients))
 
     def segment(self, state: State, length: int) -> Callable[[State, int], Segment]:
         """`length` rounds and an evaluation as one compiled program; the state is donated."""
@@ -194,10 +187,8 @@ class Trial:
         return self._segments[length]
 
     def _rounds(self, length, state, start, key, lists, held_out, hyper) -> Segment:
-        draws = self.draws(key, lists)
-
         def one(state, number):
-            return self.algorithm.round(draws, state, number, hyper)
+            return self.algorithm.round(self.draws(key, number, lists), state, hyper)
 
         state, info = lax.scan(one, state, start + jnp.arange(length, dtype=jnp.int32))
         rules = self.federation.protocol

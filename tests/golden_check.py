@@ -59,8 +59,9 @@ class Row(NamedTuple):
 
 
 class Recorded(NamedTuple):
-    """The random choices of a trace, as `fedem_jax.draws.Draws`."""
+    """The random choices of round `number` of a trace, as `fedem_jax.draws.Draws`."""
 
+    number: Any
     chosen: Any
     count: Any
     items: Any
@@ -70,28 +71,28 @@ class Recorded(NamedTuple):
     projection: Any
     per_positive: int
 
-    def participants(self, number):
-        return self.chosen[number]
+    def participants(self):
+        return self.chosen[self.number]
 
-    def samples(self, number, client, capacity, barred_capacity):
+    def samples(self, client, capacity, barred_capacity):
         size = min(capacity * self.per_positive, self.items.shape[2])
         known = client < self.count.shape[1]
         return Samples(
-            self.items[number, client, :size],
-            self.labels[number, client, :size].astype(jnp.float32),
-            jnp.where(known, self.count[number, client], 0),
+            self.items[self.number, client, :size],
+            self.labels[self.number, client, :size].astype(jnp.float32),
+            jnp.where(known, self.count[self.number, client], 0),
         )
 
-    def order(self, number, client, epoch, position, count):
-        return self.visits[number, client, epoch, position]
+    def order(self, client, epoch, position, count):
+        return self.visits[self.number, client, epoch, position]
 
-    def aggregated(self, number, participants):
-        return self.served[number]
+    def aggregated(self, participants):
+        return self.served[self.number]
 
-    def signs(self, number, axes, scores):
+    def signs(self, axes, scores):
         if self.projection is None:
             return jnp.ones(len(axes))
-        return jnp.sign(jnp.sum(scores * self.projection[number], axis=1))
+        return jnp.sign(jnp.sum(scores * self.projection[self.number], axis=1))
 
 
 class Replay(Trial):
@@ -101,13 +102,13 @@ class Replay(Trial):
         super().__init__(config, federation)
         self.trace = trace
 
-    def draws(self, key, lists) -> Recorded:
+    def draws(self, key, number, lists) -> Recorded:
         names = ("sample_count", "sample_items", "sample_labels", "visit_order", "agg_participants")
         recorded = [jnp.asarray(self.trace[name].astype(np.int32)) for name in names]
         projection = self.trace.get("pca_projection")
         projection = None if projection is None else jnp.asarray(projection)
         participants = jnp.asarray(self.trace["participants"].astype(np.int32))
-        return Recorded(participants, *recorded, projection, 1 + self.config.num_negative)
+        return Recorded(number, participants, *recorded, projection, 1 + self.config.num_negative)
 
 
 def configuration(trace: Trace) -> Config:

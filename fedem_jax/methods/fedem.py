@@ -131,12 +131,12 @@ def fedem(config: Config, num_items: int, layout: Layout, samples: Int[Array, " 
         clients = jax.tree.map(lambda x: jnp.broadcast_to(x, (layout.padded, *x.shape)), clients)
         return State(clients, Download(jnp.zeros((num_tables, num_items, config.dim))))
 
-    def round(draws: Draws, state: State, number: Array, hyper: Hyper) -> tuple[State, Info]:
-        participants = draws.participants(number)
-        clients, info = train_clients(draws, state, participants, number, hyper)
-        chosen = draws.aggregated(number, participants)
+    def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
+        participants = draws.participants()
+        clients, info = train_clients(draws, state, participants, hyper)
+        chosen = draws.aggregated(participants)
         upload = Upload(items=clients.items[chosen], samples=jnp.asarray(samples)[chosen])
-        download = serve(draws, upload, number, hyper)
+        download = serve(draws, upload, hyper)
         table = jnp.arange(num_served, dtype=jnp.int32) % num_tables
         slot = jnp.full(layout.padded, NOT_SERVED, jnp.int32).at[chosen].set(table)
         return State(clients._replace(slot=slot), download), info
@@ -170,13 +170,13 @@ def fedem(config: Config, num_items: int, layout: Layout, samples: Int[Array, " 
         table = table.at[rows].set(new_rows, mode="drop")
         return Change(private, jnp.arange(num_items, dtype=jnp.int32), table, theta, trained)
 
-    def serve(draws: Draws, upload: Upload, number: Array, hyper: Hyper) -> Download:
+    def serve(draws: Draws, upload: Upload, hyper: Hyper) -> Download:
         """The server's step, on nothing but the uploads."""
         shares, alike = sample_shares(upload.samples), None
         if config.aggregation != "avg":
             axes = principal_axes(upload.items)
             scores = principal_scores(upload.items, axes)
-            scores = scores * draws.signs(number, axes, scores)[:, None]
+            scores = scores * draws.signs(axes, scores)[:, None]
             alike = rounded_up(SIMILARITIES[config.similarity](scores))
         weights = aggregation_weights(config.aggregation, shares, alike, hyper.alpha)
         return Download(aggregated(weights, upload.items))
@@ -199,7 +199,7 @@ def fedem(config: Config, num_items: int, layout: Layout, samples: Int[Array, " 
         """Who merges; nobody does where the method never downloads."""
         return (slot != NOT_SERVED) & (config.merging != "none")
 
-    def train_clients(draws, state, participants, number, hyper) -> tuple[Clients, Info]:
+    def train_clients(draws, state, participants, hyper) -> tuple[Clients, Info]:
         """All participants, block after block, every device its own clients."""
         takes_part = jnp.zeros(layout.padded, bool).at[participants].set(True)
         rule = Rule(config.batch_size, config.local_epochs, hyper.threshold)
@@ -212,7 +212,7 @@ def fedem(config: Config, num_items: int, layout: Layout, samples: Int[Array, " 
 
                 def one(id):
                     client = jnp.where(id < layout.shard, first + id, layout.padded)
-                    session = open_session(draws, number, client, size, num_items, rule)
+                    session = open_session(draws, client, size, num_items, rule)
                     return client_round(session, clients, download, id, hyper)
 
                 new = jax.vmap(one, axis_name=BLOCK)(ids)
@@ -223,12 +223,17 @@ def fedem(config: Config, num_items: int, layout: Layout, samples: Int[Array, " 
 
             merges, loss = served(clients.slot), jnp.full(layout.shard, jnp.nan)
             carry = (clients, Info(loss, epochs=jnp.zeros(layout.shard, jnp.int32)))
-            for client_round, chosen in ((train, ~merges), (merge_and_train, merges)):
-                work = partial(block, client_round)
-                carry = for_each_block(work, carry, takes_part & chosen, members, layout)
-            return carry
+            work, chosen = partial(block, train), takes_part & ~merges
+            carry = for_each_block(work, carry, chosen, layout.classes, members[0], layout)
+            if config.merging == "none":
+                return carry
+            work, chosen = partial(block, merge_and_train), takes_part & merges
+            return for_each_block(work, carry, chosen, layout.coarse, members[1], layout)
 
-        members = [jnp.asarray(size.members) for size in layout.classes]
+        members = [
+            [jnp.asarray(size.members) for size in classes]
+            for classes in (layout.classes, layout.coarse)
+        ]
         return layout.on_each_device(on_device, state.clients, state.server, takes_part, members)
 
     tables = 4 * num_items * config.dim
