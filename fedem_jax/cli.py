@@ -146,15 +146,10 @@ def report(args: Sequence[str]) -> None:
 
 
 def use_all_cores() -> None:
-    """Make each usable core of the host a JAX device. Call before JAX first computes.
-
-    XLA gets two threads per device: a device that waits inside a host kernel (the batched `eigh`
-    waits for other threads of the pool) holds one, and with all of them held nothing would move.
-    """
+    """Make each usable core of the host a JAX device. Call before JAX first computes."""
     import jax
 
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        os.environ.setdefault("PJRT_NPROC", str(2 * usable_cores()))
         jax.config.update("jax_num_cpu_devices", usable_cores())
 
 

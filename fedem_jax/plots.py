@@ -66,6 +66,7 @@ def learning_curves(
             panel.annotate(
                 f"chance {level:.3f}", (1, level), xycoords=("axes fraction", "data"),
                 xytext=(-2, 2), textcoords="offset points", ha="right", fontsize=7.5, color=GREY,
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5},
             )  # fmt: skip
         panel.set_ylim(0, min(1.0, 1.12 * panel.dataLim.y1) or 1.0)
 
@@ -125,9 +126,4 @@ def _metric(panel: Axes, run: Curve, metric: str, colour: str, annotate: bool) -
     x, y = run.best_round, best["test"][metric]
     panel.plot([x], [y], marker="o", markersize=6, color=colour, markeredgecolor="white", zorder=4)
     if annotate:
-        left = x > sum(panel.get_xlim()) / 2
-        panel.annotate(
-            f"test {y:.3f}\nat round {x}", (x, y), xytext=(-4 if left else 4, -8),
-            textcoords="offset points", ha="right" if left else "left", va="top",
-            fontsize=8, color=colour,
-        )  # fmt: skip
+        panel.set_title(f"test {y:.3f} at round {x}", loc="right", fontsize=8.5, color=colour)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 
@@ -14,7 +15,15 @@ def principal_axes(tables: Float[Array, "A I D"]) -> Float[Array, "A D"]:
     """
     centred = tables - tables.mean(axis=1, keepdims=True)
     covariance = jnp.einsum("aid,aie->ade", centred, centred)
-    return jnp.linalg.eigh(covariance).eigenvectors[:, :, -1]
+
+    def leading(covariance):
+        return jnp.linalg.eigh(covariance).eigenvectors[..., -1]
+
+    # on CPU a batched eigh deadlocks when several host devices run it at once (jaxlib 0.10): every
+    # call waits for threads of one pool that the other calls hold
+    return lax.platform_dependent(
+        covariance, cpu=lambda covariance: lax.map(leading, covariance), default=leading
+    )
 
 
 def principal_scores(

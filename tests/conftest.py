@@ -1,10 +1,21 @@
-"""Fixtures of data that are not in the repository; tests that need them are skipped without."""
+"""Two devices, checked annotations, and data that are not in the repository.
+
+Tests that need such data are skipped without.
+"""
 
 import os
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from jaxtyping import install_import_hook
+
+# before JAX first computes and before anything imports the package
+jax.config.update("jax_num_cpu_devices", 2)
+CHECKED = ("aggregate", "clients", "draws", "evaluate", "losses", "merge", "metrics", "models",
+           "similarity")  # fmt: skip
+install_import_hook([f"fedem_jax.{name}" for name in CHECKED], "beartype.beartype")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

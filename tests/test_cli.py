@@ -63,7 +63,7 @@ def fake_run(config: Config, federation_: Federation | None = None, observers=()
         "method": config.method,
         "dataset": config.dataset,
         "protocol": config.protocol,
-        "protocol_switches": dataclasses.asdict(protocol(config.protocol)),
+        "protocol_switches": dataclasses.asdict(preset(config.protocol)),
         "fingerprint": "0123456789abcdef",
         "seed": config.seed,
         "rounds": config.rounds,

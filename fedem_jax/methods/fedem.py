@@ -90,6 +90,7 @@ class Change(NamedTuple):
     table: Float[Array, "M D"]
     """Those rows."""
     adapter: Any
+    """None: as it was."""
     trained: Trained
 
 
@@ -143,12 +144,11 @@ def fedem(config: Config, num_items: int, layout: Layout, samples: Int[Array, " 
 
     def train(session, clients: Clients, download, id, hyper: Hyper) -> Change:
         """A client that was not served: local epochs on its own table."""
-        private, theta = tree_at((clients.private, clients.adapter), id)
-        rows, table = session.rows, clients.items[id, session.rows]
+        private, rows = tree_at(clients.private, id), session.rows
         private, table, trained = fit_embedding(
-            objective, private, table, session, hyper.lr_embedding
+            objective, private, clients.items[id, rows], session, hyper.lr_embedding
         )
-        return Change(private, rows, table, theta, trained)
+        return Change(private, rows, table, None, trained)
 
     def merge_and_train(session, clients: Clients, download, id, hyper: Hyper) -> Change:
         """A client that was served: elastic merging, then local epochs."""
@@ -258,8 +258,10 @@ def written(clients: Clients, ids: Int[Array, " B"], new: Change) -> Clients:
     def put(old, value):
         return old.at[ids].set(value, mode="drop")
 
-    return clients._replace(
+    clients = clients._replace(
         private=jax.tree.map(put, clients.private, new.private),
         items=clients.items.at[ids[:, None], new.rows].set(new.table, mode="drop"),
-        adapter=jax.tree.map(put, clients.adapter, new.adapter),
     )
+    if new.adapter is None:
+        return clients
+    return clients._replace(adapter=jax.tree.map(put, clients.adapter, new.adapter))
