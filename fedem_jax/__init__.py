@@ -2,7 +2,7 @@
 
     import fedem_jax as fj
 
-    result = fj.run(fj.Config(dataset="synthetic", rounds=20))
+    result = fj.run(fj.preset(dataset="synthetic", rounds=20))
     print(result.summary["headline"])
 """
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fedem_jax.data.sources import load
     from fedem_jax.errors import UserError
     from fedem_jax.methods import METHODS
+    from fedem_jax.presets import preset
     from fedem_jax.protocol import Protocol
     from fedem_jax.train import Result, Trial, run
 
@@ -24,7 +25,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "METHODS", "Config", "Federation", "Protocol", "Result", "Trial", "UserError",
-    "load", "run",
+    "load", "preset", "run",
 ]  # fmt: skip
 
 _HOME = {
@@ -32,6 +33,7 @@ _HOME = {
     "Config": "config",
     "Federation": "data.federation",
     "Protocol": "protocol",
+    "preset": "presets",
     "Result": "train",
     "Trial": "train",
     "UserError": "errors",

@@ -19,6 +19,7 @@ import tyro
 
 from fedem_jax.config import Config
 from fedem_jax.errors import UserError
+from fedem_jax.presets import preset
 from fedem_jax.protocol import nearest
 
 
@@ -31,6 +32,7 @@ class Train:
 
     examples:
       fedem train
+      fedem train --preset released
       fedem train --dataset ml-100k --rounds 30
       fedem train --dataset mine.csv --columns user_id movie_id --merging once
       fedem train --config results/x/config.json --seed 1
@@ -39,6 +41,9 @@ class Train:
     config: Annotated[str, tyro.conf.arg(metavar="PATH")]
     """Settings to start from, as found in a run directory; other flags override them. Without --out
     the run goes beside the one it repeats."""
+    preset: Annotated[str, tyro.conf.arg(metavar="{auto,released,tuned}")]
+    """Settings to start from by name: released = the authors' program; tuned = chosen on validation;
+    auto = tuned for the synthetic federation, released otherwise."""
     settings: tyro.conf.OmitArgPrefixes[Config]
 
 
@@ -69,13 +74,18 @@ def train(args: Sequence[str]) -> None:
     """Run one experiment; `fedem train --help` explains every setting."""
     start = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     start.add_argument("--config", default="")
-    source = start.parse_known_args(args)[0].config
-    base = Config.load(source) if source else Config()
+    start.add_argument("--preset", default="auto")
+    start.add_argument("--dataset", default="synthetic")
+    start.add_argument("--method", default="fedem")
+    given = start.parse_known_args(args)[0]
+    source = given.config
+    if source:
+        base = Config.load(source)
+    else:
+        base = preset(given.preset, dataset=given.dataset, method=given.method)
+    defaults = dataclasses.replace(base, out="") if source else base
     config = tyro.cli(
-        Train,
-        prog="fedem train",
-        args=args,
-        default=Train(source, dataclasses.replace(base, out="") if source else base),
+        Train, prog="fedem train", args=args, default=Train(source, given.preset, defaults)
     ).settings
 
     from fedem_jax.record import METRICS, RunDirectory, check_free, first_free

@@ -13,7 +13,7 @@ from jaxtyping import install_import_hook
 
 # before JAX first computes and before anything imports the package
 jax.config.update("jax_num_cpu_devices", 2)
-CHECKED = ("aggregate", "clients", "draws", "evaluate", "losses", "merge", "metrics", "models",
+CHECKED = ("aggregate", "draws", "evaluate", "losses", "merge", "metrics", "models",
            "similarity")  # fmt: skip
 install_import_hook([f"fedem_jax.{name}" for name in CHECKED], "beartype.beartype")
 

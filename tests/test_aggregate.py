@@ -67,9 +67,9 @@ def test_weights_and_tables_are_those_of_the_twin(tables, kind, similarity):
     if kind != "avg":
         alike = rounded_up(SIMILARITIES[similarity](jnp.asarray(scores_of(tables))))
     weights = np.asarray(aggregation_weights(kind, sample_shares(jnp.asarray(COUNTS)), alike, 0.9))
-    scores = [twin.principal_scores(table) for table in tables]
-    expected = twin.aggregation_weights(COUNTS, twin.similarity(aligned(scores, tables), similarity),
-                                        kind, 0.9)  # fmt: skip
+    scores = aligned([twin.principal_scores(table) for table in tables], tables)
+    alike = twin.similarity(scores, similarity)
+    expected = twin.aggregation_weights(COUNTS, alike, kind, 0.9)
     np.testing.assert_allclose(weights, expected if kind != "avg" else expected[:1], atol=2e-6)
     assert (weights >= 0).all()
     np.testing.assert_allclose(weights.sum(1), 1, atol=1e-6)

@@ -1,0 +1,144 @@
+"""Size classes, blocks and ragged lists: every client is worked on once, whatever the cut."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedem_jax.clients import _classes, best_capacities, for_each_block, lay_out, lists_on_device
+from fedem_jax.data.split import split
+from fedem_jax.data.synthetic import synthetic
+from fedem_jax.protocol import preset
+
+
+def cost(sizes, capacity):
+    """Work of clients of these sizes in arrays for `capacity` positives, as in training."""
+    return -(-sizes * 3 // 8) * capacity
+
+
+@pytest.fixture(scope="module")
+def federation():
+    interactions, _ = synthetic(23, 60, 2, (4, 50), seed=3)
+    protocol = preset("leak-free", num_candidates=4, min_interactions=3)
+    return split(interactions, protocol, seed=0, name="small")
+
+
+def layout_of(federation, devices=1, **settings):
+    settings = {"num_classes": 3, "block": 2} | settings
+    return lay_out(federation, cost, devices=jax.devices()[:devices], **settings)
+
+
+# --- size classes ---------------------------------------------------------------------------------
+
+
+def total(sizes, capacities):
+    return sum(cost(size, min(c for c in capacities if c >= size)) for size in sizes)
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 4])
+def test_capacities_are_the_cheapest_of_all(most):
+    rng = np.random.default_rng(most)
+    for _ in range(30):
+        sizes = np.rint(rng.lognormal(2, 1, rng.integers(1, 25))).astype(int) + 1
+        distinct = np.unique(sizes)
+        sets = itertools.chain.from_iterable(
+            itertools.combinations(distinct[:-1], k) for k in range(min(most, len(distinct)))
+        )
+        cheapest = min(total(sizes, [*some, distinct[-1]]) for some in sets)
+        capacities = best_capacities(sizes, cost, most)
+        assert len(capacities) <= most
+        assert (np.diff(capacities) > 0).all()
+        assert total(sizes, capacities) == cheapest
+
+
+@pytest.mark.parametrize("devices", [1, 2, 3])
+@pytest.mark.parametrize("most", [1, 4])
+def test_classes_hold_each_client_once(federation, devices, most):
+    sizes, barred = np.diff(federation.offsets), np.diff(federation.barred_offsets)
+    shard = -(-federation.num_clients // devices)
+    classes = _classes(federation, cost, shard, devices, most)
+    assert 1 <= len(classes) <= most
+    seen = []
+    for size_class in classes:
+        for device, members in enumerate(size_class.members):
+            own = members[members < shard] + device * shard
+            assert (members[len(own) :] == shard).all()  # room at the end
+            assert (np.diff(sizes[own]) >= 0).all()
+            assert sizes[own].max(initial=0) <= size_class.positives
+            assert barred[own].max(initial=0) <= size_class.barred
+            seen.extend(own)
+    assert sorted(seen) == list(range(federation.num_clients))
+
+
+def test_the_last_device_is_filled_up(federation):
+    layout = layout_of(federation, devices=len(jax.devices()))
+    assert layout.padded % len(jax.devices()) == 0
+    assert federation.num_clients <= layout.padded < federation.num_clients + len(jax.devices())
+    assert len(layout.coarse) <= 2 < len(layout.classes)
+
+
+# --- ragged lists ---------------------------------------------------------------------------------
+
+
+def test_lists_are_those_of_the_federation_at_any_room(federation):
+    layout = layout_of(federation, devices=len(jax.devices()))
+    lists = lists_on_device(federation, layout)
+    most = layout.classes[-1].positives, max(c.barred for c in layout.classes)
+    read = jax.jit(lambda u: (lists.positives(u, most[0]), lists.barred_items(u, most[1])))
+    for client in range(federation.num_clients):
+        expected = federation.train_items(client), federation.barred_items(client)
+        for (values, count), own in zip(read(client), expected, strict=True):
+            np.testing.assert_array_equal(values[:count], own)
+    for client in range(federation.num_clients, layout.padded + 2):
+        assert [count for _, count in read(client)] == [0, 0]  # nobody's lists are empty
+
+
+# --- blocks ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", [1, 3, 8, 40])
+def test_blocks_visit_the_chosen_clients_once(federation, block):
+    layout = layout_of(federation, block=block)
+    sizes = np.diff(federation.offsets)
+
+    def visit(size_class, clients, carry):
+        visits, room, blocks = carry
+        assert clients.shape == (block,)
+        return (
+            visits.at[clients].add(1, mode="drop"),
+            room.at[clients].set(size_class.positives, mode="drop"),
+            blocks + 1,
+        )
+
+    @jax.jit
+    def run(chosen):
+        nothing = jnp.zeros(layout.shard, int)
+        members = [jnp.asarray(c.members) for c in layout.classes]
+        carry = nothing, nothing, 0
+        return for_each_block(visit, carry, chosen, layout.classes, members, layout)
+
+    rng = np.random.default_rng(0)
+    for share in (0, 0.04, 0.5, 1):
+        chosen = rng.random(layout.shard) < share
+        visits, room, blocks = run(jnp.asarray(chosen))
+        np.testing.assert_array_equal(visits, chosen)
+        assert (np.asarray(room)[chosen] >= sizes[chosen]).all()
+        of_class = [chosen[c.members].sum() for c in layout.classes]
+        assert blocks == sum(-(-number // block) for number in of_class)
+
+
+def test_work_on_each_device_sees_its_own_clients(federation):
+    layout = layout_of(federation, devices=len(jax.devices()))
+    clients = jnp.arange(layout.padded)
+
+    def work(own, server, members):
+        assert own.shape == (layout.shard,)
+        assert members.shape[0] == 1
+        return own * server, members
+
+    members = jnp.asarray(layout.classes[0].members)
+    doubled, same = layout.on_each_device(work, clients, jnp.int32(2), members)
+    np.testing.assert_array_equal(doubled, 2 * np.arange(layout.padded))
+    np.testing.assert_array_equal(same, members)
