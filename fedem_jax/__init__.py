@@ -1,9 +1,9 @@
 """Federated recommendation, simulated: all clients stacked, one compiled program per round.
 
-    import fedem_jax as fj
+import fedem_jax as fj
 
-    result = fj.run(fj.preset(dataset="synthetic", rounds=20))
-    print(result.summary["headline"])
+result = fj.run(fj.preset(dataset="synthetic", rounds=20))
+print(result.summary["headline"])
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _HOME = {
 
 
 def __getattr__(name: str):
-    """Import what is asked for when it is asked for, so that `fedem --help` does not wait for JAX."""
+    """Import a name when it is asked for, so that `fedem --help` does not wait for JAX."""
     if name not in _HOME:
         raise AttributeError(f"module 'fedem_jax' has no attribute '{name}'")
     value = getattr(importlib.import_module(f"fedem_jax.{_HOME[name]}"), name)

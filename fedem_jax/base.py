@@ -32,10 +32,12 @@ class Info(NamedTuple):
 
 
 class Traffic(NamedTuple):
-    """Bytes that cross the wire in one round, over all clients: what `Upload` and `Download` hold."""
+    """Bytes that cross the wire in one round, over all clients."""
 
     up: int
+    """What the server receives: the method's `Upload`."""
     down: int
+    """What the clients receive: the method's `Download`, once for each client that is served."""
 
 
 class Algorithm(NamedTuple):
@@ -45,8 +47,10 @@ class Algorithm(NamedTuple):
     """`(key) -> state`."""
     round: Callable[..., tuple[State, Info]]
     """`(draws, state, hyper) -> (state, info)`: one communication round with these draws."""
-    score: Callable[..., Float[Array, "B K"]]
-    """`(state, clients [B], items [B K], hyper) -> logits`: each client with the model it would use."""
+    score: Callable[..., Float[Array, "B I"]]
+    """`(state, clients [B], hyper) -> logits of all items`, with the model each client would use."""
+    num_items: int
+    """I."""
     hyper: Any
     """The numbers of the configuration, as `round` and `score` take them."""
     traffic: Traffic

@@ -42,7 +42,7 @@ class Train:
     """Settings to start from, as found in a run directory; other flags override them. Without --out
     the run goes beside the one it repeats."""
     preset: Annotated[str, tyro.conf.arg(metavar="{auto,released,tuned}")]
-    """Settings to start from by name: released = the authors' program; tuned = chosen on validation;
+    """Settings to start from: released = the authors' program; tuned = chosen on validation;
     auto = tuned for the synthetic federation, released otherwise."""
     settings: tyro.conf.OmitArgPrefixes[Config]
 

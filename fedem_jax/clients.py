@@ -91,9 +91,7 @@ class Layout(NamedTuple):
         axis first (all arguments and results), and the whole of `server`."""
         own, whole = PartitionSpec(AXIS), PartitionSpec()
         specs = (own, whole) + (own,) * len(others)
-        mapped = jax.shard_map(
-            work, mesh=self.mesh, in_specs=specs, out_specs=own, check_vma=False
-        )
+        mapped = jax.shard_map(work, mesh=self.mesh, in_specs=specs, out_specs=own, check_vma=False)
         return mapped(clients, server, *others)
 
 
@@ -175,13 +173,13 @@ def lists_on_device(federation: Federation, layout: Layout) -> Lists:
     def flat(values: np.ndarray) -> np.ndarray:
         return np.pad(values, (0, room)).astype(np.int32)
 
-    lists = Lists(
+    lists = (
         offsets(federation.offsets),
         flat(federation.items),
         offsets(federation.barred_offsets),
         flat(federation.barred),
     )
-    return jax.device_put(lists, layout.replicated())
+    return Lists(*jax.device_put(lists, layout.replicated()))
 
 
 def for_each_block(
@@ -194,9 +192,9 @@ def for_each_block(
 ) -> Carry:
     """Fold `work(size_class, clients, carry)` over blocks of the chosen clients of one device.
 
-    `members` are those of the classes on this device. `clients` counts from the device's first one; places that no client fills hold `shard`, one
-    past the last, so that reads are clipped and writes dropped. Only as many blocks run as the
-    chosen clients need.
+    `members` are those of the classes on this device. `clients` counts from the device's first one;
+    places that no client fills hold `shard`, one past the last, so that reads are clipped and writes
+    dropped. Only as many blocks run as the chosen clients need.
     """
     padded = jnp.concatenate([chosen, jnp.zeros(1, bool)])
     for size_class, (candidates,) in zip(classes, members, strict=True):

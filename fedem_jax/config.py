@@ -7,10 +7,10 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args, get_type_hints
 
 from fedem_jax.errors import UserError
-from fedem_jax.protocol import PROTOCOLS, nearest
+from fedem_jax.protocol import PROTOCOLS, SWITCHES, Protocol, nearest, preset
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ class Config:
     init_scale: float = 1.0
     """Standard deviation of the initial item table and user vector."""
     bce: Literal["logit", "probability"] = "probability"
-    """Gradient of the loss: `probability` = vanishes at saturation, as released; `logit` = stable."""
+    """Loss: `probability` = with a gradient that vanishes at saturation, as released; `logit` =
+    stable."""
 
     # aggregation and merging
     aggregation: Literal["both", "avg", "sim"] = "both"
@@ -76,7 +77,27 @@ class Config:
 
     # evaluation
     top_k: int = 10
-    """Length of the recommended list, K of HR@K and NDCG@K."""
+    """Length of the recommended list that rounds are chosen by, K of HR@K and NDCG@K."""
+    per_client: bool = False
+    """Keep every client's ranks at the best validation round, in per_client.parquet."""
+
+    # single switches of the protocol; empty or 0: as the protocol has it
+    negative_pool: Literal["", "unseen", "untrained"] = ""
+    """Training negatives: items never interacted with (leaks), or all outside the training set."""
+    candidates: Literal["", "shared", "split"] = ""
+    """Validation and test rank against the same sampled items, or against disjoint ones."""
+    selection: Literal["", "validation", "test", "last"] = ""
+    """The round whose test value the protocol reports."""
+    ties: Literal["", "pessimistic", "average"] = ""
+    """Equal scores: all ahead of the held-out item, or half of them."""
+    scale: Literal["", "logit", "probability"] = ""
+    """What is ranked: logits, or float32 probabilities, which tie once they saturate."""
+    repeats: Literal["", "keep", "collapse"] = ""
+    """Repeated (user, item) rows: kept, or only the first in time."""
+    num_candidates: int = 0
+    """Sampled items that a held-out item is ranked against."""
+    min_interactions: int = 0
+    """Users with fewer interactions are dropped."""
 
     # where and how the data are read
     data_dir: str = ""
@@ -87,7 +108,8 @@ class Config:
     separator: str = ""
     """Own file: column separator; empty: comma for .csv, tab for .tsv."""
     header: Literal["auto", "yes", "no"] = "auto"
-    """Own file: whether the first line names the columns; auto: it does if its rating or timestamp is no number."""
+    """Own file: whether the first line names the columns; auto: it does if its rating or timestamp
+    is no number."""
 
     # how the work is cut; changes speed and memory, never the result
     block_size: int = 0
@@ -115,9 +137,10 @@ class Config:
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise UserError(f"{name}: {value} is out of range; give a number of at least 0.")
-        for name, known in _CHOICES.items():
-            if getattr(self, name) not in known:
-                hint = nearest(str(getattr(self, name)), known)
+        for name, kind in get_type_hints(type(self)).items():
+            known = [choice for choice in get_args(kind) if isinstance(choice, str)]
+            if known and getattr(self, name) not in known:
+                hint = nearest(str(getattr(self, name)), [choice for choice in known if choice])
                 raise UserError(f"{name}: '{getattr(self, name)}' is unknown; {hint}.")
         if any(width < 1 for width in self.adapter_widths):
             raise UserError(f"adapter_widths: {self.adapter_widths} holds a width below 1.")
@@ -132,11 +155,16 @@ class Config:
             if not 0 <= share <= 1:
                 raise UserError(f"merging: {self.merging} is no weight; give one in [0, 1].")
 
+    def rules(self) -> Protocol:
+        """The protocol with the single switches that are set."""
+        switches = {name: getattr(self, name) for name in SWITCHES}
+        return preset(self.protocol, **{name: value for name, value in switches.items() if value})
+
     def run_directory(self) -> Path:
         """Where the run's files go: `out`, or a name made of data set, method, protocol, seed."""
         if self.out:
             return Path(self.out)
-        stem = Path(self.dataset).stem if Path(self.dataset).suffix else self.dataset
+        stem = Path(self.dataset).stem or "data"
         return Path("results") / f"{stem}-{self.method}-{self.protocol}-seed{self.seed}"
 
     def save(self, path: Path) -> None:
@@ -180,11 +208,6 @@ MERGINGS = ("per-batch", "once", "replace", "none")
 
 _LEAST = {
     "rounds": 1, "seed": 0, "eval_every": 1, "dim": 1, "local_epochs": 1, "batch_size": 1,
-    "num_negative": 1, "top_k": 1, "block_size": 0, "size_classes": 1,
+    "num_negative": 1, "top_k": 1, "block_size": 0, "size_classes": 1, "num_candidates": 0,
+    "min_interactions": 0,
 }  # fmt: skip
-_CHOICES = {
-    "bce": ["logit", "probability"],
-    "aggregation": ["both", "avg", "sim"],
-    "similarity": ["l2", "cos"],
-    "header": ["auto", "yes", "no"],
-}

@@ -46,9 +46,7 @@ class Draws(Protocol):
         """Distinct participants whose tables are aggregated."""
         ...
 
-    def signs(
-        self, axes: Float[Array, "A D"], scores: Float[Array, "A I"]
-    ) -> Float[Array, " A"]:
+    def signs(self, axes: Float[Array, "A D"], scores: Float[Array, "A I"]) -> Float[Array, " A"]:
         """+1 or -1 for each principal axis, whose direction the eigenproblem leaves open."""
         ...
 
@@ -97,9 +95,7 @@ class Fresh(NamedTuple):
     def aggregated(self, participants: Int[Array, " P"]) -> Int[Array, " A"]:
         return jax.random.permutation(self.key_aggregated, participants)[: self.num_aggregated]
 
-    def signs(
-        self, axes: Float[Array, "A D"], scores: Float[Array, "A I"]
-    ) -> Float[Array, " A"]:
+    def signs(self, axes: Float[Array, "A D"], scores: Float[Array, "A I"]) -> Float[Array, " A"]:
         """Every axis points to where its largest component, in absolute value, is positive."""
         largest = jnp.argmax(jnp.abs(axes), axis=1)
         return jnp.sign(jnp.take_along_axis(axes, largest[:, None], axis=1)[:, 0])
@@ -168,5 +164,3 @@ def shuffled(
         mixed = (mixed ^ (mixed >> 15)) * jnp.uint32(0xC2B2AE35)
         here = jnp.where(mixed >> 31 == 1, there, here)
     return here.astype(position.dtype)
-
-

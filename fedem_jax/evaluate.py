@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from fedem_jax.base import Algorithm, State
-from fedem_jax.clients import Layout
+from fedem_jax.clients import AXIS, Layout, Lists
 
 
 class HeldOut(NamedTuple):
@@ -19,53 +19,88 @@ class HeldOut(NamedTuple):
     val_item: Int[Array, " C"]
     test_item: Int[Array, " C"]
     val_candidates: Int[Array, "C K"]
-    test_candidates: Int[Array, "C K"] | None
-    """None: the same as for validation."""
+    test_candidates: Int[Array, "C K"]
 
 
 class Ranks(NamedTuple):
-    """Rank of each client's held-out item among its candidates, from 1."""
+    """Rank of each client's held-out item, from 1."""
 
     val: Float[Array, " C"]
+    """Validation item among its sampled candidates."""
     test: Float[Array, " C"]
+    """Test item among its sampled candidates."""
+    val_full: Float[Array, " C"]
+    """Validation item among all items but the client's training items."""
+    test_full: Float[Array, " C"]
+    """Test item among all items but the client's training items and its validation item."""
     finite: Bool[Array, " C"]
     """False where a score was NaN or infinite: the ranks of that client mean nothing."""
 
 
+class Ranking(NamedTuple):
+    """How scores become ranks."""
+
+    ties: str
+    """Equal scores count in full (`pessimistic`) or by half (`average`)."""
+    scale: str
+    """`logit`, or `probability`: float32, where large logits tie at 1 (released programs)."""
+
+
 def rank(
-    held_out: Float[Array, "*C"], candidates: Float[Array, "*C K"], ties: str
+    held_out: Float[Array, "*C"], others: Float[Array, "*C K"], ties: str
 ) -> Float[Array, "*C"]:
-    """1 + number of candidates that score higher; equal ones count in full (`pessimistic`) or by
-    half (`average`). Scores must be finite."""
-    higher = jnp.sum(candidates > held_out[..., None], axis=-1)
-    equal = jnp.sum(candidates == held_out[..., None], axis=-1)
+    """1 + number of `others` that score higher; equal ones count in full (`pessimistic`) or by half
+    (`average`). Scores must not be NaN; -inf leaves an item out."""
+    higher = jnp.sum(others > held_out[..., None], axis=-1)
+    equal = jnp.sum(others == held_out[..., None], axis=-1)
     return 1.0 + higher + (equal if ties == "pessimistic" else 0.5 * equal)
 
 
-def rank_all(
-    algorithm: Algorithm, layout: Layout, state: State, held_out: HeldOut, hyper: Any,
-    *, ties: str, scale: str,
-) -> Ranks:  # fmt: skip
-    """Ranks of all clients, block after block, every device its own clients.
+def rank_one(
+    scores: Float[Array, " I"], asked: HeldOut, known: Int[Array, " n"], ranking: Ranking
+) -> Ranks:
+    """Ranks of one client.
 
-    `scale` says what is compared: `logit`, or `probability`, float32 as in the released programs,
-    where large logits tie at 1.
+    Args:
+        scores: logits of all items.
+        asked: what this client is asked; without the client axis.
+        known: its training items; places that are not in use hold I.
+        ranking: how scores become ranks.
     """
-    num_candidates = held_out.val_candidates.shape[1]
+    finite = jnp.isfinite(scores).all()
+    if ranking.scale == "probability":
+        scores = jax.nn.sigmoid(scores)
+    val, test = scores[asked.val_item], scores[asked.test_item]
+    unknown = scores.at[known].set(-jnp.inf, mode="drop").at[asked.val_item].set(-jnp.inf)
+    return Ranks(
+        val=rank(val, scores[asked.val_candidates], ranking.ties),
+        test=rank(test, scores[asked.test_candidates], ranking.ties),
+        val_full=rank(val, unknown, ranking.ties),
+        test_full=rank(test, unknown.at[asked.test_item].set(-jnp.inf), ranking.ties),
+        finite=finite,
+    )
+
+
+def rank_all(
+    algorithm: Algorithm, layout: Layout, state: State, lists: Lists, held_out: HeldOut,
+    hyper: Any, ranking: Ranking,
+) -> Ranks:  # fmt: skip
+    """Ranks of all clients, block after block, every device its own clients."""
+    capacity = max(size.positives for size in layout.classes)
+    num_items = algorithm.num_items
 
     def on_device(clients, server, held_out):
+        first = lax.axis_index(AXIS) * layout.shard
+
+        def known(id):
+            items, count = lists.positives(first + id, capacity)
+            return jnp.where(jnp.arange(capacity) < count, items, num_items)
+
         def block(ids):
-            mine = jax.tree.map(lambda leaf: leaf[ids], held_out)
-            asked = [mine.val_item[:, None], mine.test_item[:, None], mine.val_candidates]
-            if held_out.test_candidates is not None:
-                asked.append(mine.test_candidates)
-            scores = algorithm.score(
-                State(clients, server), ids, jnp.concatenate(asked, axis=1), hyper
-            )
-            finite = jnp.isfinite(scores).all(axis=1)
-            scores = jax.nn.sigmoid(scores) if scale == "probability" else scores
-            val, test = scores[:, 2 : 2 + num_candidates], scores[:, -num_candidates:]
-            return Ranks(rank(scores[:, 0], val, ties), rank(scores[:, 1], test, ties), finite)
+            scores = algorithm.score(State(clients, server), ids, hyper)
+            asked = jax.tree.map(lambda leaf: leaf[ids], held_out)
+            one = jax.vmap(lambda *args: rank_one(*args, ranking))
+            return one(scores, asked, jax.vmap(known)(ids))
 
         num_blocks = -(-layout.shard // layout.block)
         ids = jnp.arange(num_blocks * layout.block, dtype=jnp.int32)

@@ -1,12 +1,14 @@
-"""Local training: what one client does with its samples of a round. Written for one client.
+"""Local training: what one client does with its samples of a round, and all clients doing it.
 
-The caller maps over a block of clients and names the mapped axis `BLOCK`; a client that has fewer
-batches than its neighbours, or that stopped early, is left exactly as it was.
+What one client does is written without a client axis. `train_clients` maps it over a block of
+clients and names the mapped axis `BLOCK`; a client that has fewer batches than its neighbours, or
+that stopped early, is left exactly as it was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -15,7 +17,8 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from fedem_jax.clients import BLOCK, SizeClass
+from fedem_jax.base import Info, State
+from fedem_jax.clients import AXIS, BLOCK, Layout, SizeClass, for_each_block
 from fedem_jax.draws import Draws
 
 Carry = TypeVar("Carry")
@@ -185,3 +188,83 @@ def fit_embedding(
     start = (params, optimiser.init(params))
     ((private, columns), _), trained = run_epochs(step, start, session)
     return private, columns.T, trained
+
+
+class Change(NamedTuple):
+    """What a round changed at one client."""
+
+    own: dict[str, Any]
+    """New values of whole fields of the clients' state, such as the private parameters."""
+    rows: Int[Array, " M"]
+    """Items of the changed rows of its table, the field `items`; I: none."""
+    table: Float[Array, "M D"]
+    """Those rows."""
+    trained: Trained
+
+
+class Phase(NamedTuple):
+    """Something that some of the participants do in a round."""
+
+    client_round: Callable[[Session, Any, Any, Array], Change]
+    """`(session, clients, server, id) -> change` of the client at place `id` of `clients`."""
+    chosen: Callable[[Any], Bool[Array, " C"]]
+    """`(clients) -> mask` of those that do it."""
+    classes: Sequence[SizeClass]
+    """Size classes that they are sorted into."""
+
+
+def train_clients(
+    phases: Sequence[Phase],
+    layout: Layout,
+    draws: Draws,
+    rule: Rule,
+    num_items: int,
+    state: State,
+    participants: Int[Array, " P"],
+) -> tuple[Any, Info]:
+    """All participants, phase after phase, block after block, every device its own clients."""
+    takes_part = jnp.zeros(layout.padded, bool).at[participants].set(True)
+
+    def on_device(clients, server, takes_part, members):
+        first = lax.axis_index(AXIS) * layout.shard
+
+        def block(client_round, size: SizeClass, ids, carry):
+            clients, info = carry
+
+            def one(id):
+                client = jnp.where(id < layout.shard, first + id, layout.padded)
+                session = open_session(draws, client, size, num_items, rule)
+                return client_round(session, clients, server, id)
+
+            new = jax.vmap(one, axis_name=BLOCK)(ids)
+            return written(clients, ids, new), Info(
+                loss=info.loss.at[ids].set(new.trained.loss, mode="drop"),
+                epochs=info.epochs.at[ids].set(new.trained.epochs, mode="drop"),
+            )
+
+        chosen = [takes_part & phase.chosen(clients) for phase in phases]
+        idle = Info(jnp.full(layout.shard, jnp.nan), jnp.zeros(layout.shard, jnp.int32))
+        carry = (clients, idle)
+        for phase, mask, of_device in zip(phases, chosen, members, strict=True):
+            work = partial(block, phase.client_round)
+            carry = for_each_block(work, carry, mask, phase.classes, of_device, layout)
+        return carry
+
+    members = [[jnp.asarray(size.members) for size in phase.classes] for phase in phases]
+    return layout.on_each_device(on_device, state.clients, state.server, takes_part, members)
+
+
+def written(clients: Any, ids: Int[Array, " B"], new: Change) -> Any:
+    """The clients with the changes of a block; ids one past the last are dropped."""
+
+    def put(old, value):
+        return old.at[ids].set(value, mode="drop")
+
+    own = {name: jax.tree.map(put, getattr(clients, name), new.own[name]) for name in new.own}
+    items = clients.items.at[ids[:, None], new.rows].set(new.table, mode="drop")
+    return clients._replace(items=items, **own)
+
+
+def tree_at(tree: Any, index: Array) -> Any:
+    """One client's part, or several clients', of arrays that have the client axis first."""
+    return jax.tree.map(lambda leaf: leaf[index], tree)

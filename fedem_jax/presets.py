@@ -26,7 +26,9 @@ TUNED: dict[tuple[str, str], dict[str, Any]] = {
 PRESETS = ("auto", "released", "tuned")
 
 
-def preset(name: str = "auto", *, dataset: str = "synthetic", method: str = "fedem", **settings):
+def preset(
+    name: str = "auto", *, dataset: str = "synthetic", method: str = "fedem", **settings: Any
+) -> Config:
     """A configuration that starts from a preset; `settings` replace single values.
 
     Args:
@@ -49,4 +51,5 @@ def preset(name: str = "auto", *, dataset: str = "synthetic", method: str = "fed
                 f"preset: {method} on {dataset} has no tuned settings; there are some for {known}."
             )
         values = TUNED[method, dataset]
-    return Config(**{"dataset": dataset, "method": method} | values | settings)
+    chosen: dict[str, Any] = {"dataset": dataset, "method": method} | values | settings
+    return Config(**chosen)

@@ -82,6 +82,10 @@ def nearest(name: str, known: list[str]) -> str:
     return f"{hint}known: {', '.join(known)}"
 
 
+SWITCHES = tuple(field.name for field in dataclasses.fields(Protocol) if field.name != "name")
+"""The choices that make up a protocol."""
+
+
 def preset(name: str, **switches) -> Protocol:
     """The preset `name`, with single switches replaced; it is then named `<name>*`.
 

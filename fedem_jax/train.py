@@ -26,7 +26,7 @@ from fedem_jax.data.federation import Federation
 from fedem_jax.data.sources import load
 from fedem_jax.draws import Draws, Fresh
 from fedem_jax.errors import UserError
-from fedem_jax.evaluate import HeldOut, Ranks, rank_all
+from fedem_jax.evaluate import HeldOut, Ranking, Ranks, rank_all
 from fedem_jax.methods import METHODS
 from fedem_jax.methods.fedem import round_sizes
 from fedem_jax.metrics import summarise
@@ -85,7 +85,7 @@ def run(
     if federation is None:
         federation = load(
             config.dataset,
-            config.protocol,
+            config.rules(),
             config.seed,
             data_dir=config.data_dir,
             columns=config.columns,
@@ -137,9 +137,7 @@ class Trial:
         UserError: a client leaves fewer items to draw from than a positive has negatives.
     """
 
-    def __init__(
-        self, config: Config, federation: Federation, devices: Sequence[jax.Device] = ()
-    ):
+    def __init__(self, config: Config, federation: Federation, devices: Sequence[jax.Device] = ()):
         check_pool(config, federation)
         devices = (devices or jax.devices())[: federation.num_clients]
         per_positive, num_items = 1 + config.num_negative, federation.num_items
@@ -191,10 +189,8 @@ class Trial:
             return self.algorithm.round(self.draws(key, number, lists), state, hyper)
 
         state, info = lax.scan(one, state, start + jnp.arange(length, dtype=jnp.int32))
-        rules = self.federation.protocol
-        ranks = rank_all(
-            self.algorithm, self.layout, state, held_out, hyper, ties=rules.ties, scale=rules.scale
-        )
+        ranking = Ranking(self.federation.protocol.ties, self.federation.protocol.scale)
+        ranks = rank_all(self.algorithm, self.layout, state, lists, held_out, hyper, ranking)
         return Segment(state, info, ranks)
 
     def record(self, round: int, info: Info, ranks: Ranks) -> dict[str, Any]:
@@ -221,6 +217,8 @@ class Trial:
             "epochs": float(epochs[trained].mean()),
             "val": summarise(np.asarray(ranks.val)[:number], k),
             "test": summarise(np.asarray(ranks.test)[:number], k),
+            "val_full": summarise(np.asarray(ranks.val_full)[:number], k),
+            "test_full": summarise(np.asarray(ranks.test_full)[:number], k),
             "bytes_up": self.algorithm.traffic.up,
             "bytes_down": self.algorithm.traffic.down,
             "protocol": self.federation.protocol.name,
@@ -266,21 +264,16 @@ def default_block(device: jax.Device) -> int:
     return 1 if device.platform == "cpu" else 256
 
 
-def padded(values: np.ndarray, layout: Layout) -> np.ndarray:
+def padded(values: np.ndarray, layout: Layout) -> Array:
     """The client axis filled up with zeros to a multiple of the number of devices."""
     room = [(0, layout.padded - layout.number)] + [(0, 0)] * (values.ndim - 1)
-    return np.pad(values, room).astype(np.int32)
+    return jnp.asarray(np.pad(values, room).astype(np.int32))
 
 
 def held_out(federation: Federation, layout: Layout) -> HeldOut:
-    """Held-out items and candidates on the device; a shared list of candidates is held once."""
-    test_candidates = federation.test_candidates
-    if np.array_equal(test_candidates, federation.val_candidates):
-        test_candidates = None
-    asked = HeldOut(
-        federation.val_item, federation.test_item, federation.val_candidates, test_candidates
-    )
-    return jax.device_put(jax.tree.map(lambda x: padded(x, layout), asked), layout.sharded())
+    """Held-out items and candidates on the device."""
+    asked = [padded(getattr(federation, name), layout) for name in HeldOut._fields]
+    return HeldOut(*jax.device_put(asked, layout.sharded()))
 
 
 def check_pool(config: Config, federation: Federation) -> None:

@@ -13,12 +13,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,7 +38,7 @@ from fedem_jax.metrics import summarise
 from fedem_jax.models.adapter import Adapter
 from fedem_jax.protocol import PROTOCOLS
 from fedem_jax.similarity import SIMILARITIES, principal_axes, principal_scores, rounded_up
-from fedem_jax.train import Trial, padded
+from fedem_jax.train import Trial
 
 Trace = dict[str, np.ndarray]
 
@@ -166,6 +165,7 @@ def state_before(trace: Trace, number: int, trial: Trial) -> State:
     clients = trial.layout.number
     served = trace["had_server_model"][number]
     if number == 0:
+
         def everybody(x):
             return jnp.broadcast_to(x, (clients, *x.shape))
 
@@ -187,9 +187,7 @@ def state_before(trace: Trace, number: int, trial: Trial) -> State:
     state = State(Clients({"user": user}, jnp.asarray(items), theta, slot), Download(tables))
     shardings = State(trial.layout.sharded(), trial.layout.replicated())
     fill = partial(padded_leaf, room=trial.layout.padded - clients)
-    return jax.device_put(
-        State(jax.tree.map(fill, state.clients), state.server), shardings
-    )
+    return jax.device_put(State(jax.tree.map(fill, state.clients), state.server), shardings)
 
 
 def padded_leaf(leaf, room: int):
@@ -226,8 +224,7 @@ def compare_units(trace: Trace) -> Iterator[Row]:
     if "bce_logit" not in trace:
         return
     logit, label = jnp.asarray(trace["bce_logit"]), jnp.asarray(trace["bce_label"])
-    # XLA's sigmoid is 0 from -87.34 down, torch's from -88.72; losses reach 100, and digits are lost
-    # where p is denormal
+    # XLA's sigmoid is 0 from -87.34 down, torch's from -88.72
     normal = trace["bce_logit"] > -87.3
     loss = np.asarray(probability_bce(logit, label))[normal]
     yield within("loss", 0, loss, trace["bce_loss"][normal], 1e-5)
@@ -298,7 +295,9 @@ def compare_round(trace: Trace, trial: Replay, number: int) -> Iterator[Row]:
     yield from spread("item tables", number, gap, mean=2e-5, share=0.995, most=2e-2)
     start = trace["item_table_start"][number, trained]
     still = [np.setdiff1d(np.arange(a.shape[0]), rows) for a, _, rows in pairs]
-    gap = [np.abs(a[s] - b[s]).max(initial=0) for a, b, s in zip(ours.items, start, still, strict=True)]
+    gap = [
+        np.abs(a[s] - b[s]).max(initial=0) for a, b, s in zip(ours.items, start, still, strict=True)
+    ]
     yield Row("untouched rows", number, float(max(gap)), 2e-6)
     if len(merging):
         where = np.isin(trained, merging)
@@ -324,17 +323,15 @@ def compare_scores(trace: Trace, trial: Replay, number: int) -> Iterator[Row]:
     config, clients = trial.config, trial.layout.number
     if number + 1 < config.rounds:
         state = state_before(trace, number + 1, trial)
-        negatives = trace["eval_negatives"]
-        items = np.concatenate(
-            [trace["val_item"][:, None], trace["test_item"][:, None], negatives], axis=1
-        )
-        score = jax.jit(trial.algorithm.score)
-        logits = score(state, jnp.arange(clients), jnp.asarray(items), trial.algorithm.hyper)
-        parts = ("val_logit", "test_logit", "neg_logit")
-        for part, ours in zip(parts, (logits[:, 0], logits[:, 1], logits[:, 2:]), strict=True):
-            yield within(f"{part}s", number, ours, trace[part][number], 3e-5)
-            ours, theirs = jax.nn.sigmoid(ours), trace[part.replace("logit", "score")][number]
-            yield within(f"{part}s as scores", number, ours, theirs, 1e-5)
+        everybody = jnp.arange(clients)
+        logits = np.asarray(jax.jit(trial.algorithm.score)(state, everybody, trial.algorithm.hyper))
+        asked = {"val": trace["val_item"][:, None], "test": trace["test_item"][:, None]}
+        for part, items in (asked | {"neg": trace["eval_negatives"]}).items():
+            ours = np.take_along_axis(logits, items.astype(int), axis=1)
+            theirs = trace[f"{part}_logit"][number].reshape(ours.shape)
+            yield within(f"{part} logits", number, ours, theirs, 3e-5)
+            theirs = trace[f"{part}_score"][number].reshape(ours.shape)
+            yield within(f"{part} scores", number, jax.nn.sigmoid(ours), theirs, 1e-5)
     for part in ("val", "test"):
         ours = rank(trace[f"{part}_score"][number], trace["neg_score"][number], "pessimistic")
         yield exact(f"{part} ranks of recorded scores", number, ours, trace[f"{part}_rank"][number])

@@ -18,8 +18,7 @@ from fedem_jax.data.interactions import Interactions
 from fedem_jax.data.split import split
 from fedem_jax.data.synthetic import synthetic
 from fedem_jax.errors import UserError
-from fedem_jax.protocol import Protocol, nearest
-from fedem_jax.protocol import preset
+from fedem_jax.protocol import Protocol, nearest, preset
 
 MAX_BYTES = 100 * 2**20
 """Largest archive or file that a download may bring; the largest known one has 24 MB."""

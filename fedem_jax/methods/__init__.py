@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from fedem_jax.methods.fedem import fedem
+from fedem_jax.methods.local_only import local_only
 
-METHODS = {"fedem": fedem}
+METHODS = {"fedem": fedem, "local-only": local_only}

@@ -21,10 +21,10 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from fedem_jax.aggregate import aggregated, aggregation_weights, sample_shares
 from fedem_jax.base import Algorithm, Info, State, Traffic
-from fedem_jax.clients import AXIS, BLOCK, Layout, for_each_block
+from fedem_jax.clients import Layout
 from fedem_jax.config import Config
 from fedem_jax.draws import Draws
-from fedem_jax.local import Rule, Trained, fit_embedding, open_session
+from fedem_jax.local import Change, Phase, Rule, fit_embedding, train_clients, tree_at
 from fedem_jax.losses import LOSSES
 from fedem_jax.merge import fit_adapter, fit_elastic, merged
 from fedem_jax.models.adapter import Adapter
@@ -81,19 +81,6 @@ class Download(NamedTuple):
     items: Float[Array, "R I D"]
 
 
-class Change(NamedTuple):
-    """What a round changed at one client."""
-
-    private: Any
-    rows: Int[Array, " M"]
-    """Items of the changed rows of its table; I: none."""
-    table: Float[Array, "M D"]
-    """Those rows."""
-    adapter: Any
-    """None: as it was."""
-    trained: Trained
-
-
 NOT_SERVED = -1
 """Slot of a client that waits for no table."""
 
@@ -112,14 +99,17 @@ def fedem(config: Config, num_items: int, layout: Layout, samples: Int[Array, " 
     _, num_served = round_sizes(config, layout.number)
     num_tables = 1 if config.aggregation == "avg" else num_served
 
+    def logits(private, rows) -> Float[Array, "*M"]:
+        return jnp.asarray(backbone.apply({"params": private}, rows))
+
     def objective(private, rows, labels, weights):
         """Binary cross-entropy of the backbone's scores, weighted sum over the rows."""
-        return jnp.sum(weights * loss(backbone.apply({"params": private}, rows), labels))
+        return jnp.sum(weights * loss(logits(private, rows), labels))
 
     def weigh(theta, local, aggregated, rho) -> Float[Array, "*M"]:
         """rho: the share of the aggregated row, item by item."""
         if config.merging in ("per-batch", "once"):
-            return adapter.apply({"params": theta}, local, aggregated)
+            return jnp.asarray(adapter.apply({"params": theta}, local, aggregated))
         return jnp.full(local.shape[:-1], rho)
 
     def init(key: Key[Array, ""]) -> State:
@@ -134,7 +124,7 @@ def fedem(config: Config, num_items: int, layout: Layout, samples: Int[Array, " 
 
     def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
         participants = draws.participants()
-        clients, info = train_clients(draws, state, participants, hyper)
+        clients, info = train(draws, state, participants, hyper)
         chosen = draws.aggregated(participants)
         upload = Upload(items=clients.items[chosen], samples=jnp.asarray(samples)[chosen])
         download = serve(draws, upload, hyper)
@@ -142,21 +132,37 @@ def fedem(config: Config, num_items: int, layout: Layout, samples: Int[Array, " 
         slot = jnp.full(layout.padded, NOT_SERVED, jnp.int32).at[chosen].set(table)
         return State(clients._replace(slot=slot), download), info
 
-    def train(session, clients: Clients, download, id, hyper: Hyper) -> Change:
+    def train(draws: Draws, state: State, participants, hyper: Hyper) -> tuple[Clients, Info]:
+        """Clients in parallel: those that were served merge first, then everybody trains."""
+        rule = Rule(config.batch_size, config.local_epochs, hyper.threshold)
+        phases = [
+            Phase(partial(train_own, hyper), lambda c: ~merges(c.slot), layout.classes),
+            Phase(partial(merge_and_train, hyper), lambda c: merges(c.slot), layout.coarse),
+        ]
+        if config.merging == "none":
+            phases = phases[:1]
+        return train_clients(phases, layout, draws, rule, num_items, state, participants)
+
+    def merges(slot: Int[Array, "*C"]) -> Bool[Array, "*C"]:
+        """Who was served; nobody merges where the method never downloads."""
+        return (slot != NOT_SERVED) & (config.merging != "none")
+
+    def train_own(hyper: Hyper, session, clients: Clients, _, id) -> Change:
         """A client that was not served: local epochs on its own table."""
         private, rows = tree_at(clients.private, id), session.rows
         private, table, trained = fit_embedding(
             objective, private, clients.items[id, rows], session, hyper.lr_embedding
         )
-        return Change(private, rows, table, None, trained)
+        return Change({"private": private}, rows, table, trained)
 
-    def merge_and_train(session, clients: Clients, download, id, hyper: Hyper) -> Change:
+    def merge_and_train(hyper: Hyper, session, clients: Clients, download, id) -> Change:
         """A client that was served: elastic merging, then local epochs."""
         private, table, theta, slot = tree_at(clients, id)
         target, rows, rho = download.items[slot], session.rows, partial(weigh, rho=hyper.rho)
-        known = (private, table[rows], target[rows])
         if config.merging == "once":
-            theta = fit_adapter(objective, rho, theta, *known, session, hyper.lr_adapter)
+            theta = fit_adapter(
+                objective, rho, theta, private, table[rows], target[rows], session, hyper.lr_adapter
+            )
         table = merged(table, target, rho(theta, table, target))
         if config.merging == "per-batch":
             theta, private, new_rows, trained = fit_elastic(
@@ -167,8 +173,8 @@ def fedem(config: Config, num_items: int, layout: Layout, samples: Int[Array, " 
             private, new_rows, trained = fit_embedding(
                 objective, private, table[rows], session, hyper.lr_embedding
             )
-        table = table.at[rows].set(new_rows, mode="drop")
-        return Change(private, jnp.arange(num_items, dtype=jnp.int32), table, theta, trained)
+        table, every = table.at[rows].set(new_rows, mode="drop"), jnp.arange(num_items)
+        return Change({"private": private, "adapter": theta}, every, table, trained)
 
     def serve(draws: Draws, upload: Upload, hyper: Hyper) -> Download:
         """The server's step, on nothing but the uploads."""
@@ -181,87 +187,25 @@ def fedem(config: Config, num_items: int, layout: Layout, samples: Int[Array, " 
         weights = aggregation_weights(config.aggregation, shares, alike, hyper.alpha)
         return Download(aggregated(weights, upload.items))
 
-    def score(state: State, ids: Array, items: Array, hyper: Hyper) -> Float[Array, "B K"]:
-        """Logits of each client with the model it would use: merged, if it was just served."""
+    def score(state: State, ids: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
+        """Logits of all items, with the model each client would use: merged, if just served."""
         clients, download = state
-        private, theta, slot = tree_at((clients.private, clients.adapter, clients.slot), ids)
-        rows = clients.items[ids[:, None], items]
+        private, rows, theta, slot = tree_at(clients, ids)
 
         def merge(rows):
-            target = download.items[slot[:, None], items]
+            target = download.items[slot]
             rho = jax.vmap(partial(weigh, rho=hyper.rho))(theta, rows, target)
-            return jnp.where(served(slot)[:, None, None], merged(rows, target, rho), rows)
+            return jnp.where(merges(slot)[:, None, None], merged(rows, target, rho), rows)
 
-        rows = lax.cond(jnp.any(served(slot)), merge, lambda rows: rows, rows)
-        return jax.vmap(lambda p, q: backbone.apply({"params": p}, q))(private, rows)
-
-    def served(slot: Int[Array, "*C"]) -> Bool[Array, "*C"]:
-        """Who merges; nobody does where the method never downloads."""
-        return (slot != NOT_SERVED) & (config.merging != "none")
-
-    def train_clients(draws, state, participants, hyper) -> tuple[Clients, Info]:
-        """All participants, block after block, every device its own clients."""
-        takes_part = jnp.zeros(layout.padded, bool).at[participants].set(True)
-        rule = Rule(config.batch_size, config.local_epochs, hyper.threshold)
-
-        def on_device(clients: Clients, download, takes_part, members) -> tuple[Clients, Info]:
-            first = lax.axis_index(AXIS) * layout.shard
-
-            def block(client_round, size, ids, carry):
-                clients, info = carry
-
-                def one(id):
-                    client = jnp.where(id < layout.shard, first + id, layout.padded)
-                    session = open_session(draws, client, size, num_items, rule)
-                    return client_round(session, clients, download, id, hyper)
-
-                new = jax.vmap(one, axis_name=BLOCK)(ids)
-                return written(clients, ids, new), Info(
-                    loss=info.loss.at[ids].set(new.trained.loss, mode="drop"),
-                    epochs=info.epochs.at[ids].set(new.trained.epochs, mode="drop"),
-                )
-
-            merges, loss = served(clients.slot), jnp.full(layout.shard, jnp.nan)
-            carry = (clients, Info(loss, epochs=jnp.zeros(layout.shard, jnp.int32)))
-            work, chosen = partial(block, train), takes_part & ~merges
-            carry = for_each_block(work, carry, chosen, layout.classes, members[0], layout)
-            if config.merging == "none":
-                return carry
-            work, chosen = partial(block, merge_and_train), takes_part & merges
-            return for_each_block(work, carry, chosen, layout.coarse, members[1], layout)
-
-        members = [
-            [jnp.asarray(size.members) for size in classes]
-            for classes in (layout.classes, layout.coarse)
-        ]
-        return layout.on_each_device(on_device, state.clients, state.server, takes_part, members)
+        rows = lax.cond(jnp.any(merges(slot)), merge, lambda rows: rows, rows)
+        return jax.vmap(logits)(private, rows)
 
     tables = 4 * num_items * config.dim
     traffic = Traffic(up=num_served * (tables + 4), down=num_served * tables)
-    return Algorithm(init, round, score, Hyper.of(config), traffic)
+    return Algorithm(init, round, score, num_items, Hyper.of(config), traffic)
 
 
 def round_sizes(config: Config, num_clients: int) -> tuple[int, int]:
     """Clients that train in a round, and those of them that are aggregated; at least one each."""
     participants = max(1, int(num_clients * config.client_fraction))
     return participants, max(1, int(participants * config.aggregation_fraction))
-
-
-def tree_at(tree: Any, index: Array) -> Any:
-    """One client's part, or several clients', of arrays that have the client axis first."""
-    return jax.tree.map(lambda leaf: leaf[index], tree)
-
-
-def written(clients: Clients, ids: Int[Array, " B"], new: Change) -> Clients:
-    """The clients with the changes of a block; ids one past the last are dropped."""
-
-    def put(old, value):
-        return old.at[ids].set(value, mode="drop")
-
-    clients = clients._replace(
-        private=jax.tree.map(put, clients.private, new.private),
-        items=clients.items.at[ids[:, None], new.rows].set(new.table, mode="drop"),
-    )
-    if new.adapter is None:
-        return clients
-    return clients._replace(adapter=jax.tree.map(put, clients.adapter, new.adapter))

@@ -7,8 +7,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-"""Uniform within +-1 / sqrt(fan_in)."""
+
+def _within(bound: float):
+    """Initialiser: uniform within +-bound."""
+
+    def draw(key, shape, dtype=jnp.float32, out_sharding=None):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return draw
 
 
 class Adapter(nn.Module):
@@ -28,11 +34,5 @@ class Adapter(nn.Module):
             if layer:
                 hidden = nn.relu(hidden)
             bound = hidden.shape[-1] ** -0.5
-            hidden = nn.Dense(
-                width,
-                kernel_init=_uniform,
-                bias_init=lambda key, shape, dtype, bound=bound: jax.random.uniform(
-                    key, shape, dtype, -bound, bound
-                ),
-            )(hidden)
+            hidden = nn.Dense(width, kernel_init=_within(bound), bias_init=_within(bound))(hidden)
         return nn.sigmoid(hidden[..., 0])

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Key
 class FCF(nn.Module):
     """Backbone of one client: logit of item i = p_u . q_i.
 
-    Its own parameters, the user vector p_u, never leave the client; the item rows come from outside.
+    Its own parameters, the user vector p_u, never leave the client; the rows come from outside.
     """
 
     dim: int
@@ -22,8 +22,6 @@ class FCF(nn.Module):
         return rows @ user
 
 
-def item_table(
-    key: Key[Array, ""], num_items: int, dim: int, scale: float
-) -> Float[Array, "I D"]:
+def item_table(key: Key[Array, ""], num_items: int, dim: int, scale: float) -> Float[Array, "I D"]:
     """Q_0 ~ N(0, scale^2), common to all clients."""
     return scale * jax.random.normal(key, (num_items, dim))

@@ -1,0 +1,85 @@
+"""Local-only: every client trains alone, with no server at all.
+
+    clients, in parallel:  (p_u, Q_u) <- local epochs of Adam on BCE(p_u . q_i, y_ui)
+
+It holds no information about items that the client never met, so it belongs at chance level; a
+protocol under which it ranks held-out items high leaks them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from fedem_jax.base import Algorithm, Info, State, Traffic
+from fedem_jax.clients import Layout
+from fedem_jax.config import Config
+from fedem_jax.draws import Draws
+from fedem_jax.local import Change, Phase, Rule, fit_embedding, train_clients, tree_at
+from fedem_jax.losses import LOSSES
+from fedem_jax.models.fcf import FCF, item_table
+
+
+class Hyper(NamedTuple):
+    """Numbers that a sweep may vary."""
+
+    lr_embedding: Float[Array, ""]
+    """Adam step of p_u and Q_u."""
+    threshold: Float[Array, ""]
+    """Relative change of the running loss below which a client stops."""
+
+
+class Clients(NamedTuple):
+    """What the clients keep. Memory: 4 C I D bytes and little more."""
+
+    private: Any
+    """[C ...] user vectors p_u."""
+    items: Float[Array, "C I D"]
+    """Q_u, each client's own item table."""
+
+
+def local_only(
+    config: Config, num_items: int, layout: Layout, samples: Int[Array, " C"]
+) -> Algorithm:
+    """Local-only on one federation; the arguments are those of `fedem`."""
+    backbone, loss = FCF(config.dim, config.init_scale), LOSSES[config.bce]
+
+    def logits(private, rows) -> Float[Array, "*M"]:
+        return jnp.asarray(backbone.apply({"params": private}, rows))
+
+    def objective(private, rows, labels, weights):
+        return jnp.sum(weights * loss(logits(private, rows), labels))
+
+    def init(key: Key[Array, ""]) -> State:
+        key_items, key_private, _ = jax.random.split(key, 3)  # the same start as FedEM's
+        table = item_table(key_items, num_items, config.dim, config.init_scale)
+        clients = Clients(backbone.init(key_private, table)["params"], table)
+        clients = jax.tree.map(lambda x: jnp.broadcast_to(x, (layout.padded, *x.shape)), clients)
+        return State(clients, ())
+
+    def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
+        def train(session, clients: Clients, _, id) -> Change:
+            private, rows = tree_at(clients.private, id), session.rows
+            private, table, trained = fit_embedding(
+                objective, private, clients.items[id, rows], session, hyper.lr_embedding
+            )
+            return Change({"private": private}, rows, table, trained)
+
+        def everybody(clients: Clients):
+            return jnp.ones(len(clients.items), bool)
+
+        rule = Rule(config.batch_size, config.local_epochs, hyper.threshold)
+        phases = [Phase(train, everybody, layout.classes)]
+        participants = draws.participants()
+        clients, info = train_clients(phases, layout, draws, rule, num_items, state, participants)
+        return State(clients, ()), info
+
+    def score(state: State, ids: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
+        private, rows = tree_at(state.clients, ids)
+        return jax.vmap(logits)(private, rows)
+
+    hyper = Hyper(jnp.float32(config.lr_embedding), jnp.float32(config.threshold))
+    return Algorithm(init, round, score, num_items, hyper, Traffic(up=0, down=0))

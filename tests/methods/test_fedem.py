@@ -1,0 +1,101 @@
+"""Whole rounds of FedEM, merging to evaluation, against the NumPy twin, client by client.
+
+The twin draws, both compute: it in float64 with the stable loss, so that nothing but the rounding
+of the program under test is between them.
+"""
+
+import dataclasses
+from functools import partial
+
+import golden_check
+import jax
+import numpy as np
+import pytest
+from trace_maker import make_trace
+
+from fedem_jax.config import Config
+from fedem_jax.methods.fedem import Hyper, round_sizes
+from fedem_jax.train import Trial
+
+ROUNDS = 3
+GENTLE = {
+    "global_round": ROUNDS, "local_epoch": 4, "batch_size": 16, "threshold": 0.03,
+    "lr_embedding": 0.03, "lr_adapter": 0.03,
+}  # fmt: skip
+"""Short training, so that the logits stay where float32 can tell probabilities apart."""
+TWIN = {"bce": "logit", "dtype": np.float64}
+
+
+class Rounds(golden_check.Replay):
+    """Rounds on one device whose draws are those of a trace."""
+
+    def __init__(self, trace, merging, **switches):
+        config = golden_check.configuration(trace)
+        config = dataclasses.replace(config, bce="logit", merging=merging, size_classes=2, **switches)
+        Trial.__init__(self, config, golden_check.federation(trace), jax.devices()[:1])
+        self.trace = trace
+        self.program = jax.jit(partial(self._rounds, 1))
+
+    def run(self, hyper=None):
+        """(state, info, ranks) after each round, of the clients that exist."""
+        hyper = hyper or self.algorithm.hyper
+        rest = (self.key_draws, self.lists, self.held_out, hyper)
+        state = golden_check.state_before(self.trace, 0, self)
+        with jax.default_matmul_precision("highest"):
+            for number in range(self.config.rounds):
+                state, info, ranks = self.program(state, number, *rest)
+                info = jax.tree.map(lambda leaf: leaf[0], info)
+                yield jax.tree.map(np.asarray, (state, info, ranks))
+
+
+def assert_equal_to_twin(rounds, trace):
+    for number, (state, info, ranks) in enumerate(rounds):
+        clients, at = state.clients, {"err_msg": f"round {number}"}
+        near = at | {"rtol": 0, "atol": 5e-5}
+        np.testing.assert_array_equal(info.epochs, trace["epochs_run"][number], **at)
+        loss = np.where(info.epochs > 0, info.loss, -1)
+        np.testing.assert_allclose(loss, trace["client_loss"][number], **near)
+        user = trace["user_embedding_end"][number]
+        np.testing.assert_allclose(clients.private["user"], user, **near)
+        np.testing.assert_allclose(clients.items, trace["item_table_end"][number], **near)
+        for layer, params in enumerate(clients.adapter[f"Dense_{i}"] for i in range(3)):
+            kernel = trace[f"adapter_w{layer}_end"][number].swapaxes(1, 2)
+            np.testing.assert_allclose(params["kernel"], kernel, **near)
+            np.testing.assert_allclose(params["bias"], trace[f"adapter_b{layer}_end"][number], **near)
+        tables = trace["server_item_table"][number][: len(state.server.items)]
+        np.testing.assert_allclose(state.server.items, tables, **near)
+        for part in ("val", "test"):
+            expected = trace[f"{part}_rank"][number]
+            np.testing.assert_array_equal(getattr(ranks, part), expected, **at)
+        assert ranks.finite.all()
+
+
+CASES = {
+    "per-batch": {"agg_mode": "both", "sim_mode": "l2"},
+    "once": {"agg_mode": "avg", "num_negative": 4, "clients_sample_ratio": 0.75},
+    "none": {"agg_mode": "both", "sim_mode": "cos", "clients_sample_ratio": 0.75},
+}
+
+
+@pytest.mark.parametrize("merging", CASES)
+def test_rounds_are_those_of_the_twin(merging):
+    trace = make_trace(
+        merging=0 if merging == "none" else merging, **GENTLE, **CASES[merging], **TWIN
+    )
+    assert len(np.unique(trace["epochs_run"][trace["epochs_run"] > 0])) > 1  # some stop early
+    served = trace["item_table_end"][0, trace["agg_participants"][0]]
+    assert np.abs(served - trace["server_item_table"][0]).max() > 0.05  # there is a difference
+    assert_equal_to_twin(Rounds(trace, merging).run(), trace)
+
+
+def test_rounds_with_a_constant_weight_are_those_of_the_twin():
+    """Replacement is the same program with a weight of 1."""
+    cases = {"agg_mode": "sim", "sim_mode": "cos", "agg_clients_ratio": 0.75}
+    program = None
+    for rho, merging in ((0.3, "0.3"), (1.0, "replace")):
+        trace = make_trace(merging=rho, **GENTLE, **cases, **TWIN)
+        assert trace["had_server_model"][1:].sum() == 12
+        program = program or Rounds(trace, merging)
+        assert_equal_to_twin(program.run(Hyper.of(Config(merging=merging))), trace)
+
+

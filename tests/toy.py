@@ -1,0 +1,45 @@
+"""The smallest method: a fixed score for each client and item, and a count of the rounds.
+
+It compiles at once, so that the loop around a method can be tested apart from any method.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedem_jax.base import Algorithm, Info, State, Traffic
+from fedem_jax.data.federation import Federation
+from fedem_jax.data.split import split
+from fedem_jax.data.synthetic import synthetic
+from fedem_jax.protocol import preset
+
+
+def small_federation(protocol="leak-free", clients=7, items=60, seed=3, **switches) -> Federation:
+    """A federation of a few clients whose sizes vary; two devices divide them unevenly."""
+    interactions, _ = synthetic(clients, items, 2, (5, 26), seed=seed)
+    switches = {"num_candidates": 6, "min_interactions": 3} | switches
+    return split(interactions, preset(protocol, **switches), seed=0, name="small")
+
+
+def toy(scores: np.ndarray, bonus=lambda round, client, item: 0.0):
+    """A factory, as in `METHODS`: scores [C, I], plus `bonus` after each round (from 1)."""
+
+    def bound(config, num_items, layout, samples) -> Algorithm:
+        def init(key) -> State:
+            room = [(0, layout.padded - len(scores)), (0, 0)]
+            padded = jnp.pad(jnp.asarray(scores, jnp.float32), room)
+            return State({"score": padded}, jnp.int32(0))
+
+        def round(draws, state, hyper):
+            number = state.server + 1
+            epochs = jnp.zeros(layout.padded, jnp.int32).at[draws.participants()].set(1)
+            loss = jnp.where(epochs > 0, 1 / number, jnp.nan)
+            return State(state.clients, number), Info(loss, epochs)
+
+        def score(state, ids, items, hyper):
+            extra = jax.vmap(lambda u, row: jax.vmap(lambda i: bonus(state.server, u, i))(row))
+            return state.clients["score"][ids[:, None], items] + extra(ids, items)
+
+        return Algorithm(init, round, score, hyper=(), traffic=Traffic(up=10, down=20))
+
+    return bound
