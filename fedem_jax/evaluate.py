@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -33,6 +34,8 @@ class Ranks(NamedTuple):
     """Validation item among all items but the client's training items."""
     test_full: Float[Array, " C"]
     """Test item among all items but the client's training items and its validation item."""
+    listed: Int[Array, "C L"]
+    """The first L of all items but the client's training items: what it would be shown."""
     finite: Bool[Array, " C"]
     """False where a score was NaN or infinite: the ranks of that client mean nothing."""
 
@@ -44,6 +47,8 @@ class Ranking(NamedTuple):
     """Equal scores count in full (`pessimistic`) or by half (`average`)."""
     scale: str
     """`logit`, or `probability`: float32, where large logits tie at 1 (released programs)."""
+    length: int
+    """L, items that a client would be shown."""
 
 
 def rank(
@@ -57,26 +62,28 @@ def rank(
 
 
 def rank_one(
-    scores: Float[Array, " I"], asked: HeldOut, known: Int[Array, " n"], ranking: Ranking
+    ranking: Ranking, scores: Float[Array, " I"], asked: HeldOut, known: Int[Array, " n"]
 ) -> Ranks:
     """Ranks of one client.
 
     Args:
+        ranking: how scores become ranks.
         scores: logits of all items.
         asked: what this client is asked; without the client axis.
         known: its training items; places that are not in use hold I.
-        ranking: how scores become ranks.
     """
     finite = jnp.isfinite(scores).all()
     if ranking.scale == "probability":
         scores = jax.nn.sigmoid(scores)
     val, test = scores[asked.val_item], scores[asked.test_item]
-    unknown = scores.at[known].set(-jnp.inf, mode="drop").at[asked.val_item].set(-jnp.inf)
+    shown = scores.at[known].set(-jnp.inf, mode="drop")
+    unknown = shown.at[asked.val_item].set(-jnp.inf)
     return Ranks(
         val=rank(val, scores[asked.val_candidates], ranking.ties),
         test=rank(test, scores[asked.test_candidates], ranking.ties),
         val_full=rank(val, unknown, ranking.ties),
         test_full=rank(test, unknown.at[asked.test_item].set(-jnp.inf), ranking.ties),
+        listed=lax.top_k(shown, min(ranking.length, len(scores)))[1],
         finite=finite,
     )
 
@@ -99,13 +106,12 @@ def rank_all(
         def block(ids):
             scores = algorithm.score(State(clients, server), ids, hyper)
             asked = jax.tree.map(lambda leaf: leaf[ids], held_out)
-            one = jax.vmap(lambda *args: rank_one(*args, ranking))
-            return one(scores, asked, jax.vmap(known)(ids))
+            return jax.vmap(partial(rank_one, ranking))(scores, asked, jax.vmap(known)(ids))
 
         num_blocks = -(-layout.shard // layout.block)
         ids = jnp.arange(num_blocks * layout.block, dtype=jnp.int32)
         ids = jnp.minimum(ids, layout.shard - 1).reshape(num_blocks, layout.block)
         ranks = lax.map(block, ids)
-        return jax.tree.map(lambda leaf: leaf.reshape(-1)[: layout.shard], ranks)
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[: layout.shard], ranks)
 
     return layout.on_each_device(on_device, state.clients, state.server, held_out)

@@ -6,7 +6,7 @@ A rank counts from 1. Users without a held-out item do not occur: the split give
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from fedem_jax.errors import UserError
 
@@ -48,3 +48,8 @@ def summarise(rank: Float[np.ndarray, " C"], k: int) -> dict[str, float]:
     if len(rank) == 0:
         raise UserError("a metric over no user is undefined; give a federation with clients.")
     return {name: float(value.mean()) for name, value in per_user(rank, k).items()}
+
+
+def coverage(listed: Int[np.ndarray, "C L"], num_items: int) -> float:
+    """Catalogue coverage: share of all items that some user's list holds; in (0, 1]."""
+    return len(np.unique(listed)) / num_items

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -29,8 +28,9 @@ from fedem_jax.errors import UserError
 from fedem_jax.evaluate import HeldOut, Ranking, Ranks, rank_all
 from fedem_jax.methods import METHODS
 from fedem_jax.methods.fedem import round_sizes
-from fedem_jax.metrics import summarise
+from fedem_jax.metrics import coverage, summarise
 from fedem_jax.protocol import nearest
+from fedem_jax.summary import best_round, per_client, summarise_run
 
 
 class Observer(Protocol):
@@ -56,6 +56,8 @@ class Result:
     """One record per evaluated round."""
     summary: dict[str, Any]
     """Headline at the best validation round; best test value under its own name; settings."""
+    per_client: pd.DataFrame
+    """Ranks of every client at the best validation round; see `fedem_jax.summary.per_client`."""
     state: State
     """Parameters of clients and server after the last round."""
 
@@ -103,7 +105,7 @@ def run(
         observer.start(setting)
 
     records: list[dict[str, Any]] = []
-    seconds, compiling = 0.0, 0.0
+    seconds, compiling, best = 0.0, 0.0, None
     state = trial.init()
     for start in range(0, config.rounds, config.eval_every):
         length = min(config.eval_every, config.rounds - start)
@@ -111,15 +113,18 @@ def run(
         segment = trial.segment(state, length)
         ready = time.perf_counter()
         state, info, ranks = jax.block_until_ready(segment(state, start))
-        compiling += ready - begun
-        seconds += time.perf_counter() - ready
-        record = trial.record(start + length, info, ranks)
-        record["seconds"] = (time.perf_counter() - ready) / length
+        took = time.perf_counter() - ready
+        compiling, seconds = compiling + ready - begun, seconds + took
+        record = trial.record(start + length, info, ranks) | {"seconds": took / length}
         records.append(record)
+        if best_round(records, config.top_k) is record:
+            best = ranks
         for observer in observers:
             observer.record(record)
 
-    summary = trial.summary(records) | {
+    assert best is not None
+    clients = per_client(federation, best)
+    summary = summarise_run(config, federation, records, clients) | {
         "compile_seconds": compiling,
         "seconds_per_round": seconds / config.rounds,
         "device": setting["device"],
@@ -127,7 +132,7 @@ def run(
     }
     for observer in observers:
         observer.finish(summary)
-    return Result(config, federation, records, summary, state)
+    return Result(config, federation, records, summary, clients, state)
 
 
 class Trial:
@@ -189,7 +194,8 @@ class Trial:
             return self.algorithm.round(self.draws(key, number, lists), state, hyper)
 
         state, info = lax.scan(one, state, start + jnp.arange(length, dtype=jnp.int32))
-        ranking = Ranking(self.federation.protocol.ties, self.federation.protocol.scale)
+        rules = self.federation.protocol
+        ranking = Ranking(rules.ties, rules.scale, self.config.top_k)
         ranks = rank_all(self.algorithm, self.layout, state, lists, held_out, hyper, ranking)
         return Segment(state, info, ranks)
 
@@ -219,33 +225,11 @@ class Trial:
             "test": summarise(np.asarray(ranks.test)[:number], k),
             "val_full": summarise(np.asarray(ranks.val_full)[:number], k),
             "test_full": summarise(np.asarray(ranks.test_full)[:number], k),
+            "coverage": coverage(np.asarray(ranks.listed)[:number], self.federation.num_items),
             "bytes_up": self.algorithm.traffic.up,
             "bytes_down": self.algorithm.traffic.down,
             "protocol": self.federation.protocol.name,
             "fingerprint": self.federation.fingerprint,
-        }
-
-    def summary(self, records: list[dict[str, Any]]) -> dict[str, Any]:
-        """The run in one table: chosen on validation, and beside it what was best on test."""
-        config, federation, hr = self.config, self.federation, f"hr@{self.config.top_k}"
-        chosen = max(records, key=lambda record: (record["val"][hr], record["round"]))
-        luckiest = max(records, key=lambda record: (record["test"][hr], record["round"]))
-        return {
-            "method": config.method,
-            "dataset": federation.name,
-            "protocol": federation.protocol.name,
-            "protocol_switches": dataclasses.asdict(federation.protocol),
-            "fingerprint": federation.fingerprint,
-            "seed": config.seed,
-            "rounds": config.rounds,
-            "headline": {name: chosen[name] for name in ("round", "val", "test")},
-            "best_test": {name: luckiest[name] for name in ("round", "test")},
-            "last": {name: records[-1][name] for name in ("round", "val", "test")},
-            "clients": federation.num_clients,
-            "items": federation.num_items,
-            "interactions": len(federation.items) + 2 * federation.num_clients,
-            "bytes_up": config.rounds * self.algorithm.traffic.up,
-            "bytes_down": config.rounds * self.algorithm.traffic.down,
         }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -33,6 +34,7 @@ def make_trace(
     merging: str | float = "per-batch",
     bce: str = "probability",
     dtype: Any = np.float32,
+    user: Sequence[float] = (),
     random_state: int = 0,
     **settings,
 ) -> Trace:
@@ -42,6 +44,7 @@ def make_trace(
         sizes: rated interactions of each client, held-out ones included.
         num_items: items in the file; each of them is rated if the sizes add up to as many.
         merging: "per-batch", "once" or a constant rho; 0 stands for no merging at all.
+        user: where all user vectors start; empty: somewhere.
         settings: changes of `RELEASED`.
     """
     settings = RELEASED | settings
@@ -60,7 +63,7 @@ def make_trace(
         "test_item": np.array([history[-1] for history in histories]),
         "eval_negatives": np.array(candidates),
     }
-    run = _Run(settings, trace, unseen, num_items, merging, bce, dtype, rng)
+    run = _Run(settings, trace, unseen, num_items, merging, bce, dtype, user, rng)
     rounds = [run.round() for _ in range(settings["global_round"])]
     return trace | run.start | {name: np.array([r[name] for r in rounds]) for name in rounds[0]}
 
@@ -103,17 +106,17 @@ def _padded(lists, length: int = 0) -> np.ndarray:
 class _Run:
     """The federation between two rounds."""
 
-    def __init__(self, settings, trace, unseen, num_items, merging, bce, dtype, rng):
+    def __init__(self, settings, trace, unseen, num_items, merging, bce, dtype, user, rng):
         self.settings, self.trace, self.unseen = settings, trace, unseen
         self.merging, self.bce, self.rng = merging, bce, rng
         self.clients, d = len(unseen), settings["latent_dim"]
-        table, user = rng.normal(size=(num_items, d)), rng.normal(size=d)
+        table, somewhere = rng.normal(size=(num_items, d)), rng.normal(size=d)
         adapter = [
             tuple(rng.uniform(-1, 1, shape) / fan_in**0.5 for shape in ((fan_in, out), out))
             for fan_in, out in pairwise(settings["adapter"])
         ]
         # all programs start from the same float32 numbers
-        table, user = (x.astype(np.float32).astype(dtype) for x in (table, user))
+        table, user = (np.array(x, np.float32).astype(dtype) for x in (table, user or somewhere))
         adapter = [tuple(x.astype(np.float32).astype(dtype) for x in layer) for layer in adapter]
         self.users, self.tables = [user] * self.clients, [table] * self.clients
         self.adapters, self.served, self.dtype = [adapter] * self.clients, {}, dtype
