@@ -48,7 +48,7 @@ class Algorithm(NamedTuple):
     round: Callable[..., tuple[State, Info]]
     """`(draws, state, hyper) -> (state, info)`: one communication round with these draws."""
     score: Callable[..., Float[Array, "B I"]]
-    """`(state, clients [B], hyper) -> logits of all items`, with the model each client would use."""
+    """`(state, clients [B], hyper) -> logits of all items`, by the model each client would use."""
     num_items: int
     """I."""
     hyper: Any

@@ -99,7 +99,7 @@ def lay_out(
     federation: Federation,
     cost: Callable[[np.ndarray, int], np.ndarray],
     *,
-    devices: Sequence[jax.Device],
+    devices: Sequence[Any],
     num_classes: int,
     block: int,
 ) -> Layout:
@@ -192,9 +192,9 @@ def for_each_block(
 ) -> Carry:
     """Fold `work(size_class, clients, carry)` over blocks of the chosen clients of one device.
 
-    `members` are those of the classes on this device. `clients` counts from the device's first one;
-    places that no client fills hold `shard`, one past the last, so that reads are clipped and writes
-    dropped. Only as many blocks run as the chosen clients need.
+    `members` are those of the classes on this device. `clients` counts from the device's first
+    one; places that no client fills hold `shard`, one past the last, so that reads are clipped and
+    writes dropped. Only as many blocks run as the chosen clients need.
     """
     padded = jnp.concatenate([chosen, jnp.zeros(1, bool)])
     for size_class, (candidates,) in zip(classes, members, strict=True):

@@ -105,7 +105,7 @@ def rank_all(
 
         def block(ids):
             scores = algorithm.score(State(clients, server), ids, hyper)
-            asked = jax.tree.map(lambda leaf: leaf[ids], held_out)
+            asked = HeldOut(*(leaf[ids] for leaf in held_out))
             return jax.vmap(partial(rank_one, ranking))(scores, asked, jax.vmap(known)(ids))
 
         num_blocks = -(-layout.shard // layout.block)

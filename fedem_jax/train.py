@@ -142,7 +142,7 @@ class Trial:
         UserError: a client leaves fewer items to draw from than a positive has negatives.
     """
 
-    def __init__(self, config: Config, federation: Federation, devices: Sequence[jax.Device] = ()):
+    def __init__(self, config: Config, federation: Federation, devices: Sequence[Any] = ()):
         check_pool(config, federation)
         devices = (devices or jax.devices())[: federation.num_clients]
         per_positive, num_items = 1 + config.num_negative, federation.num_items
@@ -243,7 +243,7 @@ class Segment(NamedTuple):
     """After the last round."""
 
 
-def default_block(device: jax.Device) -> int:
+def default_block(device: Any) -> int:
     """Clients side by side: one where its table fits in a core's cache, many on an accelerator."""
     return 1 if device.platform == "cpu" else 256
 

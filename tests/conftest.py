@@ -13,8 +13,7 @@ from jaxtyping import install_import_hook
 
 # before JAX first computes and before anything imports the package
 jax.config.update("jax_num_cpu_devices", 2)
-CHECKED = ("aggregate", "draws", "evaluate", "losses", "merge", "metrics", "models",
-           "similarity")  # fmt: skip
+CHECKED = ("aggregate", "draws", "losses", "merge", "metrics", "models", "similarity")
 install_import_hook([f"fedem_jax.{name}" for name in CHECKED], "beartype.beartype")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

@@ -102,12 +102,20 @@ class Replay(Trial):
         self.trace = trace
 
     def draws(self, key, number, lists) -> Recorded:
-        names = ("sample_count", "sample_items", "sample_labels", "visit_order", "agg_participants")
-        recorded = [jnp.asarray(self.trace[name].astype(np.int32)) for name in names]
-        projection = self.trace.get("pca_projection")
-        projection = None if projection is None else jnp.asarray(projection)
-        participants = jnp.asarray(self.trace["participants"].astype(np.int32))
-        return Recorded(number, participants, *recorded, projection, 1 + self.config.num_negative)
+        def recorded(name: str):
+            return jnp.asarray(self.trace[name].astype(np.int32))
+
+        return Recorded(
+            number=number,
+            chosen=recorded("participants"),
+            count=recorded("sample_count"),
+            items=recorded("sample_items"),
+            labels=recorded("sample_labels"),
+            visits=recorded("visit_order"),
+            served=recorded("agg_participants"),
+            projection=jax.tree.map(jnp.asarray, self.trace.get("pca_projection")),
+            per_positive=1 + self.config.num_negative,
+        )
 
 
 def configuration(trace: Trace) -> Config:
@@ -164,6 +172,7 @@ def state_before(trace: Trace, number: int, trial: Trial) -> State:
     """The recorded state that round `number` starts from, before merging."""
     clients = trial.layout.number
     served = trace["had_server_model"][number]
+    num_tables = jax.eval_shape(trial.algorithm.init, trial.key_init).server.items.shape
     if number == 0:
 
         def everybody(x):
@@ -172,7 +181,7 @@ def state_before(trace: Trace, number: int, trial: Trial) -> State:
         user = everybody(jnp.asarray(trace["user_embedding_init"][0]))
         items = everybody(jnp.asarray(trace["item_table_init"]))
         theta = jax.tree.map(everybody, adapters(trace, "init"))
-        tables, slot = jnp.zeros_like(trial.init().server.items), np.full(clients, -1)
+        tables, slot = jnp.zeros(num_tables), np.full(clients, -1)
     else:
         user = jnp.asarray(trace["user_embedding_start"][number])
         items = trace["item_table_start"][number].copy()
@@ -181,10 +190,11 @@ def state_before(trace: Trace, number: int, trial: Trial) -> State:
             items[client] = trace["item_table_end"][last, client]
         theta = adapters(trace, "start", number)
         tables = jnp.asarray(trace["server_item_table"][number - 1])
-        tables = tables[: len(trial.init().server.items)]
+        tables = tables[: num_tables[0]]
         slot = np.full(clients, -1)
         slot[trace["agg_participants"][number - 1]] = np.arange(len(tables))
-    state = State(Clients({"user": user}, jnp.asarray(items), theta, slot), Download(tables))
+    own = Clients({"user": user}, jnp.asarray(items), theta, jnp.asarray(slot))
+    state = State(own, Download(tables))
     shardings = State(trial.layout.sharded(), trial.layout.replicated())
     fill = partial(padded_leaf, room=trial.layout.padded - clients)
     return jax.device_put(State(jax.tree.map(fill, state.clients), state.server), shardings)
@@ -272,9 +282,8 @@ def compare_round(trace: Trace, trial: Replay, number: int) -> Iterator[Row]:
         theta, local = adapters(trace, "start", number, merging), before.clients.items[merging]
         target = before.server.items[before.clients.slot[merging]]
         adapter = Adapter(config.adapter_widths)
-        rho = jax.vmap(lambda theta, q, g: adapter.apply({"params": theta}, q, g))(
-            theta, local, target
-        )
+        weigh = jax.vmap(lambda theta, q, g: adapter.apply({"params": theta}, q, g))
+        rho = jnp.asarray(weigh(theta, local, target))
         yield within("merge weights", number, rho, trace["merge_rho"][number, merging], 2e-6)
         start = trace["item_table_start"][number, merging]
         yield within("merged tables", number, merged(local, target, rho), start, 2e-6)

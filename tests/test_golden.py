@@ -16,7 +16,7 @@ def failures(rows):
     rows = list(rows)
     assert rows
     return "\n".join(
-        f"  {row.quantity} in round {row.round + 1}: {row.deviation:.2e}, allowed {row.tolerance:.2e}"
+        f"  {row.quantity}, round {row.round + 1}: {row.deviation:.2e}, allowed {row.tolerance:.2e}"
         for row in rows
         if not row.passes
     )
@@ -78,7 +78,7 @@ def made(request):
 
 
 def test_a_trace_of_other_settings_is_replayed(made):
-    trace, trial, rows = made
+    _, trial, rows = made
     assert not failures(rows)
     seen = {row.quantity for row in rows}
     assert {"aggregated tables", "merged tables", "item tables, mean", "adapters, mean",

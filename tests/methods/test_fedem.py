@@ -103,7 +103,8 @@ def test_rounds_with_a_constant_weight_are_those_of_the_twin():
         trace = make_trace(merging=rho, **GENTLE, **cases, **TWIN)
         assert trace["had_server_model"][1:].sum() == 12
         program = program or Rounds(trace, merging)
-        assert_equal_to_twin(program.run(Hyper.of(Config(merging=merging))), trace)
+        hyper = program.algorithm.hyper._replace(rho=Hyper.of(Config(merging=merging)).rho)
+        assert_equal_to_twin(program.run(hyper), trace)
 
 
 # --- sizes ----------------------------------------------------------------------------------------
