@@ -199,8 +199,8 @@ def for_each_block(
     padded = jnp.concatenate([chosen, jnp.zeros(1, bool)])
     for size_class, (candidates,) in zip(classes, members, strict=True):
         wanted = padded[candidates]
-        place = jnp.where(wanted, jnp.cumsum(wanted) - 1, candidates.shape[0])
         room = -(-candidates.shape[0] // layout.block) * layout.block
+        place = jnp.where(wanted, jnp.cumsum(wanted) - 1, room)
         queue = jnp.full(room, layout.shard, jnp.int32).at[place].set(candidates, mode="drop")
 
         def block(b, carry, queue=queue, size_class=size_class):

@@ -36,10 +36,9 @@ def toy(scores: np.ndarray, bonus=lambda round, client, item: 0.0):
             loss = jnp.where(epochs > 0, 1 / number, jnp.nan)
             return State(state.clients, number), Info(loss, epochs)
 
-        def score(state, ids, items, hyper):
-            extra = jax.vmap(lambda u, row: jax.vmap(lambda i: bonus(state.server, u, i))(row))
-            return state.clients["score"][ids[:, None], items] + extra(ids, items)
+        def score(state, ids, hyper):
+            return state.clients["score"][ids] + bonus(state.server)[ids]
 
-        return Algorithm(init, round, score, hyper=(), traffic=Traffic(up=10, down=20))
+        return Algorithm(init, round, score, num_items, hyper=(), traffic=Traffic(up=10, down=20))
 
     return bound

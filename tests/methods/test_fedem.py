@@ -97,10 +97,10 @@ def test_rounds_are_those_of_the_twin(merging):
 
 def test_rounds_with_a_constant_weight_are_those_of_the_twin():
     """Replacement is the same program with a weight of 1."""
-    cases = {"agg_mode": "sim", "sim_mode": "cos", "agg_clients_ratio": 0.75}
+    cases = {"agg_mode": "sim", "sim_mode": "cos", "agg_clients_ratio": 0.75, "threshold": 0.0}
     program = None
     for rho, merging in ((0.3, "0.3"), (1.0, "replace")):
-        trace = make_trace(merging=rho, **GENTLE, **cases, **TWIN)
+        trace = make_trace(merging=rho, **(GENTLE | cases), **TWIN)
         assert trace["had_server_model"][1:].sum() == 12
         program = program or Rounds(trace, merging)
         hyper = program.algorithm.hyper._replace(rho=Hyper.of(Config(merging=merging)).rho)
