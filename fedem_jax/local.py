@@ -261,10 +261,16 @@ def written(clients: Any, ids: Int[Array, " B"], new: Change) -> Any:
         return old.at[ids].set(value, mode="drop")
 
     own = {name: jax.tree.map(put, getattr(clients, name), new.own[name]) for name in new.own}
-    items = clients.items.at[ids[:, None], new.rows].set(new.table, mode="drop")
+    table = new.table.astype(clients.items.dtype)
+    items = clients.items.at[ids[:, None], new.rows].set(table, mode="drop")
     return clients._replace(items=items, **own)
 
 
 def tree_at(tree: Any, index: Array) -> Any:
     """One client's part, or several clients', of arrays that have the client axis first."""
     return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+def exact(table: Float[Array, "*n D"]) -> Float[Array, "*n D"]:
+    """A stored table in float32, in which all arithmetic is done."""
+    return table.astype(jnp.float32)

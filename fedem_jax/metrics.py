@@ -1,9 +1,12 @@
 """Ranking metrics of one relevant item per user. One value per user; the mean is taken last.
 
 A rank counts from 1. Users without a held-out item do not occur: the split gives everybody one.
+Ties are settled before, in the rank (`fedem_jax.evaluate.rank`), which may then be a half number.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -30,24 +33,42 @@ def reciprocal_rank(rank: Float[np.ndarray, " C"]) -> Float[np.ndarray, " C"]:
     return 1 / np.asarray(rank, np.float64)
 
 
-def per_user(rank: Float[np.ndarray, " C"], k: int) -> dict[str, Float[np.ndarray, " C"]]:
-    """All metrics of each user, by the names that records use."""
+def per_user(
+    rank: Float[np.ndarray, " C"], cutoffs: Iterable[int]
+) -> dict[str, Float[np.ndarray, " C"]]:
+    """HR and NDCG at each K of `cutoffs`, and MRR, of each user, by the names that records use."""
     values = {}
-    for cutoff in sorted({*CUTOFFS, k}):
+    for cutoff in cutoffs:
         values[f"hr@{cutoff}"] = hit_rate(rank, cutoff)
         values[f"ndcg@{cutoff}"] = ndcg(rank, cutoff)
     return values | {"mrr": reciprocal_rank(rank)}
 
 
 def summarise(rank: Float[np.ndarray, " C"], k: int) -> dict[str, float]:
-    """Mean metrics over the users.
+    """Mean metrics over the users, at `k` and at all `CUTOFFS`.
 
     Raises:
         UserError: there is no user.
     """
     if len(rank) == 0:
         raise UserError("a metric over no user is undefined; give a federation with clients.")
-    return {name: float(value.mean()) for name, value in per_user(rank, k).items()}
+    values = per_user(rank, sorted({*CUTOFFS, k}))
+    return {name: float(value.mean()) for name, value in values.items()}
+
+
+def chance_level(ranked: Int[np.ndarray, " C"], k: int) -> dict[str, float]:
+    """Expected metrics of a random order: the mean over the ranks 1..n_u, then over the users.
+
+        HR@K = min(K, n_u) / n_u;   NDCG@K = sum_{r <= min(K, n_u)} 1 / log2(1 + r) / n_u;
+        MRR = sum_{r <= n_u} 1 / r / n_u
+
+    Args:
+        ranked: n_u, items in the ranking of each user, the held-out one included.
+    """
+    gains = per_user(np.arange(1.0, ranked.max() + 1), [k])
+    return {
+        name: float((gain.cumsum()[ranked - 1] / ranked).mean()) for name, gain in gains.items()
+    }
 
 
 def coverage(listed: Int[np.ndarray, "C L"], num_items: int) -> float:

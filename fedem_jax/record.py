@@ -1,23 +1,34 @@
 """The run directory: what a run leaves on disk, written as it goes and read back.
 
-config.json     all settings, re-runnable
-metrics.jsonl   one line of JSON per evaluated round
-summary.json    headline, best test value, protocol, fingerprint, versions, device, times
-curves.png      learning curves
+config.json         all settings, re-runnable
+candidates.npz      held-out items and the candidates they are ranked against, as fixed by the seed
+metrics.jsonl       one line of JSON per evaluated round
+summary.json        headline, best test value, protocol, fingerprint, versions, device, times
+per_client.parquet  each client's ranks and metrics at the best validation round, if asked for
+curves.png          learning curves
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from fedem_jax.config import Config
 from fedem_jax.errors import UserError
+from fedem_jax.protocol import PROTOCOLS, SWITCHES
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from fedem_jax.data.federation import Federation
 
 CONFIG, METRICS, SUMMARY, CURVES = "config.json", "metrics.jsonl", "summary.json", "curves.png"
+CANDIDATES, PER_CLIENT = "candidates.npz", "per_client.parquet"
 
 
 class Run(NamedTuple):
@@ -37,13 +48,16 @@ class RunDirectory:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self._records: list[dict[str, Any]] = []
+        self._config = Config()
 
     def start(self, setting: dict[str, Any]) -> None:
-        """Make the folder and write the settings."""
+        """Make the folder; write the settings and what the clients will be asked."""
         check_free(self.path)
+        self._config = setting["config"]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            setting["config"].save(self.path / CONFIG)
+            self._config.save(self.path / CONFIG)
+            save_candidates(self.path / CANDIDATES, setting["federation"])
         except OSError as error:
             raise _not_writable(self.path, error) from None
 
@@ -53,12 +67,16 @@ class RunDirectory:
         with (self.path / METRICS).open("a") as file:
             file.write(json.dumps(record, default=_plain) + "\n")
 
-    def finish(self, summary: dict[str, Any]) -> None:
+    def finish(self, summary: dict[str, Any], per_client: pd.DataFrame) -> None:
         """Write the summary, whole or not at all, and draw the learning curves."""
+        if self._config.per_client:
+            from fedem_jax.summary import with_metrics
+
+            with_metrics(per_client, self._config.top_k).to_parquet(self.path / PER_CLIENT)
         partial = self.path / f"{SUMMARY}.partial"
         partial.write_text(json.dumps(summary, indent=2, default=_plain) + "\n")
         partial.replace(self.path / SUMMARY)
-        draw_curves(self.path / CURVES, self._records, summary)
+        draw_curves(self.path / CURVES, Run(self._config, self._records, summary))
 
 
 def check_free(path: str | Path) -> None:
@@ -103,37 +121,47 @@ def read_run(path: str | Path) -> Run:
     records = [_parse(path / METRICS, line, number) for number, line in enumerate(lines, start=1)]
     if not records:
         raise UserError(f"{path / METRICS}: holds no record; the run ended before its first round.")
-    return Run(config, records, _parse(path / SUMMARY, _read(path / SUMMARY)))
+    summary = _parse(path / SUMMARY, _read(path / SUMMARY))
+    if missing := [name for name in ("top_k", "chance", "by_activity") if name not in summary]:
+        raise UserError(
+            f"{path / SUMMARY}: lacks '{missing[0]}', as those of older versions do; run again."
+        )
+    return Run(config, records, summary)
 
 
-def ranking_metrics(values: dict[str, float]) -> list[str]:
-    """Names of the ranking metrics in a record's `val` or `test`, such as `hr@10`."""
-    return [name for name in values if name.startswith(("hr@", "ndcg@"))]
+def save_candidates(path: Path, federation: Federation) -> None:
+    """Write what the clients are asked: numbers of items, the labels that they stand for, and the
+    fingerprint of the split. Readable with `numpy.load(path)`, without pickles."""
+    names = ("val_item", "test_item", "val_candidates", "test_candidates", "fingerprint")
+    labels = {name: getattr(federation, name) for name in ("user_ids", "item_ids")}
+    np.savez_compressed(
+        path,
+        **{name: getattr(federation, name) for name in names},
+        **{name: ids.astype(str) if ids.dtype == object else ids for name, ids in labels.items()},
+    )
 
 
-def chance_level(metric: str, num_candidates: int) -> float:
-    """Expected `hr@K` or `ndcg@K` of a random ranking of a held-out item among n negatives.
-
-    HR@K = K / (n + 1);  NDCG@K = sum_{r=1..K} 1 / log2(r + 1) / (n + 1);  K at most n + 1.
-    """
-    kind, _, length = metric.partition("@")
-    ranks = range(1, min(int(length), num_candidates + 1) + 1)
-    gains = [1 / math.log2(rank + 1) if kind == "ndcg" else 1.0 for rank in ranks]
-    return sum(gains) / (num_candidates + 1)
+def protocol_label(summary: dict[str, Any]) -> str:
+    """The protocol's name and, if single switches depart from the preset, what they are set to."""
+    rules = PROTOCOLS.get(summary["protocol"].rstrip("*"))
+    switches = summary["protocol_switches"]
+    departs = [name for name in SWITCHES if rules and switches[name] != getattr(rules, name)]
+    changes = ", ".join(f"{name.replace('_', ' ')} {switches[name]}" for name in departs)
+    return f"{summary['protocol']} ({changes})" if changes else summary["protocol"]
 
 
-def draw_curves(path: Path, records: list[dict[str, Any]], summary: dict[str, Any]) -> None:
-    """Draw the learning curves of one run, captioned with what its numbers mean."""
+def shared_k(summaries: Sequence[dict[str, Any]]) -> int:
+    """The K that runs can be compared at: their own if it is one, else 10, which all record."""
+    lengths = {summary["top_k"] for summary in summaries}
+    return lengths.pop() if len(lengths) == 1 else 10
+
+
+def draw_curves(path: Path, run: Run) -> None:
+    """Draw the learning curves of one run."""
     from fedem_jax.plots import Curve, learning_curves
 
-    learning_curves(
-        [Curve(summary["method"], records, summary["headline"]["round"])],
-        path,
-        title=f"{summary['method']} on {summary['dataset']}",
-        subtitle=f"protocol {summary['protocol']} · fingerprint {summary['fingerprint']} · "
-        f"{summary['clients']:,} clients · {summary['items']:,} items · seed {summary['seed']}",
-        num_candidates=summary["protocol_switches"]["num_candidates"],
-    )
+    method, dataset = run.summary["method"], run.summary["dataset"]
+    learning_curves([Curve(method, run)], path, title=f"{method} on {dataset}")
 
 
 def _taken(path: Path) -> bool:

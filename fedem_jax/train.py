@@ -42,8 +42,8 @@ class Observer(Protocol):
     def record(self, record: dict[str, Any]) -> None:
         """After each evaluated round."""
 
-    def finish(self, summary: dict[str, Any]) -> None:
-        """After the last round."""
+    def finish(self, summary: dict[str, Any], per_client: pd.DataFrame) -> None:
+        """After the last round; `per_client` as in `Result`."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def run(
         "versions": setting["versions"],
     }
     for observer in observers:
-        observer.finish(summary)
+        observer.finish(summary, clients)
     return Result(config, federation, records, summary, clients, state)
 
 

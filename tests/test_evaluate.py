@@ -11,9 +11,9 @@ from toy import small_federation, toy
 
 from fedem_jax.config import Config
 from fedem_jax.errors import UserError
-from fedem_jax.evaluate import rank, rank_all
+from fedem_jax.evaluate import Ranking, rank, rank_all
 from fedem_jax.methods import METHODS
-from fedem_jax.metrics import hit_rate, ndcg, summarise
+from fedem_jax.metrics import coverage, hit_rate, ndcg, per_user, reciprocal_rank, summarise
 from fedem_jax.train import Trial
 
 TIES = ["pessimistic", "average"]
@@ -43,7 +43,8 @@ def test_metrics_of_recorded_scores_with_ties(golden_trace):
     assert len(sound) == 13
     for held_out, candidates, hr, ndcg_ in sound:
         ranks = np.asarray(rank(jnp.asarray(held_out), jnp.asarray(candidates), "pessimistic"))
-        assert summarise(ranks, 10) == pytest.approx({"hr@10": hr, "ndcg@10": ndcg_}, abs=1e-9)
+        ours = summarise(ranks, 10)
+        assert (ours["hr@10"], ours["ndcg@10"]) == pytest.approx((hr, ndcg_), abs=1e-9)
 
 
 # --- ranks of a federation ------------------------------------------------------------------------
@@ -55,24 +56,42 @@ def scores():
     return np.random.default_rng(1).choice([-1, 0, 0.5, 2, 17, 20, 30], (7, 60))
 
 
-def ranks_of(scores, protocol="leak-free", block=0, devices=1, **switches):
+def ranks_of(scores, protocol="leak-free", block=0, devices=1, length=4, **switches):
+    """A federation under a protocol, and the ranks of its clients with these scores."""
     federation = small_federation(protocol, **switches)
-    METHODS["toy"] = toy(scores)
-    try:
+    scores = scores[:, : federation.num_items]
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setitem(METHODS, "toy", toy(scores[None]))
         config = Config(method="toy", block_size=block)
         trial = Trial(config, federation, jax.devices()[:devices])
-    finally:
-        del METHODS["toy"]
+    ranking = Ranking(federation.protocol.ties, federation.protocol.scale, length)
 
     @jax.jit
-    def ranks(state, held_out):
-        rules = federation.protocol
-        return rank_all(trial.algorithm, trial.layout, state, held_out, (),
-                        ties=rules.ties, scale=rules.scale)  # fmt: skip
+    def ranks(state, lists, held_out):
+        return rank_all(trial.algorithm, trial.layout, state, lists, held_out, (), ranking)
 
-    return federation, jax.tree.map(
-        lambda x: np.asarray(x)[:7], ranks(trial.init(), trial.held_out)
-    )
+    found = ranks(trial.init(), trial.lists, trial.held_out)
+    return federation, jax.tree.map(lambda leaf: np.asarray(leaf)[:7], found)
+
+
+def by_twin(federation, scores):
+    """The same ranks, one client at a time."""
+    ties, every = federation.protocol.ties, np.arange(federation.num_items)
+    if federation.protocol.scale == "probability":
+        scores = twin.sigmoid(np.float32(scores))
+    ranks: dict[str, list] = {"val": [], "test": [], "val_full": [], "test_full": []}
+    for u in range(federation.num_clients):
+        val, test = federation.val_item[u], federation.test_item[u]
+        new = np.setdiff1d(every, federation.train_items(u))
+        asked = {
+            "val": (val, federation.val_candidates[u]),
+            "test": (test, federation.test_candidates[u]),
+            "val_full": (val, np.setdiff1d(new, [val])),
+            "test_full": (test, np.setdiff1d(new, [val, test])),
+        }
+        for part, (item, others) in asked.items():
+            ranks[part].append(twin.rank(scores[u, item], scores[u, others], ties))
+    return ranks
 
 
 @pytest.mark.parametrize(
@@ -82,31 +101,32 @@ def ranks_of(scores, protocol="leak-free", block=0, devices=1, **switches):
 def test_ranks_of_all_clients_are_those_of_the_twin(scores, protocol, switches):
     federation, ranks = ranks_of(scores, protocol, block=3, devices=2, **switches)
     assert ranks.finite.all()
-    values, ties = np.float32(scores), federation.protocol.ties
-    if federation.protocol.scale == "probability":
-        values = twin.sigmoid(values)
-    for part in ("val", "test"):
-        held_out, candidates = (getattr(federation, f"{part}_{kind}")
-                                for kind in ("item", "candidates"))  # fmt: skip
-        expected = [
-            twin.rank(row[item], row[others], ties)
-            for row, item, others in zip(values, held_out, candidates, strict=True)
-        ]
-        np.testing.assert_array_equal(getattr(ranks, part), expected)
+    for part, expected in by_twin(federation, scores).items():
+        np.testing.assert_array_equal(getattr(ranks, part), expected, err_msg=part)
 
 
 def test_probabilities_tie_where_logits_do_not(scores):
-    logits, probabilities = (ranks_of(scores, "paper", scale=scale)[1]
-                             for scale in ("logit", "probability"))  # fmt: skip
-    assert (logits.val <= probabilities.val).all()
-    assert (logits.val < probabilities.val).any()
+    logits, probabilities = (
+        ranks_of(scores, "paper", scale=scale)[1] for scale in ("logit", "probability")
+    )
+    assert (logits.val_full <= probabilities.val_full).all()
+    assert (logits.val_full < probabilities.val_full).any()
 
 
 @pytest.mark.parametrize("block", [1, 8])
 def test_ranks_do_not_depend_on_the_cut(scores, block):
-    for ours, theirs in zip(ranks_of(scores, block=block)[1],
-                            ranks_of(scores, block=3, devices=2)[1], strict=True):  # fmt: skip
+    one, other = ranks_of(scores, block=block), ranks_of(scores, block=3, devices=2)
+    for ours, theirs in zip(one[1], other[1], strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_client_is_shown_the_best_of_what_it_does_not_know():
+    distinct = np.random.default_rng(2).permuted(np.tile(np.arange(60.0), (7, 1)), axis=1)
+    federation, ranks = ranks_of(distinct, block=3, length=5)
+    for u, shown in enumerate(ranks.listed):
+        known = federation.train_items(u)
+        best = np.argsort(-distinct[u, : federation.num_items])
+        np.testing.assert_array_equal(shown, best[~np.isin(best, known)][:5])
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -115,14 +135,9 @@ def test_a_score_that_is_not_finite_is_flagged(scores, value):
     scores = scores.copy()
     scores[1, federation.val_item[1]] = value
     scores[4, federation.test_candidates[4, 5]] = value
-    never_asked = np.setdiff1d(
-        np.arange(federation.num_items),
-        [federation.val_item[5], federation.test_item[5],
-         *federation.val_candidates[5], *federation.test_candidates[5]],
-    )  # fmt: skip
-    scores[5, never_asked] = value
+    scores[6, federation.train_items(6)[0]] = value
     _, ranks = ranks_of(scores)
-    np.testing.assert_array_equal(ranks.finite, [True, False, True, True, False, True, True])
+    np.testing.assert_array_equal(ranks.finite, [True, False, True, True, False, True, False])
 
 
 # --- metrics --------------------------------------------------------------------------------------
@@ -133,9 +148,19 @@ def test_metrics_by_hand():
     np.testing.assert_array_equal(hit_rate(ranks, 10), [1, 1, 1, 1, 0, 0, 0])
     gains = [1, 1 / np.log2(3), 1 / np.log2(4.5), 1 / np.log2(11), 0, 0, 0]
     np.testing.assert_allclose(ndcg(ranks, 10), gains, rtol=1e-12)
-    expected = {"hr@10": 4 / 7, "ndcg@10": np.mean(gains)}
-    assert summarise(ranks, 10) == pytest.approx(expected, rel=1e-12)
-    assert summarise(ranks, 1) == {"hr@1": 1 / 7, "ndcg@1": 1 / 7}
+    np.testing.assert_allclose(reciprocal_rank(ranks)[[0, 2, 6]], [1, 1 / 3.5, 0.01])
+    ours = summarise(ranks, 3)
+    assert set(ours) == {"mrr"} | {f"{name}@{k}" for name in ("hr", "ndcg") for k in (3, 5, 10, 20)}
+    expected = {"hr@3": 2 / 7, "hr@10": 4 / 7, "hr@20": 6 / 7, "ndcg@10": np.mean(gains)}
+    assert {name: ours[name] for name in expected} == pytest.approx(expected, rel=1e-12)
+    assert ours["mrr"] == pytest.approx(np.mean(1 / ranks))
+    for name, values in per_user(ranks, 3).items():
+        assert ours[name] == values.mean()
+
+
+def test_coverage_is_the_share_of_items_that_anybody_is_shown():
+    assert coverage(np.array([[0, 3], [3, 4], [0, 4]]), 12) == 3 / 12
+    assert coverage(np.arange(6).reshape(2, 3), 6) == 1
 
 
 def test_a_metric_over_no_user_is_an_error():

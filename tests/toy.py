@@ -3,7 +3,6 @@
 It compiles at once, so that the loop around a method can be tested apart from any method.
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -21,23 +20,24 @@ def small_federation(protocol="leak-free", clients=7, items=60, seed=3, **switch
     return split(interactions, preset(protocol, **switches), seed=0, name="small")
 
 
-def toy(scores: np.ndarray, bonus=lambda round, client, item: 0.0):
-    """A factory, as in `METHODS`: scores [C, I], plus `bonus` after each round (from 1)."""
+def toy(scores: np.ndarray):
+    """A factory, as in `METHODS`, that scores with `scores` [R, C, I] in rounds 0 (before the
+    first) to R - 1, and with the last of them from then on."""
 
     def bound(config, num_items, layout, samples) -> Algorithm:
         def init(key) -> State:
-            room = [(0, layout.padded - len(scores)), (0, 0)]
-            padded = jnp.pad(jnp.asarray(scores, jnp.float32), room)
-            return State({"score": padded}, jnp.int32(0))
+            room = [(0, layout.padded - layout.number), (0, 0), (0, 0)]
+            each = jnp.asarray(scores, jnp.float32).swapaxes(0, 1)
+            return State({"score": jnp.pad(each, room)}, jnp.int32(0))
 
         def round(draws, state, hyper):
             number = state.server + 1
-            epochs = jnp.zeros(layout.padded, jnp.int32).at[draws.participants()].set(1)
+            epochs = jnp.zeros(layout.padded, jnp.int32).at[draws.participants()].set(2)
             loss = jnp.where(epochs > 0, 1 / number, jnp.nan)
             return State(state.clients, number), Info(loss, epochs)
 
         def score(state, ids, hyper):
-            return state.clients["score"][ids] + bonus(state.server)[ids]
+            return state.clients["score"][ids, jnp.minimum(state.server, len(scores) - 1)]
 
         return Algorithm(init, round, score, num_items, hyper=(), traffic=Traffic(up=10, down=20))
 

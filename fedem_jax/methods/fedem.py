@@ -24,7 +24,7 @@ from fedem_jax.base import Algorithm, Info, State, Traffic
 from fedem_jax.clients import Layout
 from fedem_jax.config import Config
 from fedem_jax.draws import Draws
-from fedem_jax.local import Change, Phase, Rule, fit_embedding, train_clients, tree_at
+from fedem_jax.local import Change, Phase, Rule, exact, fit_embedding, train_clients, tree_at
 from fedem_jax.losses import LOSSES
 from fedem_jax.merge import fit_adapter, fit_elastic, merged
 from fedem_jax.models.adapter import Adapter
@@ -56,7 +56,7 @@ class Hyper(NamedTuple):
 
 
 class Clients(NamedTuple):
-    """What the clients keep. Memory: 4 C I D bytes and little more."""
+    """What the clients keep. Memory: 4 C I D bytes (2 in bfloat16) and little more."""
 
     private: Any
     """[C ...] the backbone's own parameters (the user vectors p_u); they never leave a client."""
@@ -98,6 +98,7 @@ def fedem(config: Config, num_items: int, layout: Layout, samples: Int[Array, " 
     loss = LOSSES[config.bce]
     _, num_served = round_sizes(config, layout.number)
     num_tables = 1 if config.aggregation == "avg" else num_served
+    stored = jnp.dtype(config.table_dtype)
 
     def logits(private, rows) -> Float[Array, "*M"]:
         return jnp.asarray(backbone.apply({"params": private}, rows))
@@ -115,12 +116,12 @@ def fedem(config: Config, num_items: int, layout: Layout, samples: Int[Array, " 
     def init(key: Key[Array, ""]) -> State:
         """Everybody starts from the same Q_0, p_0 and theta_0; they drift apart by training."""
         key_items, key_private, key_adapter = jax.random.split(key, 3)
-        table = item_table(key_items, num_items, config.dim, config.init_scale)
+        table = item_table(key_items, num_items, config.dim, config.init_scale).astype(stored)
         private = backbone.init(key_private, table)["params"]
         theta = adapter.init(key_adapter, table, table)["params"]
         clients = Clients(private, table, theta, slot=jnp.int32(NOT_SERVED))
         clients = jax.tree.map(lambda x: jnp.broadcast_to(x, (layout.padded, *x.shape)), clients)
-        return State(clients, Download(jnp.zeros((num_tables, num_items, config.dim))))
+        return State(clients, Download(jnp.zeros((num_tables, num_items, config.dim), stored)))
 
     def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
         participants = draws.participants()
@@ -151,14 +152,15 @@ def fedem(config: Config, num_items: int, layout: Layout, samples: Int[Array, " 
         """A client that was not served: local epochs on its own table."""
         private, rows = tree_at(clients.private, id), session.rows
         private, table, trained = fit_embedding(
-            objective, private, clients.items[id, rows], session, hyper.lr_embedding
+            objective, private, exact(clients.items[id, rows]), session, hyper.lr_embedding
         )
         return Change({"private": private}, rows, table, trained)
 
     def merge_and_train(hyper: Hyper, session, clients: Clients, download, id) -> Change:
         """A client that was served: elastic merging, then local epochs."""
         private, table, theta, slot = tree_at(clients, id)
-        target, rows, rho = download.items[slot], session.rows, partial(weigh, rho=hyper.rho)
+        table, target = exact(table), exact(download.items[slot])
+        rows, rho = session.rows, partial(weigh, rho=hyper.rho)
         if config.merging == "once":
             theta = fit_adapter(
                 objective, rho, theta, private, table[rows], target[rows], session, hyper.lr_adapter
@@ -178,14 +180,14 @@ def fedem(config: Config, num_items: int, layout: Layout, samples: Int[Array, " 
 
     def serve(draws: Draws, upload: Upload, hyper: Hyper) -> Download:
         """The server's step, on nothing but the uploads."""
-        shares, alike = sample_shares(upload.samples), None
+        tables, shares, alike = exact(upload.items), sample_shares(upload.samples), None
         if config.aggregation != "avg":
-            axes = principal_axes(upload.items)
-            scores = principal_scores(upload.items, axes)
+            axes = principal_axes(tables)
+            scores = principal_scores(tables, axes)
             scores = scores * draws.signs(axes, scores)[:, None]
             alike = rounded_up(SIMILARITIES[config.similarity](scores))
         weights = aggregation_weights(config.aggregation, shares, alike, hyper.alpha)
-        return Download(aggregated(weights, upload.items))
+        return Download(aggregated(weights, tables).astype(stored))
 
     def score(state: State, ids: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
         """Logits of all items, with the model each client would use: merged, if just served."""
@@ -193,15 +195,15 @@ def fedem(config: Config, num_items: int, layout: Layout, samples: Int[Array, " 
         private, rows, theta, slot = tree_at(clients, ids)
 
         def merge(rows):
-            target = download.items[slot]
+            target = exact(download.items[slot])
             rho = jax.vmap(partial(weigh, rho=hyper.rho))(theta, rows, target)
             return jnp.where(merges(slot)[:, None, None], merged(rows, target, rho), rows)
 
-        rows = lax.cond(jnp.any(merges(slot)), merge, lambda rows: rows, rows)
+        rows = lax.cond(jnp.any(merges(slot)), merge, lambda rows: rows, exact(rows))
         return jax.vmap(logits)(private, rows)
 
-    tables = 4 * num_items * config.dim
-    traffic = Traffic(up=num_served * (tables + 4), down=num_served * tables)
+    table = stored.itemsize * num_items * config.dim
+    traffic = Traffic(up=num_served * (table + 4), down=num_served * table)
     return Algorithm(init, round, score, num_items, Hyper.of(config), traffic)
 
 

@@ -18,7 +18,7 @@ from fedem_jax.base import Algorithm, Info, State, Traffic
 from fedem_jax.clients import Layout
 from fedem_jax.config import Config
 from fedem_jax.draws import Draws
-from fedem_jax.local import Change, Phase, Rule, fit_embedding, train_clients, tree_at
+from fedem_jax.local import Change, Phase, Rule, exact, fit_embedding, train_clients, tree_at
 from fedem_jax.losses import LOSSES
 from fedem_jax.models.fcf import FCF, item_table
 
@@ -33,7 +33,7 @@ class Hyper(NamedTuple):
 
 
 class Clients(NamedTuple):
-    """What the clients keep. Memory: 4 C I D bytes and little more."""
+    """What the clients keep. Memory: 4 C I D bytes (2 in bfloat16) and little more."""
 
     private: Any
     """[C ...] user vectors p_u."""
@@ -56,6 +56,7 @@ def local_only(
     def init(key: Key[Array, ""]) -> State:
         key_items, key_private, _ = jax.random.split(key, 3)  # the same start as FedEM's
         table = item_table(key_items, num_items, config.dim, config.init_scale)
+        table = table.astype(config.table_dtype)
         clients = Clients(backbone.init(key_private, table)["params"], table)
         clients = jax.tree.map(lambda x: jnp.broadcast_to(x, (layout.padded, *x.shape)), clients)
         return State(clients, ())
@@ -64,7 +65,7 @@ def local_only(
         def train(session, clients: Clients, _, id) -> Change:
             private, rows = tree_at(clients.private, id), session.rows
             private, table, trained = fit_embedding(
-                objective, private, clients.items[id, rows], session, hyper.lr_embedding
+                objective, private, exact(clients.items[id, rows]), session, hyper.lr_embedding
             )
             return Change({"private": private}, rows, table, trained)
 
@@ -79,7 +80,7 @@ def local_only(
 
     def score(state: State, ids: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
         private, rows = tree_at(state.clients, ids)
-        return jax.vmap(logits)(private, rows)
+        return jax.vmap(logits)(private, exact(rows))
 
     hyper = Hyper(jnp.float32(config.lr_embedding), jnp.float32(config.threshold))
     return Algorithm(init, round, score, num_items, hyper, Traffic(up=0, down=0))

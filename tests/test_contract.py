@@ -1,0 +1,220 @@
+"""What every method keeps to, whatever it computes, and whatever way the work is cut."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from toy import small_federation
+
+from fedem_jax.config import Config
+from fedem_jax.methods import METHODS
+from fedem_jax.train import Trial
+
+BASE = Config(
+    dim=4, local_epochs=3, batch_size=16, num_negative=2, lr_embedding=0.03, lr_adapter=0.03,
+    threshold=0.02, bce="logit", client_fraction=0.9, aggregation_fraction=0.7, block_size=1,
+    size_classes=1,
+)  # fmt: skip
+
+
+class Lab:
+    """Compiled rounds of a method, from any state, with any key, data and numbers."""
+
+    def __init__(self, config, devices=1, federation=None):
+        federation = federation or small_federation(config.protocol)
+        self.trial = Trial(config, federation, jax.devices()[:devices])
+        self.start = self.trial.init()
+        self.traces, method = 0, self.trial.algorithm
+
+        def counted(*args):
+            self.traces += 1
+            return method.round(*args)
+
+        self.trial.algorithm = method._replace(round=counted)
+        self.program = jax.jit(self.trial._rounds, static_argnums=0)
+        self.rest = (self.trial.key_draws, self.trial.lists, self.trial.held_out, method.hyper)
+
+    def segment(self, state, number, length=1, **changed):
+        """State, what each round reported, and ranks, after some rounds."""
+        names = ("key", "lists", "held_out", "hyper")
+        rest = {**dict(zip(names, self.rest, strict=True)), **changed}
+        with jax.default_matmul_precision("highest"):
+            return self.program(length, state, jnp.int32(number), *(rest[name] for name in names))
+
+    def run(self, rounds=3, length=1, **changed):
+        """The last segment of a run."""
+        state = self.start
+        for number in range(0, rounds, length):
+            state, info, ranks = self.segment(state, number, length, **changed)
+        return jax.tree.map(np.asarray, (state, info, ranks))
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def method(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def lab(method):
+    return Lab(dataclasses.replace(BASE, method=method))
+
+
+@pytest.fixture(scope="module")
+def result(lab):
+    return lab.run()
+
+
+def assert_same(ours, theirs, **tolerance):
+    """Equal trees; to the bit without a tolerance."""
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for x, y in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        if tolerance:
+            np.testing.assert_allclose(x, y, **({"rtol": 0} | tolerance))
+        else:
+            np.testing.assert_array_equal(x, y)
+
+
+def differs(ours, theirs):
+    """Whether a floating-point leaf of a tree changed at all."""
+    pairs = zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)
+    return any((np.asarray(x) != np.asarray(y)).any() for x, y in pairs)
+
+
+# --- shapes, traces, transfers --------------------------------------------------------------------
+
+
+def test_a_round_keeps_shapes_and_types(lab):
+    after, info, ranks = jax.eval_shape(partial(lab.trial._rounds, 2), lab.start, 0, *lab.rest)
+    before = jax.eval_shape(lambda state: state, lab.start)
+    assert jax.tree.structure(after) == jax.tree.structure(before)
+    for x, y in zip(jax.tree.leaves(after), jax.tree.leaves(before), strict=True):
+        assert (x.shape, x.dtype, x.weak_type) == (y.shape, y.dtype, y.weak_type)
+    assert {leaf.shape for leaf in info} == {(2, 7)}
+    assert all(len(leaf) == 7 for leaf in ranks)
+
+
+def test_rounds_are_traced_once_and_stay_on_the_device(lab, result):
+    traced, numbers = lab.traces, [jnp.int32(number) for number in range(3)]
+    state = lab.start
+    with jax.transfer_guard("disallow"):
+        for number in numbers:
+            state, *_ = lab.segment(state, number)
+    assert lab.traces == traced
+    assert_same(jax.tree.map(np.asarray, state), result[0])
+
+
+# --- seeds ----------------------------------------------------------------------------------------
+
+
+def test_the_same_seed_gives_the_same_bits(lab, result):
+    again = Lab.__new__(Lab)
+    again.__dict__ |= vars(lab)
+    again.start = lab.trial.init()
+    assert_same(again.run(), result)
+    other = lab.run(key=jax.random.key(1))
+    assert differs(other[0], result[0])
+
+
+def test_other_seeds_start_elsewhere_and_other_protocols_do_not(method):
+    def start(protocol, seed):
+        config = dataclasses.replace(BASE, method=method, protocol=protocol, seed=seed)
+        return Trial(config, small_federation(protocol), jax.devices()[:1]).init().clients
+
+    base = start("leak-free", 0)
+    assert_same(start("paper", 0), base)
+    assert differs(start("leak-free", 1), base)
+    for client in range(1, 7):
+        assert_same(jax.tree.map(lambda leaf, u=client: leaf[u], base),
+                    jax.tree.map(lambda leaf: leaf[0], base))  # fmt: skip
+
+
+def test_rounds_in_one_call_or_in_several_are_the_same(lab, result):
+    assert_same(lab.run(length=3)[0], result[0])
+
+
+# --- who is changed by what -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def first_round(lab):
+    state, info, _ = jax.tree.map(np.asarray, lab.segment(lab.start, 0))
+    return state.clients, jax.tree.map(lambda leaf: leaf[0], info)
+
+
+def learnt(clients):
+    """What the clients learn: all but the row of the server's table that waits for them."""
+    return [leaf for name, tree in clients._asdict().items() if name != "slot"
+            for leaf in jax.tree.leaves(tree)]  # fmt: skip
+
+
+def test_who_sits_out_stays_as_it_was(lab, first_round):
+    clients, info = first_round
+    draws = lab.trial.draws(lab.trial.key_draws, 0, lab.trial.lists)
+    (idle,) = np.setdiff1d(np.arange(7), draws.participants())
+    assert np.isnan(info.loss[idle])
+    assert info.epochs[idle] == 0
+    trained = np.delete(np.arange(7), idle)
+    assert np.isfinite(info.loss[trained]).all()
+    assert (info.epochs[trained] > 0).all()
+    before, after = learnt(lab.start.clients), learnt(clients)
+    assert_same([leaf[idle] for leaf in after], [leaf[idle] for leaf in before])
+    moved = clients.items[trained] != np.asarray(lab.start.clients.items)[trained]
+    assert moved.any((1, 2)).all()
+
+
+def test_rows_without_a_sample_stay_as_they_were(lab, first_round):
+    clients, info = first_round
+    draws = lab.trial.draws(lab.trial.key_draws, 0, lab.trial.lists)
+    (size,) = lab.trial.layout.classes
+    for u in np.flatnonzero(info.epochs):
+        samples = draws.samples(u, size.positives, size.barred)
+        touched = np.unique(samples.items[: int(samples.count)])
+        still = np.setdiff1d(np.arange(lab.trial.federation.num_items), touched)
+        before, after = np.asarray(lab.start.clients.items[u]), clients.items[u]
+        assert len(still)
+        np.testing.assert_array_equal(after[still], before[still])
+        assert (after[touched] != before[touched]).any(1).all()
+
+
+def test_a_client_learns_nothing_from_the_others_before_it_downloads(lab, first_round):
+    """Other interactions of one client change that client alone in the first round."""
+    federation = lab.trial.federation
+    mine = slice(*federation.offsets[2:4])
+    own, free = federation.train_items(2), np.ones(federation.num_items, bool)
+    free[federation.train_items(2)] = False
+    items = np.asarray(lab.trial.lists.items).copy()
+    items[mine] = np.resize(np.flatnonzero(free), len(own))
+    lists = lab.trial.lists._replace(items=jnp.asarray(items))
+    state, *_ = jax.tree.map(np.asarray, lab.segment(lab.start, 0, lists=lists))
+    others = np.delete(np.arange(7), 2)
+    clients, _ = first_round
+    assert_same([leaf[others] for leaf in learnt(state.clients)],
+                [leaf[others] for leaf in learnt(clients)])  # fmt: skip
+    assert (state.clients.items[2] != clients.items[2]).any()
+
+
+# --- ways to cut the work -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("devices", "block", "classes"), [(1, 3, 4), (2, 8, 1), (2, 1, 4)])
+def test_the_cut_of_the_work_changes_nothing(method, lab, result, devices, block, classes):
+    """Blocks, size classes, devices: one client more than two devices share is padding."""
+    if len(jax.devices()) < devices:
+        pytest.skip(f"needs {devices} devices")
+    config = dataclasses.replace(BASE, method=method, block_size=block, size_classes=classes)
+    other = Lab(config, devices)
+    state, info, ranks = other.run()
+    filled = other.trial.layout.padded
+    expected, *_, expected_ranks = result
+    clients = jax.tree.map(lambda leaf: leaf[:7], state.clients)
+    assert_same(clients, expected.clients, atol=1e-4)
+    assert_same(state.server, expected.server, atol=1e-4)
+    assert_same(jax.tree.map(lambda leaf: leaf[:, :7], info), result[1], atol=1e-5)
+    assert_same(jax.tree.map(lambda leaf: leaf[:7], ranks), expected_ranks)
+    assert filled == 7 + (devices - 1)
+    start = jax.tree.map(np.asarray, other.start.clients)
+    assert_same(jax.tree.map(lambda leaf: leaf[7:], state.clients),
+                jax.tree.map(lambda leaf: leaf[7:], start))  # fmt: skip
