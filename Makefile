@@ -45,6 +45,21 @@ experiment: $(READY)  ## run one experiment; with no DATASET, the embedded synth
   ## OUT=results/x DATA_DIR=data ARGS="--dim 32 --merging once"
 	@$(RUN) -m fedem_jax train $(foreach name,DATASET METHOD PROTOCOL ROUNDS SEED OUT DATA_DIR,$(call flag,$(name))) $(ARGS)
 
+.PHONY: audit
+audit: $(READY)  ## say whether a protocol leaks held-out items; fails if it does
+  ## DATASET=ml-1m PROTOCOL=leak-free ROUNDS=50 SEED=0 OUT=results/x
+  ## DATA_DIR=data ARGS="--columns user_id movie_id"
+	@$(RUN) -m fedem_jax audit $(foreach name,DATASET PROTOCOL ROUNDS SEED OUT DATA_DIR,$(call flag,$(name))) $(ARGS)
+
+.PHONY: plan
+plan: $(READY)  ## say what a run would cost, without running it: padding, memory, least time
+  ## DATASET=ml-1m METHOD=fedem PROTOCOL=leak-free DATA_DIR=data ARGS="--dim 64"
+	@$(RUN) -m fedem_jax plan $(foreach name,DATASET METHOD PROTOCOL DATA_DIR,$(call flag,$(name))) $(ARGS)
+
+.PHONY: bench
+bench: $(READY)  ## measure it on this machine into experiments/bench; ARGS=--quick: in 2 minutes
+	@$(RUN) experiments/bench/bench.py $(ARGS)
+
 .PHONY: test
 test: $(READY_DEV)  ## run the tests but the slow ones; ARGS="-m slow" for those, ARGS="-k data"
 	@workers=$$($(RUN) -c 'import xdist' 2>/dev/null && echo '-n auto'); \

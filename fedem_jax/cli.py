@@ -1,4 +1,4 @@
-"""The console script `fedem`: `train`, `data` and `report`.
+"""The console script `fedem`: `train`, `plan`, `audit`, `data` and `report`.
 
 JAX, pandas and Matplotlib are imported only by the commands that need them, once their arguments
 are known to be sound.
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, TypeVar
 
 import tyro
 
@@ -21,6 +21,8 @@ from fedem_jax.config import Config
 from fedem_jax.errors import UserError
 from fedem_jax.presets import preset
 from fedem_jax.protocol import nearest
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,53 @@ class Train:
     settings: tyro.conf.OmitArgPrefixes[Config]
 
 
+NotOfLocalOnly = tyro.conf.Suppress[tyro.conf.Fixed[T]]
+"""A setting that Local-only does without."""
+
+
+@dataclass(frozen=True)
+class Audit(Config):
+    """Say whether a protocol leaks held-out items: train Local-only, in which no client hears of
+    another, and compare it with its chance level; rank by popularity; count what is drawn.
+
+    Exit status: 1 if it leaks, else 0.
+
+    examples:
+      fedem audit --dataset ml-100k --protocol paper
+      fedem audit --dataset mine.csv --columns user_id movie_id --min-interactions 5
+    """
+
+    rounds: int = 50
+    """Rounds of Local-only."""
+    eval_every: int = 10
+    """Rounds between two looks at Local-only; the verdict is on the last round."""
+    out: str = ""
+    """Folder that receives audit.json with all figures; empty: nothing is written."""
+
+    method: NotOfLocalOnly[str] = "local-only"
+    lr_adapter: NotOfLocalOnly[float] = Config.lr_adapter
+    aggregation: NotOfLocalOnly[Literal["both", "avg", "sim"]] = Config.aggregation
+    similarity: NotOfLocalOnly[Literal["l2", "cos"]] = Config.similarity
+    alpha: NotOfLocalOnly[float] = Config.alpha
+    merging: NotOfLocalOnly[str] = Config.merging
+    adapter_widths: NotOfLocalOnly[tuple[int, ...]] = Config.adapter_widths
+    aggregation_fraction: NotOfLocalOnly[float] = Config.aggregation_fraction
+    per_client: NotOfLocalOnly[bool] = Config.per_client
+
+
+@dataclass(frozen=True)
+class Plan(Train):
+    """Say what a run would cost, without running it: size classes and their padding, memory,
+    operations and bytes of a round, and the least time that it can take on this machine.
+
+    Takes all settings of `fedem train`.
+
+    examples:
+      fedem plan --dataset ml-1m
+      fedem plan --dataset ml-100k --dim 64 --block-size 16
+    """
+
+
 @dataclass(frozen=True)
 class Data:
     """List the data sets that `fedem train --dataset` knows by name; the path of a CSV, TSV or
@@ -57,10 +106,12 @@ class Data:
 @dataclass(frozen=True)
 class Report:
     """Redraw the curves of finished runs and print their closing tables; several runs are also
-    listed side by side.
+    listed side by side, and those that differ only in their seed summed up by mean and standard
+    deviation.
 
     examples:
       fedem report results/x
+      fedem report results/ml-100k-fedem-leak-free-seed*
       fedem report results/x results/y --picture both.png
     """
 
@@ -72,21 +123,8 @@ class Report:
 
 def train(args: Sequence[str]) -> None:
     """Run one experiment; `fedem train --help` explains every setting."""
-    start = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    start.add_argument("--config", default="")
-    start.add_argument("--preset", default="auto")
-    start.add_argument("--dataset", default="synthetic")
-    start.add_argument("--method", default="fedem")
-    given = start.parse_known_args(args)[0]
-    source = given.config
-    if source:
-        base = Config.load(source)
-    else:
-        base = preset(given.preset, dataset=given.dataset, method=given.method)
-    defaults = dataclasses.replace(base, out="") if source else base
-    config = tyro.cli(
-        Train, prog="fedem train", args=args, default=Train(source, given.preset, defaults)
-    ).settings
+    wanted, base = _settings(Train, "fedem train", args)
+    source, config = wanted.config, wanted.settings
 
     from fedem_jax.record import METRICS, RunDirectory, check_free, first_free
 
@@ -107,6 +145,78 @@ def train(args: Sequence[str]) -> None:
         except KeyboardInterrupt:
             kept = f"{out}/{METRICS} holds the rounds so far." if out.exists() else ""
             raise KeyboardInterrupt(kept) from None
+
+
+def audit(args: Sequence[str]) -> None:
+    """Say whether a protocol leaks held-out items; exit status 1 if it does."""
+    config = tyro.cli(Audit, prog="fedem audit", args=args)
+
+    from fedem_jax.record import check_free
+
+    if config.out:
+        check_free(config.out)
+    use_all_cores()
+    cache_programs()
+
+    from rich.console import Console
+
+    from fedem_jax.auditing import audit
+    from fedem_jax.progress import Progress
+
+    class Training(Progress):
+        """The bar alone: what came of the run, the audit tells."""
+
+        def finish(self, summary, per_client):
+            self.__exit__()
+
+    with Training() as progress:
+        found = audit(config, observers=[progress])
+    Console(highlight=False).print(found)
+    if config.out:
+        found.save(config.out)
+    if found.leaks:
+        raise SystemExit(1)
+
+
+def _settings(kind: type[Train], prog: str, args: Sequence[str]) -> tuple[Train, Config]:
+    """The settings that arguments ask for, and those that they started from."""
+    start = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    start.add_argument("--config", default="")
+    start.add_argument("--preset", default="auto")
+    start.add_argument("--dataset", default="synthetic")
+    start.add_argument("--method", default="fedem")
+    given = start.parse_known_args(args)[0]
+    if given.config:
+        base = Config.load(given.config)
+        defaults = dataclasses.replace(base, out="")
+    else:
+        base = defaults = preset(given.preset, dataset=given.dataset, method=given.method)
+    default = kind(given.config, given.preset, defaults)
+    return tyro.cli(kind, prog=prog, args=args, default=default), base
+
+
+def plan(args: Sequence[str]) -> None:
+    """Say what a run would cost: padding, memory, operations, time; runs nothing."""
+    config = _settings(Plan, "fedem plan", args)[0].settings
+    use_all_cores()
+
+    from rich.console import Console
+
+    from fedem_jax.data.sources import load
+    from fedem_jax.plan import plan_run, shown
+    from fedem_jax.train import Trial
+
+    federation = load(
+        config.dataset,
+        config.rules(),
+        config.seed,
+        data_dir=config.data_dir,
+        columns=config.columns,
+        separator=config.separator,
+        header=config.header,
+    )
+    layout = Trial(config, federation).layout
+    Console(highlight=False).print(shown(plan_run(config, federation, layout)))
 
 
 def data(args: Sequence[str]) -> None:
@@ -139,20 +249,19 @@ def report(args: Sequence[str]) -> None:
 
     from rich.console import Console
 
-    from fedem_jax.plots import Curve, learning_curves
+    from fedem_jax.plots import learning_curves
     from fedem_jax.progress import closing, comparison
     from fedem_jax.record import CURVES, draw_curves, read_run
 
     runs = [(str(path), read_run(path)) for path in wanted.directories]
     console = Console(highlight=False)
     for path, run in runs:
-        draw_curves(Path(path) / CURVES, run.records, run.summary)
+        draw_curves(Path(path) / CURVES, run)
         console.print(closing(run.summary))
     if len(runs) > 1:
         console.print(comparison(runs))
     if wanted.picture:
-        curves = [Curve(path, run.records, run.summary["headline"]["round"]) for path, run in runs]
-        learning_curves(curves, wanted.picture, title="Learning curves")
+        learning_curves(runs, wanted.picture, title="Learning curves")
 
 
 def use_all_cores() -> None:
@@ -180,11 +289,12 @@ def cache_programs() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-COMMANDS = {"train": train, "data": data, "report": report}
+COMMANDS = {"train": train, "plan": plan, "audit": audit, "data": data, "report": report}
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Entry point. Exit status: 0 done, 2 the user's mistake, 130 interrupted."""
+    """Entry point. Exit status: 0 done, 1 an audited protocol leaks, 2 the user's mistake, 130
+    interrupted."""
     args = sys.argv[1:] if args is None else list(args)
     try:
         if not args or args[0] in ("-h", "--help"):

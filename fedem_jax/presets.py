@@ -33,8 +33,8 @@ def preset(
 
     Args:
         name: `released` = defaults of the authors' program; `tuned` = chosen on validation under
-            the leak-free protocol; `auto` = tuned for the synthetic federation, for which there is
-            no released setting, and released otherwise.
+            the leak-free protocol; `auto` = tuned on the synthetic federation, for which nothing was
+            released, where such settings exist, and released otherwise.
 
     Raises:
         UserError: there is no such preset.
@@ -42,7 +42,8 @@ def preset(
     if name not in PRESETS:
         raise UserError(f"preset: '{name}' is unknown; {nearest(name, list(PRESETS))}.")
     if name == "auto":
-        name = "tuned" if dataset == "synthetic" else "released"
+        embedded = dataset == "synthetic" and (method, dataset) in TUNED
+        name = "tuned" if embedded else "released"
     values: dict[str, Any] = {}
     if name == "tuned":
         if (method, dataset) not in TUNED:

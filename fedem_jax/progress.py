@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -17,7 +18,19 @@ from rich.text import Text
 
 from fedem_jax.config import Config
 from fedem_jax.data.federation import Federation
-from fedem_jax.record import CURVES, METRICS, SUMMARY, Run, chance_level, ranking_metrics
+from fedem_jax.record import (
+    CURVES,
+    METRICS,
+    PER_CLIENT,
+    SUMMARY,
+    Run,
+    protocol_label,
+    shared_k,
+)
+from fedem_jax.uncertainty import over_seeds
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Progress:
@@ -32,7 +45,7 @@ class Progress:
         self._directory = directory
         self._bar: Bar | None = None
         self._task = TaskID(0)
-        self._rounds = 0
+        self._rounds, self._k, self._files = 0, 10, [SUMMARY, METRICS, CURVES]
         self._first: tuple[int, float] | None = None  # round and time of the first record
         self._next_line = 0.0
 
@@ -44,7 +57,10 @@ class Progress:
 
     def start(self, setting: dict[str, Any]) -> None:
         """Show what is about to run; the bar says that it compiles until the first record."""
-        self._rounds = setting["config"].rounds
+        config: Config = setting["config"]
+        self._rounds, self._k = config.rounds, config.top_k
+        if config.per_client:
+            self._files.append(PER_CLIENT)
         self._console.print(_opening(setting))
         if not self._console.is_terminal:
             self._console.print("compiling the first round ...")
@@ -71,10 +87,12 @@ class Progress:
             if done == self._first[0]
             else _speed((now - self._first[1]) / (done - self._first[0]))
         )
-        metrics = " ".join(
-            f"{name.upper()} {record['val'][name]:.3f}" for name in ranking_metrics(record["val"])
-        )
-        values = f"loss {record['loss']:.4f} val {metrics} {speed}".rstrip()
+        hr, ndcg = f"hr@{self._k}", f"ndcg@{self._k}"
+        values = (
+            f"loss {record['loss']:.4f} val {hr.upper()} {record['val'][hr]:.3f} "
+            f"{ndcg.upper()} {record['val'][ndcg]:.3f} "
+            f"full {record['val_full'][hr]:.3f} {speed}"
+        ).rstrip()
         label = f"{done:>{len(str(self._rounds))}}/{self._rounds}"
         if self._bar is not None:
             self._bar.update(self._task, completed=done, description=label, values=values)
@@ -82,12 +100,12 @@ class Progress:
             self._console.print(f"round {label}  {values}", soft_wrap=True)
             self._next_line = done + self._rounds / 10
 
-    def finish(self, summary: dict[str, Any]) -> None:
+    def finish(self, summary: dict[str, Any], per_client: pd.DataFrame) -> None:
         """Show what came of the run."""
         self._stop()
         self._console.print(closing(summary))
         if self._directory is not None:
-            names = f"{SUMMARY}, {METRICS}, {CURVES}"
+            names = ", ".join(self._files)
             self._console.print(f"[bold]{self._directory}/[/bold] holds {names}", soft_wrap=True)
 
     def _stop(self) -> None:
@@ -97,58 +115,50 @@ class Progress:
 
 
 def closing(summary: dict[str, Any]) -> RenderableType:
-    """The closing table of a run: its headline, its last round, and what to compare them with."""
-    metrics = ranking_metrics(summary["headline"]["test"])
-    table = Table(
-        box=box.SIMPLE_HEAD, title=_title(summary), title_justify="left", title_style="bold",
-        pad_edge=False,
-    )  # fmt: skip
-    table.add_column("", no_wrap=True)
-    for name in ("round", *(f"{s}\n{m.upper()}" for s in ("val", "test") for m in metrics)):
-        table.add_column(name, justify="right", vertical="bottom")
-
-    def row(label: str, entry: dict[str, Any], style: str = "") -> None:
-        values = [
-            f"{entry[split][metric]:.4f}" if split in entry else ""
-            for split in ("val", "test")
-            for metric in metrics
-        ]
-        table.add_row(label, str(entry.get("round", "")), *values, style=style)
-
-    chance = {name: chance_level(name, _num_candidates(summary)) for name in metrics}
-    row("best validation round", summary["headline"], style="bold")
-    row("last round", summary["last"])
-    row("chance", {"val": chance, "test": chance}, style="dim")
-    table.add_section()
-    row("best test (for comparison with\npublished tables only)", summary["best_test"], style="dim")
-    return Group(table, Text(_costs(summary), style="dim"))
+    """What a run ended with: its test metrics sampled and in full, and what to hold them against;
+    the same by client activity; coverage and costs."""
+    ranked = (
+        f"sampled: {summary['protocol_switches']['num_candidates']} candidates; full: all "
+        f"{summary['items']:,} items but the client's own; {summary['clients']:,} clients"
+    )
+    notes = [Text(note, "dim") for note in (ranked, _coverage(summary), _costs(summary))]
+    if plainly := against_chance(summary):
+        notes.insert(0, Text(plainly))
+    return Group(_outcomes(summary), _activity(summary), "", *notes)
 
 
 def comparison(runs: Sequence[tuple[str, Run]]) -> RenderableType:
-    """A row for each finished run: the test values at its best validation round."""
-    metrics = list(
-        dict.fromkeys(
-            m for _, run in runs for m in ranking_metrics(run.summary["headline"]["test"])
-        )
-    )
-    table = Table(
-        box=box.SIMPLE_HEAD, title="Test values at the best validation round",
-        title_justify="left", title_style="bold", pad_edge=False,
-    )  # fmt: skip
-    table.add_column("run", overflow="fold")
-    table.add_column("data set")
-    table.add_column("protocol")
-    for name in ("round", *(metric.upper() for metric in metrics), "s/round"):
-        table.add_column(name, justify="right")
+    """A row for each finished run: the test metrics at its best validation round. Runs that differ
+    in nothing but the seed are followed by their mean and standard deviation."""
+    columns = _columns(shared_k([run.summary for _, run in runs]), "hr", "ndcg")
+    table = _table("Test metrics at the best validation round", "round", columns)
     for label, run in runs:
         summary = run.summary
-        values = [summary["headline"]["test"].get(metric) for metric in metrics]
-        table.add_row(
-            label, summary["dataset"], summary["protocol"], str(summary["headline"]["round"]),
-            *("" if value is None else f"{value:.4f}" for value in values),
-            f"{summary['seconds_per_round']:.3g}",
-        )  # fmt: skip
+        about = f"{summary['method']} on {summary['dataset']}, {protocol_label(summary)}"
+        headline = summary["headline"]
+        _row(table, columns, Text.assemble(label, (f"\n{about}", "dim")), headline)
+    for group in same_but_seed(runs):
+        table.add_section()
+        cells = []
+        for part, metric in columns:
+            spread = over_seeds([run.summary["headline"][part][metric] for _, run in group])
+            cells.append(f"{spread.mean:.4f}\n±{spread.sd:.4f}")
+        title = f"mean ± sd over {len(group)} seeds"
+        settings = f"\nsettings of {group[0][0]}"
+        table.add_row(Text.assemble((title, "bold"), (settings, "dim")), "", *cells)
     return table
+
+
+def same_but_seed(runs: Sequence[tuple[str, Run]]) -> list[list[tuple[str, Run]]]:
+    """The runs gathered into groups of at least two that differ in nothing but the seed (and in
+    what changes no result: names of folders, the cut of the work). A seed counts once."""
+    groups: dict[Config, dict[int, tuple[str, Run]]] = {}
+    for label, run in runs:
+        settings = dataclasses.replace(
+            run.config, seed=0, out="", data_dir="", per_client=False, block_size=0, size_classes=1
+        )
+        groups.setdefault(settings, {})[run.config.seed] = (label, run)
+    return [list(group.values()) for group in groups.values() if len(group) > 1]
 
 
 def _opening(setting: dict[str, Any]) -> Panel:
@@ -184,15 +194,95 @@ def _opening(setting: dict[str, Any]) -> Panel:
     )
 
 
-def _title(summary: dict[str, Any]) -> str:
-    return (
-        f"{summary['method']} on {summary['dataset']} · protocol {summary['protocol']} · "
+def _outcomes(summary: dict[str, Any]) -> Table:
+    columns = _columns(summary["top_k"], "hr", "ndcg", "mrr")
+    title = (
+        f"{summary['method']} on {summary['dataset']} · protocol {protocol_label(summary)} · "
         f"{summary['fingerprint']}"
     )
+    table = _table(title, "round", columns)
+    mark = {"headline": "", "best_test": "", "last": ""}
+    if summary["selected"] != "headline":
+        mark[summary["selected"]] = " *"
+        table.caption = f"* the round that protocol {summary['protocol']} reports"
+    low, high = (
+        {
+            part: {name: ends[end] for name, ends in values.items()}
+            for part, values in summary["headline"]["interval"].items()
+        }
+        for end in (0, 1)
+    )
+    _row(table, columns, "best validation", summary["headline"], style="bold")
+    _row(table, columns, "  95 % from", low)
+    _row(table, columns, "  to", high)
+    _row(table, columns, f"last{mark['last']}", summary["last"])
+    _row(table, columns, "chance", summary["chance"])
+    table.add_section()
+    label = f"best test{mark['best_test']}, as in\npublished tables"
+    _row(table, columns, label, summary["best_test"], style="dim")
+    return table
 
 
-def _num_candidates(summary: dict[str, Any]) -> int:
-    return summary["protocol_switches"]["num_candidates"]
+def _activity(summary: dict[str, Any]) -> Table:
+    columns = _columns(summary["top_k"], "hr", "ndcg", "mrr")
+    table = _table("Best validation round, by training items of a client", "clients", columns)
+    for entry in summary["by_activity"]:
+        low, high = entry["history"]
+        label = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+        _row(table, columns, label, entry, second="clients")
+    return table
+
+
+def _columns(k: int, *metrics: str) -> list[tuple[str, str]]:
+    """Test metrics, first among the candidates, then among all items, as (part, name)."""
+    names = [metric if metric == "mrr" else f"{metric}@{k}" for metric in metrics]
+    return [(part, name) for part in ("test", "test_full") for name in names]
+
+
+def _table(title: str, second: str, columns: Sequence[tuple[str, str]]) -> Table:
+    """A table with a label, the field `second` and `columns`; three of each kind fill 80 signs."""
+    table = Table(
+        box=box.SIMPLE_HEAD, title=f"\n{title}", title_justify="left", title_style="bold",
+        caption_justify="left", show_edge=False, padding=(0, 1, 0, 0),
+    )  # fmt: skip
+    table.add_column("", overflow="fold", min_width=17)
+    table.add_column(f"\n{second}", justify="right", min_width=7)
+    for part, metric in columns:
+        kind = "full" if part == "test_full" else "sampled"
+        table.add_column(f"{kind}\n{metric.upper()}", justify="right", no_wrap=True)
+    return table
+
+
+def _row(
+    table: Table, columns: Sequence[tuple[str, str]], label: str | Text, entry: dict[str, Any],
+    style: str = "", second: str = "round",
+) -> None:  # fmt: skip
+    values = [f"{entry[part][metric]:.4f}" for part, metric in columns]
+    table.add_row(label, str(entry.get(second, "")), *values, style=style)
+
+
+def against_chance(summary: dict[str, Any]) -> str:
+    """Names the headline's metrics whose interval holds the chance level. The bootstrap of no hit
+    at all ends at 0; 3 / C, the 95 % bound on a share never observed, then takes its place."""
+    least, found = 3 / summary["clients"], []
+    for part, levels in summary["chance"].items():
+        ends = summary["headline"]["interval"][part]
+        names = [
+            name.upper()
+            for name, level in levels.items()
+            if ends[name][0] <= level <= (ends[name][1] or least)
+        ]
+        if names:
+            found.append(f"{'full' if part == 'test_full' else 'sampled'} {', '.join(names)}")
+    return f"not distinguishable from chance: {'; '.join(found)}" if found else ""
+
+
+def _coverage(summary: dict[str, Any]) -> str:
+    best, last = (summary[entry]["coverage"] for entry in ("headline", "last"))
+    return (
+        f"coverage: {best:.1%} of the items are in some top {summary['top_k']}; "
+        f"{last:.1%} in the last round"
+    )
 
 
 def _costs(summary: dict[str, Any]) -> str:

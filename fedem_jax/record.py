@@ -158,10 +158,10 @@ def shared_k(summaries: Sequence[dict[str, Any]]) -> int:
 
 def draw_curves(path: Path, run: Run) -> None:
     """Draw the learning curves of one run."""
-    from fedem_jax.plots import Curve, learning_curves
+    from fedem_jax.plots import learning_curves
 
     method, dataset = run.summary["method"], run.summary["dataset"]
-    learning_curves([Curve(method, run)], path, title=f"{method} on {dataset}")
+    learning_curves([(method, run)], path, title=f"{method} on {dataset}")
 
 
 def _taken(path: Path) -> bool:

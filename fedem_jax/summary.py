@@ -1,4 +1,4 @@
-"""What is said of a run at its end: chosen on validation, with everything that a reader must know."""
+"""What is said of a run at its end: chosen on validation, with all that a reader must know."""
 
 from __future__ import annotations
 

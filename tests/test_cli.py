@@ -6,82 +6,31 @@ import subprocess
 import sys
 import types
 
-import numpy as np
 import pytest
+from made_up import federation, made_up
 
 from fedem_jax import cli
 from fedem_jax.config import Config
 from fedem_jax.data.federation import Federation
 from fedem_jax.errors import UserError
-from fedem_jax.protocol import preset
-
-
-def federation() -> Federation:
-    """Eight clients with three interactions each, among 120 items."""
-    clients, items = 8, 120
-    offsets = np.arange(clients + 1, dtype=np.int32)
-    one = np.zeros(clients, np.int32)
-    candidates = np.zeros((clients, 99), np.int32)
-    return Federation(
-        name="synthetic",
-        protocol=preset("leak-free"),
-        num_items=items,
-        offsets=offsets,
-        items=one,
-        barred_offsets=offsets,
-        barred=one,
-        val_item=one,
-        test_item=one,
-        val_candidates=candidates,
-        test_candidates=candidates,
-        user_ids=np.arange(clients),
-        item_ids=np.arange(items),
-        seed=0,
-        fingerprint="0123456789abcdef",
-        cleaning={"rows_read": 30, "rows_dropped": 6, "users": 8},
-    )
+from fedem_jax.progress import against_chance
+from fedem_jax.uncertainty import over_seeds
 
 
 def fake_run(config: Config, federation_: Federation | None = None, observers=()) -> None:
     """What `fedem_jax.train.run` tells its observers, with made-up numbers."""
     setting = {
         "config": config,
-        "federation": federation_ or federation(),
+        "federation": federation_ or federation(config),
         "device": "cpu x 2",
         "versions": {"jax": "1.2.3"},
     }
+    run, clients = made_up(config)
     for observer in observers:
         observer.start(setting)
-    entries = []
-    for number in range(1, config.rounds + 1):
-        values = {"hr@10": 0.5, "ndcg@10": 0.25}
-        entries.append({"round": number, "val": values, "test": values})
-        costs = {"bytes_up": 10, "bytes_down": 20, "seconds": 0.1, "epochs": 3.0}
-        for observer in observers:
-            observer.record(entries[-1] | costs | {"loss": 1 / number})
-    summary = {
-        "method": config.method,
-        "dataset": config.dataset,
-        "protocol": config.protocol,
-        "protocol_switches": dataclasses.asdict(preset(config.protocol)),
-        "fingerprint": "0123456789abcdef",
-        "seed": config.seed,
-        "rounds": config.rounds,
-        "headline": entries[0],
-        "best_test": {key: entries[-1][key] for key in ("round", "test")},
-        "last": entries[-1],
-        "clients": 8,
-        "items": 120,
-        "interactions": 24,
-        "compile_seconds": 1.5,
-        "seconds_per_round": 0.02,
-        "bytes_up": 10 * config.rounds,
-        "bytes_down": 20_000 * config.rounds,
-        "device": "cpu x 2",
-        "versions": {"jax": "1.2.3"},
-    }
-    for observer in observers:
-        observer.finish(summary)
+        for record in run.records:
+            observer.record(record)
+        observer.finish(run.summary, clients)
 
 
 @pytest.fixture
@@ -103,6 +52,7 @@ def settings(path) -> dict:
 def test_train_fills_a_run_directory_and_tells(fake, tmp_path, capsys):
     cli.main(["train", "--out", "x", "--rounds", "30", "--adapter-widths", "8", "4"])
     assert sorted(path.name for path in (tmp_path / "x").iterdir()) == [
+        "candidates.npz",
         "config.json",
         "curves.png",
         "metrics.jsonl",
@@ -111,13 +61,11 @@ def test_train_fills_a_run_directory_and_tells(fake, tmp_path, capsys):
     assert settings(tmp_path / "x")["adapter_widths"] == [8, 4]
     shown = capsys.readouterr().out
     for words in (
-        "8 clients, 120 items, 24 interactions",
+        "8 clients, 120 items, 40 interactions",
         "30 rows read, 6 rows dropped",
         "0123456789abcdef",
         "cpu x 2 · jax 1.2.3",
         "compiling",
-        "best validation round",
-        "best test (for comparison with",
         "20 ms/round after 1.5 s of compiling",
         "300 B up, 600 kB down",
         "x/ holds summary.json",
@@ -218,16 +166,99 @@ def test_an_interruption_is_one_line(fake, capsys, started):
     assert said == f"interrupted: {kept}\n"
 
 
+def lines_of(shown: str, start: str) -> list[str]:
+    return [line for line in shown.splitlines() if line.startswith(start)]
+
+
+def test_the_closing_table_shows_both_rankings(fake, capsys):
+    config = Config(rounds=4, protocol="paper", ties="average", top_k=5)
+    summary = made_up(config)[0].summary
+    cli.main(["train", "--out", "x", "--rounds", "4", "--protocol", "paper", "--ties", "average",
+              "--top-k", "5", "--per-client"])  # fmt: skip
+    shown = capsys.readouterr().out
+    assert "fedem on synthetic · protocol paper* (ties average) · 0123456789abcdef" in shown
+    names = ("hr@5", "ndcg@5", "mrr")
+
+    def values(of) -> list[str]:
+        return [f"{of(part, name):.4f}" for part in ("test", "test_full") for name in names]
+
+    headline, levels = summary["headline"], summary["chance"]
+    for label, of in {
+        "best validation": lambda part, name: headline[part][name],
+        "  95 % from": lambda part, name: headline["interval"][part][name][0],
+        "  to": lambda part, name: headline["interval"][part][name][1],
+        "last": lambda part, name: summary["last"][part][name],
+        "chance": lambda part, name: levels[part][name],
+        "best test *": lambda part, name: summary["best_test"][part][name],
+    }.items():
+        assert lines_of(shown, label)[0].split()[-6:] == values(of)
+    assert "* the round that protocol paper* reports" in shown
+    for entry in summary["by_activity"]:
+        low, high = entry["history"]
+        (line,) = lines_of(shown, f"{low} to {high}  " if low < high else f"{low}   ")
+        assert line.split()[-7:] == [
+            str(entry["clients"]), *values(lambda part, name, entry=entry: entry[part][name])
+        ]  # fmt: skip
+    assert f"{headline['coverage']:.1%} of the items are in some top 5" in shown
+    assert "99 candidates; full: all 120 items" in shown
+    assert "x/ holds summary.json, metrics.jsonl, curves.png, per_client.parquet" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("interval", "level", "clients", "said"),
+    [
+        ([0.05, 0.15], 0.10, 1000, True),
+        ([0.12, 0.20], 0.10, 1000, False),
+        ([0.01, 0.08], 0.10, 1000, False),
+        ([0.0, 0.0], 0.002, 1000, True),  # no hit is no proof where two were to be expected
+        ([0.0, 0.0], 0.1, 1000, False),
+        ([0.001, 0.002], 0.0025, 1000, False),
+    ],
+)
+def test_chance_within_the_interval_is_said_plainly(interval, level, clients, said):
+    summary = made_up(Config(rounds=2))[0].summary
+    summary["clients"] = clients
+    summary["chance"] = {"test": {"hr@10": level}}
+    summary["headline"]["interval"] = {"test": {"hr@10": interval}}
+    sentence = "not distinguishable from chance: sampled HR@10" if said else ""
+    assert against_chance(summary) == sentence
+
+
 def test_report_redraws_and_compares(fake, tmp_path, capsys):
     for name in ("x", "y"):
-        cli.main(["train", "--out", name, "--rounds", "2"])
+        cli.main(["train", "--out", name, "--rounds", "2", "--top-k", "5" if name == "x" else "20"])
         (tmp_path / name / "curves.png").unlink()
     capsys.readouterr()
     cli.main(["report", "x", "y", "--picture", "both.png"])
     for picture in ("x/curves.png", "y/curves.png", "both.png"):
         assert (tmp_path / picture).exists()
     shown = capsys.readouterr().out
-    assert "Test values at the best validation round" in shown
+    table = shown[shown.index("Test metrics at the best validation round") :]
+    assert "HR@10  NDCG@10" in table
+    assert "sd over" not in table
+
+
+def test_report_sums_up_runs_that_differ_in_the_seed(fake, capsys, monkeypatch):
+    monkeypatch.setattr("fedem_jax.record.draw_curves", lambda *_: None)
+    runs = {f"s{seed}": ["--seed", str(seed)] for seed in range(3)}
+    runs |= {"again": ["--seed", "2", "--block-size", "4"], "wide": ["--seed", "3", "--dim", "32"]}
+    for name, flags in runs.items():
+        cli.main(["train", "--out", name, "--rounds", "2", *flags])
+    capsys.readouterr()
+    cli.main(["report", *runs])
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80
+    below = shown[shown.index("mean ± sd over 3 seeds") :].splitlines()
+    assert "mean" not in "".join(below[1:])
+    headlines = [made_up(Config(rounds=2, seed=seed))[0].summary["headline"] for seed in range(3)]
+    spreads = [
+        over_seeds([headline[part][name] for headline in headlines])
+        for part in ("test", "test_full") for name in ("hr@10", "ndcg@10")
+    ]  # fmt: skip
+    assert below[0].split()[-4:] == [f"{spread.mean:.4f}" for spread in spreads]
+    assert below[1].split()[-4:] == [f"±{spread.sd:.4f}" for spread in spreads]
+    assert below[1].startswith("settings of s0")
 
 
 def test_help_is_quick_because_it_imports_nothing_heavy():

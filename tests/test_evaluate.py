@@ -1,19 +1,16 @@
-"""Ranks and metrics: ties, both scales, numbers that are not finite."""
+"""Ranks: ties, both scales, full and sampled, numbers that are not finite."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import twin
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from toy import small_federation, toy
 
 from fedem_jax.config import Config
-from fedem_jax.errors import UserError
 from fedem_jax.evaluate import Ranking, rank, rank_all
 from fedem_jax.methods import METHODS
-from fedem_jax.metrics import coverage, hit_rate, ndcg, per_user, reciprocal_rank, summarise
+from fedem_jax.metrics import summarise
 from fedem_jax.train import Trial
 
 TIES = ["pessimistic", "average"]
@@ -138,56 +135,3 @@ def test_a_score_that_is_not_finite_is_flagged(scores, value):
     scores[6, federation.train_items(6)[0]] = value
     _, ranks = ranks_of(scores)
     np.testing.assert_array_equal(ranks.finite, [True, False, True, True, False, True, False])
-
-
-# --- metrics --------------------------------------------------------------------------------------
-
-
-def test_metrics_by_hand():
-    ranks = np.array([1.0, 2, 3.5, 10, 10.5, 11, 100])
-    np.testing.assert_array_equal(hit_rate(ranks, 10), [1, 1, 1, 1, 0, 0, 0])
-    gains = [1, 1 / np.log2(3), 1 / np.log2(4.5), 1 / np.log2(11), 0, 0, 0]
-    np.testing.assert_allclose(ndcg(ranks, 10), gains, rtol=1e-12)
-    np.testing.assert_allclose(reciprocal_rank(ranks)[[0, 2, 6]], [1, 1 / 3.5, 0.01])
-    ours = summarise(ranks, 3)
-    assert set(ours) == {"mrr"} | {f"{name}@{k}" for name in ("hr", "ndcg") for k in (3, 5, 10, 20)}
-    expected = {"hr@3": 2 / 7, "hr@10": 4 / 7, "hr@20": 6 / 7, "ndcg@10": np.mean(gains)}
-    assert {name: ours[name] for name in expected} == pytest.approx(expected, rel=1e-12)
-    assert ours["mrr"] == pytest.approx(np.mean(1 / ranks))
-    for name, values in per_user(ranks, 3).items():
-        assert ours[name] == values.mean()
-
-
-def test_coverage_is_the_share_of_items_that_anybody_is_shown():
-    assert coverage(np.array([[0, 3], [3, 4], [0, 4]]), 12) == 3 / 12
-    assert coverage(np.arange(6).reshape(2, 3), 6) == 1
-
-
-def test_a_metric_over_no_user_is_an_error():
-    with pytest.raises(UserError, match="no user"):
-        summarise(np.zeros(0), 10)
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.integers(1, 100), min_size=1, max_size=20), st.integers(1, 30))
-def test_metrics_are_those_of_the_twin(ranks, k):
-    ranks = np.array(ranks, float)
-    np.testing.assert_array_equal(hit_rate(ranks, k), twin.hit_rate(ranks, k))
-    np.testing.assert_allclose(ndcg(ranks, k), twin.ndcg(ranks, k), rtol=1e-12)
-    assert (ndcg(ranks, k) <= hit_rate(ranks, k)).all()
-
-
-def test_metrics_are_those_of_ir_measures():
-    ir_measures = pytest.importorskip("ir_measures")
-    ranks = [1, 3, 10, 11, 40]
-    qrels = [ir_measures.Qrel(str(user), "held out", 1) for user in range(5)]
-    run = [
-        ir_measures.ScoredDoc(str(user), "held out" if place == rank else f"d{place}", -place)
-        for user, rank in enumerate(ranks) for place in range(1, 51)
-    ]  # fmt: skip
-    judged = ir_measures.calc_aggregate(
-        [ir_measures.nDCG @ 10, ir_measures.Success @ 10], qrels, run
-    )
-    ours = summarise(np.array(ranks, float), 10)
-    assert judged[ir_measures.nDCG @ 10] == pytest.approx(ours["ndcg@10"], abs=1e-9)
-    assert judged[ir_measures.Success @ 10] == pytest.approx(ours["hr@10"], abs=1e-9)

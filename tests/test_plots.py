@@ -2,61 +2,75 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from made_up import made_up
 
-from fedem_jax.plots import Curve, learning_curves
-from fedem_jax.record import chance_level
+from fedem_jax.config import Config
+from fedem_jax.plots import learning_curves
+from fedem_jax.record import Run
 
 
-def curve(label: str, rounds: int) -> Curve:
-    records = [
-        {
-            "round": r,
-            "loss": 0.7 / r,
-            "val": {"hr@10": 0.1 + 0.5 * r / rounds, "ndcg@10": 0.3 * r / rounds},
-            "test": {"hr@10": 0.1 + 0.4 * r / rounds, "ndcg@10": 0.2 * r / rounds},
-        }
-        for r in range(1, rounds + 1)
-    ]
-    return Curve(label, records, best_round=rounds)
+def run(rounds: int, **settings) -> Run:
+    return made_up(Config(rounds=rounds, **settings))[0]
 
 
 @pytest.mark.parametrize(("runs", "rounds"), [(1, 1), (1, 60), (3, 5)])
 def test_picture_is_drawn(tmp_path, runs, rounds):
     path = tmp_path / "curves.png"
-    curves = [curve(f"run {number}", rounds) for number in range(runs)]
-    learning_curves(curves, path, title="a title", subtitle="a caption", num_candidates=99)
+    named = [(f"run {seed}", run(rounds, seed=seed)) for seed in range(runs)]
+    learning_curves(named, path, title="a title")
     assert path.read_bytes().startswith(b"\x89PNG")
     assert path.stat().st_size > 10_000
 
 
+def words(tmp_path: Path, *runs: tuple[str, Run]) -> str:
+    """The text of a picture; an SVG keeps each in a comment."""
+    learning_curves(runs, tmp_path / "curves.svg", title="a title")
+    return (tmp_path / "curves.svg").read_text()
+
+
+def test_the_picture_says_what_its_numbers_mean(tmp_path):
+    shown = words(tmp_path, ("fedem", run(3, ties="average")))
+    for text in (
+        "protocol leak-free* (ties average) · fingerprint 0123456789abcdef · 8 clients · "
+        "120 items · seed 0",
+        "HR@10, 99 candidates",
+        "NDCG@10, 99 candidates",
+        "HR@10, all items",
+        "Train loss",
+        "best validation round, 95 %",
+        "0.1000",
+    ):
+        assert f"<!-- {text} -->" in shown
+
+
+def test_runs_that_differ_have_a_caption_each(tmp_path):
+    shown = words(tmp_path, ("x", run(3)), ("y", run(3, seed=1, num_candidates=49, top_k=7)))
+    assert "<!-- x: protocol leak-free ·" in shown
+    assert "<!-- y: protocol leak-free* (num candidates 49) ·" in shown
+    assert "<!-- HR@10, sampled candidates -->" in shown
+
+
 def test_a_metric_of_zero_throughout_is_drawn(tmp_path):
-    flat = {"hr@10": 0.0, "ndcg@10": 0.0}
-    records = [{"round": r, "loss": 0.0, "val": flat, "test": flat} for r in (1, 2)]
-    learning_curves([Curve("flat", records, 1)], tmp_path / "flat.png", title="flat")
+    flat = run(2)
+    for record in (*flat.records, flat.summary["headline"]):
+        record["loss"] = 0.0
+        for part in ("val", "test", "val_full", "test_full"):
+            record[part] = dict.fromkeys(record[part], 0.0)
+    flat.summary["headline"]["interval"] = {part: {} for part in ("test", "test_full")}
+    learning_curves([("flat", flat)], tmp_path / "flat.png", title="flat")
     assert (tmp_path / "flat.png").exists()
 
 
 def test_global_state_of_matplotlib_is_left_alone(tmp_path):
-    run = tuple(curve("x", 3))
+    _, records, summary = run(3)
     script = (
-        "import sys; from fedem_jax.plots import Curve, learning_curves\n"
-        f"learning_curves([Curve(*{run!r})], {str(tmp_path / 'x.png')!r}, title='x')\n"
+        "import sys; from fedem_jax.config import Config; from fedem_jax.record import Run\n"
+        "from fedem_jax.plots import learning_curves\n"
+        f"run = Run(Config(), {records!r}, {summary!r})\n"
+        f"learning_curves([('x', run)], {str(tmp_path / 'x.png')!r}, title='x')\n"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
-
-
-@pytest.mark.parametrize(
-    ("metric", "candidates", "expected"),
-    [
-        ("hr@10", 99, 0.1),
-        ("hr@1", 1, 0.5),
-        ("hr@10", 4, 1.0),  # the list holds every candidate
-        ("ndcg@1", 99, 0.01),
-        ("ndcg@2", 9, (1 + 0.6309297535714575) / 10),
-    ],
-)
-def test_chance_level(metric, candidates, expected):
-    assert chance_level(metric, candidates) == pytest.approx(expected)

@@ -1,59 +1,51 @@
 """The run directory: refused when taken, written as the run goes, read back with clear errors."""
 
+import dataclasses
 import json
 import os
 
 import numpy as np
+import pandas as pd
 import pytest
+from made_up import federation, made_up
 
 from fedem_jax.config import Config
 from fedem_jax.errors import UserError
-from fedem_jax.record import RunDirectory, check_free, first_free, read_run
+from fedem_jax.record import (
+    RunDirectory,
+    check_free,
+    first_free,
+    protocol_label,
+    read_run,
+    shared_k,
+)
+
+CONFIG = Config(rounds=3, adapter_widths=(4,))
 
 
-def record(number: int) -> dict:
-    values = {"hr@10": 0.1 * number, "ndcg@10": 0.05 * number}
-    return {"round": number, "loss": np.float32(1 / number), "val": values, "test": values}
-
-
-def summary(rounds: int) -> dict:
-    last = {key: record(rounds)[key] for key in ("round", "val", "test")}
-    return {
-        "method": "fedem",
-        "dataset": "synthetic",
-        "protocol": "leak-free",
-        "protocol_switches": {"num_candidates": 99},
-        "fingerprint": "0123456789abcdef",
-        "seed": 0,
-        "rounds": rounds,
-        "headline": last,
-        "best_test": last,
-        "last": last,
-        "clients": 8,
-        "items": 120,
-        "interactions": 100,
-    }
+def written(path, config=CONFIG):
+    """A run directory, and the run that it holds."""
+    run, clients = made_up(config)
+    directory = RunDirectory(path)
+    directory.start({"config": config, "federation": federation(config)})
+    for record in run.records:
+        directory.record(record)
+    directory.finish(run.summary, clients)
+    return run, clients
 
 
 @pytest.fixture
 def finished(tmp_path):
     """A run directory of three rounds."""
-    path = tmp_path / "run"
-    directory = RunDirectory(path)
-    directory.start({"config": Config(rounds=3, adapter_widths=(4,))})
-    for number in (1, 2, 3):
-        directory.record(record(number))
-    directory.finish(summary(3))
-    return path
+    written(tmp_path / "run")
+    return tmp_path / "run"
 
 
-def test_a_finished_run_reads_back(finished):
-    run = read_run(finished)
-    assert run.config == Config(rounds=3, adapter_widths=(4,))
-    assert [line["round"] for line in run.records] == [1, 2, 3]
-    assert run.records[1]["loss"] == 0.5
-    assert run.summary == summary(3)
-    assert {path.name for path in finished.iterdir()} == {
+def test_a_finished_run_reads_back(tmp_path):
+    run, _ = written(tmp_path / "run")
+    assert read_run(tmp_path / "run") == run
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        "candidates.npz",
         "config.json",
         "metrics.jsonl",
         "summary.json",
@@ -61,12 +53,59 @@ def test_a_finished_run_reads_back(finished):
     }
 
 
+def test_numpy_numbers_are_written_as_numbers(tmp_path):
+    directory = RunDirectory(tmp_path)
+    directory.start({"config": CONFIG, "federation": federation()})
+    directory.record({"round": np.int64(1), "loss": np.float32(0.5), "clients": np.arange(2)})
+    written_ = json.loads((tmp_path / "metrics.jsonl").read_text())
+    assert written_ == {"round": 1, "loss": 0.5, "clients": [0, 1]}
+
+
+def test_ranks_and_metrics_of_each_client_are_kept_on_request(tmp_path):
+    _, clients = written(tmp_path / "run", Config(rounds=3, per_client=True, top_k=7))
+    kept = pd.read_parquet(tmp_path / "run" / "per_client.parquet")
+    pd.testing.assert_frame_equal(kept[list(clients)], clients)
+    np.testing.assert_array_equal(kept["test_full hr@7"], clients["test_full"] <= 7)
+
+
+def test_candidates_are_kept_and_need_no_pickles(tmp_path):
+    data = federation()
+    written(tmp_path / "run")
+    with np.load(tmp_path / "run" / "candidates.npz") as kept:
+        assert set(kept) == {
+            "val_item", "test_item", "val_candidates", "test_candidates",
+            "user_ids", "item_ids", "fingerprint",
+        }  # fmt: skip
+        for name in kept:
+            np.testing.assert_array_equal(kept[name], getattr(data, name))
+
+
 def test_each_record_is_on_disk_at_once(tmp_path):
     directory = RunDirectory(tmp_path / "run")
-    directory.start({"config": Config()})
+    directory.start({"config": CONFIG, "federation": federation()})
     for number in (1, 2):
-        directory.record(record(number))
+        directory.record({"round": number})
         assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == number
+
+
+@pytest.mark.parametrize(
+    ("switches", "label"),
+    [
+        ({}, "leak-free"),
+        ({"protocol": "paper"}, "paper"),
+        ({"ties": "pessimistic"}, "leak-free"),
+        ({"ties": "average", "num_candidates": 49}, "leak-free* (ties average, num candidates 49)"),
+    ],
+)
+def test_the_label_of_a_protocol_names_what_departs_from_the_preset(switches, label):
+    rules = Config(**switches).rules()
+    summary = {"protocol": rules.name, "protocol_switches": dataclasses.asdict(rules)}
+    assert protocol_label(summary) == label
+
+
+def test_runs_are_compared_at_a_k_that_all_record():
+    assert shared_k([{"top_k": 7}, {"top_k": 7}]) == 7
+    assert shared_k([{"top_k": 7}, {"top_k": 20}]) == 10
 
 
 def test_nothing_is_created_before_the_start(tmp_path):
@@ -77,7 +116,7 @@ def test_nothing_is_created_before_the_start(tmp_path):
 
 def test_another_run_is_refused_and_left_as_it_is(finished):
     before = (finished / "config.json").read_text()
-    for refuse in (check_free, lambda path: RunDirectory(path).start({"config": Config()})):
+    for refuse in (check_free, lambda path: RunDirectory(path).start({"config": CONFIG})):
         with pytest.raises(UserError, match=r"already holds a run.*--out"):
             refuse(finished)
     assert (finished / "config.json").read_text() == before
@@ -119,6 +158,7 @@ def test_first_free_counts_on(finished):
         ("metrics.jsonl", None, r"metrics\.jsonl: is missing"),
         ("summary.json", None, r"summary\.json: is missing; the run has not finished"),
         ("summary.json", "[]", r"summary\.json: is no JSON object"),
+        ("summary.json", '{"top_k": 10}', r"summary\.json: lacks 'chance'.*run again"),
         ("config.json", '{"runds": 3}', r"config\.json: unknown field 'runds'.*'rounds'"),
         ("config.json", None, r"config\.json: cannot be read"),
     ],
@@ -138,10 +178,11 @@ def test_a_directory_that_is_not_there_is_named(tmp_path):
 
 
 def test_the_summary_is_whole_or_absent(tmp_path):
+    run, clients = made_up(CONFIG)
     directory = RunDirectory(tmp_path / "run")
-    directory.start({"config": Config()})
-    directory.record(record(1))
+    directory.start({"config": CONFIG, "federation": federation()})
+    directory.record(run.records[0])
     with pytest.raises(AttributeError):
-        directory.finish(summary(1) | {"device": object()})
+        directory.finish(run.summary | {"device": object()}, clients)
     assert not (tmp_path / "run" / "summary.json").exists()
     assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text())["round"] == 1

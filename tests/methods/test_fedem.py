@@ -31,12 +31,11 @@ would blow up the rounding of a gradient that vanishes."""
 class Rounds(golden_check.Replay):
     """Rounds on one device whose draws are those of a trace."""
 
-    def __init__(self, trace, merging, **switches):
+    def __init__(self, trace, merging, federation=None):
         config = golden_check.configuration(trace)
-        config = dataclasses.replace(
-            config, bce="logit", merging=merging, size_classes=2, **switches
-        )
-        Trial.__init__(self, config, golden_check.federation(trace), jax.devices()[:1])
+        config = dataclasses.replace(config, bce="logit", merging=merging, size_classes=2)
+        federation = federation or golden_check.federation(trace)
+        Trial.__init__(self, config, federation, jax.devices()[:1])
         self.trace = trace
         self.program = jax.jit(partial(self._rounds, 1))
 
@@ -84,8 +83,20 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("merging", CASES)
-def test_rounds_are_those_of_the_twin(merging):
+@pytest.fixture(scope="module")
+def per_batch():
+    """A trace with the default way of merging, and the rounds of its replay."""
+    trace = make_trace(**GENTLE, **CASES["per-batch"], **TWIN)
+    return trace, list(Rounds(trace, "per-batch").run())
+
+
+def test_rounds_are_those_of_the_twin(per_batch):
+    trace, rounds = per_batch
+    assert_equal_to_twin(rounds, trace)
+
+
+@pytest.mark.parametrize("merging", ["once", "none"])
+def test_rounds_of_other_ways_of_merging_are_those_of_the_twin(merging):
     trace = make_trace(
         merging=0 if merging == "none" else merging, **GENTLE, **CASES[merging], **TWIN
     )
@@ -105,6 +116,46 @@ def test_rounds_with_a_constant_weight_are_those_of_the_twin():
         program = program or Rounds(trace, merging)
         hyper = program.algorithm.hyper._replace(rho=Hyper.of(Config(merging=merging)).rho)
         assert_equal_to_twin(program.run(hyper), trace)
+
+
+# --- permuted clients -----------------------------------------------------------------------------
+
+
+def permuted_federation(federation, order):
+    """The same clients under other numbers."""
+
+    def ragged(offsets, values):
+        lists = [values[offsets[u] : offsets[u + 1]] for u in order]
+        ends = np.cumsum([0, *map(len, lists)])
+        return ends.astype(np.int32), np.concatenate(lists)
+
+    offsets, items = ragged(federation.offsets, federation.items)
+    barred_offsets, barred = ragged(federation.barred_offsets, federation.barred)
+    each = ("val_item", "test_item", "val_candidates", "test_candidates", "user_ids")
+    return dataclasses.replace(
+        federation, offsets=offsets, items=items, barred_offsets=barred_offsets, barred=barred,
+        **{name: getattr(federation, name)[order] for name in each},
+    )  # fmt: skip
+
+
+def permuted_trace(trace, order):
+    """The draws of the same clients under other numbers."""
+    each = ("sample_count", "sample_items", "sample_labels", "visit_order", "had_server_model")
+    place = np.argsort(order)
+    named = {name: place[trace[name]] for name in ("participants", "agg_participants")}
+    return trace | {name: trace[name][:, order] for name in each} | named
+
+
+def test_permuting_the_clients_permutes_the_result(per_batch):
+    trace, rounds = per_batch
+    order = np.random.default_rng(3).permutation(8)
+    federation = permuted_federation(golden_check.federation(trace), order)
+    others = Rounds(permuted_trace(trace, order), "per-batch", federation).run()
+    for (state, info, ranks), (other, other_info, other_ranks) in zip(rounds, others, strict=True):
+        expected = jax.tree.map(lambda leaf: leaf[order], (state.clients, info, ranks))
+        found = (other.clients, other_info, other_ranks)
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+        np.testing.assert_array_equal(other.server.items, state.server.items)
 
 
 # --- sizes ----------------------------------------------------------------------------------------

@@ -1,0 +1,118 @@
+"""A round of FedEM in parts, each a program of its own, made of the project's public functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from fedem_jax.aggregate import aggregated, aggregation_weights, sample_shares
+from fedem_jax.base import State
+from fedem_jax.evaluate import Ranking, rank_all
+from fedem_jax.local import Change, Phase, Rule, Trained, exact, train_clients
+from fedem_jax.methods.fedem import NOT_SERVED, Download, Upload
+from fedem_jax.similarity import SIMILARITIES, principal_axes, principal_scores, rounded_up
+from fedem_jax.train import Trial, padded
+
+
+class Phases(NamedTuple):
+    """The programs, compiled; `number` counts the rounds from 0."""
+
+    draws: Callable
+    """`(state, number) -> info`: all samples and visiting orders of the round, and nothing else."""
+    train: Callable
+    """`(state, number) -> (clients, info)`: draws, merging, local training; takes the clients."""
+    aggregate: Callable
+    """`(clients, number) -> state`: the server's step; takes the clients."""
+    evaluate: Callable
+    """`(state) -> ranks`."""
+
+
+def phases(trial: Trial, state: State) -> Phases:
+    """The phases of a round of this trial, compiled for states such as `state`."""
+    config, layout, algorithm = trial.config, trial.layout, trial.algorithm
+    rules = trial.federation.protocol
+    ranking = Ranking(rules.ties, rules.scale, config.top_k)
+    sizes = np.diff(trial.federation.offsets) * (1 + config.num_negative)
+    samples = padded(sizes, layout)
+    given = (trial.key_draws, trial.lists, algorithm.hyper)
+
+    def draws(clients, server, number, key, lists, hyper):
+        drawn = trial.draws(key, number, lists)
+        rule = Rule(config.batch_size, config.local_epochs, hyper.threshold)
+        everybody = Phase(visit, lambda clients: clients.slot >= NOT_SERVED, layout.classes)
+        state, participants = State(clients, server), drawn.participants()
+        return train_clients(
+            [everybody], layout, drawn, rule, algorithm.num_items, state, participants
+        )[1]
+
+    def train(clients, server, number, key, lists, hyper):
+        drawn = trial.draws(key, number, lists)
+        after, info = algorithm.round(drawn, State(clients, server), hyper)
+        return after.clients._replace(slot=clients.slot), info  # the server's step is not needed
+
+    def aggregate(clients, number, key, lists, hyper):
+        drawn = trial.draws(key, number, lists)
+        chosen = drawn.aggregated(drawn.participants())
+        upload = Upload(clients.items[chosen], samples[chosen])
+        tables, shares, alike = exact(upload.items), sample_shares(upload.samples), None
+        if config.aggregation != "avg":
+            axes = principal_axes(tables)
+            scores = principal_scores(tables, axes)
+            scores = scores * drawn.signs(axes, scores)[:, None]
+            alike = rounded_up(SIMILARITIES[config.similarity](scores))
+        weights = aggregation_weights(config.aggregation, shares, alike, hyper.alpha)
+        served = aggregated(weights, tables).astype(clients.items.dtype)
+        table = jnp.arange(len(chosen), dtype=jnp.int32) % len(served)
+        slot = jnp.full(layout.padded, NOT_SERVED, jnp.int32).at[chosen].set(table)
+        return State(clients._replace(slot=slot), Download(served))
+
+    def evaluate(state, lists, held_out, hyper):
+        return rank_all(algorithm, layout, state, lists, held_out, hyper, ranking)
+
+    def compiled(phase: Callable, *args, donated=()):
+        with jax.default_matmul_precision("highest"):
+            return jax.jit(phase, donate_argnums=donated).lower(*args).compile()
+
+    first, asked = jnp.int32(0), (trial.lists, trial.held_out, algorithm.hyper)
+    drawing = compiled(draws, *state, first, *given)
+    training = compiled(train, *state, first, *given, donated=0)
+    serving = compiled(aggregate, state.clients, first, *given, donated=0)
+    ranks = compiled(evaluate, state, *asked)
+    return Phases(
+        draws=lambda state, number: drawing(*state, jnp.int32(number), *given),
+        train=lambda state, number: training(*state, jnp.int32(number), *given),
+        aggregate=lambda clients, number: serving(clients, jnp.int32(number), *given),
+        evaluate=lambda state: ranks(state, *asked),
+    )
+
+
+def visit(session, clients, server, id) -> Change:
+    """Draw and look at every sample of every epoch; the sum keeps the compiler from skipping it."""
+    position = jnp.arange(session.row_of.shape[0], dtype=jnp.int32)
+    present = position < session.count
+
+    def epoch(e, seen):
+        row = session.row_of[session.order(e, jnp.where(present, position, 0))]
+        return seen + jnp.sum(jnp.where(present, session.labels[row], 0.0))
+
+    seen = lax.fori_loop(0, session.rule.local_epochs, epoch, 0.0)
+    no_items, no_rows = clients.items.shape[1:]
+    unchanged = jnp.zeros((1, no_rows), clients.items.dtype)
+    return Change({}, jnp.full(1, no_items), unchanged, Trained(seen[None], seen, jnp.int32(0)))
+
+
+def parameters(state: State, client: int) -> dict[str, Any]:
+    """One client's own parameters, its table, its adapter, and the table that awaits it or None."""
+    own = jax.tree.map(lambda leaf: np.asarray(leaf[client]), state.clients)
+    waits = own.slot != NOT_SERVED
+    return {
+        "private": own.private,
+        "items": np.asarray(own.items, np.float32),
+        "adapter": own.adapter,
+        "target": np.asarray(state.server.items[own.slot], np.float32) if waits else None,
+    }

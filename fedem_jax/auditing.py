@@ -1,0 +1,455 @@
+"""Does a protocol leak held-out items? Local-only and popularity under it, and what it trains on.
+
+A client that trains alone knows nothing of items that it never met, so Local-only belongs at chance
+level. It rises above if the protocol treats the held-out item otherwise than the candidates that it
+is ranked against: above all if these are drawn as training negatives, and pushed down, while the
+held-out item is spared.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Int
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+from scipy.stats import binomtest
+
+from fedem_jax.base import State
+from fedem_jax.clients import Lists, SizeClass
+from fedem_jax.config import Config
+from fedem_jax.data.federation import Federation
+from fedem_jax.data.sources import load
+from fedem_jax.errors import UserError
+from fedem_jax.evaluate import HeldOut, Ranking, rank_all
+from fedem_jax.metrics import hit_rate
+from fedem_jax.protocol import Protocol
+from fedem_jax.train import Observer, Trial, run, versions
+
+AUDIT = "audit.json"
+"""All figures of an audit."""
+
+LEVEL = 0.95
+"""Confidence of the intervals that are shown."""
+DECISIVE = 0.001
+"""Local-only alone convicts a protocol if chance would reach its hits less often than this, for
+validation or test. A 95 % interval lies above chance in one fair run of 40, too often for that."""
+TOLERATED = 2.0
+"""Local-only at this multiple of chance must lie outside the interval, or the run is too small."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """`count` of `total`."""
+
+    count: int
+    total: int
+
+    def __add__(self, other: Share) -> Share:
+        return Share(self.count + other.count, self.total + other.total)
+
+    def __str__(self) -> str:
+        return f"{self.count:,} of {self.total:,}"
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was found out about one held-out item per client, validation or test. HR is HR@K."""
+
+    local: Share
+    """Clients whose Local-only model has the item among its first K, of sampled candidates."""
+    chance: float
+    """HR of a random order of the sampled candidates, K / (candidates + 1)."""
+    local_full: float
+    """HR of Local-only among all items outside the client's training set."""
+    chance_full: float
+    """HR of a random order of those, the mean over clients of K / number of items."""
+    popularity: float
+    """HR, among sampled candidates, of ranking by the number of clients that trained on an item."""
+    popularity_full: float
+    """HR of the same among all items."""
+    recurring: Share
+    """Held-out items that stand among the client's training rows as well."""
+    spared: Share
+    """Of the other held-out items, those that can never be drawn as the client's negatives."""
+    drawn: Share
+    """Of the same held-out items, those that were drawn in some round."""
+    candidates_drawn: Share
+    """Sampled candidates that were drawn in some round, over all clients."""
+
+    @property
+    def hit_rate(self) -> float:
+        """HR of Local-only among sampled candidates."""
+        return self.local.count / self.local.total
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Clopper-Pearson interval of `hit_rate`; exact, since the clients are independent."""
+        low, high = binomtest(*dataclasses.astuple(self.local)).proportion_ci(LEVEL, "exact")
+        return float(low), float(high)
+
+    @property
+    def p_value(self) -> float:
+        """Probability that a random order has as many hits or more."""
+        test = binomtest(*dataclasses.astuple(self.local), self.chance, alternative="greater")
+        return float(test.pvalue)
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What an audit found."""
+
+    dataset: str
+    protocol: Protocol
+    fingerprint: str
+    seed: int
+    rounds: int
+    top_k: int
+    """K."""
+    clients: int
+    items: int
+    val: Figures
+    test: Figures
+    coinciding: int
+    """Clients whose validation item is their test item."""
+    tied_users: int
+    """Clients whose split hangs on equal timestamps."""
+    versions: dict[str, str]
+
+    @property
+    def evidence(self) -> list[str]:
+        """Sentences, each of which shows a leak; empty if nothing does."""
+        found, name = [], f"HR@{self.top_k}"
+        spared, drawn = self.val.spared + self.test.spared, self.val.drawn + self.test.drawn
+        if spared.count:
+            found.append(
+                f"{spared} held-out items can never be drawn as a negative of their client: "
+                f"{drawn.count:,} were in {self.rounds} rounds, but "
+                f"{self.val.candidates_drawn + self.test.candidates_drawn} candidates were. "
+                "Training pushes the candidates down and spares the held-out item."
+            )
+        for part, figures in self._parts():
+            if figures.p_value < DECISIVE:
+                found.append(
+                    f"Local-only, which knows nothing of unseen items, ranks {part} items above "
+                    f"chance: {name} {_estimate(figures)}, chance {figures.chance:.4f}."
+                )
+        recurring = self.val.recurring + self.test.recurring
+        if recurring.count:
+            found.append(f"{recurring} held-out items recur in their client's training rows.")
+        if self.coinciding:
+            found.append(
+                f"{self.coinciding:,} of {self.clients:,} clients have the same validation and "
+                "test item, so that a choice on validation is one on test."
+            )
+        return found
+
+    @property
+    def doubts(self) -> list[str]:
+        """Sentences that say why an absence of evidence means little; empty if it does mean
+        something."""
+        found = []
+        for part, figures in self._parts():
+            low, high = figures.interval
+            told = f"Local-only's HR@{self.top_k} on {part} items is {_estimate(figures)}, "
+            if low > figures.chance:
+                found.append(
+                    f"{told}above chance ({figures.chance:.4f}), but chance does as much in one of "
+                    f"{1 / figures.p_value:.0f} fair runs; repeat with another --seed."
+                )
+            elif high >= min(1.0, TOLERATED * figures.chance):
+                found.append(
+                    f"{told}an interval that holds twice the chance level ({figures.chance:.4f}): "
+                    f"{self.clients:,} clients are too few to tell."
+                )
+        return found
+
+    @property
+    def leaks(self) -> bool:
+        """Whether there is evidence of a leak."""
+        return bool(self.evidence)
+
+    @property
+    def verdict(self) -> str:
+        """`leaks`, `does not leak`, or `cannot tell`."""
+        return "leaks" if self.leaks else "cannot tell" if self.doubts else "does not leak"
+
+    @property
+    def reasons(self) -> list[str]:
+        """Sentences that carry the verdict."""
+        drawn = self.val.drawn + self.test.drawn
+        fair = [
+            f"Held-out items are drawn as negatives like all others: {drawn} were in {self.rounds} "
+            f"rounds, and {self.val.candidates_drawn + self.test.candidates_drawn} candidates.",
+            f"Local-only stays at chance level: HR@{self.top_k} {_estimate(self.test)} on test, "
+            f"{_estimate(self.val)} on validation, chance {self.test.chance:.4f}.",
+            "No held-out item recurs in its client's training rows.",
+        ]
+        return self.evidence or self.doubts or fair
+
+    def as_dict(self) -> dict[str, Any]:
+        """All figures and the verdict, for JSON."""
+        values = dataclasses.asdict(self)
+        for part, figures in (("val", self.val), ("test", self.test)):
+            values[part] |= {
+                "hit_rate": figures.hit_rate,
+                "interval": figures.interval,
+                "p_value": figures.p_value,
+            }
+        return {"verdict": self.verdict, "leaks": self.leaks, "reasons": self.reasons} | values
+
+    def save(self, directory: str | Path) -> None:
+        """Write `audit.json` into a folder, which is made if need be.
+
+        Raises:
+            UserError: nothing can be written there.
+        """
+        path = Path(directory) / AUDIT
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(self.as_dict(), indent=2) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"{path}: cannot be written ({error.strerror}); give another --out."
+            ) from None
+
+    def _parts(self) -> tuple[tuple[str, Figures], ...]:
+        return ("validation", self.val), ("test", self.test)
+
+    def __rich__(self) -> RenderableType:
+        name = f"HR@{self.top_k}"
+        rows = {
+            f"Local-only, {name}": lambda f: f"{f.hit_rate:.4f}",
+            f"  {LEVEL:.0%} interval": lambda f: "{:.4f} to {:.4f}".format(*f.interval),
+            "  chance": lambda f: f"{f.chance:.4f}",
+            f"Local-only, {name} among all items": lambda f: f"{f.local_full:.4f}",
+            "  chance ": lambda f: f"{f.chance_full:.4f}",
+            f"popularity, {name}": lambda f: f"{f.popularity:.4f}",
+            f"popularity, {name} among all items": lambda f: f"{f.popularity_full:.4f}",
+            "held-out items met again in training": lambda f: f.recurring,
+            "held-out items barred from negatives": lambda f: f.spared,
+            "held-out items drawn as negatives": lambda f: f.drawn,
+            "candidates drawn as negatives": lambda f: f.candidates_drawn,
+        }
+        table = Table(
+            box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left", title_style="bold",
+            title=f"{self.dataset} · protocol {self.protocol.name} · {self.fingerprint} · "
+            f"{self.rounds} rounds, seed {self.seed}",
+        )  # fmt: skip
+        table.add_column("", no_wrap=True)
+        table.add_column("validation", justify="right")
+        table.add_column("test", justify="right")
+        for label, value in rows.items():
+            table.add_row(label, str(value(self.val)), str(value(self.test)))
+        split = (
+            f"validation and test item are the same for {Share(self.coinciding, self.clients)} "
+            f"clients; equal timestamps decide the split of {Share(self.tied_users, self.clients)}"
+        )
+        style = {"leaks": "bold red", "cannot tell": "bold yellow", "does not leak": "bold green"}
+        said = Text.assemble("verdict: the protocol ", (self.verdict, style[self.verdict]))
+        if self.verdict == "cannot tell":
+            said = Text.assemble("verdict: ", (self.verdict, style[self.verdict]))
+        return Group(table, Text(split, style="dim"), "", said, *(f"- {r}" for r in self.reasons))
+
+
+def audit(
+    config: Config, federation: Federation | None = None, observers: Sequence[Observer] = ()
+) -> Audit:
+    """Train Local-only and rank by popularity under a protocol, and say whether it leaks.
+
+    For Local-only every client numbers the items in a random order of its own: alone, it never
+    needs the others' numbers. All clients start from one table, so without that they would agree on
+    unseen items, and one popular held-out item would move many hits at once. With it, a protocol
+    that treats held-out items like all others gives Binomial(clients, chance) hits, exactly so if
+    no scores tie; ties count against the held-out item or by half.
+
+    Args:
+        config: settings of protocol, data and local training; the method is always Local-only.
+        federation: the data; None: what `config` names.
+        observers: told of the training as by `run`.
+
+    Raises:
+        UserError: unusable data or settings.
+    """
+    config = dataclasses.replace(config, method="local-only")
+    if federation is None:
+        federation = load(
+            config.dataset,
+            config.rules(),
+            config.seed,
+            data_dir=config.data_dir,
+            columns=config.columns,
+            separator=config.separator,
+            header=config.header,
+        )
+    shortest = min(federation.val_candidates.shape[1], federation.test_candidates.shape[1])
+    if config.top_k > shortest:
+        raise UserError(
+            f"top_k: among {shortest} candidates and the held-out item every rank is at most "
+            f"{shortest + 1}, so HR@{config.top_k} is always 1; give a smaller top_k."
+        )
+    own = renumbered(federation, np.random.default_rng((config.seed, 1)))
+    record = run(config, own, observers).records[-1]
+    popularity = popularity_hits(config, federation)
+    drawn = drawn_as_negative(config, own)
+    clients, number, k = federation.num_clients, federation.num_items, config.top_k
+
+    def figures(part: str) -> Figures:
+        item, candidates = getattr(federation, f"{part}_item"), f"{part}_candidates"
+        known = _contains(federation, federation.offsets, federation.items, item)
+        barred = _contains(federation, federation.barred_offsets, federation.barred, item)
+        ranked = getattr(federation, candidates).shape[1] + 1
+        among = number - _others_known(federation, part)
+        return Figures(
+            local=Share(round(record[part][f"hr@{k}"] * clients), clients),
+            chance=min(k, ranked) / ranked,
+            local_full=record[f"{part}_full"][f"hr@{k}"],
+            chance_full=float(np.mean(np.minimum(k, among) / among)),
+            popularity=popularity[part],
+            popularity_full=popularity[f"{part}_full"],
+            recurring=Share(int(known.sum()), clients),
+            spared=Share(int((barred & ~known).sum()), int((~known).sum())),
+            drawn=Share(int(drawn[f"{part}_item"][~known].sum()), int((~known).sum())),
+            candidates_drawn=Share(int(drawn[candidates].sum()), drawn[candidates].size),
+        )
+
+    return Audit(
+        dataset=federation.name,
+        protocol=federation.protocol,
+        fingerprint=federation.fingerprint,
+        seed=config.seed,
+        rounds=config.rounds,
+        top_k=k,
+        clients=clients,
+        items=number,
+        val=figures("val"),
+        test=figures("test"),
+        coinciding=int((federation.val_item == federation.test_item).sum()),
+        tied_users=federation.cleaning["tied_users"],
+        versions=versions(),
+    )
+
+
+def renumbered(federation: Federation, rng: np.random.Generator) -> Federation:
+    """The federation with every client's items numbered in a random order of its own."""
+    per_client = ("val_item", "test_item", "val_candidates", "test_candidates")
+    new = {name: getattr(federation, name).copy() for name in ("items", "barred", *per_client)}
+    for client in range(federation.num_clients):
+        number = rng.permutation(federation.num_items).astype(np.int32)
+        for name in per_client:
+            new[name][client] = number[new[name][client]]
+        start, end = federation.offsets[client : client + 2]
+        new["items"][start:end] = number[new["items"][start:end]]
+        start, end = federation.barred_offsets[client : client + 2]
+        new["barred"][start:end] = np.sort(number[new["barred"][start:end]])
+    return dataclasses.replace(federation, **new)
+
+
+def popularity_hits(config: Config, federation: Federation) -> dict[str, float]:
+    """HR@K of `val`, `test`, `val_full` and `test_full` by the number of clients that trained on
+    each item; equal numbers by the protocol's rule for ties."""
+    owner = np.repeat(np.arange(federation.num_clients), np.diff(federation.offsets))
+    pairs = np.unique(owner * federation.num_items + federation.items)
+    trained_on = np.bincount(pairs % federation.num_items, minlength=federation.num_items)
+
+    def score(state, ids, hyper):
+        return jnp.broadcast_to(state.server, (len(ids), federation.num_items))
+
+    trial = Trial(config, federation)
+    algorithm = trial.algorithm._replace(score=score)
+    ranking = Ranking(federation.protocol.ties, "logit", config.top_k)
+    ranked = jax.jit(partial(rank_all, algorithm, trial.layout, ranking=ranking))
+    state = State((), jnp.asarray(trained_on, jnp.float32))
+    ranks = ranked(state, trial.lists, trial.held_out, hyper=())
+    own = slice(federation.num_clients)
+    return {
+        part: float(hit_rate(np.asarray(getattr(ranks, part))[own], config.top_k).mean())
+        for part in ("val", "test", "val_full", "test_full")
+    }
+
+
+def drawn_as_negative(config: Config, federation: Federation) -> dict[str, np.ndarray]:
+    """Which held-out items and candidates a run draws as negatives of their client, in any round.
+
+    The draws are those of `run` with the same arguments, since they depend on seed, round and
+    client alone; nothing is trained.
+
+    Returns:
+        for each of `val_item`, `test_item` (bool [C]), `val_candidates`, `test_candidates`
+        (bool [C K]): True where drawn.
+    """
+    trial = Trial(config, federation, jax.devices()[:1])
+    found = jax.jit(partial(_drawn, trial))(trial.key_draws, trial.lists, trial.held_out)
+    return {name: np.asarray(mask) for name, mask in found.items()}
+
+
+def _drawn(trial: Trial, key: Array, lists: Lists, held_out: HeldOut) -> dict[str, Array]:
+    """The masks of `drawn_as_negative`, on device."""
+    rounds, num_items = jnp.arange(trial.config.rounds, dtype=jnp.int32), trial.federation.num_items
+
+    def participants(number):
+        chosen = trial.draws(key, number, lists).participants()
+        return jnp.zeros(trial.layout.number, bool).at[chosen].set(True)
+
+    takes_part = lax.map(participants, rounds)
+
+    def of_client(size: SizeClass, client: Int[Array, ""]):
+        def add(number, met):
+            draws = trial.draws(key, number, lists)
+            items, labels, count = draws.samples(client, size.positives, size.barred)
+            negative = (jnp.arange(len(items)) < count) & (labels == 0) & takes_part[number, client]
+            return met.at[jnp.where(negative, items, num_items)].set(True, mode="drop")
+
+        met = lax.fori_loop(0, trial.config.rounds, add, jnp.zeros(num_items, bool))
+        return {name: met[asked[client]] for name, asked in held_out._asdict().items()}
+
+    found = {name: jnp.zeros(asked.shape, bool) for name, asked in held_out._asdict().items()}
+    for size in trial.layout.classes:
+        # whole batches, so that they compile once; the last client fills up the last of them
+        room = -len(size.members[0]) % CLIENTS_AT_ONCE
+        clients = jnp.asarray(np.pad(size.members[0], (0, room), mode="edge"))
+        masks = lax.map(partial(of_client, size), clients, batch_size=CLIENTS_AT_ONCE)
+        found = {name: mask.at[clients].set(masks[name]) for name, mask in found.items()}
+    return found
+
+
+CLIENTS_AT_ONCE = 16
+"""Clients whose draws are repeated side by side; an item of each takes a byte."""
+
+
+def _contains(
+    federation: Federation, offsets: np.ndarray, values: np.ndarray, item: np.ndarray
+) -> np.ndarray:
+    """[C] whether each client's `item` is in its own part of a ragged list."""
+    clients, number = np.arange(federation.num_clients), federation.num_items
+    keys = np.repeat(clients, np.diff(offsets)) * number + values
+    return np.isin(clients * number + item, keys)
+
+
+def _others_known(federation: Federation, part: str) -> np.ndarray:
+    """[C] items that are left out of a full ranking of the held-out item of `part`: the training
+    items and, for test, the validation item; never the held-out item itself."""
+    clients, number = np.arange(federation.num_clients), federation.num_items
+    known = np.repeat(clients, np.diff(federation.offsets)) * number + federation.items
+    if part == "test":
+        known = np.concatenate([known, clients * number + federation.val_item])
+    item = clients * number + getattr(federation, f"{part}_item")
+    others = np.setdiff1d(known, item)
+    return np.bincount(others // number, minlength=federation.num_clients)
+
+
+def _estimate(figures: Figures) -> str:
+    low, high = figures.interval
+    return f"{figures.hit_rate:.4f} [{low:.4f}, {high:.4f}]"

@@ -1,0 +1,134 @@
+"""Settings: what is refused, and that a file holds them all."""
+
+import dataclasses
+import json
+import re
+
+import pytest
+
+from fedem_jax.config import Config
+from fedem_jax.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("rounds", 0, "rounds: 0 is too small; give at least 1"),
+        ("rounds", -3, "rounds: -3 is too small"),
+        ("seed", -1, "seed: -1 is too small; give at least 0"),
+        ("eval_every", 0, "eval_every: 0 is too small"),
+        ("dim", 0, "dim: 0 is too small"),
+        ("local_epochs", 0, "local_epochs: 0 is too small"),
+        ("batch_size", 0, "batch_size: 0 is too small"),
+        ("num_negative", 0, "num_negative: 0 is too small"),
+        ("top_k", 0, "top_k: 0 is too small"),
+        ("block_size", -1, "block_size: -1 is too small"),
+        ("size_classes", 0, "size_classes: 0 is too small"),
+        ("num_candidates", -1, "num_candidates: -1 is too small"),
+        ("min_interactions", -1, "min_interactions: -1 is too small"),
+        ("lr_embedding", 0.0, "lr_embedding: 0.0 is no step"),
+        ("lr_embedding", float("nan"), "lr_embedding: nan is no step"),
+        ("lr_adapter", -0.1, "lr_adapter: -0.1 is no step"),
+        ("lr_adapter", float("inf"), "lr_adapter: inf is no step"),
+        ("init_scale", 0.0, "init_scale: 0.0"),
+        ("threshold", -1e-4, "threshold: -0.0001 is out of range"),
+        ("threshold", float("nan"), "threshold: nan is out of range"),
+        ("alpha", -0.1, "alpha: -0.1 is out of range"),
+        ("client_fraction", 0.0, "client_fraction: 0.0 is no share"),
+        ("client_fraction", 2.0, "client_fraction: 2.0 is no share"),
+        ("aggregation_fraction", 1.1, "aggregation_fraction: 1.1 is no share"),
+        ("aggregation_fraction", float("nan"), "aggregation_fraction: nan is no share"),
+        ("adapter_widths", (16, 0), "adapter_widths: (16, 0) holds a width below 1"),
+        ("merging", "per_batch", "merging: 'per_batch' is unknown; did you mean 'per-batch'"),
+        ("merging", "1.5", "merging: 1.5 is no weight"),
+        ("merging", "-0.1", "merging: -0.1 is no weight"),
+        ("merging", "nan", "merging: nan is no weight"),
+        ("aggregation", "bth", "aggregation: 'bth' is unknown; did you mean 'both'"),
+        ("similarity", "cosine", "similarity: 'cosine' is unknown"),
+        ("bce", "logits", "bce: 'logits' is unknown; did you mean 'logit'"),
+        ("header", "true", "header: 'true' is unknown; known: auto, yes, no"),
+        ("ties", "averge", "ties: 'averge' is unknown; did you mean 'average'"),
+        ("protocol", "leakfree", "protocol: 'leakfree' is unknown; did you mean 'leak-free'"),
+    ],
+)
+def test_a_bad_value_is_named_with_its_remedy(field, value, words):
+    with pytest.raises(UserError, match=re.escape(words)):
+        Config(**{field: value})
+
+
+@pytest.mark.parametrize("merging", ["per-batch", "once", "replace", "none", "0", "0.3", "1"])
+def test_all_ways_of_merging_are_taken(merging):
+    assert Config(merging=merging).merging == merging
+
+
+def test_limits_are_inside():
+    Config(rounds=1, client_fraction=1.0, threshold=0.0, alpha=0.0, block_size=0, adapter_widths=())
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def test_a_saved_config_is_loaded_as_it_was(tmp_path):
+    config = Config(
+        dataset="a.csv", rounds=7, lr_embedding=0.025, merging="0.3", adapter_widths=(5,),
+        columns=("user", "3"), client_fraction=0.5, ties="average", per_client=True,
+    )  # fmt: skip
+    config.save(tmp_path / "config.json")
+    assert Config.load(tmp_path / "config.json") == config
+    assert set(json.loads((tmp_path / "config.json").read_text())) == {
+        field.name for field in dataclasses.fields(Config)
+    }
+
+
+def written(path, text):
+    path.write_text(text)
+    return path
+
+
+def test_what_a_file_leaves_out_is_the_default(tmp_path):
+    path = written(tmp_path / "c.json", '{"rounds": 3, "lr_embedding": 1}')
+    config = Config.load(path)
+    assert config == Config(rounds=3, lr_embedding=1.0)
+    assert isinstance(config.lr_embedding, float)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"runds": 3}', "unknown field 'runds'; did you mean 'rounds'"),
+        ('{"rounds": "3"}', "field 'rounds' is '3'; expected a int"),
+        ('{"rounds": 2.5}', "field 'rounds' is 2.5; expected a int"),
+        ('{"rounds": true}', "field 'rounds' is True; expected a int"),
+        ('{"lr_embedding": null}', "field 'lr_embedding' is None; expected a float"),
+        ('{"adapter_widths": 16}', "field 'adapter_widths' is 16; expected a tuple"),
+        ('{"rounds": 0}', "rounds: 0 is too small"),
+        ('{"rounds": 3', "is not JSON"),
+        ("[1, 2]", "holds no settings"),
+        ('{"adapter_widths": ["16"]}', "adapter_widths"),
+        ('{"columns": [0, 1]}', "columns"),
+    ],
+)
+def test_a_bad_file_is_named_with_what_is_wrong(tmp_path, text, words):
+    path = written(tmp_path / "config.json", text)
+    with pytest.raises(UserError, match=re.escape(words)):
+        Config.load(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere\.json: cannot be read"):
+        Config.load(tmp_path / "nowhere.json")
+
+
+# --- the folder of a run --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "folder"),
+    [
+        ({}, "results/synthetic-fedem-leak-free-seed0"),
+        ({"dataset": "some/where/mine.csv", "seed": 3}, "results/mine-fedem-leak-free-seed3"),
+        ({"out": "x", "seed": 3}, "x"),
+    ],
+)
+def test_a_run_has_a_folder(settings, folder):
+    assert Config(**settings).run_directory().as_posix() == folder

@@ -1,0 +1,138 @@
+"""What is said of a run: the round chosen, intervals, chance, activity."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_up import CLIENTS, ITEMS, federation, made_up, ranks
+from toy import small_federation
+
+from fedem_jax.config import Config
+from fedem_jax.metrics import summarise
+from fedem_jax.summary import PARTS, best_round, by_activity, chance, per_client, with_metrics
+from fedem_jax.uncertainty import bootstrap_interval
+
+
+@pytest.fixture(scope="module")
+def run():
+    return made_up(Config(rounds=6, top_k=7))
+
+
+def test_the_headline_is_at_the_best_validation_round(run):
+    (_, records, summary), clients = run
+    best = max(record["val"]["hr@7"] for record in records)
+    chosen = summary["headline"]
+    assert chosen["val"]["hr@7"] == best
+    assert all(r["val"]["hr@7"] < best for r in records[chosen["round"] :])
+    for part in PARTS:
+        assert chosen[part] == records[chosen["round"] - 1][part]
+        assert chosen[part] == pytest.approx(summarise(clients[part].to_numpy(), 7))
+
+
+def test_of_equal_rounds_the_latest_is_best():
+    records = [{"round": r, "val": {"hr@10": hr}} for r, hr in ((1, 0.2), (2, 0.4), (3, 0.4))]
+    assert best_round(records, 10)["round"] == 3
+
+
+def test_the_summary_is_plain_json(run):
+    summary = run[0].summary
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+
+
+def test_intervals_are_those_of_the_clients(run):
+    (_, _, summary), clients = run
+    interval = summary["headline"]["interval"]
+    assert set(interval) == {"test", "test_full"}
+    for part, values in interval.items():
+        assert set(values) == {"hr@7", "ndcg@7", "mrr"}
+        for name, (low, high) in values.items():
+            assert low <= summary["headline"][part][name] <= high
+        hits = (clients[part] <= 7).to_numpy(float)
+        np.testing.assert_allclose(values["hr@7"], bootstrap_interval(hits))
+
+
+@pytest.mark.parametrize(
+    ("selection", "entry"),
+    [("validation", "headline"), ("test", "best_test"), ("last", "last")],
+)
+def test_the_entry_that_the_protocol_selects(selection, entry):
+    summary = made_up(Config(rounds=2, selection=selection))[0].summary
+    assert summary["selected"] == entry
+    assert "test" in summary[entry]
+
+
+# --- chance ---------------------------------------------------------------------------------------
+
+
+def test_chance_among_candidates_and_among_all_items():
+    levels = chance(federation(), 10)
+    assert levels["test"]["hr@10"] == pytest.approx(0.1)
+    gains = 1 / np.log2(1 + np.arange(1, 11))
+    assert levels["test"]["ndcg@10"] == pytest.approx(gains.sum() / 100)
+    # all items but the training items and the validation item
+    left = ITEMS - 1 - np.array([1, 1, 2, 2, 3, 4, 5, 6])
+    assert levels["test_full"]["hr@10"] == pytest.approx(np.mean(10 / left))
+    assert levels["test_full"]["ndcg@10"] == pytest.approx(np.mean(gains.sum() / left))
+
+
+@pytest.mark.parametrize("protocol", ["leak-free", "paper"])
+def test_items_ranked_in_full_are_counted_once(protocol):
+    data = small_federation(protocol)
+    left = []
+    for client, (val, test) in enumerate(zip(data.val_item, data.test_item, strict=True)):
+        others = set(range(data.num_items)) - {*data.train_items(client), val, test}
+        left.append(1 + len(others))
+    assert chance(data, 5)["test_full"]["hr@5"] == pytest.approx(np.mean(5 / np.array(left)))
+
+
+# --- clients --------------------------------------------------------------------------------------
+
+
+def test_per_client_leaves_padding_out():
+    padded = ranks(1)._replace(val=np.arange(1.0, 11))
+    table = per_client(federation(), padded)
+    assert list(table) == ["user", "history", *PARTS]
+    assert list(table["history"]) == [1, 1, 2, 2, 3, 4, 5, 6]
+    assert list(table["val"]) == list(range(1, CLIENTS + 1))
+
+
+def test_metrics_stand_beside_the_ranks(run):
+    table = with_metrics(run[1], 7)
+    assert len(table.columns) == 6 + 4 * 3
+    for part in PARTS:
+        np.testing.assert_array_equal(table[f"{part} hr@7"], table[part] <= 7)
+        np.testing.assert_array_equal(table[f"{part} mrr"], 1 / table[part])
+
+
+def clients_of(history) -> pd.DataFrame:
+    places = np.arange(1.0, len(history) + 1)
+    return pd.DataFrame({"history": history} | dict.fromkeys(PARTS, places))
+
+
+@pytest.mark.parametrize(
+    ("history", "expected"),
+    [
+        ([5, 1, 3, 7, 2, 8, 4, 6], [(1, 2, 1, 2), (2, 2, 3, 4), (3, 2, 5, 6), (4, 2, 7, 8)]),
+        ([3, 3, 3, 3], [(3, 4, 3, 3)]),  # one group: its middle is where the third begins
+        ([1, 1, 1, 2, 3, 4, 5, 6], [(1, 3, 1, 1), (2, 1, 2, 2), (3, 2, 3, 4), (4, 2, 5, 6)]),
+        ([1, 2, 2, 2, 2, 2, 2, 9], [(1, 1, 1, 1), (3, 6, 2, 2), (4, 1, 9, 9)]),
+        ([4], [(3, 1, 4, 4)]),
+    ],
+)
+def test_quartiles_never_part_equal_histories(history, expected):
+    table = by_activity(clients_of(history), 10)
+    assert [(row["quartile"], row["clients"], *row["history"]) for row in table] == expected
+
+
+def test_activity_adds_up_to_the_whole(run):
+    (_, _, summary), clients = run
+    table = summary["by_activity"]
+    assert sum(row["clients"] for row in table) == CLIENTS
+    for part in ("test", "test_full"):
+        for name, value in table[0][part].items():
+            total = sum(row["clients"] * row[part][name] for row in table) / CLIENTS
+            assert total == pytest.approx(summary["headline"][part][name])
+            assert 0 <= value <= 1
+    busiest = clients[clients["history"] >= table[-1]["history"][0]]
+    assert table[-1]["test"]["hr@7"] == (busiest["test"] <= 7).mean()

@@ -1,0 +1,192 @@
+"""The loop around a method: what is run, evaluated, recorded, refused. The method is a toy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from toy import small_federation, toy
+
+from fedem_jax.config import Config
+from fedem_jax.errors import UserError
+from fedem_jax.methods import METHODS
+from fedem_jax.train import Trial, run
+
+
+@pytest.fixture(scope="module")
+def federation():
+    return small_federation()
+
+
+def scores_of(federation, hits):
+    """Scores [R, C, I] that rank the held-out items first, for so many clients in each round:
+    `hits` [R] pairs of clients whose validation item, and whose test item, are ranked first."""
+    scores = np.tile(-np.arange(federation.num_items, dtype=float), (len(hits), 7, 1))
+    for number, (val, test) in enumerate(hits):
+        for u in range(7):
+            scores[number, u, federation.val_item[u]] = 2 if u < val else -99
+            scores[number, u, federation.test_item[u]] = 1 if u < test else -99
+    return scores
+
+
+class Log:
+    """An observer that remembers what it was told."""
+
+    def __init__(self):
+        self.told = []
+
+    def start(self, setting):
+        self.told.append(("start", setting))
+
+    def record(self, record):
+        self.told.append(("record", record))
+
+    def finish(self, summary, per_client):
+        self.told.append(("finish", (summary, per_client)))
+
+
+HITS = [(0, 0), (2, 3), (5, 1), (1, 6), (5, 2), (4, 4)]
+"""Of 7 clients, in round 0 (never evaluated), 1, ... 5."""
+
+
+@pytest.fixture
+def go(monkeypatch, federation):
+    """Run the toy."""
+
+    def go(scores=None, observers=(), **settings):
+        scores = scores_of(federation, HITS) if scores is None else scores
+        monkeypatch.setitem(METHODS, "toy", toy(scores))
+        config = Config(method="toy", top_k=3, **({"rounds": 5} | settings))
+        return run(config, federation, observers)
+
+    return go
+
+
+# --- records and summary --------------------------------------------------------------------------
+
+
+def test_every_round_is_evaluated_and_recorded(go, federation):
+    records = go().records
+    assert [record["round"] for record in records] == [1, 2, 3, 4, 5]
+    for record, (val, test) in zip(records, HITS[1:], strict=True):
+        assert record["val"]["hr@3"] == pytest.approx(val / 7)
+        assert record["test"]["ndcg@3"] == pytest.approx(test / 7)
+        assert record["val_full"]["hr@3"] == pytest.approx(val / 7)
+        assert record["loss"] == pytest.approx(1 / record["round"])
+        assert record["epochs"] == 2
+        assert (record["bytes_up"], record["bytes_down"]) == (10, 20)
+        assert record["fingerprint"] == federation.fingerprint
+        assert record["seconds"] > 0
+
+
+def test_the_headline_is_the_latest_of_the_best_validation_rounds(go):
+    result = go()
+    headline, best = result.summary["headline"], result.summary["best_test"]
+    assert headline["round"] == 4
+    assert headline["test"]["hr@3"] == pytest.approx(2 / 7)
+    assert best["round"] == 3
+    assert best["test"]["hr@3"] == pytest.approx(6 / 7)
+    assert result.summary["last"]["round"] == 5
+    assert result.summary["bytes_down"] == 100
+    val = result.per_client["val"]
+    assert (val == 1).sum() == 5
+    assert list(result.curve.index) == [1, 2, 3, 4, 5]
+    assert result.curve.loc[3, "test hr@3"] == pytest.approx(6 / 7)
+
+
+@pytest.mark.parametrize(("every", "rounds"), [(2, [2, 4, 5]), (5, [5]), (9, [5])])
+def test_evaluation_in_intervals_ends_with_the_last_round(go, every, rounds):
+    result = go(eval_every=every)
+    assert [record["round"] for record in result.records] == rounds
+    assert result.records[0]["val"]["hr@3"] == pytest.approx(HITS[rounds[0]][0] / 7)
+    assert result.records[-1]["loss"] == pytest.approx(1 / 5)
+    assert result.state.server == 5
+
+
+def test_losses_are_means_over_those_who_trained(go):
+    (record,) = go(rounds=1, client_fraction=0.5).records
+    assert record["loss"] == 1
+    assert record["epochs"] == 2
+
+
+def test_observers_hear_everything_in_order(go):
+    logs = [Log(), Log()]
+    result = go(observers=logs, rounds=3)
+    for log in logs:
+        assert [kind for kind, _ in log.told] == ["start", *["record"] * 3, "finish"]
+        (_, setting), *records, (_, (summary, per_client)) = log.told
+        assert setting["federation"] is result.federation
+        assert [record for _, record in records] == result.records
+        assert summary == result.summary
+        assert per_client is result.per_client
+
+
+# --- what is refused ------------------------------------------------------------------------------
+
+
+def test_an_unknown_method_is_answered_with_the_nearest(federation):
+    with pytest.raises(UserError, match="'fedme' is unknown; did you mean 'fedem'"):
+        run(Config(method="fedme"), federation)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_scores_that_are_not_finite_end_the_run(go, federation, value):
+    log, scores = Log(), scores_of(federation, HITS)
+    scores[2, 4, 11] = scores[3:, :, 0] = value
+    with pytest.raises(UserError) as error:
+        go(scores, [log])
+    message = str(error.value)
+    assert "round 2: client 4" in message
+    assert f"user {federation.user_ids[4]})" in message
+    assert "lr_embedding (now 0.1)" in message
+    assert [kind for kind, _ in log.told] == ["start", "record"]
+
+
+def test_too_few_items_to_draw_from_are_refused(federation):
+    fewest = federation.num_items - np.diff(federation.barred_offsets)
+    user = federation.user_ids[fewest.argmin()]
+    Trial(Config(num_negative=int(fewest.min())), federation, jax.devices()[:1])
+    with pytest.raises(UserError, match=f"user {user}: only {fewest.min()} items"):
+        Trial(Config(num_negative=int(fewest.min()) + 1), federation)
+
+
+# --- segments -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trial(monkeypatch, federation):
+    """The toy, and how often its round was traced."""
+    bound, traces = toy(scores_of(federation, HITS)), []
+
+    def counted(*args):
+        algorithm = bound(*args)
+
+        def round(*args):
+            traces.append(1)
+            return algorithm.round(*args)
+
+        return algorithm._replace(round=round)
+
+    monkeypatch.setitem(METHODS, "toy", counted)
+    return Trial(Config(method="toy"), federation), traces
+
+
+def test_a_segment_is_compiled_once_for_each_length(trial):
+    trial, traces = trial
+    state = trial.init()
+    for number in range(3):
+        state, *_ = trial.segment(state, 1)(state, number)
+    assert len(traces) == 1
+    state, info, _ = trial.segment(state, 2)(state, 3)
+    assert len(traces) == 2
+    assert state.server == 5
+    np.testing.assert_allclose(info.loss[:, 0], [1 / 4, 1 / 5])
+
+
+def test_a_segment_takes_the_state_over_and_stays_on_the_device(trial):
+    trial, _ = trial
+    before = trial.init()
+    segment, number = trial.segment(before, 1), jnp.int32(0)
+    with jax.transfer_guard("disallow"):
+        after, *_ = segment(before, number)
+    assert before.clients["score"].is_deleted()
+    assert not after.clients["score"].is_deleted()
