@@ -137,8 +137,8 @@ class Audit:
             found.append(
                 f"{spared} held-out items can never be drawn as a negative of their client: "
                 f"{drawn.count:,} were in {self.rounds} rounds, but "
-                f"{self.val.candidates_drawn + self.test.candidates_drawn} candidates were. "
-                "Training pushes the candidates down and spares the held-out item."
+                f"{self.test.candidates_drawn} test candidates were. Training pushes the "
+                "candidates down and spares the held-out item."
             )
         for part, figures in self._parts():
             if figures.p_value < DECISIVE:
@@ -192,7 +192,7 @@ class Audit:
         drawn = self.val.drawn + self.test.drawn
         fair = [
             f"Held-out items are drawn as negatives like all others: {drawn} were in {self.rounds} "
-            f"rounds, and {self.val.candidates_drawn + self.test.candidates_drawn} candidates.",
+            f"rounds, and {self.test.candidates_drawn} test candidates.",
             f"Local-only stays at chance level: HR@{self.top_k} {_estimate(self.test)} on test, "
             f"{_estimate(self.val)} on validation, chance {self.test.chance:.4f}.",
             "No held-out item recurs in its client's training rows.",
@@ -230,19 +230,19 @@ class Audit:
 
     def __rich__(self) -> RenderableType:
         name = f"HR@{self.top_k}"
-        rows = {
-            f"Local-only, {name}": lambda f: f"{f.hit_rate:.4f}",
-            f"  {LEVEL:.0%} interval": lambda f: "{:.4f} to {:.4f}".format(*f.interval),
-            "  chance": lambda f: f"{f.chance:.4f}",
-            f"Local-only, {name} among all items": lambda f: f"{f.local_full:.4f}",
-            "  chance ": lambda f: f"{f.chance_full:.4f}",
-            f"popularity, {name}": lambda f: f"{f.popularity:.4f}",
-            f"popularity, {name} among all items": lambda f: f"{f.popularity_full:.4f}",
-            "held-out items met again in training": lambda f: f.recurring,
-            "held-out items barred from negatives": lambda f: f.spared,
-            "held-out items drawn as negatives": lambda f: f.drawn,
-            "candidates drawn as negatives": lambda f: f.candidates_drawn,
-        }
+        rows = [
+            (f"Local-only, {name}", lambda f: f"{f.hit_rate:.4f}"),
+            (f"  {LEVEL:.0%} interval", lambda f: "{:.4f} to {:.4f}".format(*f.interval)),
+            ("  chance", lambda f: f"{f.chance:.4f}"),
+            (f"Local-only, {name} among all items", lambda f: f"{f.local_full:.4f}"),
+            ("  chance", lambda f: f"{f.chance_full:.4f}"),
+            (f"popularity, {name}", lambda f: f"{f.popularity:.4f}"),
+            (f"popularity, {name} among all items", lambda f: f"{f.popularity_full:.4f}"),
+            ("held-out items met again in training", lambda f: f.recurring),
+            ("held-out items barred from negatives", lambda f: f.spared),
+            ("held-out items drawn as negatives", lambda f: f.drawn),
+            ("candidates drawn as negatives", lambda f: f.candidates_drawn),
+        ]
         table = Table(
             box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left", title_style="bold",
             title=f"{self.dataset} · protocol {self.protocol.name} · {self.fingerprint} · "
@@ -251,16 +251,15 @@ class Audit:
         table.add_column("", no_wrap=True)
         table.add_column("validation", justify="right")
         table.add_column("test", justify="right")
-        for label, value in rows.items():
+        for label, value in rows:
             table.add_row(label, str(value(self.val)), str(value(self.test)))
         split = (
             f"validation and test item are the same for {Share(self.coinciding, self.clients)} "
             f"clients; equal timestamps decide the split of {Share(self.tied_users, self.clients)}"
         )
-        style = {"leaks": "bold red", "cannot tell": "bold yellow", "does not leak": "bold green"}
-        said = Text.assemble("verdict: the protocol ", (self.verdict, style[self.verdict]))
-        if self.verdict == "cannot tell":
-            said = Text.assemble("verdict: ", (self.verdict, style[self.verdict]))
+        colour = {"leaks": "red", "cannot tell": "yellow", "does not leak": "green"}[self.verdict]
+        subject = "" if self.verdict == "cannot tell" else "the protocol "
+        said = Text.assemble("verdict: ", (subject + self.verdict, f"bold {colour}"))
         return Group(table, Text(split, style="dim"), "", said, *(f"- {r}" for r in self.reasons))
 
 

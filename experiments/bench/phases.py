@@ -74,14 +74,17 @@ def phases(trial: Trial, state: State) -> Phases:
     def evaluate(state, lists, held_out, hyper):
         return rank_all(algorithm, layout, state, lists, held_out, hyper, ranking)
 
-    def compiled(phase: Callable, *args, donated=()):
+    def compiled(phase: Callable, *args, **how):
         with jax.default_matmul_precision("highest"):
-            return jax.jit(phase, donate_argnums=donated).lower(*args).compile()
+            return jax.jit(phase, **how).lower(*args).compile()
 
     first, asked = jnp.int32(0), (trial.lists, trial.held_out, algorithm.hyper)
     drawing = compiled(draws, *state, first, *given)
-    training = compiled(train, *state, first, *given, donated=0)
-    serving = compiled(aggregate, state.clients, first, *given, donated=0)
+    training = compiled(train, *state, first, *given, donate_argnums=0)
+    where = State(layout.sharded(), layout.replicated())
+    serving = compiled(
+        aggregate, state.clients, first, *given, donate_argnums=0, out_shardings=where
+    )
     ranks = compiled(evaluate, state, *asked)
     return Phases(
         draws=lambda state, number: drawing(*state, jnp.int32(number), *given),

@@ -8,7 +8,7 @@ samples and visiting orders, so that it does no drawing and can be compared with
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -35,27 +35,27 @@ class Drawn(NamedTuple):
     """[E, S]"""
 
 
-def draw(trial: Trial, client: int, number: int) -> Drawn:
-    """What the block program draws for a client in round `number`."""
+def drawer(trial: Trial) -> Callable[[int, int], Drawn]:
+    """`(client, number) -> drawn`: what the block program draws for a client in round `number`."""
     config, federation = trial.config, trial.federation
-    sizes = [np.diff(federation.offsets), np.diff(federation.barred_offsets)]
-    capacity, barred = (int(size.max()) for size in sizes)
-    count = int(sizes[0][client]) * (1 + config.num_negative)
+    sizes = np.diff(federation.offsets)
+    capacity, barred = int(sizes.max()), int(np.diff(federation.barred_offsets).max())
+    epochs = jnp.arange(config.local_epochs, dtype=jnp.int32)
 
-    @partial(jax.jit, static_argnums=0)
-    def drawn(places, lists, client, number, count):
+    @jax.jit
+    def drawn(lists, client, number):
         draws = trial.draws(trial.key_draws, number, lists)
-        samples = draws.samples(client, capacity, barred)
-        position = jnp.minimum(jnp.arange(places, dtype=jnp.int32), count - 1)
+        items, labels, count = draws.samples(client, capacity, barred)
+        position = jnp.minimum(jnp.arange(len(items), dtype=jnp.int32), count - 1)
+        orders = jax.vmap(lambda epoch: draws.order(client, epoch, position, count))(epochs)
+        return items, labels, orders
 
-        def order(epoch):
-            return draws.order(client, epoch, position, count)
+    def draw(client: int, number: int) -> Drawn:
+        count = sizes[client] * (1 + config.num_negative)
+        arrays = drawn(trial.lists, jnp.int32(client), jnp.int32(number))
+        return Drawn(*(np.asarray(array)[..., :count] for array in arrays))
 
-        return samples.items, samples.labels, jax.vmap(order)(jnp.arange(config.local_epochs))
-
-    places = capacity * (1 + config.num_negative)
-    items, labels, orders = drawn(places, trial.lists, client, number, jnp.int32(count))
-    return Drawn(np.asarray(items)[:count], np.asarray(labels)[:count], np.asarray(orders)[:, :count])
+    return draw
 
 
 class Outcome(NamedTuple):
@@ -104,7 +104,10 @@ class Sequential:
         def merge(table, target, adapter):
             return merged(table, target, theta.apply({"params": adapter}, table, target))
 
-        self._start = jax.jit(lambda embedding, adapter: (embed.init(embedding), adapt.init(adapter)))
+        def start(embedding, adapter):
+            return embed.init(embedding), adapt.init(adapter)
+
+        self._start = jax.jit(start)
         self._step, self._merge = jax.jit(step, donate_argnums=0), jax.jit(merge)
 
     def train(self, private, items, adapter, target, drawn: Drawn) -> Outcome:
@@ -117,7 +120,7 @@ class Sequential:
                 items = self._merge(items, target, adapter)
             moments = self._start((private, items), adapter)
             carry = ((private, items), adapter, *moments, jnp.float32(0))
-            before, epochs = np.inf, 0
+            before, epochs = float("inf"), 0
             for order in drawn.orders:
                 for start in range(0, count, config.batch_size):
                     carry = self._step(carry, target, self._batch(drawn, order, start))

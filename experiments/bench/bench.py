@@ -1,0 +1,454 @@
+"""How fast, how large, how soon: `python experiments/bench/bench.py [--quick] [--only ...]`.
+
+Each case runs in a process of its own, so that its peak memory and its compile time are its own and
+a case that fails takes no other with it. Times are medians of warm, synchronised repetitions, from
+the second round on, when clients merge. Appends a section to RESULTS.md and draws scaling.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import json
+import os
+import platform
+import resource
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+CLIENTS, START_UP = "clients", "start-up"
+GROUPS = {
+    "data sets": "Data sets",
+    CLIENTS: "Number of clients (synthetic, 500 items, 10 to 100 interactions each)",
+    "items": "Number of items (500 synthetic clients, 10 to 200 interactions each)",
+    "width": "Width of the embeddings (1,000 synthetic clients, 1,000 items)",
+    "block": "Clients side by side (1,000 synthetic clients, 1,000 items)",
+    START_UP: "Start-up, seconds",
+}
+HEADING = """# Measurements
+
+Every section is one call of `make bench`. A round is merging, local training, aggregation and
+evaluation of all clients, from the second round on: median of warm repetitions. The floor is that
+of `fedem plan` for the local epochs that were run. Sequential training is timed on a sample of
+clients, without its draws, and scaled to all of them by their local steps.
+
+"""
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One measurement."""
+
+    group: str
+    """Table that it belongs to."""
+    label: str
+    """Its row."""
+    data: str | tuple[int, int, int, int]
+    """Known data set, or synthetic: clients, items, fewest and most interactions of a client."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Of `Config`, where they are not the defaults."""
+    repeats: int = 5
+    """Timed rounds."""
+    phases: bool = False
+    """Time the parts of the round as well."""
+    twin: int = 0
+    """Clients of each kind that the sequential twin trains."""
+
+
+# the cases
+
+
+def cases(options: argparse.Namespace) -> list[Case]:
+    """Everything that is to be measured, in order."""
+    repeats = 3 if options.quick else 5
+    made: list[Case] = []
+
+    def add(group: str, label: str, data, settings=None, **how) -> None:
+        if not options.only or group in options.only:
+            made.append(Case(group, label, data, settings or {}, **{"repeats": repeats} | how))
+
+    names = ["filmtrust"] if options.quick else ["filmtrust", "ml-100k", "ml-1m", "lastfm-2k"]
+    for name in filter(present, names):
+        add("data sets", name, name, phases=True, twin=5 if options.quick else 20)
+    sizes = [100, 300, 1000] if options.quick else [1000, 3000, 10_000, 30_000, 100_000]
+    for clients in options.clients or sizes:
+        data = (clients, 500, 10, 100)
+        add(
+            CLIENTS,
+            f"{clients:,}, 100 aggregated",
+            data,
+            {"aggregation_fraction": min(1.0, 100 / clients)},
+        )
+        add(CLIENTS, f"{clients:,}, a tenth aggregated", data)
+    if options.quick and not options.only:
+        return made
+    middle = (1000, 1000, 10, 100)
+    for items in (1000, 4000, 16_000):
+        add("items", f"{items:,}", (500, items, 10, 200))
+    for dim in (8, 16, 32, 64):
+        add("width", str(dim), middle, {"dim": dim})
+    for block in (1, 4, 16, 64, 256):
+        add("block", str(block), middle, {"block_size": block})
+    name = next(filter(present, ["ml-100k"]), "synthetic")
+    add(START_UP, name, name)
+    return made
+
+
+def present(name: str) -> bool:
+    """Whether a known data set lies in the data folder; nothing is downloaded for a benchmark."""
+    from fedem_jax.data.sources import SOURCES
+
+    folder = Path(os.environ.get("FEDEM_DATA") or "data")
+    return any((folder / file).is_file() for file in SOURCES[name].files)
+
+
+# one case, in a process of its own
+
+
+def measure(case: Case, begun: float) -> Row:
+    """Run one case; `begun`: when its process was started."""
+    import jax
+
+    if hasattr(os, "sched_getaffinity"):  # one device per core, as `fedem train` has it
+        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    jax_there = time.time()
+    from fedem_jax.errors import UserError
+    from fedem_jax.plan import plan_memory, plan_run
+    from fedem_jax.train import Trial, device_name
+
+    there = time.time()
+    machine = f"{device_name()} ({os.cpu_count()} cores of {processor()}), jax {jax.__version__}"
+    row: Row = {"machine": machine, "import jax": jax_there - begun, "import": there - jax_there}
+    config, federation = federation_of(case)
+    trial = Trial(config, federation)
+    memory = plan_memory(config, federation, trial.layout)
+    try:
+        memory.check()
+    except UserError as refusal:
+        return row | {"refused": str(refusal)}
+    row |= {"clients": federation.num_clients, "block": trial.layout.block}
+
+    state, started = trial.init(), time.perf_counter()
+    segment = trial.segment(state, 1)
+    row["compile"] = time.perf_counter() - started
+    row["ready"] = time.time() - begun
+    state, _, _ = jax.block_until_ready(segment(state, 0))
+    if case.group == START_UP:
+        return row
+
+    times, epochs = [], []
+    for number in range(1, 1 + case.repeats):
+        started = time.perf_counter()
+        state, info, _ = jax.block_until_ready(segment(state, number))
+        times.append(time.perf_counter() - started)
+        epochs.append(float(info.epochs.sum() / (info.epochs > 0).sum()))
+    row |= {"round": median(times), "epochs": median(epochs)}
+    row |= {"planned": memory.total * memory.devices, "peak": peak_memory(jax.devices()[0])}
+    plan = plan_run(config, federation, trial.layout, epochs=row["epochs"])
+    row |= {"floor": plan.floor, "streamed": plan.streamed, "padding": plan.padding}
+    row |= {"bandwidth": plan.machine.bandwidth, "rate": plan.machine.rate}
+    if case.phases:
+        state, parts = time_phases(trial, state, case.repeats)
+        row |= parts
+    if case.twin:
+        row |= time_twin(trial, state, 1 + case.repeats, case.twin)
+    return row
+
+
+def processor() -> str:
+    """The kind of processor, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(": ")[1] for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def federation_of(case: Case):
+    """The settings of a case and its data."""
+    from fedem_jax.config import Config
+    from fedem_jax.data.sources import load
+    from fedem_jax.data.split import split
+    from fedem_jax.data.synthetic import synthetic
+
+    if isinstance(case.data, str):
+        config = Config(dataset=case.data, **case.settings)
+        return config, load(case.data, config.rules(), config.seed)
+    clients, items, fewest, most = case.data
+    config = Config(**case.settings)
+    interactions, _ = synthetic(clients, items, sizes=(fewest, most))
+    return config, split(interactions, config.rules(), config.seed, "synthetic")
+
+
+def time_phases(trial, state, repeats: int):
+    """Median seconds of each phase of the next rounds, and the state after them."""
+    import jax
+    from phases import phases
+
+    parts = phases(trial, state)
+    seconds: dict[str, list[float]] = {name: [] for name in parts._fields}
+
+    def timed(name: str, *args):
+        begun = time.perf_counter()
+        result = jax.block_until_ready(getattr(parts, name)(*args))
+        seconds[name].append(time.perf_counter() - begun)
+        return result
+
+    for number in range(1, 2 + repeats):  # the first is warm-up
+        timed("draws", state, number)
+        clients, _ = timed("train", state, number)
+        state = timed("aggregate", clients, number)
+        timed("evaluate", state)
+    return state, {name: median(times[1:]) for name, times in seconds.items()}
+
+
+def time_twin(trial, state, number: int, sample: int) -> Row:
+    """Seconds in which the sequential twin would train all clients: those of a sample of each kind,
+    by the steps that they have in an epoch."""
+    import numpy as np
+    from phases import parameters
+    from sequential import Sequential, drawer
+
+    from fedem_jax.plan import Need
+
+    twin, draw = Sequential(trial.config), drawer(trial)
+    steps = Need.of(trial.config, trial.federation).steps
+    merges = np.asarray(state.clients.slot)[: len(steps)] >= 0
+    rng, total, trained = np.random.default_rng(0), 0.0, 0
+    for kind in (merges, ~merges):
+        clients = rng.permutation(np.flatnonzero(kind))[:sample]
+        given = [parameters(state, client) | {"drawn": draw(client, number)} for client in clients]
+        if not given:
+            continue
+        twin.train(**given[0])  # warm-up
+        begun = time.perf_counter()
+        for one in given:
+            twin.train(**one).items.block_until_ready()
+        total += (time.perf_counter() - begun) * steps[kind].sum() / steps[clients].sum()
+        trained += len(given)
+    return {"twin": total, "twin clients": trained}
+
+
+def peak_memory(device) -> int:
+    """Bytes that the device, or on a CPU the process, has held at most."""
+    stats = device.memory_stats() if device.platform != "cpu" else None
+    if stats:
+        return stats["peak_bytes_in_use"]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
+
+
+def median(values: list[float]) -> float:
+    """The middle one."""
+    return sorted(values)[len(values) // 2]
+
+
+# all of them
+
+
+def in_its_own_process(case: Case, environment: dict[str, str] | None = None) -> Row:
+    """Measure a case in a new process; a failure becomes a row that says so."""
+    command = [
+        sys.executable,
+        str(HERE / "bench.py"),
+        "--case",
+        json.dumps(dataclasses.asdict(case)),
+    ]
+    command += ["--begun", repr(time.time())]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | (environment or {})
+    )
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        return {"refused": f"failed: {reason[:200]}"}
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def start_up(case: Case) -> list[tuple[str, Row]]:
+    """A first start with an empty compilation cache, and a second one that finds it filled."""
+    with tempfile.TemporaryDirectory() as cache:
+        kept = {
+            "JAX_COMPILATION_CACHE_DIR": cache,
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+        }
+        return [
+            (f"{case.label}, {which}", in_its_own_process(case, kept))
+            for which in ("cold", "again")
+        ]
+
+
+# what is left behind
+
+Cells = dict[str, Callable[[Row], str]]
+
+
+def seconds(name: str) -> Callable[[Row], str]:
+    """A column of seconds."""
+    return lambda row: f"{row[name]:.3g}"
+
+
+def size(name: str) -> Callable[[Row], str]:
+    """A column of bytes, in megabytes."""
+    return lambda row: f"{row[name] / 1e6:,.0f}"
+
+
+def ratio(above: str, below: str) -> Callable[[Row], str]:
+    """A column of quotients."""
+    return lambda row: f"{row[above] / row[below]:.3g}"
+
+
+ROUND: Cells = {
+    "round, s": seconds("round"),
+    "floor, s": seconds("floor"),
+    "round / floor": ratio("round", "floor"),
+    "streamed floor, s": seconds("streamed"),
+    "local epochs": lambda row: f"{row['epochs']:.1f}",
+    "block": lambda row: str(row["block"]),
+    "padded / useful": lambda row: f"{row['padding']:.2f}",
+    "compile, s": seconds("compile"),
+    "planned, MB": size("planned"),
+    "peak, MB": size("peak"),
+}
+PARTS: Cells = {name: seconds(name) for name in ("draws", "train", "aggregate", "evaluate")}
+TWIN: Cells = {
+    "sequential training, s": seconds("twin"),
+    "clients timed": lambda row: str(row["twin clients"]),
+    "training, s": seconds("train"),
+    "times faster": ratio("twin", "train"),
+    "whole round, s": seconds("round"),
+    "sequential training / whole round": ratio("twin", "round"),
+}
+START: Cells = {
+    "import of JAX": seconds("import jax"),
+    "import of the package beyond it": seconds("import"),
+    "lower and compile": seconds("compile"),
+    "ready for round 1": seconds("ready"),
+}
+
+
+def as_table(rows: list[tuple[str, Row]], cells: Cells) -> str:
+    """A Markdown table with a row for each case; a refused one says why."""
+    lines = ["| | " + " | ".join(cells) + " |", "|---|" + "---:|" * len(cells)]
+    for label, row in rows:
+        if "refused" in row:
+            lines.append(f"| {label} | {row['refused']} |" + " |" * (len(cells) - 1))
+        else:
+            shown = (cell(row) for cell in cells.values())
+            lines.append(f"| {label} | " + " | ".join(shown) + " |")
+    return "\n".join(lines)
+
+
+def section(results: dict[str, list[tuple[str, Row]]], command: str) -> str:
+    """All tables of one call, with what they were measured on."""
+    rows = [row for group in results.values() for _, row in group if "machine" in row]
+    parts = [f"## {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC, {commit()}"]
+    parts.append(f"`{command}` on {rows[0]['machine'] if rows else 'nothing that ran'}.")
+    if rated := [row for row in rows if "rate" in row]:
+        bandwidth, rate = (median([row[name] for row in rated]) for name in ("bandwidth", "rate"))
+        parts[-1] += (
+            f" It copies {bandwidth / 1e9:.3g} GB/s and multiplies {rate / 1e9:,.4g} Gflop/s."
+        )
+    for group, table in results.items():
+        cells = START if group == START_UP else ROUND
+        parts += [f"### {GROUPS[group]}", as_table(table, cells)]
+        if any("twin" in row for _, row in table):
+            parts += [
+                "Parts of the round, seconds; training includes its draws.",
+                as_table(table, PARTS),
+            ]
+            parts += [
+                "Against one client after another, one optimiser step per call.",
+                as_table(table, TWIN),
+            ]
+    return "\n\n".join(parts) + "\n"
+
+
+def commit() -> str:
+    """The commit that is measured, and whether there is more than that."""
+
+    def git(*args: str) -> str:
+        return subprocess.run(
+            ["git", *args], cwd=HERE, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        changed = " with changes" if git("status", "--porcelain", "--untracked-files=no") else ""
+        return f"commit {git('rev-parse', '--short', 'HEAD')}{changed}"
+    except (OSError, subprocess.CalledProcessError):
+        return "commit unknown"
+
+
+def draw_scaling(rows: list[tuple[str, Row]], path: Path) -> None:
+    """Round time against the number of clients, with a line of slope 1."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.2), dpi=200, layout="constrained")
+    panel = figure.subplots()
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for label, row in rows:
+        if "round" in row:
+            curves.setdefault(label.split(", ")[-1], []).append((row["clients"], row["round"]))
+    for (label, points), colour in zip(curves.items(), ("#0072B2", "#D55E00"), strict=False):
+        panel.plot(*zip(*points, strict=True), "o-", color=colour, linewidth=1.6, label=label)
+    clients, took = next(iter(curves.values()))[-1]
+    ends = [min(c for points in curves.values() for c, _ in points), clients]
+    panel.plot(
+        ends, [took * end / clients for end in ends], color="#6B6B6B", linewidth=1,
+        linestyle=(0, (4, 1.5)), label="slope 1", zorder=1,
+    )  # fmt: skip
+    panel.set(xscale="log", yscale="log", xlabel="clients", ylabel="seconds per round")
+    machine = next(row["machine"] for _, row in rows if "round" in row)
+    figure.suptitle("Round time grows with the clients", x=0.012, ha="left", fontweight="bold")
+    panel.set_title(f"500 items, 10 to 100 interactions each; {machine}", loc="left", fontsize=7.5)
+    panel.grid(color="#E6E6E6", linewidth=0.7)
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.legend(frameon=False)
+    figure.savefig(path)
+
+
+def main() -> None:
+    """Measure, or run the one case that `--case` describes."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="a few small cases, in 2 minutes")
+    parser.add_argument("--only", nargs="+", choices=GROUPS, default=[], help="these groups alone")
+    parser.add_argument("--clients", nargs="+", type=int, help="numbers of synthetic clients")
+    parser.add_argument("--out", type=Path, default=HERE, help="folder of RESULTS.md")
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+    parser.add_argument("--begun", type=float, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.case:
+        case = Case(**json.loads(options.case))
+        print(json.dumps(measure(case, options.begun), default=float))
+        return
+    results: dict[str, list[tuple[str, Row]]] = {}
+    for case in cases(options):
+        print(f"{case.group}: {case.label}", flush=True)
+        table = results.setdefault(case.group, [])
+        if case.group == START_UP:
+            table += start_up(case)
+        else:
+            table.append((case.label, in_its_own_process(case)))
+    options.out.mkdir(parents=True, exist_ok=True)
+    text = section(results, shlex.join(["python", "experiments/bench/bench.py", *sys.argv[1:]]))
+    with (options.out / "RESULTS.md").open("a") as file:
+        file.write(("\n" if file.tell() else HEADING) + text)
+    if any("round" in row for _, row in results.get(CLIENTS, [])):
+        draw_scaling(results[CLIENTS], options.out / "scaling.png")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

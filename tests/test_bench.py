@@ -1,0 +1,73 @@
+"""The benchmark measures what it says: its phases make up the round, and its sequential twin is
+the same method."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from toy import small_federation
+
+from fedem_jax.config import Config
+from fedem_jax.train import Trial
+
+FOLDER = Path(__file__).resolve().parents[1] / "experiments" / "bench"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def on_path():
+    sys.path.insert(0, str(FOLDER))
+    yield
+    sys.path.remove(str(FOLDER))
+
+
+@pytest.fixture(scope="module")
+def trial() -> Trial:
+    config = Config(
+        dim=4, batch_size=16, local_epochs=3, bce="logit", aggregation_fraction=0.5, size_classes=1
+    )
+    return Trial(config, small_federation(clients=8))
+
+
+@pytest.fixture(scope="module")
+def rounds(trial):
+    """State before and after round 1, in which some merge, as the compiled round has it."""
+    segment = trial.segment(trial.init(), 1)
+    before = segment(trial.init(), 0).state
+    kept = jax.tree.map(np.asarray, before)
+    return kept, segment(before, 1)
+
+
+def test_phases_make_up_the_round(trial, rounds):
+    parts = importlib.import_module("phases").phases(trial, trial.init())
+    clients, _ = parts.train(trial.init(), 0)
+    state = parts.aggregate(clients, 0)
+    parts.draws(state, 1)
+    clients, info = parts.train(state, 1)
+    state = parts.aggregate(clients, 1)
+    ranks = parts.evaluate(state)
+    expected = rounds[1]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), state, expected.state)
+    np.testing.assert_allclose(info.loss, expected.info.loss[0], atol=1e-6)
+    np.testing.assert_array_equal(ranks.test, expected.ranks.test)
+
+
+@pytest.mark.parametrize("merges", [False, True])
+def test_sequential_twin_is_the_same_method(trial, rounds, merges):
+    sequential, phases = (importlib.import_module(name) for name in ("sequential", "phases"))
+    before, after = rounds
+    client = int(np.flatnonzero((before.clients.slot[:8] >= 0) == merges)[0])
+    drawn = sequential.drawer(trial)(client, 1)
+    ours = sequential.Sequential(trial.config).train(
+        **phases.parameters(before, client), drawn=drawn
+    )
+    theirs = jax.tree.map(lambda leaf: leaf[client], after.state.clients)
+    assert ours.epochs == after.info.epochs[0, client]
+    assert ours.loss == pytest.approx(float(after.info.loss[0, client]), abs=1e-5)
+    np.testing.assert_allclose(ours.items, theirs.items, atol=1e-4)
+    for a, b in zip(jax.tree.leaves(ours.adapter), jax.tree.leaves(theirs.adapter), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+    assert jnp.allclose(ours.private["user"], theirs.private["user"], atol=1e-4)
