@@ -24,7 +24,7 @@ PROTOCOLS = ("paper", "leak-free")
 
 def main() -> None:
     """Run and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="One table: methods x protocols x data sets.")
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--out", type=Path, default=Path("results/protocols"))
     options = parser.parse_args()
@@ -39,7 +39,10 @@ def main() -> None:
             subprocess.run(command, check=True)
         summary = json.loads((out / "summary.json").read_text())
         rows.append(row(summary, "fedem train " + shlex.join(flags)))
-    print("| data set | method | protocol | HR@10 | NDCG@10 | HR@10, all items | NDCG@10, all items ", end="")
+    print(
+        "| data set | method | protocol | HR@10 | NDCG@10 | HR@10, all items | NDCG@10, all items ",
+        end="",
+    )
     print("| round | fingerprint | command |")
     print("|---|---|---|---|---|---|---|---:|---|---|")
     print("\n".join(rows))

@@ -12,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fedem_jax.auditing import Audit, audit
     from fedem_jax.config import Config
     from fedem_jax.data.federation import Federation
     from fedem_jax.data.sources import load
@@ -24,12 +25,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "METHODS", "Config", "Federation", "Protocol", "Result", "Trial", "UserError",
+    "METHODS", "Audit", "Config", "Federation", "Protocol", "Result", "Trial", "UserError", "audit",
     "load", "preset", "run",
 ]  # fmt: skip
 
 _HOME = {
     "METHODS": "methods",
+    "Audit": "auditing",
+    "audit": "auditing",
     "Config": "config",
     "Federation": "data.federation",
     "Protocol": "protocol",

@@ -31,12 +31,11 @@ from fedem_jax.base import State
 from fedem_jax.clients import Lists, SizeClass
 from fedem_jax.config import Config
 from fedem_jax.data.federation import Federation
-from fedem_jax.data.sources import load
 from fedem_jax.errors import UserError
 from fedem_jax.evaluate import HeldOut, Ranking, rank_all
 from fedem_jax.metrics import hit_rate
 from fedem_jax.protocol import Protocol
-from fedem_jax.train import Observer, Trial, run, versions
+from fedem_jax.train import Observer, Trial, federation_of, run, versions
 
 AUDIT = "audit.json"
 """All figures of an audit."""
@@ -284,15 +283,7 @@ def audit(
     """
     config = dataclasses.replace(config, method="local-only")
     if federation is None:
-        federation = load(
-            config.dataset,
-            config.rules(),
-            config.seed,
-            data_dir=config.data_dir,
-            columns=config.columns,
-            separator=config.separator,
-            header=config.header,
-        )
+        federation = federation_of(config)
     shortest = min(federation.val_candidates.shape[1], federation.test_candidates.shape[1])
     if config.top_k > shortest:
         raise UserError(

@@ -33,8 +33,8 @@ def preset(
 
     Args:
         name: `released` = defaults of the authors' program; `tuned` = chosen on validation under
-            the leak-free protocol; `auto` = tuned on the synthetic federation, for which nothing was
-            released, where such settings exist, and released otherwise.
+            the leak-free protocol; `auto` = tuned on the synthetic federation, for which nothing
+            was released, where such settings exist, and released otherwise.
 
     Raises:
         UserError: there is no such preset.

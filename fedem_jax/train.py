@@ -85,15 +85,7 @@ def run(
         hint = nearest(config.method, list(METHODS))
         raise UserError(f"method: '{config.method}' is unknown; {hint}.")
     if federation is None:
-        federation = load(
-            config.dataset,
-            config.rules(),
-            config.seed,
-            data_dir=config.data_dir,
-            columns=config.columns,
-            separator=config.separator,
-            header=config.header,
-        )
+        federation = federation_of(config)
     trial = Trial(config, federation)
     setting = {
         "config": config,
@@ -133,6 +125,19 @@ def run(
     for observer in observers:
         observer.finish(summary, clients)
     return Result(config, federation, records, summary, clients, state)
+
+
+def federation_of(config: Config) -> Federation:
+    """The federation that a configuration names, split by its protocol and seed."""
+    return load(
+        config.dataset,
+        config.rules(),
+        config.seed,
+        data_dir=config.data_dir,
+        columns=config.columns,
+        separator=config.separator,
+        header=config.header,
+    )
 
 
 class Trial:

@@ -131,6 +131,11 @@ def test_similarities_are_those_of_the_twin(tables, kind):
     np.testing.assert_array_equal(np.diag(similarity), 1)
 
 
+def test_similarities_above_nine_tenths_count_as_one():
+    values = jnp.float32([[1, 0.91, 0.9], [0.89, 0.5, 0]])
+    np.testing.assert_array_equal(rounded_up(values), np.float32([[1, 1, 0.9], [0.89, 0.5, 0]]))
+
+
 def test_every_client_is_alike_itself_however_large_its_signature():
     """The distance of a signature of 2000 items to itself must not be lost in rounding."""
     scores = jnp.float32(3 * np.random.default_rng(3).normal(size=(40, 2000)))

@@ -11,8 +11,9 @@ from fedem_jax.clients import Lists
 from fedem_jax.draws import Fresh, distinct_ranks, items_outside, shuffled
 
 NUM_ITEMS, NUM_NEGATIVE = 23, 3
-POSITIVES = [[5, 2, 9], [0], [22, 1, 7, 3, 4, 5, 6, 11], [8, 8]]
-BARRED = [[2, 5, 9, 22], [0], list(range(20)), [7, 8]]  # the third has a pool of 3
+POSITIVES = [[5, 2, 9], [0], [22, 1, 7, 3, 4, 5, 6, 11], [8, 8], [0]]
+BARRED = [[2, 5, 9, 22], [0], list(range(20)), [7, 8], [0]]
+"""The third has a pool of 3; the second and the last are alike."""
 
 
 def flat(lists, room):
@@ -23,7 +24,7 @@ def flat(lists, room):
 LISTS = Lists(*map(jnp.asarray, (*flat(POSITIVES, 30), *flat(BARRED, 30))))
 
 
-def fresh(key=0, number=0, participants=4, aggregated=2, clients=4):
+def fresh(key=0, number=0, participants=5, aggregated=2, clients=5):
     key = jax.random.key(key) if isinstance(key, int) else key
     sizes = (clients, NUM_ITEMS, NUM_NEGATIVE, participants, aggregated)
     return Fresh.of_round(key, jnp.int32(number), LISTS, *sizes)
@@ -59,7 +60,7 @@ def many_samples():
         return jax.vmap(lambda key: fresh(key).samples(client, 8, 20).items)(keys)
 
     keys = jax.random.split(jax.random.key(7), 4000)
-    items = [np.asarray(draw(keys, client)).reshape(4000, 8, -1) for client in range(4)]
+    items = [np.asarray(draw(keys, client)).reshape(4000, 8, -1) for client in range(5)]
     return [drawn[:, : len(own)] for drawn, own in zip(items, POSITIVES, strict=True)]
 
 
@@ -71,7 +72,7 @@ def test_each_positive_is_followed_by_its_negatives():
     np.testing.assert_array_equal(labels, [[1, 0, 0, 0]] * 3)
 
 
-@pytest.mark.parametrize("client", range(4))
+@pytest.mark.parametrize("client", range(5))
 def test_negatives_are_distinct_uniform_and_never_barred(many_samples, client):
     items, pool = many_samples[client], np.setdiff1d(np.arange(NUM_ITEMS), BARRED[client])
     np.testing.assert_array_equal(items[..., 0], np.tile(POSITIVES[client], (4000, 1)))
@@ -90,11 +91,14 @@ def test_a_pool_as_large_as_the_draw_is_drawn_whole(many_samples):
 
 
 def test_negatives_of_different_positives_rounds_and_clients_are_independent(many_samples):
-    first, second = many_samples[0][:, 0, 1], many_samples[0][:, 1, 1]
-    pool = NUM_ITEMS - len(BARRED[0])
-    for other in (second, np.roll(first, 1)):
-        assert abs((first == other).mean() - 1 / pool) < 4 * (1 / pool / 4000) ** 0.5
-    assert (many_samples[1][:, 0] != many_samples[3][:, 0]).any(1).mean() > 0.9
+    pool, negative = NUM_ITEMS - len(BARRED[0]), many_samples[0][..., 1]
+    alike = [
+        (negative[:, 0] == negative[:, 1], pool),
+        (negative[:-1] == negative[1:], pool),
+        (many_samples[1][..., 1] == many_samples[4][..., 1], NUM_ITEMS - 1),
+    ]
+    for equal, pool in alike:
+        assert abs(equal.mean() - 1 / pool) < 4 * (1 / pool / equal.size) ** 0.5
 
 
 @pytest.mark.parametrize("client", [0, 3])
@@ -248,10 +252,10 @@ def test_participants_are_distinct_and_all_clients_alike():
 
 
 def test_with_a_fraction_of_one_everybody_takes_part():
-    np.testing.assert_array_equal(fresh().participants(), np.arange(4))
-    everybody = fresh(aggregated=4)
-    np.testing.assert_array_equal(np.sort(everybody.aggregated(everybody.participants())),
-                                  np.arange(4))  # fmt: skip
+    everybody = fresh(aggregated=5)
+    np.testing.assert_array_equal(everybody.participants(), np.arange(5))
+    chosen = everybody.aggregated(everybody.participants())
+    np.testing.assert_array_equal(np.sort(chosen), np.arange(5))
 
 
 # --- direction of a principal axis ----------------------------------------------------------------

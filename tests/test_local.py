@@ -20,8 +20,8 @@ def in_order(epoch, position):
 
 # --- epochs ---------------------------------------------------------------------------------------
 
-COUNTS = np.array([5, 5, 2, 0, 4])
-"""Samples of the clients, in batches of 2: 2 + 2 + 1, the same, 2, nothing, 2 + 2."""
+COUNTS = np.array([5, 5, 2, 0, 4, 4])
+"""Samples of the clients, in batches of 2: 2 + 2 + 1, the same, 2, nothing, 2 + 2, 2 + 2."""
 LOSSES = np.float32(
     [
         [4, 2, 6, 1, 1, 1, 0.5, 0.5, 0.5, 9, 9, 9],
@@ -29,6 +29,7 @@ LOSSES = np.float32(
         [8, 4, 5.9, 1, 0, 0, 0, 0, 0, 0, 0, 0],  # 8, 6, 5.967: stops after the third
         [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1],
         [0, 0, 1, 1, 0, 0, 0, 0, 1, 1, 1, 1],  # starts from a loss of zero
+        [0, 0, 1e-6, 1e-6, 0, 0, 0, 0, 1, 1, 1, 1],  # 1e-5 is added to losses near zero
     ]
 )
 """Loss of each step."""
@@ -38,6 +39,7 @@ RUNNING = [
     [8, 6, 17.9 / 3],
     [],
     [0, 1 / 2, 1 / 3, 1 / 4],
+    [0, 1e-6 / 2, 1e-6 / 3, 1e-6 / 4],
 ]
 """Mean loss of all samples so far, after each epoch, by hand."""
 
@@ -65,10 +67,10 @@ def train(clients):
 
 @pytest.fixture(scope="module")
 def side_by_side():
-    return train(np.arange(5))
+    return train(np.arange(6))
 
 
-@pytest.mark.parametrize("client", range(5))
+@pytest.mark.parametrize("client", range(6))
 def test_epochs_run_until_the_running_loss_settles(side_by_side, client):
     (steps, samples), trained = jax.tree.map(lambda leaf: leaf[client], side_by_side)
     epochs = len(RUNNING[client])

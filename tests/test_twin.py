@@ -300,7 +300,8 @@ def test_early_stop_on_recorded_losses(trace, config):
 def test_each_step_has_its_own_learning_rate():
     case = Case()
     adapter_only = case.train(case.server, lr_embedding=0.0)
-    assert (adapter_only.user == case.user).all() and (adapter_only.table == case.table).all()
+    assert (adapter_only.user == case.user).all()
+    assert (adapter_only.table == case.table).all()
     assert (adapter_only.adapter[0][0] != case.adapter[0][0]).any()
     embedding_only = case.train(case.server, lr_adapter=0.0)
     assert (embedding_only.adapter[0][0] == case.adapter[0][0]).all()
@@ -323,7 +324,8 @@ def test_each_phase_of_once_stops_early():
     result = case.train(case.server, merging="once", threshold=10.0)
     assert result.epochs == 2
     for losses in (result.batch_loss, result.batch_loss_adapter):
-        assert (losses[:2] != twin.ABSENT).all() and (losses[2:] == twin.ABSENT).all()
+        assert (losses[:2] != twin.ABSENT).all()
+        assert (losses[2:] == twin.ABSENT).all()
 
 
 # --- server ---------------------------------------------------------------------------------------

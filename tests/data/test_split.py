@@ -12,7 +12,7 @@ from fedem_jax.data.interactions import Interactions
 from fedem_jax.data.sources import load
 from fedem_jax.data.split import nth_missing, split
 from fedem_jax.errors import UserError
-from fedem_jax.protocol import PROTOCOLS, protocol
+from fedem_jax.protocol import PROTOCOLS, preset
 
 
 def small(name: str, **switches):
@@ -223,9 +223,7 @@ def test_a_federation_cannot_be_written_to():
 
 def test_split_of_the_golden_trace(golden_trace):
     user, item, rating, time = golden_trace["raw_ratings"].T
-    federation = split(
-        Interactions.of(user, item, rating, time), protocol("paper"), 0, "fedem_tiny"
-    )
+    federation = split(Interactions.of(user, item, rating, time), preset("paper"), 0, "fedem_tiny")
     assert (federation.num_clients, federation.num_items) == (24, 180)
     for u, count in enumerate(golden_trace["train_count"]):
         expected = golden_trace["train_items"][u, :count]
