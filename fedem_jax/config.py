@@ -197,6 +197,11 @@ class Config:
             default = known[name].default
             if isinstance(default, tuple) and isinstance(value, list):
                 values[name] = tuple(value)
+                (kind, _) = get_args(get_type_hints(cls)[name])
+                if any(type(entry) is not kind for entry in value):
+                    raise UserError(
+                        f"{path}: field '{name}' is {value!r}; expected {kind.__name__}s."
+                    )
             elif isinstance(default, float) and type(value) is int:
                 values[name] = float(value)
             elif type(value) is not type(default):

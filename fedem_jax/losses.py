@@ -10,8 +10,8 @@ from jaxtyping import Array, Float
 
 
 def logit_bce(logit: Float[Array, "*n"], label: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """-y log s(z) - (1 - y) log(1 - s(z)), computed stably; gradient s(z) - y."""
-    return jax.nn.softplus(logit) - label * logit
+    """-y log s(z) - (1 - y) log(1 - s(z)), stable, for labels 0 and 1; gradient s(z) - y."""
+    return jax.nn.softplus(jnp.where(label > 0, -logit, logit))
 
 
 @jax.custom_vjp

@@ -38,6 +38,7 @@ def l2_similarity(scores: Float[Array, "A I"]) -> Float[Array, "A A"]:
     """s_uv = 1 / (1 + ||x_u - x_v||), in (0, 1]."""
     squares = jnp.sum(scores**2, axis=1)
     gap = squares[:, None] + squares[None, :] - 2 * scores @ scores.T
+    gap = jnp.where(jnp.eye(len(scores), dtype=bool), 0.0, gap)  # lost in rounding otherwise
     return 1 / (1 + jnp.sqrt(jnp.maximum(gap, 0.0)))
 
 
@@ -48,7 +49,7 @@ def cosine_similarity(scores: Float[Array, "A I"]) -> Float[Array, "A A"]:
     return jnp.maximum(unit @ unit.T, 0.0)
 
 
-def rounded_up(similarity: Float[Array, "A A"]) -> Float[Array, "A A"]:
+def rounded_up(similarity: Float[Array, "A A2"]) -> Float[Array, "A A2"]:
     """Entries above 0.9 become 1, as in the released program; so the diagonal is 1."""
     return jnp.where(similarity > 0.9, 1.0, similarity)
 

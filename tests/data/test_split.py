@@ -17,7 +17,7 @@ from fedem_jax.protocol import PROTOCOLS, preset
 
 def small(name: str, **switches):
     """A protocol for files of a few items."""
-    return protocol(name, **{"num_candidates": 2, "min_interactions": 3, **switches})
+    return preset(name, **{"num_candidates": 2, "min_interactions": 3, **switches})
 
 
 def interactions(rows) -> Interactions:

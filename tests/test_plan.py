@@ -1,0 +1,213 @@
+"""What a plan says, against counts by hand, against what XLA allocates, and its refusals."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from toy import small_federation
+
+from fedem_jax import cli
+from fedem_jax.config import Config
+from fedem_jax.data.federation import Federation
+from fedem_jax.errors import UserError
+from fedem_jax.plan import (
+    ADAM,
+    LOSS,
+    Machine,
+    Need,
+    Work,
+    in_bytes,
+    in_seconds,
+    measure_machine,
+    plan_class,
+    plan_memory,
+    plan_run,
+    round_work,
+)  # fmt: skip
+from fedem_jax.train import Trial
+
+
+def trial(federation: Federation | None = None, **settings) -> Trial:
+    values = {"dim": 4, "batch_size": 16, "num_negative": 4, "size_classes": 2} | settings
+    return Trial(Config(**values), federation or small_federation())
+
+
+def counted(federation: Federation, client: int, k: int) -> float:
+    """Distinct items of a client's samples, drawn a few thousand times."""
+    rng = np.random.default_rng(0)
+    positives = federation.train_items(client)
+    pool = np.setdiff1d(np.arange(federation.num_items), federation.barred_items(client))
+    drawn = [
+        len(np.unique([rng.choice(pool, k, replace=False) for _ in positives])) for _ in range(2000)
+    ]
+    return len(np.unique(positives)) + float(np.mean(drawn))
+
+
+def test_need_is_what_draws_touch():
+    at_hand = trial()
+    need, federation = Need.of(at_hand.config, at_hand.federation), at_hand.federation
+    sizes = np.diff(federation.offsets)
+    np.testing.assert_array_equal(need.samples, 5 * sizes)
+    np.testing.assert_array_equal(need.steps, np.ceil(5 * sizes / 16))
+    for client in (0, int(sizes.argmax())):
+        assert need.rows[client] == pytest.approx(counted(federation, client, 4), rel=0.01)
+
+
+@pytest.mark.parametrize("block", [1, 2, 64])
+def test_padded_work_by_hand(block):
+    at_hand = trial(block_size=block)
+    layout, items = at_hand.layout, at_hand.federation.num_items
+    need = Need.of(at_hand.config, at_hand.federation)
+    for size in layout.classes:
+        planned = plan_class(need, size, at_hand.config, layout, items)
+        rows, padded, useful = min(5 * size.positives, items), 0, 0.0
+        for device, members in enumerate(size.members):
+            clients = [device * layout.shard + m for m in members if m < layout.shard]
+            for start in range(0, len(clients), block):
+                padded += block * rows * max(need.steps[clients[start : start + block]])
+            useful += sum(need.steps[c] * need.rows[c] for c in clients)
+        assert planned.rows == rows
+        assert planned.padded.sum() == padded
+        assert planned.padding == pytest.approx(padded / useful)
+        assert planned.padding >= 0.95  # rows are an expectation
+
+
+def test_every_client_is_in_one_class():
+    at_hand = trial()
+    plan = plan_run(at_hand.config, at_hand.federation, at_hand.layout, machine=Machine(1e9, 1e9))
+    for classes in (plan.classes, plan.merging):
+        assert sum(c.members for c in classes) == at_hand.federation.num_clients
+    assert plan.imbalance >= 1
+    assert plan.streamed >= plan.floor > 0
+
+
+def test_work_by_hand():
+    at_hand = trial(merging="none", aggregation="avg")
+    config, federation = at_hand.config, at_hand.federation
+    clients, items = federation.num_clients, federation.num_items
+    need = Need.of(config, federation)
+    work = round_work(config, federation, at_hand.layout, epochs=3)
+    assert set(work) == {"train", "aggregate", "evaluate"}
+    on_rows = 3 * float(need.steps @ need.rows)
+    assert work["train"].operations == pytest.approx(on_rows * (4 * (5 + ADAM) + LOSS))
+    assert work["train"].moved == pytest.approx(8 * 4 * need.rows.sum())
+    assert work["evaluate"].operations == 2 * clients * items * 4
+    assert work["aggregate"].operations == 2 * items * 4  # one table, of one upload
+    merging = round_work(dataclasses.replace(config, merging="per-batch"), federation,
+                         at_hand.layout, epochs=3)  # fmt: skip
+    assert merging["train"].operations == pytest.approx(work["train"].operations * 6 / 7)
+
+
+def test_narrow_tables_move_fewer_bytes():
+    at_hand = trial(table_dtype="bfloat16")
+    wide = dataclasses.replace(at_hand.config, table_dtype="float32")
+    narrow, full = (
+        round_work(config, at_hand.federation, at_hand.layout) for config in (at_hand.config, wide)
+    )
+    assert narrow["evaluate"].moved == full["evaluate"].moved / 2
+    assert narrow["train"].operations == full["train"].operations
+
+
+def test_the_floor_is_the_slower_of_both():
+    machine, work = Machine(bandwidth=10.0, rate=100.0), Work(200.0, 30.0, 70.0)
+    assert machine.floor(work) == 3
+    assert machine.streamed(work) == 7
+
+
+def test_memory_is_what_the_state_holds_and_the_program_allocates():
+    at_hand = trial()
+    memory = plan_memory(at_hand.config, at_hand.federation, at_hand.layout)
+    state = at_hand.init()
+    held = sum(shard.data.nbytes for leaf in (state.clients.items, state.server.items)
+               for shard in leaf.addressable_shards)  # fmt: skip
+    planned = memory.devices * (memory.clients + memory.server)
+    assert held <= planned <= 1.5 * held + 8 * 400 * 4  # adapters weigh as much as a toy's tables
+    assert memory.fits
+    memory.check()
+
+
+@pytest.mark.slow
+@pytest.mark.data
+@pytest.mark.parametrize("name", ["ml-100k", "filmtrust"])
+@pytest.mark.parametrize("block", [1, 16])
+def test_memory_is_within_two_fifths_of_what_xla_allocates(name, block, data_dir):
+    import jax
+
+    from fedem_jax.data.sources import load
+
+    config = Config(dataset=name, block_size=block)
+    at_hand = Trial(config, load(name, data_dir=data_dir))
+    program = jax.jit(lambda *args: at_hand._rounds(1, *args), donate_argnums=0)
+    rest = (at_hand.key_draws, at_hand.lists, at_hand.held_out, at_hand.algorithm.hyper)
+    with jax.default_matmul_precision("highest"):
+        analysis = program.lower(at_hand.init(), 0, *rest).compile().memory_analysis()
+    memory = plan_memory(config, at_hand.federation, at_hand.layout)
+    held = memory.clients + memory.server + memory.data
+    assert held == pytest.approx(analysis.argument_size_in_bytes, rel=0.05)
+    assert max(memory.scratch.values()) == pytest.approx(analysis.temp_size_in_bytes, rel=0.4)
+
+
+def test_a_run_that_cannot_fit_is_refused_with_numbers_and_advice():
+    at_hand = trial(dim=64, aggregation_fraction=1.0)
+    whole = plan_memory(at_hand.config, at_hand.federation, at_hand.layout, limit=10**12)
+    memory = plan_memory(at_hand.config, at_hand.federation, at_hand.layout, limit=whole.total)
+    assert not memory.fits
+    with pytest.raises(UserError) as refusal:
+        memory.check()
+    sentence = str(refusal.value)
+    assert in_bytes(memory.total) in sentence
+    assert in_bytes(0.9 * memory.limit) in sentence
+    assert "--dim 32" in sentence
+    assert "--table-dtype bfloat16" in sentence
+    assert "--aggregation-fraction 0.5" in sentence
+    for changes in ({"dim": 32}, {"table_dtype": "bfloat16"}, {"aggregation_fraction": 0.5}):
+        changed = dataclasses.replace(at_hand.config, **changes)
+        plan_memory(changed, at_hand.federation, at_hand.layout, limit=whole.total).check()
+
+
+def test_nothing_fits_in_nothing():
+    at_hand = trial()
+    memory = plan_memory(at_hand.config, at_hand.federation, at_hand.layout, limit=1000)
+    with pytest.raises(UserError, match="fewer clients or items"):
+        memory.check()
+
+
+def test_blocks_are_as_wide_as_fits(monkeypatch):
+    at_hand = trial()
+    given = (at_hand.config, at_hand.federation, at_hand.layout)
+    assert plan_memory(*given).block == 1  # a table in the cache of its core
+    monkeypatch.setattr("fedem_jax.plan._on_cpu", lambda layout: False)
+    widest = plan_memory(*given, limit=10**12)
+    assert widest.block == 256
+    one = plan_memory(dataclasses.replace(at_hand.config, block_size=2), *given[1:], limit=10**12)
+    assert one.block == 2
+    four = plan_memory(dataclasses.replace(at_hand.config, block_size=4), *given[1:], limit=10**12)
+    between = int((one.total + four.total) / 2 / 0.9)
+    assert plan_memory(*given, limit=between).block == 2
+
+
+def test_the_machine_is_measured():
+    machine = measure_machine(trial().layout, budget=0.01)
+    assert machine.bandwidth > 1e8
+    assert machine.rate > 1e8
+
+
+def test_units():
+    assert in_bytes(999) == "999 B"
+    assert in_bytes(52.1e6) == "52.1 MB"
+    assert in_bytes(3.2e12) == "3.2 TB"
+    assert in_seconds(1.5) == "1.5 s"
+    assert in_seconds(0.0123) == "12.3 ms"
+    assert in_seconds(2e-9) == "0.002 us"
+
+
+def test_the_command_prints_a_plan_of_80_columns(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(cli, "use_all_cores", lambda: None)
+    monkeypatch.setattr("fedem_jax.plan.measure_machine", lambda layout: Machine(1e10, 1e11))
+    cli.main(["plan"])
+    shown = capsys.readouterr().out
+    assert "…" not in shown
+    assert max(map(len, shown.splitlines())) <= 80
+    for word in ("padded over useful work", "clients' state", "merge and train", "fits"):
+        assert word in shown
