@@ -132,8 +132,9 @@ def test_similarities_are_those_of_the_twin(tables, kind):
 
 
 def test_similarities_above_nine_tenths_count_as_one():
-    values = jnp.float32([[1, 0.91, 0.9], [0.89, 0.5, 0]])
-    np.testing.assert_array_equal(rounded_up(values), np.float32([[1, 1, 0.9], [0.89, 0.5, 0]]))
+    values = jnp.float32([[1, 0.91, 0.9], [0.95, 1, 0.5], [0.89, 0, 1]])
+    expected = np.float32([[1, 1, 0.9], [1, 1, 0.5], [0.89, 0, 1]])
+    np.testing.assert_array_equal(rounded_up(values), expected)
 
 
 def test_every_client_is_alike_itself_however_large_its_signature():

@@ -25,6 +25,19 @@ def failures(rows):
 # --- the recorded trace ---------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    """Fewer size classes compile sooner and never change the result."""
+    configuration = golden_check.configuration
+
+    def fewer(trace):
+        return dataclasses.replace(configuration(trace), size_classes=2)
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(golden_check, "configuration", fewer)
+        yield
+
+
 @pytest.mark.data
 def test_rounds_are_those_of_the_authors_program(golden_trace):
     exceeded = failures(golden_check.compare(golden_trace))
@@ -57,23 +70,17 @@ SETTINGS = {
 @pytest.fixture(scope="module", params=SETTINGS)
 def made(request):
     """A trace by the twin, a trial that replays it, and what the whole check said of it."""
-    monkeypatch = pytest.MonkeyPatch()
-    configuration, trials = golden_check.configuration, []
-
-    def quick(trace):
-        """Fewer classes compile sooner; they never change the result."""
-        return dataclasses.replace(configuration(trace), size_classes=2)
+    trials = []
 
     class Kept(golden_check.Replay):
         def __init__(self, *args):
             super().__init__(*args)
             trials.append(self)
 
-    monkeypatch.setattr(golden_check, "configuration", quick)
-    monkeypatch.setattr(golden_check, "Replay", Kept)
     trace = make_trace(**SETTINGS[request.param])
-    rows = list(golden_check.compare(trace))
-    monkeypatch.undo()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(golden_check, "Replay", Kept)
+        rows = list(golden_check.compare(trace))
     return trace, trials[0], rows
 
 

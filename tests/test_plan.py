@@ -1,7 +1,9 @@
 """What a plan says, against counts by hand, against what XLA allocates, and its refusals."""
 
 import dataclasses
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from toy import small_federation
@@ -9,6 +11,7 @@ from toy import small_federation
 from fedem_jax import cli
 from fedem_jax.config import Config
 from fedem_jax.data.federation import Federation
+from fedem_jax.data.sources import load
 from fedem_jax.errors import UserError
 from fedem_jax.plan import (
     ADAM,
@@ -28,7 +31,12 @@ from fedem_jax.train import Trial
 
 
 def trial(federation: Federation | None = None, **settings) -> Trial:
-    values = {"dim": 4, "batch_size": 16, "num_negative": 4, "size_classes": 2} | settings
+    values: dict[str, Any] = {
+        "dim": 4,
+        "batch_size": 16,
+        "num_negative": 4,
+        "size_classes": 2,
+    } | settings
     return Trial(Config(**values), federation or small_federation())
 
 
@@ -131,9 +139,6 @@ def test_memory_is_what_the_state_holds_and_the_program_allocates():
 @pytest.mark.parametrize("name", ["ml-100k", "filmtrust"])
 @pytest.mark.parametrize("block", [1, 16])
 def test_memory_is_within_two_fifths_of_what_xla_allocates(name, block, data_dir):
-    import jax
-
-    from fedem_jax.data.sources import load
 
     config = Config(dataset=name, block_size=block)
     at_hand = Trial(config, load(name, data_dir=data_dir))
@@ -141,6 +146,7 @@ def test_memory_is_within_two_fifths_of_what_xla_allocates(name, block, data_dir
     rest = (at_hand.key_draws, at_hand.lists, at_hand.held_out, at_hand.algorithm.hyper)
     with jax.default_matmul_precision("highest"):
         analysis = program.lower(at_hand.init(), 0, *rest).compile().memory_analysis()
+    assert analysis is not None
     memory = plan_memory(config, at_hand.federation, at_hand.layout)
     held = memory.clients + memory.server + memory.data
     assert held == pytest.approx(analysis.argument_size_in_bytes, rel=0.05)
