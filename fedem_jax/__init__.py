@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from fedem_jax.methods import METHODS
     from fedem_jax.presets import preset
     from fedem_jax.protocol import Protocol
+    from fedem_jax.ranking import evaluate
     from fedem_jax.train import Result, Trial, run
 
 __version__ = "0.1.0"
 
 __all__ = [
     "METHODS", "Audit", "Config", "Federation", "Protocol", "Result", "Trial", "UserError", "audit",
-    "load", "preset", "run",
+    "evaluate", "load", "preset", "run",
 ]  # fmt: skip
 
 _HOME = {
@@ -40,6 +41,7 @@ _HOME = {
     "Result": "train",
     "Trial": "train",
     "UserError": "errors",
+    "evaluate": "ranking",
     "load": "data.sources",
     "run": "train",
 }

@@ -32,9 +32,9 @@ from fedem_jax.clients import Lists, SizeClass
 from fedem_jax.config import Config
 from fedem_jax.data.federation import Federation
 from fedem_jax.errors import UserError
-from fedem_jax.evaluate import HeldOut, Ranking, rank_all
 from fedem_jax.metrics import hit_rate
 from fedem_jax.protocol import Protocol
+from fedem_jax.ranking import HeldOut, Ranking, rank_all
 from fedem_jax.train import Observer, Trial, federation_of, run, versions
 
 AUDIT = "audit.json"

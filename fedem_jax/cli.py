@@ -202,19 +202,10 @@ def plan(args: Sequence[str]) -> None:
 
     from rich.console import Console
 
-    from fedem_jax.data.sources import load
     from fedem_jax.plan import plan_run, shown
-    from fedem_jax.train import Trial
+    from fedem_jax.train import Trial, federation_of
 
-    federation = load(
-        config.dataset,
-        config.rules(),
-        config.seed,
-        data_dir=config.data_dir,
-        columns=config.columns,
-        separator=config.separator,
-        header=config.header,
-    )
+    federation = federation_of(config)
     layout = Trial(config, federation).layout
     Console(highlight=False).print(shown(plan_run(config, federation, layout)))
 

@@ -78,6 +78,10 @@ class Layout(NamedTuple):
         """Length of the client axis: a multiple of the number of devices."""
         return self.shard * self.mesh.size
 
+    def width(self, places: int) -> int:
+        """Clients side by side in a class of so many places: even blocks, none above `block`."""
+        return -(-places // -(-places // self.block))
+
     def sharded(self) -> NamedSharding:
         """Sharding of arrays that have the client axis first."""
         return NamedSharding(self.mesh, PartitionSpec(AXIS))
@@ -199,13 +203,14 @@ def for_each_block(
     padded = jnp.concatenate([chosen, jnp.zeros(1, bool)])
     for size_class, (candidates,) in zip(classes, members, strict=True):
         wanted = padded[candidates]
-        room = -(-candidates.shape[0] // layout.block) * layout.block
+        width = layout.width(candidates.shape[0])
+        room = -(-candidates.shape[0] // width) * width
         place = jnp.where(wanted, jnp.cumsum(wanted) - 1, room)
         queue = jnp.full(room, layout.shard, jnp.int32).at[place].set(candidates, mode="drop")
 
-        def block(b, carry, queue=queue, size_class=size_class):
-            clients = lax.dynamic_slice_in_dim(queue, b * layout.block, layout.block)
+        def block(b, carry, queue=queue, size_class=size_class, width=width):
+            clients = lax.dynamic_slice_in_dim(queue, b * width, width)
             return work(size_class, clients, carry)
 
-        carry = lax.fori_loop(0, -(-wanted.sum() // layout.block), block, carry)
+        carry = lax.fori_loop(0, -(-wanted.sum() // width), block, carry)
     return carry

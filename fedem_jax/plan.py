@@ -92,7 +92,8 @@ class ClassPlan(NamedTuple):
 def plan_class(need: Need, size: SizeClass, config: Config, layout: Layout, items: int):
     """The plan of one size class. A block takes as many steps as its largest client, and a place of
     a block that no client fills is computed all the same."""
-    block, places = layout.block, size.members.shape[1]
+    places = size.members.shape[1]
+    block = layout.width(places)
     room = [(0, 0), (0, -places % block)]
     members = np.pad(size.members, room, constant_values=layout.shard)
     device, place = np.nonzero(members < layout.shard)

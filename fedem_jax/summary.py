@@ -10,8 +10,8 @@ import pandas as pd
 
 from fedem_jax.config import Config
 from fedem_jax.data.federation import Federation
-from fedem_jax.evaluate import Ranks
 from fedem_jax.metrics import chance_level, per_user
+from fedem_jax.ranking import Ranks
 from fedem_jax.uncertainty import bootstrap_interval
 
 Record = dict[str, Any]

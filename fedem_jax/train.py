@@ -25,11 +25,12 @@ from fedem_jax.data.federation import Federation
 from fedem_jax.data.sources import load
 from fedem_jax.draws import Draws, Fresh
 from fedem_jax.errors import UserError
-from fedem_jax.evaluate import HeldOut, Ranking, Ranks, rank_all
 from fedem_jax.methods import METHODS
 from fedem_jax.methods.fedem import round_sizes
 from fedem_jax.metrics import coverage, summarise
+from fedem_jax.plan import plan_memory
 from fedem_jax.protocol import nearest
+from fedem_jax.ranking import HeldOut, Ranking, Ranks, rank_all
 from fedem_jax.summary import best_round, per_client, summarise_run
 
 
@@ -158,13 +159,15 @@ class Trial:
             return steps * min(capacity * per_positive, num_items)
 
         self.config, self.federation = config, federation
-        self.layout = lay_out(
+        layout = lay_out(
             federation,
             cost,
             devices=devices,
             num_classes=config.size_classes,
-            block=config.block_size or default_block(devices[0]),
+            block=1,
         )
+        self.memory = plan_memory(config, federation, layout)
+        self.layout = layout._replace(block=self.memory.block)
         samples = padded(np.diff(federation.offsets) * per_positive, self.layout)
         self.algorithm = METHODS[config.method](config, num_items, self.layout, samples)
         self.key_init, self.key_draws = jax.random.split(jax.random.key(config.seed))
@@ -173,7 +176,12 @@ class Trial:
         self._segments: dict[int, Any] = {}
 
     def init(self) -> State:
-        """The state before the first round, sharded over the devices."""
+        """The state before the first round, sharded over the devices.
+
+        Raises:
+            UserError: the run does not fit into the memory of a device; says what would.
+        """
+        self.memory.check()
         shardings = State(self.layout.sharded(), self.layout.replicated())
         with jax.default_matmul_precision("highest"):
             return jax.jit(self.algorithm.init, out_shardings=shardings)(self.key_init)
@@ -246,11 +254,6 @@ class Segment(NamedTuple):
     """Of every round: [length C]."""
     ranks: Ranks
     """After the last round."""
-
-
-def default_block(device: Any) -> int:
-    """Clients side by side: one where its table fits in a core's cache, many on an accelerator."""
-    return 1 if device.platform == "cpu" else 256
 
 
 def padded(values: np.ndarray, layout: Layout) -> Array:

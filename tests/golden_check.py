@@ -30,13 +30,13 @@ from fedem_jax.data.federation import Federation
 from fedem_jax.data.interactions import Interactions
 from fedem_jax.data.split import split
 from fedem_jax.draws import Samples
-from fedem_jax.evaluate import rank
 from fedem_jax.losses import probability_bce
 from fedem_jax.merge import merged
 from fedem_jax.methods.fedem import Clients, Download
 from fedem_jax.metrics import summarise
 from fedem_jax.models.adapter import Adapter
 from fedem_jax.protocol import PROTOCOLS
+from fedem_jax.ranking import rank
 from fedem_jax.similarity import SIMILARITIES, principal_axes, principal_scores, rounded_up
 from fedem_jax.train import Trial
 

@@ -6,8 +6,8 @@ import pandas as pd
 
 from fedem_jax.config import Config
 from fedem_jax.data.federation import Federation
-from fedem_jax.evaluate import Ranks
 from fedem_jax.metrics import coverage, summarise
+from fedem_jax.ranking import Ranks
 from fedem_jax.record import Run
 from fedem_jax.summary import PARTS, best_round, per_client, summarise_run
 

@@ -105,7 +105,7 @@ def test_blocks_visit_the_chosen_clients_once(federation, block):
 
     def visit(size_class, clients, carry):
         visits, room, blocks = carry
-        assert clients.shape == (block,)
+        assert len(clients) <= block
         return (
             visits.at[clients].add(1, mode="drop"),
             room.at[clients].set(size_class.positives, mode="drop"),
@@ -126,7 +126,14 @@ def test_blocks_visit_the_chosen_clients_once(federation, block):
         np.testing.assert_array_equal(visits, chosen)
         assert (np.asarray(room)[chosen] >= sizes[chosen]).all()
         of_class = [chosen[c.members].sum() for c in layout.classes]
-        assert blocks == sum(-(-number // block) for number in of_class)
+        widths = [layout.width(c.members.shape[1]) for c in layout.classes]
+        expected = (-(-number // width) for number, width in zip(of_class, widths, strict=True))
+        assert blocks == sum(expected)
+
+
+def test_blocks_of_a_class_are_even(federation):
+    layout = layout_of(federation, block=8)
+    assert [layout.width(places) for places in (1, 8, 9, 16, 17)] == [1, 8, 5, 8, 6]
 
 
 def test_work_on_each_device_sees_its_own_clients(federation):

@@ -71,8 +71,10 @@ def test_padded_work_by_hand(block):
         rows, padded, useful = min(5 * size.positives, items), 0, 0.0
         for device, members in enumerate(size.members):
             clients = [device * layout.shard + m for m in members if m < layout.shard]
-            for start in range(0, len(clients), block):
-                padded += block * rows * max(need.steps[clients[start : start + block]])
+            places = size.members.shape[1]
+            width = int(np.ceil(places / np.ceil(places / block)))
+            for start in range(0, len(clients), width):
+                padded += width * rows * max(need.steps[clients[start : start + width]])
             useful += sum(need.steps[c] * need.rows[c] for c in clients)
         assert planned.rows == rows
         assert planned.padded.sum() == padded

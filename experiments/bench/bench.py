@@ -75,7 +75,8 @@ def cases(options: argparse.Namespace) -> list[Case]:
 
     def add(group: str, label: str, data, settings=None, **how) -> None:
         if not options.only or group in options.only:
-            made.append(Case(group, label, data, settings or {}, **{"repeats": repeats} | how))
+            options_of_case: dict[str, Any] = {"repeats": repeats} | how
+            made.append(Case(group, label, data, settings or {}, **options_of_case))
 
     names = ["filmtrust"] if options.quick else ["filmtrust", "ml-100k", "ml-1m", "lastfm-2k"]
     for name in filter(present, names):

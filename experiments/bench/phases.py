@@ -12,9 +12,9 @@ from jax import lax
 
 from fedem_jax.aggregate import aggregated, aggregation_weights, sample_shares
 from fedem_jax.base import State
-from fedem_jax.evaluate import Ranking, rank_all
 from fedem_jax.local import Change, Phase, Rule, Trained, exact, train_clients
 from fedem_jax.methods.fedem import NOT_SERVED, Download, Upload
+from fedem_jax.ranking import Ranking, rank_all
 from fedem_jax.similarity import SIMILARITIES, principal_axes, principal_scores, rounded_up
 from fedem_jax.train import Trial, padded
 

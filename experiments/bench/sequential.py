@@ -79,14 +79,17 @@ class Sequential:
         loss = LOSSES[config.bce]
         adapt, embed = optax.adam(config.lr_adapter), optax.adam(config.lr_embedding)
 
+        def weigh(adapter, table, target):
+            return jnp.asarray(theta.apply({"params": adapter}, table, target))
+
         def batch_loss(embedding, adapter, target, batch):
             items, labels, weights = batch
             private, table = embedding
             rows = table[items]
             if target is not None:
                 toward = target[items]
-                rows = merged(rows, toward, theta.apply({"params": adapter}, rows, toward))
-            logits = backbone.apply({"params": private}, rows)
+                rows = merged(rows, toward, weigh(adapter, rows, toward))
+            logits = jnp.asarray(backbone.apply({"params": private}, rows))
             return jnp.sum(weights * loss(logits, labels)) / weights.sum()
 
         def step(carry, target, batch):
@@ -102,7 +105,7 @@ class Sequential:
             return embedding, adapter, moments, adapter_moments, total
 
         def merge(table, target, adapter):
-            return merged(table, target, theta.apply({"params": adapter}, table, target))
+            return merged(table, target, weigh(adapter, table, target))
 
         def start(embedding, adapter):
             return embed.init(embedding), adapt.init(adapter)

@@ -11,15 +11,17 @@ import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from fedem_jax.data.interactions import Interactions
 from fedem_jax.errors import UserError
 from fedem_jax.protocol import nearest
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 ROLES = ("user", "item", "rating", "timestamp")
 """What a column can be, in the order of the setting `columns`."""
@@ -252,6 +254,9 @@ def _line_of(record: int, text: str, separator: str) -> int:
 
 
 def _parquet_table(path: Path, content: bytes, columns: tuple[str, ...]) -> _Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
         file = pq.ParquetFile(pa.BufferReader(content))
         first = file.schema_arrow.names
@@ -270,6 +275,8 @@ def _parquet_table(path: Path, content: bytes, columns: tuple[str, ...]) -> _Tab
 
 def _plain(kind: pa.DataType) -> pa.DataType:
     """The type a parquet column is read as: a moment as a count of its unit, a code as its text."""
+    import pyarrow as pa
+
     if pa.types.is_timestamp(kind):
         return pa.int64()
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):

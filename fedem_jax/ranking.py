@@ -7,11 +7,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from fedem_jax.base import Algorithm, State
 from fedem_jax.clients import AXIS, Layout, Lists
+from fedem_jax.data.federation import Federation
+from fedem_jax.errors import UserError
+from fedem_jax.metrics import summarise
 
 
 class HeldOut(NamedTuple):
@@ -115,3 +119,38 @@ def rank_all(
         return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[: layout.shard], ranks)
 
     return layout.on_each_device(on_device, state.clients, state.server, held_out)
+
+
+def evaluate(
+    federation: Federation, scores: Float[np.ndarray, "C I"], k: int = 10
+) -> dict[str, dict[str, float]]:
+    """Metrics of any scores under a federation's protocol, with the candidates that runs use.
+
+    Args:
+        federation: the split.
+        scores: of every client for every item, the higher the better, such as logits; a model that
+            does not tell clients apart may give [1, I].
+        k: cutoff that is reported beside the usual ones.
+
+    Returns:
+        `val`, `test` (sampled candidates), `val_full`, `test_full` (all items), each by metric.
+
+    Raises:
+        UserError: the scores have another shape or are not finite.
+    """
+    scores, shape = np.asarray(scores), (federation.num_clients, federation.num_items)
+    if scores.shape not in (shape, (1, shape[1])):
+        raise UserError(f"scores: have shape {list(scores.shape)}; expected {list(shape)}.")
+    ranking = Ranking(federation.protocol.ties, federation.protocol.scale, k)
+    one = jax.jit(partial(rank_one, ranking))
+    capacity, ranks = int(np.diff(federation.offsets).max()), []
+    for client in range(federation.num_clients):
+        train = federation.train_items(client)
+        known = np.pad(train, (0, capacity - len(train)), constant_values=federation.num_items)
+        asked = HeldOut(*(getattr(federation, name)[client] for name in HeldOut._fields))
+        ranks.append(one(scores[client % len(scores)].astype(np.float32), asked, known))
+    if not all(rank.finite for rank in ranks):
+        lost = next(client for client, rank in enumerate(ranks) if not rank.finite)
+        raise UserError(f"scores: those of client {lost} are not all finite.")
+    parts = ("val", "test", "val_full", "test_full")
+    return {part: summarise(np.array([getattr(r, part) for r in ranks]), k) for part in parts}

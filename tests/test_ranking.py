@@ -7,10 +7,11 @@ import pytest
 import twin
 from toy import small_federation, toy
 
+import fedem_jax as fj
 from fedem_jax.config import Config
-from fedem_jax.evaluate import Ranking, rank, rank_all
 from fedem_jax.methods import METHODS
 from fedem_jax.metrics import summarise
+from fedem_jax.ranking import Ranking, rank, rank_all
 from fedem_jax.train import Trial
 
 TIES = ["pessimistic", "average"]
@@ -135,3 +136,29 @@ def test_a_score_that_is_not_finite_is_flagged(scores, value):
     scores[6, federation.train_items(6)[0]] = value
     _, ranks = ranks_of(scores)
     np.testing.assert_array_equal(ranks.finite, [True, False, True, True, False, True, False])
+
+
+def test_any_scores_are_judged_as_a_run_judges_its_own():
+    federation = small_federation()
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(federation.num_clients, federation.num_items))
+    found = fj.evaluate(federation, scores, k=3)
+    for part in ("val", "test"):
+        held_out = getattr(federation, f"{part}_item")[:, None]
+        candidates = getattr(federation, f"{part}_candidates")
+        ranks = twin.rank(
+            np.take_along_axis(scores, held_out, 1)[:, 0], np.take_along_axis(scores, candidates, 1)
+        )
+        assert found[part]["hr@3"] == np.mean(twin.hit_rate(ranks, 3))
+    with pytest.raises(fj.UserError, match="expected"):
+        fj.evaluate(federation, scores[:, :-1])
+    scores[2, 5] = np.nan
+    with pytest.raises(fj.UserError, match="client 2"):
+        fj.evaluate(federation, scores)
+
+
+def test_scores_that_do_not_tell_clients_apart_need_one_row():
+    federation = small_federation()
+    popularity = np.bincount(federation.items, minlength=federation.num_items)[None]
+    everyone = np.repeat(popularity, federation.num_clients, axis=0)
+    assert fj.evaluate(federation, popularity) == fj.evaluate(federation, everyone)
