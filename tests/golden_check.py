@@ -246,7 +246,7 @@ def compare_server(trace: Trace, config: Config, number: int) -> Iterator[Row]:
     """Each step of the server from the recorded result of the one before it."""
     chosen = trace["agg_participants"][number]
     tables = jnp.asarray(trace["item_table_end"][number, chosen])
-    shares = sample_shares(jnp.asarray(trace["agg_sample_count"][number]))
+    shares = sample_shares(jnp.asarray(trace["sample_count"][number, chosen]))
     if "agg_p" in trace:
         yield within("sample shares", number, shares, trace["agg_p"][number], 2e-6)
     alike = None
