@@ -62,7 +62,7 @@ bench: $(READY)  ## measure it on this machine into experiments/bench; ARGS=--qu
 
 .PHONY: test
 test: $(READY_DEV)  ## run the tests but the slow ones; ARGS="-m slow" for those, ARGS="-k data"
-	@workers=$$($(RUN) -c 'import xdist' 2>/dev/null && echo '-n auto'); \
+	@workers=$$($(RUN) -c 'import xdist' 2>/dev/null && echo '-n auto --dist loadfile'); \
 		set -x; $(RUN) -m pytest $$workers -m 'not slow' $(ARGS)
 
 .PHONY: check

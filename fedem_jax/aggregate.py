@@ -20,7 +20,7 @@ def project_to_simplex(points: Float[Array, "A A2"]) -> Float[Array, "A A2"]:
     """
     falling = -jnp.sort(-points, axis=1)
     rank = jnp.arange(1, points.shape[1] + 1)
-    surplus = (jnp.cumsum(falling, axis=1) - 1) / rank
+    surplus = (jnp.cumsum(falling, axis=1) - 1) / rank[None, :]
     kept = jnp.sum(falling > surplus, axis=1, keepdims=True)
     level = jnp.take_along_axis(surplus, kept - 1, axis=1)
     return jnp.maximum(points - level, 0.0)

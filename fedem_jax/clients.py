@@ -191,7 +191,7 @@ def for_each_block(
     carry: Carry,
     chosen: Bool[Array, " shard"],
     classes: Sequence[SizeClass],
-    members: Sequence[Int[Array, "1 n"]],
+    members: Sequence[Int[Array, "1 _"]],
     layout: Layout,
 ) -> Carry:
     """Fold `work(size_class, clients, carry)` over blocks of the chosen clients of one device.

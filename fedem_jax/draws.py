@@ -7,7 +7,7 @@ depend on how the clients are cut into blocks; a recorded run can be put in its 
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ class Samples(NamedTuple):
     count: Int[Array, ""]
 
 
+@runtime_checkable
 class Draws(Protocol):
     """The random choices of one round."""
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Real
 
 from fedem_jax.base import Algorithm, State
 from fedem_jax.clients import AXIS, Layout, Lists
@@ -122,7 +122,7 @@ def rank_all(
 
 
 def evaluate(
-    federation: Federation, scores: Float[np.ndarray, "C I"], k: int = 10
+    federation: Federation, scores: Real[np.ndarray, "_ I"], k: int = 10
 ) -> dict[str, dict[str, float]]:
     """Metrics of any scores under a federation's protocol, with the candidates that runs use.
 

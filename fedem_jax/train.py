@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,7 @@ from fedem_jax.ranking import HeldOut, Ranking, Ranks, rank_all
 from fedem_jax.summary import best_round, per_client, summarise_run
 
 
+@runtime_checkable
 class Observer(Protocol):
     """Whoever watches a run: a progress bar, a run directory."""
 

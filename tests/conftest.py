@@ -13,8 +13,15 @@ from jaxtyping import install_import_hook
 
 # before JAX first computes and before anything imports the package
 jax.config.update("jax_num_cpu_devices", 2)
-CHECKED = ("aggregate", "draws", "losses", "merge", "metrics", "models", "similarity")
-install_import_hook([f"fedem_jax.{name}" for name in CHECKED], "beartype.beartype")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+CHECKED = (
+    "aggregate", "base", "clients", "data", "draws", "local", "losses", "merge", "methods",
+    "metrics", "models", "ranking", "similarity", "summary", "train",
+)  # fmt: skip
+install_import_hook(
+    [f"fedem_jax.{name}" for name in CHECKED],
+    "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
+)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

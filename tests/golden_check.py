@@ -302,10 +302,9 @@ def compare_round(trace: Trace, trial: Replay, number: int) -> Iterator[Row]:
     pairs = list(zip(ours.items, end, touched, strict=True))
     gap = np.concatenate([(a[rows] - b[rows]).ravel() for a, b, rows in pairs])
     yield from spread("item tables", number, gap, mean=2e-5, share=0.995, most=2e-2)
-    start = trace["item_table_start"][number, trained]
     still = [np.setdiff1d(np.arange(a.shape[0]), rows) for a, _, rows in pairs]
     gap = [
-        np.abs(a[s] - b[s]).max(initial=0) for a, b, s in zip(ours.items, start, still, strict=True)
+        np.abs(a[s] - b[s]).max(initial=0) for a, b, s in zip(ours.items, end, still, strict=True)
     ]
     yield Row("untouched rows", number, float(max(gap)), 2e-6)
     if len(merging):
@@ -342,7 +341,8 @@ def compare_scores(trace: Trace, trial: Replay, number: int) -> Iterator[Row]:
             theirs = trace[f"{part}_score"][number].reshape(ours.shape)
             yield within(f"{part} scores", number, jax.nn.sigmoid(ours), theirs, 1e-5)
     for part in ("val", "test"):
-        ours = rank(trace[f"{part}_score"][number], trace["neg_score"][number], "pessimistic")
+        scores = jnp.asarray(trace[f"{part}_score"][number])
+        ours = rank(scores, jnp.asarray(trace["neg_score"][number]), "pessimistic")
         yield exact(f"{part} ranks of recorded scores", number, ours, trace[f"{part}_rank"][number])
         name = f"{part} of recorded scores"
         yield from metrics(trace, number, part, np.asarray(ours), config.top_k, name, 1e-9, 1e-9)

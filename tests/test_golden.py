@@ -138,7 +138,8 @@ def test_a_deviation_is_found(made):
     cases = [
         ("item_table_end", (last, served, 3, 1), 0.01, "aggregated tables"),
         ("item_table_end", (last, trained, touched, 1), 0.05, "item tables, max"),
-        ("item_table_start", (last, merging, still, 0), 1e-4, "untouched rows"),
+        ("item_table_end", (last, merging, still, 0), 1e-4, "untouched rows"),
+        ("item_table_start", (last, merging, still, 0), 1e-4, "merged tables"),
         ("user_embedding_end", (last, trained, 0), 0.001, "user vectors"),
         ("epochs_run", (last, trained), 1, "epochs run"),
         ("client_loss", (last, trained), 1e-3, "client loss"),

@@ -24,11 +24,11 @@ class Federation:
     """The rules this federation was made by."""
     num_items: int
     """I."""
-    offsets: Int32[np.ndarray, "N+1"]
+    offsets: Int32[np.ndarray, " offsets"]
     """Where each client's training positives start in `items`."""
     items: Int32[np.ndarray, " nnz"]
     """Training positives, oldest first within a client; distinct unless repeats are kept."""
-    barred_offsets: Int32[np.ndarray, "N+1"]
+    barred_offsets: Int32[np.ndarray, " offsets"]
     """Where each client's barred items start in `barred`."""
     barred: Int32[np.ndarray, " barred"]
     """Items never drawn as this client's training negatives: sorted, distinct within a client."""
