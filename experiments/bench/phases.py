@@ -10,12 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fedem_jax.aggregate import aggregated, aggregation_weights, sample_shares
 from fedem_jax.base import State
-from fedem_jax.local import Change, Phase, Rule, Trained, exact, train_clients
-from fedem_jax.methods.fedem import NOT_SERVED, Download, Upload
+from fedem_jax.local import Change, Phase, Rule, Trained, train_clients
+from fedem_jax.methods.fedem import NOT_SERVED, Upload, serve
 from fedem_jax.ranking import Ranking, rank_all
-from fedem_jax.similarity import SIMILARITIES, principal_axes, principal_scores, rounded_up
 from fedem_jax.train import Trial, padded
 
 
@@ -59,17 +57,10 @@ def phases(trial: Trial, state: State) -> Phases:
         drawn = trial.draws(key, number, lists)
         chosen = drawn.aggregated(drawn.participants())
         upload = Upload(clients.items[chosen], samples[chosen])
-        tables, shares, alike = exact(upload.items), sample_shares(upload.samples), None
-        if config.aggregation != "avg":
-            axes = principal_axes(tables)
-            scores = principal_scores(tables, axes)
-            scores = scores * drawn.signs(axes, scores)[:, None]
-            alike = rounded_up(SIMILARITIES[config.similarity](scores))
-        weights = aggregation_weights(config.aggregation, shares, alike, hyper.alpha)
-        served = aggregated(weights, tables).astype(clients.items.dtype)
-        table = jnp.arange(len(chosen), dtype=jnp.int32) % len(served)
+        download = serve(config, drawn, upload, hyper)
+        table = jnp.arange(len(chosen), dtype=jnp.int32) % len(download.items)
         slot = jnp.full(layout.padded, NOT_SERVED, jnp.int32).at[chosen].set(table)
-        return State(clients._replace(slot=slot), Download(served))
+        return State(clients._replace(slot=slot), download)
 
     def evaluate(state, lists, held_out, hyper):
         return rank_all(algorithm, layout, state, lists, held_out, hyper, ranking)

@@ -128,7 +128,7 @@ def fedem(config: Config, num_items: int, layout: Layout, samples: Int[Array, " 
         clients, info = train(draws, state, participants, hyper)
         chosen = draws.aggregated(participants)
         upload = Upload(items=clients.items[chosen], samples=jnp.asarray(samples)[chosen])
-        download = serve(draws, upload, hyper)
+        download = serve(config, draws, upload, hyper)
         table = jnp.arange(num_served, dtype=jnp.int32) % num_tables
         slot = jnp.full(layout.padded, NOT_SERVED, jnp.int32).at[chosen].set(table)
         return State(clients._replace(slot=slot), download), info
@@ -178,17 +178,6 @@ def fedem(config: Config, num_items: int, layout: Layout, samples: Int[Array, " 
         table, every = table.at[rows].set(new_rows, mode="drop"), jnp.arange(num_items)
         return Change({"private": private, "adapter": theta}, every, table, trained)
 
-    def serve(draws: Draws, upload: Upload, hyper: Hyper) -> Download:
-        """The server's step, on nothing but the uploads."""
-        tables, shares, alike = exact(upload.items), sample_shares(upload.samples), None
-        if config.aggregation != "avg":
-            axes = principal_axes(tables)
-            scores = principal_scores(tables, axes)
-            scores = scores * draws.signs(axes, scores)[:, None]
-            alike = rounded_up(SIMILARITIES[config.similarity](scores))
-        weights = aggregation_weights(config.aggregation, shares, alike, hyper.alpha)
-        return Download(aggregated(weights, tables).astype(stored))
-
     def score(state: State, ids: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
         """Logits of all items, with the model each client would use: merged, if just served."""
         clients, download = state
@@ -205,6 +194,18 @@ def fedem(config: Config, num_items: int, layout: Layout, samples: Int[Array, " 
     table = stored.itemsize * num_items * config.dim
     traffic = Traffic(up=num_served * (table + 4), down=num_served * table)
     return Algorithm(init, round, score, num_items, Hyper.of(config), traffic)
+
+
+def serve(config: Config, draws: Draws, upload: Upload, hyper: Hyper) -> Download:
+    """The server's step, on nothing but the uploads."""
+    tables, shares, alike = exact(upload.items), sample_shares(upload.samples), None
+    if config.aggregation != "avg":
+        axes = principal_axes(tables)
+        scores = principal_scores(tables, axes)
+        scores = scores * draws.signs(axes, scores)[:, None]
+        alike = rounded_up(SIMILARITIES[config.similarity](scores))
+    weights = aggregation_weights(config.aggregation, shares, alike, hyper.alpha)
+    return Download(aggregated(weights, tables).astype(upload.items.dtype))
 
 
 def round_sizes(config: Config, num_clients: int) -> tuple[int, int]:
