@@ -35,6 +35,7 @@ from fedem_jax.errors import UserError
 from fedem_jax.metrics import hit_rate
 from fedem_jax.protocol import Protocol
 from fedem_jax.ranking import HeldOut, Ranking, rank_all
+from fedem_jax.settings import LocalOnly
 from fedem_jax.train import Observer, Trial, federation_of, run, versions
 
 AUDIT = "audit.json"
@@ -281,7 +282,9 @@ def audit(
     Raises:
         UserError: unusable data or settings.
     """
-    config = dataclasses.replace(config, method="local-only")
+    shared = {field.name for field in dataclasses.fields(config)} - {"method"}
+    names = [field.name for field in dataclasses.fields(LocalOnly) if field.name in shared]
+    config = LocalOnly(**{name: getattr(config, name) for name in names})
     if federation is None:
         federation = federation_of(config)
     shortest = min(federation.val_candidates.shape[1], federation.test_candidates.shape[1])
@@ -365,7 +368,7 @@ def popularity_hits(config: Config, federation: Federation) -> dict[str, float]:
     ranks = ranked(state, trial.lists, trial.held_out, hyper=())
     own = slice(federation.num_clients)
     return {
-        part: float(hit_rate(np.asarray(getattr(ranks, part))[own], config.top_k).mean())
+        part: float(hit_rate(getattr(ranks, part)[own], config.top_k).mean())
         for part in ("val", "test", "val_full", "test_full")
     }
 

@@ -54,3 +54,6 @@ class Algorithm(NamedTuple):
     hyper: Any
     """The numbers of the configuration, as `round` and `score` take them."""
     traffic: Traffic
+    scratch: Callable[[int], dict[str, int]]
+    """`(block) -> bytes` that each phase of a round needs on a device, beside the state, with so
+    many clients side by side."""

@@ -21,6 +21,7 @@ from fedem_jax.config import Config
 from fedem_jax.errors import UserError
 from fedem_jax.presets import preset
 from fedem_jax.protocol import nearest
+from fedem_jax.settings import FedEM, LocalOnly, load_settings
 
 T = TypeVar("T")
 
@@ -49,12 +50,8 @@ class Train:
     settings: tyro.conf.OmitArgPrefixes[Config]
 
 
-NotOfLocalOnly = tyro.conf.Suppress[tyro.conf.Fixed[T]]
-"""A setting that Local-only does without."""
-
-
 @dataclass(frozen=True)
-class Audit(Config):
+class Audit(LocalOnly):
     """Say whether a protocol leaks held-out items: train Local-only, in which no client hears of
     another, and compare it with its chance level; rank by popularity; count what is drawn.
 
@@ -72,15 +69,8 @@ class Audit(Config):
     out: str = ""
     """Folder that receives audit.json with all figures; empty: nothing is written."""
 
-    method: NotOfLocalOnly[str] = "local-only"
-    lr_adapter: NotOfLocalOnly[float] = Config.lr_adapter
-    aggregation: NotOfLocalOnly[Literal["both", "avg", "sim"]] = Config.aggregation
-    similarity: NotOfLocalOnly[Literal["l2", "cos"]] = Config.similarity
-    alpha: NotOfLocalOnly[float] = Config.alpha
-    merging: NotOfLocalOnly[str] = Config.merging
-    adapter_widths: NotOfLocalOnly[tuple[int, ...]] = Config.adapter_widths
-    aggregation_fraction: NotOfLocalOnly[float] = Config.aggregation_fraction
-    per_client: NotOfLocalOnly[bool] = Config.per_client
+    method: tyro.conf.Suppress[tyro.conf.Fixed[str]] = LocalOnly.method
+    per_client: tyro.conf.Suppress[tyro.conf.Fixed[bool]] = False
 
 
 @dataclass(frozen=True)
@@ -184,10 +174,10 @@ def _settings(kind: type[Train], prog: str, args: Sequence[str]) -> tuple[Train,
     start.add_argument("--config", default="")
     start.add_argument("--preset", default="auto")
     start.add_argument("--dataset", default="synthetic")
-    start.add_argument("--method", default="fedem")
+    start.add_argument("--method", default=FedEM.method)
     given = start.parse_known_args(args)[0]
     if given.config:
-        base = Config.load(given.config)
+        base = load_settings(given.config)
         defaults = dataclasses.replace(base, out="")
     else:
         base = defaults = preset(given.preset, dataset=given.dataset, method=given.method)

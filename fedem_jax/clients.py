@@ -29,9 +29,9 @@ Carry = TypeVar("Carry")
 class Lists(NamedTuple):
     """Training positives and barred items of all clients, each a ragged list stored flat."""
 
-    offsets: Int[Array, "C+1"]
+    offsets: Int[Array, "C+2"]
     items: Int[Array, " nnz"]
-    barred_offsets: Int[Array, "C+1"]
+    barred_offsets: Int[Array, "C+2"]
     barred: Int[Array, " barred"]
 
     def positives(self, client, capacity: int) -> tuple[Int[Array, " n"], Int[Array, ""]]:
@@ -55,18 +55,30 @@ class SizeClass(NamedTuple):
     """Places for training positives: what the largest member has."""
     barred: int
     """Places for barred items."""
+    rows: int
+    """Rows of the compact table, M: no member's samples touch more items."""
     members: Int[np.ndarray, "devices n"]
-    """Clients of each device, counted from its first one, in order of size; padded with `shard`."""
+    """Places of each device, counted from its first one, in order of size; padded with `shard`."""
 
 
 class Layout(NamedTuple):
-    """How the clients are laid out: over devices, size classes and blocks."""
+    """How the clients are laid out: over devices, size classes and blocks.
+
+    Arrays that have the client axis first hold the clients in order of place. On one device that is
+    the order of the federation; several devices are dealt the clients in order of size, so that
+    all have about the same work.
+    """
 
     mesh: Mesh
     number: int
     """C: clients of the federation."""
     shard: int
-    """Clients per device; the last device may be padded with clients that never take part."""
+    """Places per device; those beyond the clients are at the end of a device and never take
+    part."""
+    client: Int[np.ndarray, " padded"]
+    """Client at each place; `padded`: none."""
+    place: Int[np.ndarray, " C"]
+    """Place of each client."""
     classes: tuple[SizeClass, ...]
     coarse: tuple[SizeClass, ...]
     """Half as many classes, for work that few clients do: each class is compiled once more."""
@@ -77,6 +89,16 @@ class Layout(NamedTuple):
     def padded(self) -> int:
         """Length of the client axis: a multiple of the number of devices."""
         return self.shard * self.mesh.size
+
+    def places(self, clients: Int[Array, "*n"]) -> Int[Array, "*n"]:
+        """Places of clients."""
+        return jnp.asarray(self.place)[clients]
+
+    def spread(self, values: Int[np.ndarray, "C *n"]) -> Int[np.ndarray, "padded *n"]:
+        """Values of the clients, in order of place; 0 where there is no client."""
+        spread = np.zeros((self.padded, *values.shape[1:]), np.int32)
+        spread[self.place] = values
+        return spread
 
     def width(self, places: int) -> int:
         """Clients side by side in a class of so many places: even blocks, none above `block`."""
@@ -90,67 +112,100 @@ class Layout(NamedTuple):
         """Sharding of arrays that every device holds whole."""
         return NamedSharding(self.mesh, PartitionSpec())
 
-    def on_each_device(self, work: Callable[..., Any], clients, server, *others) -> Any:
+    def split(self, values: Array) -> Array:
+        """The same array, worked on by all devices, each a part of its first axis."""
+        return lax.with_sharding_constraint(values, self.sharded())
+
+    def on_each_device(
+        self, work: Callable[..., Any], clients, server, *others, summed: bool = False
+    ) -> Any:
         """`work(clients, server, *others)` on every device: its own part of whatever has the client
-        axis first (all arguments and results), and the whole of `server`."""
+        axis first (all arguments and results), and the whole of `server`. With `summed`, the result
+        is a pair, and its second part is the same on all devices."""
         own, whole = PartitionSpec(AXIS), PartitionSpec()
         specs = (own, whole) + (own,) * len(others)
-        mapped = jax.shard_map(work, mesh=self.mesh, in_specs=specs, out_specs=own, check_vma=False)
+        returns = (own, whole) if summed else own
+        mapped = jax.shard_map(
+            work, mesh=self.mesh, in_specs=specs, out_specs=returns, check_vma=False
+        )
         return mapped(clients, server, *others)
 
 
+class Need(NamedTuple):
+    """What local training takes, client by client."""
+
+    rows: Int[np.ndarray, " C"]
+    """Items that the samples of a round touch at most."""
+    steps: Int[np.ndarray, " C"]
+    """Local steps of an epoch."""
+
+
+def most_needed(federation: Federation, num_negative: int, batch_size: int) -> Need:
+    """A row for each item trained on, and for each positive as many as it has negatives; never more
+    than there are items."""
+    sizes, num_items = np.diff(federation.offsets), federation.num_items
+    client = np.repeat(np.arange(len(sizes)), sizes)
+    known = np.unique(client * num_items + federation.items) // num_items
+    rows = np.bincount(known, minlength=len(sizes)) + num_negative * sizes
+    return Need(np.minimum(rows, num_items), -(-sizes * (1 + num_negative) // batch_size))
+
+
 def lay_out(
-    federation: Federation,
-    cost: Callable[[np.ndarray, int], np.ndarray],
-    *,
-    devices: Sequence[Any],
-    num_classes: int,
-    block: int,
+    federation: Federation, need: Need, *, devices: Sequence[Any], num_classes: int, block: int
 ) -> Layout:
-    """Shard the clients over `devices` and sort them into at most `num_classes` size classes.
-
-    `cost(sizes, capacity)` is the work of clients of these sizes in arrays for `capacity`
-    positives; the classes are those of the least total work.
-    """
-    shard = -(-federation.num_clients // len(devices))
-    classes, coarse = (
-        _classes(federation, cost, shard, len(devices), most)
-        for most in (num_classes, -(-num_classes // 2))
-    )
+    """Deal the clients out to `devices` and sort them into at most `num_classes` size classes, such
+    that the local steps times the rows that each of them moves are fewest."""
+    number, shard = federation.num_clients, -(-federation.num_clients // len(devices))
+    client = np.full((len(devices), shard), shard * len(devices))
+    by_size = np.lexsort((np.arange(number), -need.rows, -need.steps))
+    turn, seat = np.divmod(np.arange(number), len(devices))
+    seat = np.where(turn % 2, len(devices) - 1 - seat, seat)  # there and back again
+    for device, row in enumerate(client):
+        dealt = np.sort(by_size[seat == device])
+        row[: len(dealt)] = dealt
+    client = client.ravel()
+    place = np.argsort(client, kind="stable")[:number]
     mesh = Mesh(np.asarray(devices), (AXIS,))
-    return Layout(mesh, federation.num_clients, shard, classes, coarse, block)
+    layout = Layout(mesh, number, shard, client, place, (), (), block)
+    classes, coarse = (
+        size_classes(federation, need, layout, most) for most in (num_classes, -(-num_classes // 2))
+    )
+    return layout._replace(classes=classes, coarse=coarse)
 
 
-def _classes(federation, cost, shard: int, devices: int, most: int) -> tuple[SizeClass, ...]:
+def size_classes(
+    federation: Federation, need: Need, layout: Layout, most: int
+) -> tuple[SizeClass, ...]:
+    """At most so many classes, by the rows that a client may touch."""
     sizes, barred = np.diff(federation.offsets), np.diff(federation.barred_offsets)
-    capacities = best_capacities(sizes, cost, most)
-    class_of = np.searchsorted(capacities, sizes)
-    by_size = np.argsort(sizes, kind="stable")
+    capacities = best_capacities(need.rows, need.steps, most)
+    class_of = np.searchsorted(capacities, need.rows)
+    by_size = np.lexsort((need.rows, need.steps))
     classes = []
     for index, capacity in enumerate(capacities):
         inside = by_size[class_of[by_size] == index]
-        of_device = [inside[inside // shard == d] - d * shard for d in range(devices)]
-        members = np.full((devices, max(map(len, of_device))), shard, np.int32)
-        for row, clients in zip(members, of_device, strict=True):
-            row[: len(clients)] = clients
-        classes.append(SizeClass(int(capacity), int(barred[inside].max()), members))
+        device, place = np.divmod(layout.place[inside], layout.shard)
+        of_device = [place[device == d] for d in range(layout.mesh.size)]
+        members = np.full((layout.mesh.size, max(map(len, of_device))), layout.shard, np.int32)
+        for row, places in zip(members, of_device, strict=True):
+            row[: len(places)] = places
+        most_positives, most_barred = int(sizes[inside].max()), int(barred[inside].max())
+        classes.append(SizeClass(most_positives, most_barred, int(capacity), members))
     return tuple(classes)
 
 
-def best_capacities(
-    sizes: np.ndarray, cost: Callable[[np.ndarray, int], np.ndarray], most: int
-) -> np.ndarray:
-    """Rising capacities of at most `most` classes that hold all sizes at the least total cost.
+def best_capacities(needs: np.ndarray, steps: np.ndarray, most: int) -> np.ndarray:
+    """Rising capacities of at most `most` classes that hold all needs, such that the sum over the
+    clients of steps times capacity is least.
 
-    Dynamic programming over the distinct sizes: the best way to cover the smallest ones with k
+    Dynamic programming over the distinct needs: the best way to cover the smallest ones with k
     classes ends in one class after the best way to cover fewer with k - 1.
     """
-    distinct, counts = np.unique(sizes, return_counts=True)
-    per_class = np.stack([counts * cost(distinct, int(capacity)) for capacity in distinct])
-    up_to = np.concatenate([np.zeros((len(distinct), 1)), np.cumsum(per_class, axis=1)], axis=1)
+    distinct, which = np.unique(needs, return_inverse=True)
+    up_to = np.concatenate([[0.0], np.cumsum(np.bincount(which, weights=steps))])
     reached = np.arange(len(distinct))
     # closing[j, i]: cost of one class of capacity distinct[j] that holds distinct[i .. j]
-    closing = up_to[reached, reached + 1][:, None] - up_to[:, :-1]
+    closing = distinct[:, None] * (up_to[1:, None] - up_to[None, :-1])
     closing[reached[:, None] < reached[None, :]] = np.inf
     best, choices = closing[:, 0].copy(), [np.zeros(len(distinct), int)]
     for _ in range(1, min(most, len(distinct))):
@@ -172,7 +227,7 @@ def lists_on_device(federation: Federation, layout: Layout) -> Lists:
     room = max(max(size.positives, size.barred) for size in layout.classes)
 
     def offsets(values: np.ndarray) -> np.ndarray:
-        return np.pad(values, (0, layout.padded - layout.number), mode="edge").astype(np.int32)
+        return np.pad(values, (0, layout.padded - layout.number + 1), mode="edge").astype(np.int32)
 
     def flat(values: np.ndarray) -> np.ndarray:
         return np.pad(values, (0, room)).astype(np.int32)

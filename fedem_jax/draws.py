@@ -47,9 +47,17 @@ class Draws(Protocol):
         """Distinct participants whose tables are aggregated."""
         ...
 
+    def server(self) -> Key[Array, ""]:
+        """Key of whatever else the server draws."""
+        ...
+
     def signs(self, axes: Float[Array, "A D"], scores: Float[Array, "A I"]) -> Float[Array, " A"]:
         """+1 or -1 for each principal axis, whose direction the eigenproblem leaves open."""
         ...
+
+
+SERVER = 4
+"""Tells the server's key of a round from the four that are split off."""
 
 
 class Fresh(NamedTuple):
@@ -59,6 +67,7 @@ class Fresh(NamedTuple):
     key_samples: Key[Array, ""]
     key_order: Key[Array, ""]
     key_aggregated: Key[Array, ""]
+    key_server: Key[Array, ""]
     lists: Lists
     num_clients: int
     num_items: int
@@ -69,7 +78,8 @@ class Fresh(NamedTuple):
     @classmethod
     def of_round(cls, key: Key[Array, ""], number: Int[Array, ""], *sizes) -> Fresh:
         """The draws of round `number` of the run with this key; `sizes` are the other fields."""
-        return cls(*jax.random.split(jax.random.fold_in(key, number), 4), *sizes)
+        key = jax.random.fold_in(key, number)
+        return cls(*jax.random.split(key, 4), jax.random.fold_in(key, SERVER), *sizes)
 
     def participants(self) -> Int[Array, " P"]:
         everyone = jnp.arange(self.num_clients, dtype=jnp.int32)
@@ -95,6 +105,9 @@ class Fresh(NamedTuple):
 
     def aggregated(self, participants: Int[Array, " P"]) -> Int[Array, " A"]:
         return jax.random.permutation(self.key_aggregated, participants)[: self.num_aggregated]
+
+    def server(self) -> Key[Array, ""]:
+        return self.key_server
 
     def signs(self, axes: Float[Array, "A D"], scores: Float[Array, "A I"]) -> Float[Array, " A"]:
         """Every axis points to where its largest component, in absolute value, is positive."""

@@ -1,14 +1,13 @@
-"""Local training: what one client does with its samples of a round, and all clients doing it.
+"""Local training: what one client does with its samples of a round.
 
-What one client does is written without a client axis. `train_clients` maps it over a block of
-clients and names the mapped axis `BLOCK`; a client that has fewer batches than its neighbours, or
-that stopped early, is left exactly as it was.
+All is written without a client axis. `training.train_clients` maps it over a block of clients and
+names the mapped axis `BLOCK`; a client that has fewer batches than its neighbours, or that stopped
+early, is left exactly as it was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -17,8 +16,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from fedem_jax.base import Info, State
-from fedem_jax.clients import AXIS, BLOCK, Layout, SizeClass, for_each_block
+from fedem_jax.clients import BLOCK, SizeClass
 from fedem_jax.draws import Draws
 
 Carry = TypeVar("Carry")
@@ -58,19 +56,23 @@ class Session(NamedTuple):
 def open_session(
     draws: Draws, client: Array, size: SizeClass, num_items: int, rule: Rule
 ) -> Session:
-    """Draw a client's samples and give each touched item a row: the place of its first sample, or
-    the item itself when there are as many samples as items."""
+    """Draw a client's samples and give each touched item a row, in order of its first sample; or
+    every item its own, where there is room for all."""
     samples = draws.samples(client, size.positives, size.barred)
     length = samples.items.shape[0]
     place = jnp.arange(length, dtype=jnp.int32)
     present = place < samples.count
-    touched = jnp.where(present, samples.items, num_items)
-    if length >= num_items:
+    if size.rows >= num_items:
         rows, row_of = jnp.arange(num_items, dtype=jnp.int32), samples.items
     else:
+        touched = jnp.where(present, samples.items, num_items)
         first = jnp.full(num_items, length, jnp.int32).at[touched].min(place, mode="drop")
-        row_of = first[samples.items]
-        rows = jnp.where(row_of == place, touched, num_items)
+        first = first[samples.items]
+        new = present & (first == place)
+        row = jnp.cumsum(new, dtype=jnp.int32) - 1
+        row_of = row[first]
+        rows = jnp.full(size.rows, num_items, jnp.int32)
+        rows = rows.at[jnp.where(new, row, size.rows)].set(samples.items, mode="drop")
     positive = jnp.where(present, samples.labels, 0.0)
     labels = jnp.zeros(rows.shape).at[row_of].max(positive, mode="drop")
 
@@ -157,20 +159,32 @@ def batch_weights(
     return samples / jnp.maximum(present.sum(), 1)
 
 
+def place_weights(
+    row: Int[Array, " B"], present: Bool[Array, " B"], num_rows: int
+) -> Float[Array, " B"]:
+    """Weights of a batch's places such that a row found at several of them counts at the first,
+    with its whole share. The others add exact zeros: no sum depends on the order of a scatter."""
+    place = jnp.arange(row.shape[0], dtype=jnp.int32)
+    touched = jnp.where(present, row, num_rows)
+    first = jnp.full(num_rows, row.shape[0], jnp.int32).at[touched].min(place, mode="drop")
+    share = batch_weights(row, present, num_rows)
+    return jnp.where(present & (first[row] == place), share[row], 0.0)
+
+
 def fit_embedding(
     objective: Objective,
     private: Any,
     table: Float[Array, "M D"],
     session: Session,
-    lr: Float[Array, ""],
+    optimiser: optax.GradientTransformation,
 ) -> tuple[Any, Float[Array, "M D"], Trained]:
-    """Train a client's own parameters and its compact table together, by one Adam.
+    """Train a client's own parameters and its compact table together, by one optimiser of the pair
+    `(private, table)`.
 
     A batch enters as the number of its samples on each row, so that a step scores the table once
     and its gradient is dense: no row is gathered or scattered, and every sum has a fixed order.
     The table is held as [D, M] meanwhile, which keeps the long axis contiguous.
     """
-    optimiser = optax.adam(lr)
 
     def step(carry, row, present):
         params, moments = carry
@@ -181,7 +195,7 @@ def fit_embedding(
             return objective(private, columns.T, session.labels, weights)
 
         loss, gradient = jax.value_and_grad(batch_loss)(params)
-        update, moments = optimiser.update(gradient, moments)
+        update, moments = optimiser.update(gradient, moments, params)
         return (optax.apply_updates(params, update), moments), loss
 
     params = (private, table.T)
@@ -190,80 +204,59 @@ def fit_embedding(
     return private, columns.T, trained
 
 
-class Change(NamedTuple):
-    """What a round changed at one client."""
+def fit_network(
+    objective: Objective,
+    private: Any,
+    table: Float[Array, "M D"],
+    session: Session,
+    optimiser: optax.GradientTransformation,
+) -> tuple[Any, Float[Array, "M D"], Trained]:
+    """The same as `fit_embedding`, for a client whose rows go through a network: that costs most,
+    so a batch's rows are gathered."""
 
-    own: dict[str, Any]
-    """New values of whole fields of the clients' state, such as the private parameters."""
-    rows: Int[Array, " M"]
-    """Items of the changed rows of its table, the field `items`; I: none."""
-    table: Float[Array, "M D"]
-    """Those rows."""
-    trained: Trained
+    def step(carry, row, present):
+        params, moments = carry
+        weights = place_weights(row, present, session.rows.shape[0])
 
+        def batch_loss(params):
+            private, table = params
+            return objective(private, table[row], session.labels[row], weights)
 
-class Phase(NamedTuple):
-    """Something that some of the participants do in a round."""
+        loss, gradient = jax.value_and_grad(batch_loss)(params)
+        update, moments = optimiser.update(gradient, moments, params)
+        return (optax.apply_updates(params, update), moments), loss
 
-    client_round: Callable[[Session, Any, Any, Array], Change]
-    """`(session, clients, server, id) -> change` of the client at place `id` of `clients`."""
-    chosen: Callable[[Any], Bool[Array, " C"]]
-    """`(clients) -> mask` of those that do it."""
-    classes: Sequence[SizeClass]
-    """Size classes that they are sorted into."""
-
-
-def train_clients(
-    phases: Sequence[Phase],
-    layout: Layout,
-    draws: Draws,
-    rule: Rule,
-    num_items: int,
-    state: State,
-    participants: Int[Array, " P"],
-) -> tuple[Any, Info]:
-    """All participants, phase after phase, block after block, every device its own clients."""
-    takes_part = jnp.zeros(layout.padded, bool).at[participants].set(True)
-
-    def on_device(clients, server, takes_part, members):
-        first = lax.axis_index(AXIS) * layout.shard
-
-        def block(client_round, size: SizeClass, ids, carry):
-            clients, info = carry
-
-            def one(id):
-                client = jnp.where(id < layout.shard, first + id, layout.padded)
-                session = open_session(draws, client, size, num_items, rule)
-                return client_round(session, clients, server, id)
-
-            new = jax.vmap(one, axis_name=BLOCK)(ids)
-            return written(clients, ids, new), Info(
-                loss=info.loss.at[ids].set(new.trained.loss, mode="drop"),
-                epochs=info.epochs.at[ids].set(new.trained.epochs, mode="drop"),
-            )
-
-        chosen = [takes_part & phase.chosen(clients) for phase in phases]
-        idle = Info(jnp.full(layout.shard, jnp.nan), jnp.zeros(layout.shard, jnp.int32))
-        carry = (clients, idle)
-        for phase, mask, of_device in zip(phases, chosen, members, strict=True):
-            work = partial(block, phase.client_round)
-            carry = for_each_block(work, carry, mask, phase.classes, of_device, layout)
-        return carry
-
-    members = [[jnp.asarray(size.members) for size in phase.classes] for phase in phases]
-    return layout.on_each_device(on_device, state.clients, state.server, takes_part, members)
+    params = (private, table)
+    start = (params, optimiser.init(params))
+    ((private, table), _), trained = run_epochs(step, start, session)
+    return private, table, trained
 
 
-def written(clients: Any, ids: Int[Array, " B"], new: Change) -> Any:
-    """The clients with the changes of a block; ids one past the last are dropped."""
+def fit_in_turn(
+    objective: Objective,
+    private: Any,
+    table: Float[Array, "M D"],
+    session: Session,
+    lr_private: Float[Array, ""],
+    lr_table: Float[Array, ""],
+) -> tuple[Any, Float[Array, "M D"], Trained]:
+    """Plain gradient steps in turn, batch by batch: the client's own parameters first, then, with
+    those moved, the compact table, whose loss is the one reported (PFedRec, released program)."""
 
-    def put(old, value):
-        return old.at[ids].set(value, mode="drop")
+    def step(carry, row, present):
+        private, columns = carry
+        weights = batch_weights(row, present, session.rows.shape[0])
 
-    own = {name: jax.tree.map(put, getattr(clients, name), new.own[name]) for name in new.own}
-    table = new.table.astype(clients.items.dtype)
-    items = clients.items.at[ids[:, None], new.rows].set(table, mode="drop")
-    return clients._replace(items=items, **own)
+        def batch_loss(private, columns):
+            return objective(private, columns.T, session.labels, weights)
+
+        gradient = jax.grad(batch_loss)(private, columns)
+        private = jax.tree.map(lambda x, slope: x - lr_private * slope, private, gradient)
+        loss, gradient = jax.value_and_grad(batch_loss, argnums=1)(private, columns)
+        return (private, columns - lr_table * gradient), loss
+
+    (private, columns), trained = run_epochs(step, (private, table.T), session)
+    return private, columns.T, trained
 
 
 def tree_at(tree: Any, index: Array) -> Any:

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
-from fedem_jax.local import Objective, Session, Trained, batch_weights, run_epochs
+from fedem_jax.local import Objective, Session, Trained, place_weights, run_epochs
 
 Weigh = Callable[[Any, Array, Array], Array]
 """`(adapter, local [M D], aggregated [M D]) -> rho [M]`: share of the aggregated row."""
@@ -38,7 +37,7 @@ def fit_adapter(
 
     def step(carry, row, present):
         adapter, moments = carry
-        weights = _place_weights(row, present, session.rows.shape[0])
+        weights = place_weights(row, present, session.rows.shape[0])
         local, target, label = table[row], aggregated[row], session.labels[row]
 
         def batch_loss(adapter):
@@ -74,7 +73,7 @@ def fit_elastic(
 
     def step(carry, row, present):
         adapter, embedding, adapter_moments, moments = carry
-        weights = _place_weights(row, present, session.rows.shape[0])
+        weights = place_weights(row, present, session.rows.shape[0])
         target, label = aggregated[row], session.labels[row]
 
         def batch_loss(adapter, embedding):
@@ -96,15 +95,3 @@ def fit_elastic(
     start = (adapter, embedding, adapt.init(adapter), embed.init(embedding))
     (adapter, (private, table), *_), trained = run_epochs(step, start, session)
     return adapter, private, table, trained
-
-
-def _place_weights(
-    row: Int[Array, " B"], present: Bool[Array, " B"], num_rows: int
-) -> Float[Array, " B"]:
-    """Weights of a batch's places such that a row found at several of them counts at the first,
-    with its whole share. The others add exact zeros: no sum depends on the order of a scatter."""
-    place = jnp.arange(row.shape[0], dtype=jnp.int32)
-    touched = jnp.where(present, row, num_rows)
-    first = jnp.full(num_rows, row.shape[0], jnp.int32).at[touched].min(place, mode="drop")
-    share = batch_weights(row, present, num_rows)
-    return jnp.where(present & (first[row] == place), share[row], 0.0)

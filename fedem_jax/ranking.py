@@ -12,7 +12,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Real
 
 from fedem_jax.base import Algorithm, State
-from fedem_jax.clients import AXIS, Layout, Lists
+from fedem_jax.clients import Layout, Lists
 from fedem_jax.data.federation import Federation
 from fedem_jax.errors import UserError
 from fedem_jax.metrics import summarise
@@ -100,11 +100,9 @@ def rank_all(
     capacity = max(size.positives for size in layout.classes)
     num_items = algorithm.num_items
 
-    def on_device(clients, server, held_out):
-        first = lax.axis_index(AXIS) * layout.shard
-
+    def on_device(clients, server, held_out, client_at):
         def known(id):
-            items, count = lists.positives(first + id, capacity)
+            items, count = lists.positives(client_at[id], capacity)
             return jnp.where(jnp.arange(capacity) < count, items, num_items)
 
         def block(ids):
@@ -118,7 +116,8 @@ def rank_all(
         ranks = lax.map(block, ids)
         return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[: layout.shard], ranks)
 
-    return layout.on_each_device(on_device, state.clients, state.server, held_out)
+    client_at = jnp.asarray(layout.client)
+    return layout.on_each_device(on_device, state.clients, state.server, held_out, client_at)
 
 
 def evaluate(

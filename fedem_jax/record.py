@@ -21,6 +21,7 @@ import numpy as np
 from fedem_jax.config import Config
 from fedem_jax.errors import UserError
 from fedem_jax.protocol import PROTOCOLS, SWITCHES
+from fedem_jax.settings import FedEM, load_settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,7 +49,7 @@ class RunDirectory:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self._records: list[dict[str, Any]] = []
-        self._config = Config()
+        self._config: Config = FedEM()
 
     def start(self, setting: dict[str, Any]) -> None:
         """Make the folder; write the settings and what the clients will be asked."""
@@ -116,7 +117,7 @@ def read_run(path: str | Path) -> Run:
     path = Path(path)
     if not path.is_dir():
         raise UserError(f"{path}: there is no such run directory.")
-    config = Config.load(path / CONFIG)
+    config = load_settings(path / CONFIG)
     lines = _read(path / METRICS).splitlines()
     records = [_parse(path / METRICS, line, number) for number, line in enumerate(lines, start=1)]
     if not records:

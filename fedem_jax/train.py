@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -19,17 +20,15 @@ from jaxtyping import Array
 
 from fedem_jax import __version__
 from fedem_jax.base import Info, State
-from fedem_jax.clients import Layout, Lists, lay_out, lists_on_device
+from fedem_jax.clients import Layout, Lists, lay_out, lists_on_device, most_needed
 from fedem_jax.config import Config
 from fedem_jax.data.federation import Federation
 from fedem_jax.data.sources import load
 from fedem_jax.draws import Draws, Fresh
 from fedem_jax.errors import UserError
 from fedem_jax.methods import METHODS
-from fedem_jax.methods.fedem import round_sizes
 from fedem_jax.metrics import coverage, summarise
-from fedem_jax.plan import plan_memory
-from fedem_jax.protocol import nearest
+from fedem_jax.memory import plan_memory
 from fedem_jax.ranking import HeldOut, Ranking, Ranks, rank_all
 from fedem_jax.summary import best_round, per_client, summarise_run
 
@@ -61,7 +60,9 @@ class Result:
     per_client: pd.DataFrame
     """Ranks of every client at the best validation round; see `fedem_jax.summary.per_client`."""
     state: State
-    """Parameters of clients and server after the last round."""
+    """Parameters of clients and server after the last round; the clients in order of place."""
+    layout: Layout
+    """Where each client is: `layout.place`."""
 
     @property
     def curve(self) -> pd.DataFrame:
@@ -81,11 +82,8 @@ def run(
         observers: told of the start, of every evaluated round and of the end.
 
     Raises:
-        UserError: unknown method, unusable data, or numbers that ceased to be finite.
+        UserError: unusable data, or numbers that ceased to be finite.
     """
-    if config.method not in METHODS:
-        hint = nearest(config.method, list(METHODS))
-        raise UserError(f"method: '{config.method}' is unknown; {hint}.")
     if federation is None:
         federation = federation_of(config)
     trial = Trial(config, federation)
@@ -112,7 +110,7 @@ def run(
         record = trial.record(start + length, info, ranks) | {"seconds": took / length}
         records.append(record)
         if best_round(records, config.top_k) is record:
-            best = ranks
+            best = trial.by_client(ranks)
         for observer in observers:
             observer.record(record)
 
@@ -126,7 +124,7 @@ def run(
     }
     for observer in observers:
         observer.finish(summary, clients)
-    return Result(config, federation, records, summary, clients, state)
+    return Result(config, federation, records, summary, clients, state, trial.layout)
 
 
 def federation_of(config: Config) -> Federation:
@@ -152,25 +150,20 @@ class Trial:
     def __init__(self, config: Config, federation: Federation, devices: Sequence[Any] = ()):
         check_pool(config, federation)
         devices = (devices or jax.devices())[: federation.num_clients]
-        per_positive, num_items = 1 + config.num_negative, federation.num_items
-
-        def cost(sizes: np.ndarray, capacity: int) -> np.ndarray:
-            """Local steps times the rows that each of them moves."""
-            steps = -(-sizes * per_positive // config.batch_size)
-            return steps * min(capacity * per_positive, num_items)
-
         self.config, self.federation = config, federation
         layout = lay_out(
             federation,
-            cost,
+            most_needed(federation, config.num_negative, config.batch_size),
             devices=devices,
             num_classes=config.size_classes,
             block=1,
         )
         self.memory = plan_memory(config, federation, layout)
         self.layout = layout._replace(block=self.memory.block)
-        samples = padded(np.diff(federation.offsets) * per_positive, self.layout)
-        self.algorithm = METHODS[config.method](config, num_items, self.layout, samples)
+        samples = np.diff(federation.offsets) * (1 + config.num_negative)
+        self.algorithm = METHODS[config.method](
+            config, federation.num_items, self.layout, jnp.asarray(self.layout.spread(samples))
+        )
         self.key_init, self.key_draws = jax.random.split(jax.random.key(config.seed))
         self.lists = lists_on_device(federation, self.layout)
         self.held_out = held_out(federation, self.layout)
@@ -191,7 +184,7 @@ class Trial:
         """What decides the random choices of round `number`."""
         config, clients = self.config, self.layout.number
         sizes = (clients, self.federation.num_items, config.num_negative)
-        return Fresh.of_round(key, number, lists, *sizes, *round_sizes(config, clients))
+        return Fresh.of_round(key, number, lists, *sizes, *config.round_sizes(clients))
 
     def segment(self, state: State, length: int) -> Callable[[State, int], Segment]:
         """`length` rounds and an evaluation as one compiled program; the state is donated."""
@@ -213,33 +206,39 @@ class Trial:
         ranks = rank_all(self.algorithm, self.layout, state, lists, held_out, hyper, ranking)
         return Segment(state, info, ranks)
 
+    def by_client(self, tree: Any) -> Any:
+        """Arrays that have the client axis first, in the order of the federation, on the host."""
+        return jax.tree.map(lambda leaf: np.asarray(leaf)[self.layout.place], tree)
+
     def record(self, round: int, info: Info, ranks: Ranks) -> dict[str, Any]:
         """What is written down after evaluated round `round`, from 1.
 
         Raises:
             UserError: losses or scores are not finite; names round, client and likely cause.
         """
-        number, k = self.layout.number, self.config.top_k
-        loss, epochs = np.asarray(info.loss[-1])[:number], np.asarray(info.epochs[-1])[:number]
+        place, k = self.layout.place, self.config.top_k
+        loss, epochs = np.asarray(info.loss[-1])[place], np.asarray(info.epochs[-1])[place]
+        ranks = self.by_client(ranks)
         trained = epochs > 0
-        sound = np.asarray(ranks.finite)[:number] & (np.isfinite(loss) | ~trained)
+        sound = ranks.finite & (np.isfinite(loss) | ~trained)
         if not sound.all():
             lost = int(np.flatnonzero(~sound)[0])
+            settings = dataclasses.asdict(self.config).items()
+            steps = [f"{name} (now {value:g})" for name, value in settings if name.startswith("lr_")]
             raise UserError(
                 f"round {round}: client {lost} (user {self.federation.user_ids[lost]}) and "
                 f"{(~sound).sum() - 1} more have scores or losses that are not finite; "
-                f"a smaller lr_embedding (now {self.config.lr_embedding:g}) or lr_adapter "
-                f"(now {self.config.lr_adapter:g}) usually helps."
+                f"a smaller {' or '.join(steps)} usually helps."
             )
         return {
             "round": round,
             "loss": float(loss[trained].mean()),
             "epochs": float(epochs[trained].mean()),
-            "val": summarise(np.asarray(ranks.val)[:number], k),
-            "test": summarise(np.asarray(ranks.test)[:number], k),
-            "val_full": summarise(np.asarray(ranks.val_full)[:number], k),
-            "test_full": summarise(np.asarray(ranks.test_full)[:number], k),
-            "coverage": coverage(np.asarray(ranks.listed)[:number], self.federation.num_items),
+            "val": summarise(ranks.val, k),
+            "test": summarise(ranks.test, k),
+            "val_full": summarise(ranks.val_full, k),
+            "test_full": summarise(ranks.test_full, k),
+            "coverage": coverage(ranks.listed, self.federation.num_items),
             "bytes_up": self.algorithm.traffic.up,
             "bytes_down": self.algorithm.traffic.down,
             "protocol": self.federation.protocol.name,
@@ -257,15 +256,9 @@ class Segment(NamedTuple):
     """After the last round."""
 
 
-def padded(values: np.ndarray, layout: Layout) -> Array:
-    """The client axis filled up with zeros to a multiple of the number of devices."""
-    room = [(0, layout.padded - layout.number)] + [(0, 0)] * (values.ndim - 1)
-    return jnp.asarray(np.pad(values, room).astype(np.int32))
-
-
 def held_out(federation: Federation, layout: Layout) -> HeldOut:
     """Held-out items and candidates on the device."""
-    asked = [padded(getattr(federation, name), layout) for name in HeldOut._fields]
+    asked = [layout.spread(getattr(federation, name)) for name in HeldOut._fields]
     return HeldOut(*jax.device_put(asked, layout.sharded()))
 
 

@@ -26,6 +26,7 @@ import pandas as pd
 from fedem_jax.aggregate import aggregated, aggregation_weights, sample_shares
 from fedem_jax.base import State
 from fedem_jax.config import Config
+from fedem_jax.settings import FedEM
 from fedem_jax.data.federation import Federation
 from fedem_jax.data.interactions import Interactions
 from fedem_jax.data.split import split
@@ -97,7 +98,7 @@ class Recorded(NamedTuple):
 class Replay(Trial):
     """A trial that draws nothing: all its choices are those of a trace."""
 
-    def __init__(self, config: Config, federation: Federation, trace: Trace):
+    def __init__(self, config: FedEM, federation: Federation, trace: Trace):
         super().__init__(config, federation)
         self.trace = trace
 
@@ -118,10 +119,10 @@ class Replay(Trial):
         )
 
 
-def configuration(trace: Trace) -> Config:
+def configuration(trace: Trace) -> FedEM:
     """The settings of the recorded run under our names."""
     recorded = json.loads(str(trace["config_json"]))
-    return Config(
+    return FedEM(
         protocol="paper",
         rounds=recorded["global_round"],
         seed=recorded["seed"],
@@ -242,7 +243,7 @@ def compare_units(trace: Trace) -> Iterator[Row]:
     yield within("loss gradient", 0, slope, trace["bce_grad"], 1e-6)
 
 
-def compare_server(trace: Trace, config: Config, number: int) -> Iterator[Row]:
+def compare_server(trace: Trace, config: FedEM, number: int) -> Iterator[Row]:
     """Each step of the server from the recorded result of the one before it."""
     chosen = trace["agg_participants"][number]
     tables = jnp.asarray(trace["item_table_end"][number, chosen])

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 
 from fedem_jax.config import Config
+from fedem_jax.settings import FedEM
 from fedem_jax.data.federation import Federation
 from fedem_jax.metrics import coverage, summarise
 from fedem_jax.ranking import Ranks
@@ -14,9 +15,9 @@ from fedem_jax.summary import PARTS, best_round, per_client, summarise_run
 CLIENTS, ITEMS, CANDIDATES = 8, 120, 99
 
 
-def federation(config: Config | None = None) -> Federation:
+def federation(config: FedEM | None = None) -> Federation:
     """Eight clients with 1, 1, 2, 2, 3, 4, 5, 6 training positives among 120 items."""
-    config = config or Config()
+    config = config or FedEM()
     sizes = np.array([1, 1, 2, 2, 3, 4, 5, 6])
     items = np.concatenate([np.arange(size) for size in sizes])
     draw = np.random.default_rng(0)
@@ -57,7 +58,7 @@ def ranks(number: int, seed: int = 0) -> Ranks:
     )
 
 
-def made_up(config: Config) -> tuple[Run, pd.DataFrame]:
+def made_up(config: FedEM) -> tuple[Run, pd.DataFrame]:
     """What `fedem_jax.train.run` would tell of a run: records, summary, ranks of the clients."""
     data, k, records, best = federation(config), config.top_k, [], ranks(1)
     for number in range(1, config.rounds + 1):

@@ -10,13 +10,13 @@ from toy import small_federation
 
 from fedem_jax import auditing, cli
 from fedem_jax.auditing import Audit, Figures, Share, audit, drawn_as_negative, renumbered
-from fedem_jax.config import Config
+from fedem_jax.settings import FedEM
 from fedem_jax.data.sources import load
 from fedem_jax.errors import UserError
 from fedem_jax.protocol import preset
 from fedem_jax.train import Trial, run
 
-QUICK = Config(method="local-only", rounds=12, eval_every=12, top_k=3, dim=4, size_classes=1)
+QUICK = FedEM(method="local-only", rounds=12, eval_every=12, top_k=3, dim=4, size_classes=1)
 
 
 def federation(protocol, clients=200):
@@ -240,4 +240,4 @@ def test_a_mistake_is_one_sentence(alone, repeats, capsys, args, sentence):
 def test_a_list_as_long_as_the_ranking_is_refused(repeats):
     made = load(str(repeats), preset("paper", min_interactions=3, num_candidates=4), 0)
     with pytest.raises(UserError, match="top_k: among 4 candidates"):
-        audit(Config(top_k=5), made)
+        audit(FedEM(top_k=5), made)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from toy import small_federation
 
-from fedem_jax.config import Config
+from fedem_jax.settings import FedEM
 from fedem_jax.train import Trial
 
 FOLDER = Path(__file__).resolve().parents[1] / "experiments" / "bench"
@@ -26,7 +26,7 @@ def on_path():
 
 @pytest.fixture(scope="module")
 def trial() -> Trial:
-    config = Config(
+    config = FedEM(
         dim=4, batch_size=16, local_epochs=3, bce="logit", aggregation_fraction=0.5, size_classes=1
     )
     return Trial(config, small_federation(clients=8))

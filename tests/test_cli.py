@@ -11,13 +11,14 @@ from made_up import federation, made_up
 
 from fedem_jax import cli
 from fedem_jax.config import Config
+from fedem_jax.settings import FedEM
 from fedem_jax.data.federation import Federation
 from fedem_jax.errors import UserError
 from fedem_jax.progress import against_chance
 from fedem_jax.uncertainty import over_seeds
 
 
-def fake_run(config: Config, federation_: Federation | None = None, observers=()) -> None:
+def fake_run(config: FedEM, federation_: Federation | None = None, observers=()) -> None:
     """What `fedem_jax.train.run` tells its observers, with made-up numbers."""
     setting = {
         "config": config,
@@ -171,7 +172,7 @@ def lines_of(shown: str, start: str) -> list[str]:
 
 
 def test_the_closing_table_shows_both_rankings(fake, capsys):
-    config = Config(rounds=4, protocol="paper", ties="average", top_k=5)
+    config = FedEM(rounds=4, protocol="paper", ties="average", top_k=5)
     summary = made_up(config)[0].summary
     cli.main(["train", "--out", "x", "--rounds", "4", "--protocol", "paper", "--ties", "average",
               "--top-k", "5", "--per-client"])  # fmt: skip
@@ -217,7 +218,7 @@ def test_the_closing_table_shows_both_rankings(fake, capsys):
     ],
 )
 def test_chance_within_the_interval_is_said_plainly(interval, level, clients, said):
-    summary = made_up(Config(rounds=2))[0].summary
+    summary = made_up(FedEM(rounds=2))[0].summary
     summary["clients"] = clients
     summary["chance"] = {"test": {"hr@10": level}}
     summary["headline"]["interval"] = {"test": {"hr@10": interval}}
@@ -251,7 +252,7 @@ def test_report_sums_up_runs_that_differ_in_the_seed(fake, capsys, monkeypatch):
     assert max(map(len, shown.splitlines())) <= 80
     below = shown[shown.index("mean ± sd over 3 seeds") :].splitlines()
     assert "mean" not in "".join(below[1:])
-    headlines = [made_up(Config(rounds=2, seed=seed))[0].summary["headline"] for seed in range(3)]
+    headlines = [made_up(FedEM(rounds=2, seed=seed))[0].summary["headline"] for seed in range(3)]
     spreads = [
         over_seeds([headline[part][name] for headline in headlines])
         for part in ("test", "test_full") for name in ("hr@10", "ndcg@10")

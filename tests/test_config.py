@@ -7,6 +7,7 @@ import re
 import pytest
 
 from fedem_jax.config import Config
+from fedem_jax.settings import FedEM
 from fedem_jax.errors import UserError
 
 
@@ -53,28 +54,28 @@ from fedem_jax.errors import UserError
 )
 def test_a_bad_value_is_named_with_its_remedy(field, value, words):
     with pytest.raises(UserError, match=re.escape(words)):
-        Config(**{field: value})
+        FedEM(**{field: value})
 
 
 @pytest.mark.parametrize("merging", ["per-batch", "once", "replace", "none", "0", "0.3", "1"])
 def test_all_ways_of_merging_are_taken(merging):
-    assert Config(merging=merging).merging == merging
+    assert FedEM(merging=merging).merging == merging
 
 
 def test_limits_are_inside():
-    Config(rounds=1, client_fraction=1.0, threshold=0.0, alpha=0.0, block_size=0, adapter_widths=())
+    FedEM(rounds=1, client_fraction=1.0, threshold=0.0, alpha=0.0, block_size=0, adapter_widths=())
 
 
 # --- files ----------------------------------------------------------------------------------------
 
 
 def test_a_saved_config_is_loaded_as_it_was(tmp_path):
-    config = Config(
+    config = FedEM(
         dataset="a.csv", rounds=7, lr_embedding=0.025, merging="0.3", adapter_widths=(5,),
         columns=("user", "3"), client_fraction=0.5, ties="average", per_client=True,
     )  # fmt: skip
     config.save(tmp_path / "config.json")
-    assert Config.load(tmp_path / "config.json") == config
+    assert load_settings(tmp_path / "config.json") == config
     assert set(json.loads((tmp_path / "config.json").read_text())) == {
         field.name for field in dataclasses.fields(Config)
     }
@@ -87,8 +88,8 @@ def written(path, text):
 
 def test_what_a_file_leaves_out_is_the_default(tmp_path):
     path = written(tmp_path / "c.json", '{"rounds": 3, "lr_embedding": 1}')
-    config = Config.load(path)
-    assert config == Config(rounds=3, lr_embedding=1.0)
+    config = load_settings(path)
+    assert config == FedEM(rounds=3, lr_embedding=1.0)
     assert isinstance(config.lr_embedding, float)
 
 
@@ -111,12 +112,12 @@ def test_what_a_file_leaves_out_is_the_default(tmp_path):
 def test_a_bad_file_is_named_with_what_is_wrong(tmp_path, text, words):
     path = written(tmp_path / "config.json", text)
     with pytest.raises(UserError, match=re.escape(words)):
-        Config.load(path)
+        load_settings(path)
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"nowhere\.json: cannot be read"):
-        Config.load(tmp_path / "nowhere.json")
+        load_settings(tmp_path / "nowhere.json")
 
 
 # --- the folder of a run --------------------------------------------------------------------------
@@ -131,4 +132,4 @@ def test_a_missing_file_is_named(tmp_path):
     ],
 )
 def test_a_run_has_a_folder(settings, folder):
-    assert Config(**settings).run_directory().as_posix() == folder
+    assert FedEM(**settings).run_directory().as_posix() == folder

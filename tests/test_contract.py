@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from toy import small_federation
 
-from fedem_jax.config import Config
+from fedem_jax.settings import FedEM
 from fedem_jax.data.interactions import Interactions
 from fedem_jax.data.split import split
 from fedem_jax.methods import METHODS
 from fedem_jax.protocol import preset
 from fedem_jax.train import Trial
 
-BASE = Config(
+BASE = FedEM(
     dim=4, local_epochs=3, batch_size=16, num_negative=2, lr_embedding=0.03, lr_adapter=0.03,
     threshold=0.02, bce="logit", client_fraction=0.9, aggregation_fraction=0.7, block_size=1,
     size_classes=1,
@@ -252,7 +252,7 @@ def test_the_cut_of_the_work_changes_nothing(labs, name, devices, block, classes
 
 # --- learning -------------------------------------------------------------------------------------
 
-LEARN = Config(
+LEARN = FedEM(
     dim=8, init_scale=0.1, lr_embedding=0.05, local_epochs=2, bce="logit", rounds=40,
     size_classes=1, aggregation="avg", merging="replace", aggregation_fraction=1.0, top_k=5,
 )  # fmt: skip

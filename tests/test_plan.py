@@ -9,7 +9,7 @@ import pytest
 from toy import small_federation
 
 from fedem_jax import cli
-from fedem_jax.config import Config
+from fedem_jax.settings import FedEM
 from fedem_jax.data.federation import Federation
 from fedem_jax.data.sources import load
 from fedem_jax.errors import UserError
@@ -37,7 +37,7 @@ def trial(federation: Federation | None = None, **settings) -> Trial:
         "num_negative": 4,
         "size_classes": 2,
     } | settings
-    return Trial(Config(**values), federation or small_federation())
+    return Trial(FedEM(**values), federation or small_federation())
 
 
 def counted(federation: Federation, client: int, k: int) -> float:
@@ -142,7 +142,7 @@ def test_memory_is_what_the_state_holds_and_the_program_allocates():
 @pytest.mark.parametrize("block", [1, 16])
 def test_memory_is_within_two_fifths_of_what_xla_allocates(name, block, data_dir):
 
-    config = Config(dataset=name, block_size=block)
+    config = FedEM(dataset=name, block_size=block)
     at_hand = Trial(config, load(name, data_dir=data_dir))
     program = jax.jit(lambda *args: at_hand._rounds(1, *args), donate_argnums=0)
     rest = (at_hand.key_draws, at_hand.lists, at_hand.held_out, at_hand.algorithm.hyper)

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from made_up import made_up
 
-from fedem_jax.config import Config
+from fedem_jax.settings import FedEM
 from fedem_jax.plots import learning_curves
 from fedem_jax.record import Run
 
 
 def run(rounds: int, **settings) -> Run:
-    return made_up(Config(rounds=rounds, **settings))[0]
+    return made_up(FedEM(rounds=rounds, **settings))[0]
 
 
 @pytest.mark.parametrize(("runs", "rounds"), [(1, 1), (1, 60), (3, 5)])
@@ -69,7 +69,7 @@ def test_global_state_of_matplotlib_is_left_alone(tmp_path):
     script = (
         "import sys; from fedem_jax.config import Config; from fedem_jax.record import Run\n"
         "from fedem_jax.plots import learning_curves\n"
-        f"run = Run(Config(), {records!r}, {summary!r})\n"
+        f"run = Run(FedEM(), {records!r}, {summary!r})\n"
         f"learning_curves([('x', run)], {str(tmp_path / 'x.png')!r}, title='x')\n"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )

@@ -8,7 +8,7 @@ import twin
 from toy import small_federation, toy
 
 import fedem_jax as fj
-from fedem_jax.config import Config
+from fedem_jax.settings import FedEM
 from fedem_jax.methods import METHODS
 from fedem_jax.metrics import summarise
 from fedem_jax.ranking import Ranking, rank, rank_all
@@ -60,7 +60,7 @@ def ranks_of(scores, protocol="leak-free", block=0, devices=1, length=4, **switc
     scores = scores[:, : federation.num_items]
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setitem(METHODS, "toy", toy(scores[None]))
-        config = Config(method="toy", block_size=block)
+        config = FedEM(method="toy", block_size=block)
         trial = Trial(config, federation, jax.devices()[:devices])
     ranking = Ranking(federation.protocol.ties, federation.protocol.scale, length)
 

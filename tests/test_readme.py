@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from fedem_jax.config import Config
+from fedem_jax.settings import FedEM
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 

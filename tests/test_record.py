@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from made_up import federation, made_up
 
-from fedem_jax.config import Config
+from fedem_jax.settings import FedEM
 from fedem_jax.errors import UserError
 from fedem_jax.record import (
     RunDirectory,
@@ -20,7 +20,7 @@ from fedem_jax.record import (
     shared_k,
 )
 
-CONFIG = Config(rounds=3, adapter_widths=(4,))
+CONFIG = FedEM(rounds=3, adapter_widths=(4,))
 
 
 def written(path, config=CONFIG):
@@ -62,7 +62,7 @@ def test_numpy_numbers_are_written_as_numbers(tmp_path):
 
 
 def test_ranks_and_metrics_of_each_client_are_kept_on_request(tmp_path):
-    _, clients = written(tmp_path / "run", Config(rounds=3, per_client=True, top_k=7))
+    _, clients = written(tmp_path / "run", FedEM(rounds=3, per_client=True, top_k=7))
     kept = pd.read_parquet(tmp_path / "run" / "per_client.parquet")
     pd.testing.assert_frame_equal(kept[list(clients)], clients)
     np.testing.assert_array_equal(kept["test_full hr@7"], clients["test_full"] <= 7)
@@ -98,7 +98,7 @@ def test_each_record_is_on_disk_at_once(tmp_path):
     ],
 )
 def test_the_label_of_a_protocol_names_what_departs_from_the_preset(switches, label):
-    rules = Config(**switches).rules()
+    rules = FedEM(**switches).rules()
     summary = {"protocol": rules.name, "protocol_switches": dataclasses.asdict(rules)}
     assert protocol_label(summary) == label
 

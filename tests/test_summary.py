@@ -8,7 +8,7 @@ import pytest
 from made_up import CLIENTS, ITEMS, federation, made_up, ranks
 from toy import small_federation
 
-from fedem_jax.config import Config
+from fedem_jax.settings import FedEM
 from fedem_jax.metrics import summarise
 from fedem_jax.summary import PARTS, best_round, by_activity, chance, per_client, with_metrics
 from fedem_jax.uncertainty import bootstrap_interval
@@ -16,7 +16,7 @@ from fedem_jax.uncertainty import bootstrap_interval
 
 @pytest.fixture(scope="module")
 def run():
-    return made_up(Config(rounds=6, top_k=7))
+    return made_up(FedEM(rounds=6, top_k=7))
 
 
 def test_the_headline_is_at_the_best_validation_round(run):
@@ -57,7 +57,7 @@ def test_intervals_are_those_of_the_clients(run):
     [("validation", "headline"), ("test", "best_test"), ("last", "last")],
 )
 def test_the_entry_that_the_protocol_selects(selection, entry):
-    summary = made_up(Config(rounds=2, selection=selection))[0].summary
+    summary = made_up(FedEM(rounds=2, selection=selection))[0].summary
     assert summary["selected"] == entry
     assert "test" in summary[entry]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from toy import small_federation, toy
 
-from fedem_jax.config import Config
+from fedem_jax.settings import FedEM
 from fedem_jax.errors import UserError
 from fedem_jax.methods import METHODS
 from fedem_jax.train import Trial, run
@@ -55,7 +55,7 @@ def go(monkeypatch, federation):
     def go(scores=None, observers=(), **settings):
         scores = scores_of(federation, HITS) if scores is None else scores
         monkeypatch.setitem(METHODS, "toy", toy(scores))
-        config = Config(method="toy", top_k=3, **({"rounds": 5} | settings))
+        config = FedEM(method="toy", top_k=3, **({"rounds": 5} | settings))
         return run(config, federation, observers)
 
     return go
@@ -125,7 +125,7 @@ def test_observers_hear_everything_in_order(go):
 
 def test_an_unknown_method_is_answered_with_the_nearest(federation):
     with pytest.raises(UserError, match="'fedme' is unknown; did you mean 'fedem'"):
-        run(Config(method="fedme"), federation)
+        run(FedEM(method="fedme"), federation)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -144,9 +144,9 @@ def test_scores_that_are_not_finite_end_the_run(go, federation, value):
 def test_too_few_items_to_draw_from_are_refused(federation):
     fewest = federation.num_items - np.diff(federation.barred_offsets)
     user = federation.user_ids[fewest.argmin()]
-    Trial(Config(num_negative=int(fewest.min())), federation, jax.devices()[:1])
+    Trial(FedEM(num_negative=int(fewest.min())), federation, jax.devices()[:1])
     with pytest.raises(UserError, match=f"user {user}: only {fewest.min()} items"):
-        Trial(Config(num_negative=int(fewest.min()) + 1), federation)
+        Trial(FedEM(num_negative=int(fewest.min()) + 1), federation)
 
 
 # --- segments -------------------------------------------------------------------------------------
@@ -167,7 +167,7 @@ def trial(monkeypatch, federation):
         return algorithm._replace(round=round)
 
     monkeypatch.setitem(METHODS, "toy", counted)
-    return Trial(Config(method="toy"), federation), traces
+    return Trial(FedEM(method="toy"), federation), traces
 
 
 def test_a_segment_is_compiled_once_for_each_length(trial):

@@ -175,15 +175,16 @@ def processor() -> str:
 def federation_of(case: Case):
     """The settings of a case and its data."""
     from fedem_jax.config import Config
+from fedem_jax.settings import FedEM
     from fedem_jax.data.sources import load
     from fedem_jax.data.split import split
     from fedem_jax.data.synthetic import synthetic
 
     if isinstance(case.data, str):
-        config = Config(dataset=case.data, **case.settings)
+        config = FedEM(dataset=case.data, **case.settings)
         return config, load(case.data, config.rules(), config.seed)
     clients, items, fewest, most = case.data
-    config = Config(**case.settings)
+    config = FedEM(**case.settings)
     interactions, _ = synthetic(clients, items, sizes=(fewest, most))
     return config, split(interactions, config.rules(), config.seed, "synthetic")
 

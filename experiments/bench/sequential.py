@@ -17,6 +17,7 @@ import numpy as np
 import optax
 
 from fedem_jax.config import Config
+from fedem_jax.settings import FedEM
 from fedem_jax.losses import LOSSES
 from fedem_jax.merge import merged
 from fedem_jax.models.adapter import Adapter
@@ -73,7 +74,7 @@ class Outcome(NamedTuple):
 class Sequential:
     """Local training of single clients, with the settings of a configuration."""
 
-    def __init__(self, config: Config):
+    def __init__(self, config: FedEM):
         self.config = config
         backbone, theta = FCF(config.dim, config.init_scale), Adapter(config.adapter_widths)
         loss = LOSSES[config.bce]

@@ -1,8 +1,19 @@
-"""Federated methods by name. Adding one: a file like `fedem.py`, and a line here."""
+"""Federated methods by name. Adding one: see CONTRIBUTING.md."""
 
 from __future__ import annotations
 
-from fedem_jax.methods.fedem import fedem
-from fedem_jax.methods.local_only import local_only
+from collections.abc import Callable
 
-METHODS = {"fedem": fedem, "local-only": local_only}
+from fedem_jax.base import Algorithm
+from fedem_jax.methods.fedem import fedem
+from fedem_jax.methods.fedmf import fedmf
+from fedem_jax.methods.local_only import local_only
+from fedem_jax.methods.pfedrec import pfedrec
+
+METHODS: dict[str, Callable[..., Algorithm]] = {
+    "fedem": fedem,
+    "local-only": local_only,
+    "fedmf": fedmf,
+    "pfedrec": pfedrec,
+}
+"""`(settings, num_items, layout, samples) -> algorithm`, by the name of the method."""

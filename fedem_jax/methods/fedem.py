@@ -16,20 +16,22 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from fedem_jax.aggregate import aggregated, aggregation_weights, sample_shares
 from fedem_jax.base import Algorithm, Info, State, Traffic
 from fedem_jax.clients import Layout
-from fedem_jax.config import Config
 from fedem_jax.draws import Draws
-from fedem_jax.local import Change, Phase, Rule, exact, fit_embedding, train_clients, tree_at
-from fedem_jax.losses import LOSSES
+from fedem_jax.local import Rule, exact, fit_embedding, tree_at
 from fedem_jax.merge import fit_adapter, fit_elastic, merged
 from fedem_jax.models.adapter import Adapter
 from fedem_jax.models.fcf import FCF, item_table
+from fedem_jax.models.scoring import scoring
+from fedem_jax.settings import FedEM
 from fedem_jax.similarity import SIMILARITIES, principal_axes, principal_scores, rounded_up
+from fedem_jax.training import Change, Phase, train_clients, training_scratch
 
 
 class Hyper(NamedTuple):
@@ -47,7 +49,7 @@ class Hyper(NamedTuple):
     """Share of the aggregated table where it is a constant."""
 
     @classmethod
-    def of(cls, config: Config) -> Hyper:
+    def of(cls, config: FedEM) -> Hyper:
         """The numbers of a configuration."""
         constant = {"replace": 1.0, "none": 0.0, "per-batch": jnp.nan, "once": jnp.nan}
         rho = constant[config.merging] if config.merging in constant else float(config.merging)
@@ -85,7 +87,7 @@ NOT_SERVED = -1
 """Slot of a client that waits for no table."""
 
 
-def fedem(config: Config, num_items: int, layout: Layout, samples: Int[Array, " C"]) -> Algorithm:
+def fedem(config: FedEM, num_items: int, layout: Layout, samples: Int[Array, " C"]) -> Algorithm:
     """FedEM on one federation.
 
     Args:
@@ -95,17 +97,10 @@ def fedem(config: Config, num_items: int, layout: Layout, samples: Int[Array, " 
         samples: samples that each client trains on in a round, positives and negatives.
     """
     backbone, adapter = FCF(config.dim, config.init_scale), Adapter(config.adapter_widths)
-    loss = LOSSES[config.bce]
-    _, num_served = round_sizes(config, layout.number)
+    logits, objective = scoring(backbone, config.bce)
+    _, num_served = config.round_sizes(layout.number)
     num_tables = 1 if config.aggregation == "avg" else num_served
     stored = jnp.dtype(config.table_dtype)
-
-    def logits(private, rows) -> Float[Array, "*M"]:
-        return jnp.asarray(backbone.apply({"params": private}, rows))
-
-    def objective(private, rows, labels, weights):
-        """Binary cross-entropy of the backbone's scores, weighted sum over the rows."""
-        return jnp.sum(weights * loss(logits(private, rows), labels))
 
     def weigh(theta, local, aggregated, rho) -> Float[Array, "*M"]:
         """rho: the share of the aggregated row, item by item."""
@@ -126,9 +121,9 @@ def fedem(config: Config, num_items: int, layout: Layout, samples: Int[Array, " 
     def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
         participants = draws.participants()
         clients, info = train(draws, state, participants, hyper)
-        chosen = draws.aggregated(participants)
+        chosen = layout.places(draws.aggregated(participants))
         upload = Upload(items=clients.items[chosen], samples=jnp.asarray(samples)[chosen])
-        download = serve(config, draws, upload, hyper)
+        download = serve(config, layout, draws, upload, hyper)
         table = jnp.arange(num_served, dtype=jnp.int32) % num_tables
         slot = jnp.full(layout.padded, NOT_SERVED, jnp.int32).at[chosen].set(table)
         return State(clients._replace(slot=slot), download), info
@@ -142,7 +137,10 @@ def fedem(config: Config, num_items: int, layout: Layout, samples: Int[Array, " 
         ]
         if config.merging == "none":
             phases = phases[:1]
-        return train_clients(phases, layout, draws, rule, num_items, state, participants)
+        clients, info, _ = train_clients(
+            phases, layout, draws, rule, num_items, state, participants
+        )
+        return clients, info
 
     def merges(slot: Int[Array, "*C"]) -> Bool[Array, "*C"]:
         """Who was served; nobody merges where the method never downloads."""
@@ -151,10 +149,9 @@ def fedem(config: Config, num_items: int, layout: Layout, samples: Int[Array, " 
     def train_own(hyper: Hyper, session, clients: Clients, _, id) -> Change:
         """A client that was not served: local epochs on its own table."""
         private, rows = tree_at(clients.private, id), session.rows
-        private, table, trained = fit_embedding(
-            objective, private, exact(clients.items[id, rows]), session, hyper.lr_embedding
-        )
-        return Change({"private": private}, rows, table, trained)
+        table, optimiser = exact(clients.items[id, rows]), optax.adam(hyper.lr_embedding)
+        private, table, trained = fit_embedding(objective, private, table, session, optimiser)
+        return Change({"private": private}, trained, rows, table)
 
     def merge_and_train(hyper: Hyper, session, clients: Clients, download, id) -> Change:
         """A client that was served: elastic merging, then local epochs."""
@@ -172,11 +169,12 @@ def fedem(config: Config, num_items: int, layout: Layout, samples: Int[Array, " 
                 hyper.lr_adapter, hyper.lr_embedding,
             )  # fmt: skip
         else:
+            optimiser = optax.adam(hyper.lr_embedding)
             private, new_rows, trained = fit_embedding(
-                objective, private, table[rows], session, hyper.lr_embedding
+                objective, private, table[rows], session, optimiser
             )
         table, every = table.at[rows].set(new_rows, mode="drop"), jnp.arange(num_items)
-        return Change({"private": private, "adapter": theta}, every, table, trained)
+        return Change({"private": private, "adapter": theta}, trained, every, table)
 
     def score(state: State, ids: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
         """Logits of all items, with the model each client would use: merged, if just served."""
@@ -191,12 +189,26 @@ def fedem(config: Config, num_items: int, layout: Layout, samples: Int[Array, " 
         rows = lax.cond(jnp.any(merges(slot)), merge, lambda rows: rows, exact(rows))
         return jax.vmap(logits)(private, rows)
 
+    def scratch(block: int) -> dict[str, int]:
+        """Merging: own and aggregated table and their merger, [I D]; rows of both tables, both
+        moments and the gradient, [M D]; the adapter's hidden layers, [I]. Aggregating: a copy of
+        the uploads, their signatures, and 6 arrays of clients by clients."""
+        serves, dim = config.merging != "none", config.dim
+        numbers = training_scratch(layout, num_items, dim, block, tables=3 if serves else 1)
+        numbers["aggregate"] = num_served * (num_items * (dim + 2) + 6 * num_served)
+        if serves:
+            hidden, rows = sum(config.adapter_widths) + 3, max(c.rows for c in layout.coarse)
+            numbers["merge"] = numbers["train"] + block * (
+                num_items * (3 * dim + hidden) - rows * dim
+            )
+        return {phase: 4 * count for phase, count in numbers.items()}
+
     table = stored.itemsize * num_items * config.dim
     traffic = Traffic(up=num_served * (table + 4), down=num_served * table)
-    return Algorithm(init, round, score, num_items, Hyper.of(config), traffic)
+    return Algorithm(init, round, score, num_items, Hyper.of(config), traffic, scratch)
 
 
-def serve(config: Config, draws: Draws, upload: Upload, hyper: Hyper) -> Download:
+def serve(config: FedEM, layout: Layout, draws: Draws, upload: Upload, hyper: Hyper) -> Download:
     """The server's step, on nothing but the uploads."""
     tables, shares, alike = exact(upload.items), sample_shares(upload.samples), None
     if config.aggregation != "avg":
@@ -205,10 +217,4 @@ def serve(config: Config, draws: Draws, upload: Upload, hyper: Hyper) -> Downloa
         scores = scores * draws.signs(axes, scores)[:, None]
         alike = rounded_up(SIMILARITIES[config.similarity](scores))
     weights = aggregation_weights(config.aggregation, shares, alike, hyper.alpha)
-    return Download(aggregated(weights, tables).astype(upload.items.dtype))
-
-
-def round_sizes(config: Config, num_clients: int) -> tuple[int, int]:
-    """Clients that train in a round, and those of them that are aggregated; at least one each."""
-    participants = max(1, int(num_clients * config.client_fraction))
-    return participants, max(1, int(participants * config.aggregation_fraction))
+    return Download(aggregated(layout.split(weights), tables).astype(upload.items.dtype))

@@ -12,15 +12,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float, Int, Key
 
 from fedem_jax.base import Algorithm, Info, State, Traffic
 from fedem_jax.clients import Layout
-from fedem_jax.config import Config
 from fedem_jax.draws import Draws
-from fedem_jax.local import Change, Phase, Rule, exact, fit_embedding, train_clients, tree_at
-from fedem_jax.losses import LOSSES
+from fedem_jax.local import Rule, exact, fit_embedding, tree_at
 from fedem_jax.models.fcf import FCF, item_table
+from fedem_jax.models.scoring import scoring
+from fedem_jax.settings import LocalOnly
+from fedem_jax.training import Change, Phase, everybody, train_clients, training_scratch
 
 
 class Hyper(NamedTuple):
@@ -42,16 +44,11 @@ class Clients(NamedTuple):
 
 
 def local_only(
-    config: Config, num_items: int, layout: Layout, samples: Int[Array, " C"]
+    config: LocalOnly, num_items: int, layout: Layout, samples: Int[Array, " C"]
 ) -> Algorithm:
     """Local-only on one federation; the arguments are those of `fedem`."""
-    backbone, loss = FCF(config.dim, config.init_scale), LOSSES[config.bce]
-
-    def logits(private, rows) -> Float[Array, "*M"]:
-        return jnp.asarray(backbone.apply({"params": private}, rows))
-
-    def objective(private, rows, labels, weights):
-        return jnp.sum(weights * loss(logits(private, rows), labels))
+    backbone = FCF(config.dim, config.init_scale)
+    logits, objective = scoring(backbone, config.bce)
 
     def init(key: Key[Array, ""]) -> State:
         key_items, key_private, _ = jax.random.split(key, 3)  # the same start as FedEM's
@@ -64,23 +61,25 @@ def local_only(
     def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
         def train(session, clients: Clients, _, id) -> Change:
             private, rows = tree_at(clients.private, id), session.rows
-            private, table, trained = fit_embedding(
-                objective, private, exact(clients.items[id, rows]), session, hyper.lr_embedding
-            )
-            return Change({"private": private}, rows, table, trained)
-
-        def everybody(clients: Clients):
-            return jnp.ones(len(clients.items), bool)
+            table, optimiser = exact(clients.items[id, rows]), optax.adam(hyper.lr_embedding)
+            private, table, trained = fit_embedding(objective, private, table, session, optimiser)
+            return Change({"private": private}, trained, rows, table)
 
         rule = Rule(config.batch_size, config.local_epochs, hyper.threshold)
         phases = [Phase(train, everybody, layout.classes)]
-        participants = draws.participants()
-        clients, info = train_clients(phases, layout, draws, rule, num_items, state, participants)
+        clients, info, _ = train_clients(
+            phases, layout, draws, rule, num_items, state, draws.participants()
+        )
         return State(clients, ()), info
 
     def score(state: State, ids: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
         private, rows = tree_at(state.clients, ids)
         return jax.vmap(logits)(private, exact(rows))
 
+    def scratch(block: int) -> dict[str, int]:
+        numbers = training_scratch(layout, num_items, config.dim, block)
+        return {phase: 4 * count for phase, count in numbers.items()}
+
     hyper = Hyper(jnp.float32(config.lr_embedding), jnp.float32(config.threshold))
-    return Algorithm(init, round, score, num_items, hyper, Traffic(up=0, down=0))
+    traffic = Traffic(up=0, down=0)
+    return Algorithm(init, round, score, num_items, hyper, traffic, scratch)

@@ -1,0 +1,202 @@
+"""How much memory a run takes, and how many clients can be worked on side by side.
+
+    memory of a device = state + data + scratch,  scratch = that of the round's largest phase
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedem_jax.base import Algorithm, State
+from fedem_jax.clients import Layout
+from fedem_jax.config import Config
+from fedem_jax.data.federation import Federation
+from fedem_jax.errors import UserError
+from fedem_jax.methods import METHODS
+from fedem_jax.units import in_bytes
+
+WIDEST_BLOCK = 256
+"""Most clients side by side on an accelerator."""
+USABLE = 0.9
+"""Share of a device's memory that a run may plan with."""
+
+
+class MemoryPlan(NamedTuple):
+    """Bytes on each device."""
+
+    clients: int
+    """Parameters of the device's clients: C I D numbers over the devices, and little more."""
+    server: int
+    """The server's tables, R I D; every device holds them whole."""
+    data: int
+    """Ragged lists and held-out items."""
+    scratch: dict[str, int]
+    """What each phase of a round needs for itself; one runs at a time."""
+    limit: int
+    """What the device has to give."""
+    devices: int
+    block: int
+    """Clients worked on side by side."""
+    advice: str
+    """What would fit, if this does not; else empty."""
+
+    @property
+    def total(self) -> int:
+        """State, data and the largest phase."""
+        return self.clients + self.server + self.data + max(self.scratch.values())
+
+    @property
+    def fits(self) -> bool:
+        """Whether the run leaves a tenth of the device free."""
+        return self.total <= USABLE * self.limit
+
+    def check(self) -> None:
+        """Refuse a run that does not fit.
+
+        Raises:
+            UserError: says what is needed, what there is, and what would fit.
+        """
+        if not self.fits:
+            raise UserError(
+                f"memory: the run needs {in_bytes(self.total)} on each of {self.devices} devices "
+                f"(clients' tables {in_bytes(self.clients)}, server's tables "
+                f"{in_bytes(self.server)}, scratch {in_bytes(max(self.scratch.values()))}), but "
+                f"only {in_bytes(USABLE * self.limit)} can be used; {self.advice}."
+            )
+
+
+def plan_memory(
+    config: Config, federation: Federation, layout: Layout, limit: int | None = None
+) -> MemoryPlan:
+    """What a run takes on each device, and the block size with which it fits.
+
+    The block is `config.block_size` if that is set; else 1 on a CPU, where one client's table stays
+    in the cache of its core, and the largest power of two that fits elsewhere.
+
+    Args:
+        config: all settings.
+        federation: the data.
+        layout: devices and size classes; its block is not looked at.
+        limit: bytes that each device has to give; None: what it says.
+    """
+    limit = device_memory(layout) if limit is None else limit
+    plan = _choose_block(config, federation, layout, limit)
+    return plan if plan.fits else plan._replace(advice=_advice(config, federation, layout, plan))
+
+
+def _choose_block(config: Config, federation: Federation, layout: Layout, limit: int):
+    algorithm, state = bound(config, federation, layout)
+    widest = config.block_size or (1 if on_cpu(layout) else WIDEST_BLOCK)
+    blocks = [widest]
+    while not config.block_size and blocks[-1] > 1:
+        blocks.append(blocks[-1] // 2)
+    plans = (_with_block(config, federation, layout, algorithm, state, limit, b) for b in blocks)
+    for plan in plans:
+        if plan.fits:
+            break
+    return plan
+
+
+def _with_block(
+    config: Config, federation: Federation, layout: Layout,
+    algorithm: Algorithm, state: State, limit: int, block: int,
+) -> MemoryPlan:  # fmt: skip
+    clients, devices = federation.num_clients, layout.mesh.size
+    room = max(max(size.positives, size.barred) for size in layout.classes)
+    lists = 2 * layout.padded + len(federation.items) + len(federation.barred) + 2 * room
+    asked = 2 + 2 * federation.val_candidates.shape[1]
+    return MemoryPlan(
+        clients=bytes_of(state.clients) // devices,
+        server=bytes_of(state.server),
+        data=4 * (lists + asked * layout.shard),
+        scratch=algorithm.scratch(min(block, layout.shard)),
+        limit=limit,
+        devices=devices,
+        block=block,
+        advice="",
+    )
+
+
+def _advice(config: Config, federation: Federation, layout: Layout, plan: MemoryPlan) -> str:
+    """Single changes after which the run would fit."""
+
+    def fits(**changes) -> bool:
+        changed = dataclasses.replace(config, **changes)
+        return _choose_block(changed, federation, layout, plan.limit).fits
+
+    advice = []
+    dims = (config.dim >> halvings for halvings in range(1, config.dim.bit_length()))
+    if dim := next((dim for dim in dims if fits(dim=dim)), 0):
+        advice.append(f"--dim {dim}")
+    if config.table_dtype == "float32" and fits(table_dtype="bfloat16"):
+        advice.append("--table-dtype bfloat16")
+    if aggregated := getattr(config, "aggregation_fraction", 0.0):
+        shares = (aggregated / 2**halvings for halvings in range(1, 8))
+        if share := next((share for share in shares if fits(aggregation_fraction=share)), 0.0):
+            advice.append(f"--aggregation-fraction {share:.2g}")
+    if config.block_size > 1 and fits(block_size=1):
+        advice.append("--block-size 1")
+    left = USABLE * plan.limit - (plan.total - plan.clients)
+    if left > 0 and not on_cpu(layout):
+        advice.append(f"{math.ceil(plan.clients * plan.devices / left)} such devices")
+    return f"{' or '.join(advice)} would fit" if advice else "take fewer clients or items"
+
+
+def device_memory(layout: Layout) -> int:
+    """Bytes that each device of a layout has to give. The devices of a CPU share what is free."""
+    device = layout.mesh.devices.flat[0]
+    stats = None if on_cpu(layout) else device.memory_stats()
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"]
+    return free_memory() // layout.mesh.size
+
+
+def free_memory() -> int:
+    """Bytes that the host can still give: as Linux says, else all that is built in."""
+    try:
+        with open("/proc/meminfo") as file:
+            lines = dict(line.split(":") for line in file)
+        return 1024 * int(lines["MemAvailable"].split()[0])
+    except (OSError, KeyError):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def on_cpu(layout: Layout) -> bool:
+    return layout.mesh.devices.flat[0].platform == "cpu"
+
+
+def bytes_of(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def bound(config: Config, federation: Federation, layout: Layout) -> tuple[Algorithm, State]:
+    """The method on this federation, and the shapes of its state."""
+    samples = jnp.zeros(layout.padded, jnp.int32)
+    algorithm = METHODS[config.method](config, federation.num_items, layout, samples)
+    return algorithm, jax.eval_shape(algorithm.init, jax.random.key(0))
+
+
+def on_cpu(layout: Layout) -> bool:
+    return layout.mesh.devices.flat[0].platform == "cpu"
+
+
+def bytes_of(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def bound(config: Config, federation: Federation, layout: Layout) -> tuple[Algorithm, State]:
+    """The method on this federation, and the shapes of its state."""
+    samples = jnp.zeros(layout.padded, jnp.int32)
+    algorithm = METHODS[config.method](config, federation.num_items, layout, samples)
+    return algorithm, jax.eval_shape(algorithm.init, jax.random.key(0))
+
+
+def serves(config: Config, algorithm: Algorithm) -> bool:
+    """Whether clients are served with tables, which they merge."""
+    return algorithm.traffic.down > 0 and config.merging != "none"

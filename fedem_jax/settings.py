@@ -1,0 +1,316 @@
+"""The settings of every method: the fields of its class are the flags of `fedem train --method`.
+
+Defaults are those of the released programs, with two exceptions that hold for all: the protocol,
+and whatever a program tunes on the data set, which `presets.py` holds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_type_hints
+
+from fedem_jax.config import Config, Count, Natural, Portion, Positive, Share, Weight
+from fedem_jax.errors import UserError
+from fedem_jax.protocol import nearest
+
+MERGINGS = ("per-batch", "once", "replace", "none")
+"""Named ways of merging; a number in [0, 1] is the fifth."""
+
+
+@dataclass(frozen=True)
+class AdamClients(Config):
+    """Clients that train by Adam, made anew in every round, until their loss settles."""
+
+    lr_embedding: Positive = 0.01
+    """Step size of user vector and item table."""
+    threshold: Weight = 1e-4
+    """A client stops early once its running loss changes by less than this share in an epoch."""
+
+
+@dataclass(frozen=True)
+class FedEM(AdamClients):
+    """FedEM (Chen et al., AAAI 2026): similar clients are averaged for each client, which merges
+    the result with its own table elastically."""
+
+    method: str = "fedem"
+    lr_embedding: Positive = 0.1
+    lr_adapter: Positive = 0.1
+    """Step size of the adapter."""
+    aggregation: Literal["both", "avg", "sim"] = "both"
+    """Weights of the server: sample shares and similarity, shares alone, similarity alone."""
+    similarity: Literal["l2", "cos"] = "l2"
+    """Similarity between the clients' tables."""
+    alpha: Weight = 0.9
+    """Weight of the similarity against the sample shares (aggregation = both)."""
+    merging: str = "per-batch"
+    """How a client takes up its aggregated table: per-batch, once, replace, none, or a number in
+    [0, 1] that serves as constant weight of the aggregated table."""
+    adapter_widths: tuple[Count, ...] = (16, 8)
+    """Hidden widths of the adapter."""
+    aggregation_fraction: Share = 0.1
+    """Share of the training clients that are aggregated, and merge in the next round."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.merging in MERGINGS:
+            return
+        try:
+            share = float(self.merging)
+        except ValueError:
+            hint = nearest(self.merging, list(MERGINGS))
+            raise UserError(
+                f"merging: '{self.merging}' is unknown; {hint}, or a number in [0, 1]."
+            ) from None
+        if not 0 <= share <= 1:
+            raise UserError(f"merging: {self.merging} is no weight; give one in [0, 1].")
+
+    def round_sizes(self, num_clients: int) -> tuple[int, int]:
+        participants, _ = super().round_sizes(num_clients)
+        return participants, max(1, int(participants * self.aggregation_fraction))
+
+
+@dataclass(frozen=True)
+class LocalOnly(AdamClients):
+    """Local-only: every client trains the client model of FedEM by itself."""
+
+    method: str = "local-only"
+    lr_embedding: Positive = 0.1
+
+
+@dataclass(frozen=True)
+class CentralMF(AdamClients):
+    """Centralised matrix factorisation: all data in one place, as an upper reference."""
+
+    method: str = "central-mf"
+    local_epochs: Count = 1
+    """Passes over a round's samples, which are drawn anew in every round."""
+    weight_decay: Weight = 0.0
+    """L2 penalty of user vectors and item table."""
+
+
+@dataclass(frozen=True)
+class FedMF(AdamClients):
+    """FedMF (also FCF, FedAvg of matrix factorisation): the item table is averaged and replaces
+    every client's; user vectors stay at home. As in the program of FedCA."""
+
+    method: str = "fedmf"
+    weighting: Literal["samples", "uniform"] = "samples"
+    """Weights of the clients in the average."""
+    evaluated: Literal["global", "local"] = "global"
+    """Item table that clients rank with: the new average, or their own before its download."""
+
+
+@dataclass(frozen=True)
+class FCF(Config):
+    """FCF (Ammad-ud-din et al. 2019): user vectors in closed form from all items; the server moves
+    the item table by Adam along the summed gradients."""
+
+    method: str = "fcf"
+    confidence: Weight = 4.0
+    """Weight of an interaction over the rest: c = 1 + confidence."""
+    regularization: Positive = 1.0
+    """L2 penalty of user vectors and item table."""
+    lr_server: Positive = 0.1
+    """Step size of the server."""
+    server_steps: Count = 1
+    """Gradient exchanges with the clients in a round, each followed by a step of the server."""
+    init_scale: Positive = 0.1
+
+
+@dataclass(frozen=True)
+class FedNCF(FedMF):
+    """FedNCF (Perifanis, Efraimidis 2022): user vector and item row through a network; item table
+    and network are averaged. As in the program of FedCA."""
+
+    method: str = "fedncf"
+    network_widths: tuple[Count, ...] = (16, 8)
+    """Hidden widths of the network."""
+    lr_network: Positive = 0.01
+    """Step size of the network."""
+    weight_decay: Weight = 1e-3
+    """L2 penalty of the network, added to its gradient."""
+
+
+@dataclass(frozen=True)
+class PFedRec(Config):
+    """PFedRec (Zhang et al., IJCAI 2023): a score function of its own for every client, over an
+    averaged item table that it fine-tunes."""
+
+    method: str = "pfedrec"
+    dim: Count = 32
+    local_epochs: Count = 1
+    lr_network: Positive = 0.1
+    """Step size of the score function."""
+    lr_item_factor: Positive = 80.0
+    """Step size of the item table, as a multiple of lr_network times the number of items."""
+    evaluated: Literal["local", "global"] = "local"
+    """Item table that clients rank with: their own before the download, or the new average."""
+
+
+@dataclass(frozen=True)
+class GPFedRec(Config):
+    """GPFedRec (Zhang et al., KDD 2024): item tables aggregated over a graph of the clients guide
+    local training; their mean is downloaded."""
+
+    method: str = "gpfedrec"
+    dim: Count = 32
+    local_epochs: Count = 1
+    network_widths: tuple[Count, ...] = (32, 16, 8)
+    """Hidden widths of each client's own network."""
+    lr_network: Positive = 0.1
+    """Step size of the network."""
+    lr_factor: Positive = 80.0
+    """Step sizes of user vector and item table, as multiples of lr_network; the item table's also
+    times the number of items. One lr_network is taken off both (released program)."""
+    regularization: Weight = 1.0
+    """Pull of the item table towards the one aggregated for the client."""
+    graph: Literal["distance", "similarity"] = "distance"
+    """Neighbours: the most dissimilar clients, as the released program has it, or the most
+    similar ones, as the paper says."""
+    neighbours: Natural = 0
+    """Neighbours of each client; 0: all beyond a threshold."""
+    neighbour_threshold: Weight = 1.0
+    """That threshold, as a multiple of the graph's mean entry."""
+    layers: Count = 1
+    """Steps over the graph."""
+
+
+@dataclass(frozen=True)
+class FedRAP(Config):
+    """FedRAP (Li et al., ICLR 2024): a personal item table added to a common one; only the common
+    one is averaged."""
+
+    method: str = "fedrap"
+    dim: Count = 32
+    batch_size: Count = 2048
+    lr_network: Positive = 0.5
+    """Step size of the score function."""
+    lr_embedding: Positive = 200.0
+    """Step size of both item tables."""
+    independence: Weight = 0.1
+    """Reward for the distance between the two tables, lambda of the paper."""
+    sparsity: Weight = 0.1
+    """Penalty of the common table, mu of the paper."""
+    sparsity_norm: Literal["l1", "l2"] = "l1"
+    """Norm of that penalty."""
+    schedule: Literal["constant", "tanh"] = "constant"
+    """Both weights: constant, as the released program has it, or rising from 0 as tanh(r / 10), as
+    the paper says."""
+    weight_decay: Weight = 1e-4
+    """L2 penalty of everything, added to the gradients."""
+    decay_per_batch: Share = 0.95
+    """Factor of the step sizes after every batch."""
+    decay_per_round: Share = 0.97
+    """Factor of the step sizes after every round."""
+    threshold: Weight = 1e-4
+    """A client stops early once its running loss changes by less than this share in an epoch."""
+
+
+@dataclass(frozen=True)
+class FedCA(AdamClients):
+    """FedCA (Zhang et al. 2024): aggregation weights from sample share, similarity and
+    complementarity; the client keeps most of its own table."""
+
+    method: str = "fedca"
+    similarity_weight: Weight = 0.3
+    """Weight of the similarity between the clients' tables."""
+    complementarity_weight: Weight = 0.3
+    """Weight of the agreement between the subspaces of their items."""
+    directions: Count = 4
+    """Principal directions that span such a subspace."""
+    interpolation: Portion = 0.9
+    """Share of its own table that a client keeps."""
+    aggregation_fraction: Share = 0.1
+    """Share of the training clients that are aggregated, and take up the result."""
+
+    def round_sizes(self, num_clients: int) -> tuple[int, int]:
+        participants, _ = super().round_sizes(num_clients)
+        return participants, max(1, int(participants * self.aggregation_fraction))
+
+
+@dataclass(frozen=True)
+class CoFedRec(Config):
+    """CoFedRec (He et al., WWW 2024): a random group of clients with similar taste takes up its
+    mean table; clusters of the items guide local training by contrast."""
+
+    method: str = "cofedrec"
+    dim: Count = 32
+    local_epochs: Count = 2
+    lr_network: Positive = 0.1
+    """Step size of the score function."""
+    lr_item_factor: Positive = 80.0
+    """Step size of the item table, as a multiple of lr_network times the number of items."""
+    num_clusters: Count = 30
+    """Clusters of the items."""
+    contrast: Weight = 0.005
+    """Weight of the contrastive loss over the clusters."""
+    temperature: Positive = 0.1
+    """Its temperature."""
+    base_temperature: Positive = 0.5
+    """Its loss is multiplied by temperature / base_temperature."""
+
+
+SETTINGS: dict[str, type[Config]] = {
+    kind.method: kind
+    for kind in (
+        FedEM, LocalOnly, CentralMF, FedMF, FCF, FedNCF, PFedRec, GPFedRec, FedRAP, FedCA, CoFedRec
+    )
+}  # fmt: skip
+"""By method."""
+
+
+def settings_of(method: str) -> type[Config]:
+    """The class that describes experiments with a method.
+
+    Raises:
+        UserError: there is no such method.
+    """
+    if method not in SETTINGS:
+        raise UserError(f"method: '{method}' is unknown; {nearest(method, list(SETTINGS))}.")
+    return SETTINGS[method]
+
+
+def load_settings(path: str | Path) -> Config:
+    """Read settings written by `Config.save`.
+
+    Raises:
+        UserError: the file is missing, no JSON object, or holds an unknown method or field.
+    """
+    path = Path(path)
+    try:
+        values = json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
+    except ValueError as error:
+        raise UserError(f"{path}: is not JSON ({error}).") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: holds no settings; expected a JSON object.")
+    try:
+        kind = settings_of(str(values.get("method", FedEM.method)))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    known = {field.name: field for field in dataclasses.fields(kind)}
+    for name, value in values.items():
+        if name not in known:
+            raise UserError(f"{path}: unknown field '{name}'; {nearest(name, list(known))}.")
+        values[name] = _as_in(path, kind, name, value, known[name].default)
+    return kind(**values)
+
+
+def _as_in(path: Path, kind: type[Config], name: str, value: Any, default: Any) -> Any:
+    """A value from JSON in the type of the field's default."""
+    if isinstance(default, tuple) and isinstance(value, list):
+        (entry, _) = get_args(get_type_hints(kind)[name])
+        if any(type(each) is not entry for each in value):
+            raise UserError(f"{path}: field '{name}' is {value!r}; expected {entry.__name__}s.")
+        return tuple(value)
+    if isinstance(default, float) and type(value) is int:
+        return float(value)
+    if type(value) is not type(default):
+        raise UserError(
+            f"{path}: field '{name}' is {value!r}; expected a {type(default).__name__}."
+        )
+    return value
