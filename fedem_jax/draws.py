@@ -79,7 +79,8 @@ class Fresh(NamedTuple):
     def of_round(cls, key: Key[Array, ""], number: Int[Array, ""], *sizes) -> Fresh:
         """The draws of round `number` of the run with this key; `sizes` are the other fields."""
         key = jax.random.fold_in(key, number)
-        return cls(*jax.random.split(key, 4), jax.random.fold_in(key, SERVER), *sizes)
+        keys = [*jax.random.split(key, 4), jax.random.fold_in(key, SERVER)]
+        return cls(*keys, *sizes)
 
     def participants(self) -> Int[Array, " P"]:
         everyone = jnp.arange(self.num_clients, dtype=jnp.int32)

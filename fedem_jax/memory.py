@@ -1,6 +1,6 @@
 """How much memory a run takes, and how many clients can be worked on side by side.
 
-    memory of a device = state + data + scratch,  scratch = that of the round's largest phase
+memory of a device = state + data + scratch,  scratch = that of the round's largest phase
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _with_block(
     config: Config, federation: Federation, layout: Layout,
     algorithm: Algorithm, state: State, limit: int, block: int,
 ) -> MemoryPlan:  # fmt: skip
-    clients, devices = federation.num_clients, layout.mesh.size
+    devices = layout.mesh.size
     room = max(max(size.positives, size.barred) for size in layout.classes)
     lists = 2 * layout.padded + len(federation.items) + len(federation.barred) + 2 * room
     asked = 2 + 2 * federation.val_candidates.shape[1]
@@ -180,23 +180,3 @@ def bound(config: Config, federation: Federation, layout: Layout) -> tuple[Algor
     samples = jnp.zeros(layout.padded, jnp.int32)
     algorithm = METHODS[config.method](config, federation.num_items, layout, samples)
     return algorithm, jax.eval_shape(algorithm.init, jax.random.key(0))
-
-
-def on_cpu(layout: Layout) -> bool:
-    return layout.mesh.devices.flat[0].platform == "cpu"
-
-
-def bytes_of(tree: Any) -> int:
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-
-
-def bound(config: Config, federation: Federation, layout: Layout) -> tuple[Algorithm, State]:
-    """The method on this federation, and the shapes of its state."""
-    samples = jnp.zeros(layout.padded, jnp.int32)
-    algorithm = METHODS[config.method](config, federation.num_items, layout, samples)
-    return algorithm, jax.eval_shape(algorithm.init, jax.random.key(0))
-
-
-def serves(config: Config, algorithm: Algorithm) -> bool:
-    """Whether clients are served with tables, which they merge."""
-    return algorithm.traffic.down > 0 and config.merging != "none"

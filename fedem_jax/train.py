@@ -26,9 +26,9 @@ from fedem_jax.data.federation import Federation
 from fedem_jax.data.sources import load
 from fedem_jax.draws import Draws, Fresh
 from fedem_jax.errors import UserError
+from fedem_jax.memory import plan_memory
 from fedem_jax.methods import METHODS
 from fedem_jax.metrics import coverage, summarise
-from fedem_jax.memory import plan_memory
 from fedem_jax.ranking import HeldOut, Ranking, Ranks, rank_all
 from fedem_jax.summary import best_round, per_client, summarise_run
 
@@ -218,13 +218,15 @@ class Trial:
         """
         place, k = self.layout.place, self.config.top_k
         loss, epochs = np.asarray(info.loss[-1])[place], np.asarray(info.epochs[-1])[place]
-        ranks = self.by_client(ranks)
+        ranks: Any = self.by_client(ranks)
         trained = epochs > 0
         sound = ranks.finite & (np.isfinite(loss) | ~trained)
         if not sound.all():
             lost = int(np.flatnonzero(~sound)[0])
             settings = dataclasses.asdict(self.config).items()
-            steps = [f"{name} (now {value:g})" for name, value in settings if name.startswith("lr_")]
+            steps = [
+                f"{name} (now {value:g})" for name, value in settings if name.startswith("lr_")
+            ]
             raise UserError(
                 f"round {round}: client {lost} (user {self.federation.user_ids[lost]}) and "
                 f"{(~sound).sum() - 1} more have scores or losses that are not finite; "

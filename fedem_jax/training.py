@@ -75,7 +75,7 @@ def train_clients(
     state: State,
     participants: Int[Array, " P"],
     nothing: Sum | None = None,
-) -> tuple[Any, Info, Sum | None]:
+) -> tuple[Any, Info, Any]:
     """All participants, phase after phase, block after block, every device its own clients.
 
     Returns the clients, what they report, and the sum of what they sent, which starts at the zeros
@@ -123,7 +123,7 @@ def written(clients: Any, ids: Int[Array, " B"], new: Change) -> Any:
         return old.at[ids].set(value, mode="drop")
 
     own = {name: jax.tree.map(put, getattr(clients, name), new.own[name]) for name in new.own}
-    if new.rows is None:
+    if new.rows is None or new.table is None:
         return clients._replace(**own)
     if isinstance(clients.items, OwnRows):
         items = clients.items.put(ids, new.rows, new.table)

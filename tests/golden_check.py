@@ -25,8 +25,7 @@ import pandas as pd
 
 from fedem_jax.aggregate import aggregated, aggregation_weights, sample_shares
 from fedem_jax.base import State
-from fedem_jax.config import Config
-from fedem_jax.settings import FedEM
+from fedem_jax.clients import Layout
 from fedem_jax.data.federation import Federation
 from fedem_jax.data.interactions import Interactions
 from fedem_jax.data.split import split
@@ -38,6 +37,7 @@ from fedem_jax.metrics import summarise
 from fedem_jax.models.adapter import Adapter
 from fedem_jax.protocol import PROTOCOLS
 from fedem_jax.ranking import rank
+from fedem_jax.settings import FedEM
 from fedem_jax.similarity import SIMILARITIES, principal_axes, principal_scores, rounded_up
 from fedem_jax.train import Trial
 
@@ -88,6 +88,9 @@ class Recorded(NamedTuple):
 
     def aggregated(self, participants):
         return self.served[self.number]
+
+    def server(self):
+        raise NotImplementedError
 
     def signs(self, axes, scores):
         if self.projection is None:
@@ -197,14 +200,14 @@ def state_before(trace: Trace, number: int, trial: Trial) -> State:
     own = Clients({"user": user}, jnp.asarray(items), theta, jnp.asarray(slot))
     state = State(own, Download(tables))
     shardings = State(trial.layout.sharded(), trial.layout.replicated())
-    fill = partial(padded_leaf, room=trial.layout.padded - clients)
-    return jax.device_put(State(jax.tree.map(fill, state.clients), state.server), shardings)
+    at_place = partial(in_order_of_place, layout=trial.layout)
+    return jax.device_put(State(jax.tree.map(at_place, state.clients), state.server), shardings)
 
 
-def padded_leaf(leaf, room: int):
+def in_order_of_place(leaf, layout: Layout):
     leaf = jnp.asarray(leaf)
     leaf = leaf.astype(jnp.int32) if jnp.issubdtype(leaf.dtype, jnp.integer) else leaf
-    return jnp.pad(leaf, [(0, room)] + [(0, 0)] * (leaf.ndim - 1))
+    return jnp.zeros((layout.padded, *leaf.shape[1:]), leaf.dtype).at[layout.place].set(leaf)
 
 
 def compare(trace: Trace) -> Iterator[Row]:
@@ -276,13 +279,14 @@ def projection_tolerance(tables: jax.Array) -> float:
 
 def compare_round(trace: Trace, trial: Replay, number: int) -> Iterator[Row]:
     """One compiled round, merging to evaluation, from the recorded state before it."""
-    config, clients = trial.config, trial.layout.number
+    config = trial.config
     before = state_before(trace, number, trial)
     merging = np.flatnonzero(trace["had_server_model"][number])
     if len(merging):
-        theta, local = adapters(trace, "start", number, merging), before.clients.items[merging]
-        target = before.server.items[before.clients.slot[merging]]
-        adapter = Adapter(config.adapter_widths)
+        theta, place = adapters(trace, "start", number, merging), trial.layout.place[merging]
+        local = before.clients.items[place]
+        target = before.server.items[before.clients.slot[place]]
+        adapter = Adapter(configuration(trace).adapter_widths)
         weigh = jax.vmap(lambda theta, q, g: adapter.apply({"params": theta}, q, g))
         rho = jnp.asarray(weigh(theta, local, target))
         yield within("merge weights", number, rho, trace["merge_rho"][number, merging], 2e-6)
@@ -291,7 +295,8 @@ def compare_round(trace: Trace, trial: Replay, number: int) -> Iterator[Row]:
 
     after, info, ranks = trial.segment(before, 1)(before, number)
     trained = np.sort(trace["participants"][number])
-    ours = jax.tree.map(lambda leaf: np.asarray(leaf)[trained], after.clients)
+    place = trial.layout.place[trained]
+    ours = jax.tree.map(lambda leaf: np.asarray(leaf)[place], after.clients)
     user = trace["user_embedding_end"][number, trained]
     yield within("user vectors", number, ours.private["user"], user, 3e-4)
 
@@ -316,7 +321,7 @@ def compare_round(trace: Trace, trial: Replay, number: int) -> Iterator[Row]:
         gap = np.concatenate(gap)
         yield from spread("adapters", number, gap, mean=5e-5, share=0.99, most=3e-2)
 
-    loss, epochs = np.asarray(info.loss[0])[trained], np.asarray(info.epochs[0])[trained]
+    loss, epochs = np.asarray(info.loss[0])[place], np.asarray(info.epochs[0])[place]
     yield within("client loss", number, loss, trace["client_loss"][number, trained], 5e-5)
     yield within("round loss", number, loss.mean(), trace["round_train_loss"][number], 5e-5)
     yield exact("epochs run", number, epochs, trace["epochs_run"][number, trained])
@@ -324,15 +329,15 @@ def compare_round(trace: Trace, trial: Replay, number: int) -> Iterator[Row]:
     yield from compare_scores(trace, trial, number)
     # ranks of our own parameters: one held-out item may change places by rounding
     for part, rank_of in (("val", ranks.val), ("test", ranks.test)):
-        yield from metrics(trace, number, part, np.asarray(rank_of)[:clients], config.top_k, part)
+        yield from metrics(trace, number, part, trial.by_client(rank_of), config.top_k, part)
 
 
 def compare_scores(trace: Trace, trial: Replay, number: int) -> Iterator[Row]:
     """Scores with the recorded parameters after the round, and metrics of the recorded scores."""
-    config, clients = trial.config, trial.layout.number
+    config = trial.config
     if number + 1 < config.rounds:
         state = state_before(trace, number + 1, trial)
-        everybody = jnp.arange(clients)
+        everybody = jnp.asarray(trial.layout.place)
         logits = np.asarray(jax.jit(trial.algorithm.score)(state, everybody, trial.algorithm.hyper))
         asked = {"val": trace["val_item"][:, None], "test": trace["test_item"][:, None]}
         for part, items in (asked | {"neg": trace["eval_negatives"]}).items():
@@ -351,20 +356,21 @@ def compare_scores(trace: Trace, trial: Replay, number: int) -> Iterator[Row]:
 
 def compare_free_run(trace: Trace, trial: Replay) -> Iterator[Row]:
     """All rounds on end from the recorded start."""
-    clients, last = trial.layout.number, trial.config.rounds - 1
+    last = trial.config.rounds - 1
     state = state_before(trace, 0, trial)
     for number in range(trial.config.rounds):
         state, info, ranks = trial.segment(state, 1)(state, number)
         trained = np.sort(trace["participants"][number])
+        place = trial.layout.place[trained]
         if number in (0, last):
-            ours = np.asarray(state.clients.items)[trained]
+            ours = np.asarray(state.clients.items)[place]
             gap = np.abs(ours - trace["item_table_end"][number, trained]).mean()
             yield Row("free run: item tables, mean", number, float(gap), 1e-3 if number else 2e-5)
-        loss = np.asarray(info.loss[0])[trained]
+        loss = np.asarray(info.loss[0])[place]
         recorded = trace["client_loss"][number, trained]
         yield within("free run: client loss", number, loss, recorded, 2e-4)
         for part, rank_of in (("val", ranks.val), ("test", ranks.test)):
-            ours, name = np.asarray(rank_of)[:clients], f"free run: {part}"
+            ours, name = trial.by_client(rank_of), f"free run: {part}"
             yield from metrics(trace, number, part, ours, trial.config.top_k, name)
 
 

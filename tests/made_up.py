@@ -4,12 +4,11 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from fedem_jax.config import Config
-from fedem_jax.settings import FedEM
 from fedem_jax.data.federation import Federation
 from fedem_jax.metrics import coverage, summarise
 from fedem_jax.ranking import Ranks
 from fedem_jax.record import Run
+from fedem_jax.settings import FedEM
 from fedem_jax.summary import PARTS, best_round, per_client, summarise_run
 
 CLIENTS, ITEMS, CANDIDATES = 8, 120, 99

@@ -10,13 +10,13 @@ from toy import small_federation
 
 from fedem_jax import auditing, cli
 from fedem_jax.auditing import Audit, Figures, Share, audit, drawn_as_negative, renumbered
-from fedem_jax.settings import FedEM
 from fedem_jax.data.sources import load
 from fedem_jax.errors import UserError
 from fedem_jax.protocol import preset
+from fedem_jax.settings import FedEM, LocalOnly
 from fedem_jax.train import Trial, run
 
-QUICK = FedEM(method="local-only", rounds=12, eval_every=12, top_k=3, dim=4, size_classes=1)
+QUICK = LocalOnly(rounds=12, eval_every=12, top_k=3, dim=4, size_classes=1)
 
 
 def federation(protocol, clients=200):

@@ -11,10 +11,10 @@ from made_up import federation, made_up
 
 from fedem_jax import cli
 from fedem_jax.config import Config
-from fedem_jax.settings import FedEM
 from fedem_jax.data.federation import Federation
 from fedem_jax.errors import UserError
 from fedem_jax.progress import against_chance
+from fedem_jax.settings import FedEM
 from fedem_jax.uncertainty import over_seeds
 
 
@@ -108,7 +108,7 @@ def test_every_field_of_config_is_a_flag(capsys):
     [
         (["trian"], "unknown command 'trian': did you mean 'train'?"),
         (["train", "--protocol", "papr"], "did you mean 'paper'?"),
-        (["train", "--rounds", "-3"], "rounds: -3 is too small"),
+        (["train", "--rounds", "-3"], "rounds: -3 is out of range"),
         (["train", "--lr-embedding", "nan"], "lr_embedding: nan"),
         (["train", "--client-fraction", "2"], "client_fraction: 2.0"),
         (["train", "--config", "absent.json"], "absent.json: cannot be read"),

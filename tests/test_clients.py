@@ -7,15 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedem_jax.clients import _classes, best_capacities, for_each_block, lay_out, lists_on_device
+from fedem_jax.clients import (
+    best_capacities,
+    for_each_block,
+    lay_out,
+    lists_on_device,
+    most_needed,
+    size_classes,
+)  # fmt: skip
+from fedem_jax.data.interactions import Interactions
 from fedem_jax.data.split import split
 from fedem_jax.data.synthetic import synthetic
 from fedem_jax.protocol import preset
-
-
-def cost(sizes, capacity):
-    """Work of clients of these sizes in arrays for `capacity` positives, as in training."""
-    return -(-sizes * 3 // 8) * capacity
 
 
 @pytest.fixture(scope="module")
@@ -27,49 +30,95 @@ def federation():
 
 def layout_of(federation, devices=1, **settings):
     settings = {"num_classes": 3, "block": 2} | settings
-    return lay_out(federation, cost, devices=jax.devices()[:devices], **settings)
+    return lay_out(federation, need_of(federation), devices=jax.devices()[:devices], **settings)
+
+
+def need_of(federation):
+    return most_needed(federation, num_negative=2, batch_size=8)
 
 
 # --- size classes ---------------------------------------------------------------------------------
 
 
-def total(sizes, capacities):
-    return sum(cost(size, min(c for c in capacities if c >= size)) for size in sizes)
+def total(needs, steps, capacities):
+    """Steps times the rows of the class that each client falls into."""
+    return sum(
+        taken * min(c for c in capacities if c >= need)
+        for need, taken in zip(needs, steps, strict=True)
+    )
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 4])
 def test_capacities_are_the_cheapest_of_all(most):
     rng = np.random.default_rng(most)
     for _ in range(30):
-        sizes = np.rint(rng.lognormal(2, 1, rng.integers(1, 25))).astype(int) + 1
-        distinct = np.unique(sizes)
+        needs = np.rint(rng.lognormal(2, 1, rng.integers(1, 25))).astype(int) + 1
+        steps = rng.integers(1, 6, len(needs))
+        distinct = np.unique(needs)
         sets = itertools.chain.from_iterable(
             itertools.combinations(distinct[:-1], k) for k in range(min(most, len(distinct)))
         )
-        cheapest = min(total(sizes, [*some, distinct[-1]]) for some in sets)
-        capacities = best_capacities(sizes, cost, most)
+        cheapest = min(total(needs, steps, [*some, distinct[-1]]) for some in sets)
+        capacities = best_capacities(needs, steps, most)
         assert len(capacities) <= most
         assert (np.diff(capacities) > 0).all()
-        assert total(sizes, capacities) == cheapest
+        assert total(needs, steps, capacities) == cheapest
 
 
 @pytest.mark.parametrize("devices", [1, 2, 3])
 @pytest.mark.parametrize("most", [1, 4])
 def test_classes_hold_each_client_once(federation, devices, most):
+    if len(jax.devices()) < devices:
+        pytest.skip(f"needs {devices} devices")
     sizes, barred = np.diff(federation.offsets), np.diff(federation.barred_offsets)
-    shard = -(-federation.num_clients // devices)
-    classes = _classes(federation, cost, shard, devices, most)
+    layout, need = layout_of(federation, devices), need_of(federation)
+    shard, classes = layout.shard, size_classes(federation, need, layout, most)
     assert 1 <= len(classes) <= most
     seen = []
     for size_class in classes:
         for device, members in enumerate(size_class.members):
-            own = members[members < shard] + device * shard
+            own = layout.client[members[members < shard] + device * shard]
             assert (members[len(own) :] == shard).all()  # room at the end
-            assert (np.diff(sizes[own]) >= 0).all()
+            assert (np.diff(need.steps[own]) >= 0).all()
+            assert need.rows[own].max(initial=0) <= size_class.rows
             assert sizes[own].max(initial=0) <= size_class.positives
             assert barred[own].max(initial=0) <= size_class.barred
             seen.extend(own)
     assert sorted(seen) == list(range(federation.num_clients))
+
+
+def test_a_row_for_each_known_item_and_each_negative():
+    """Clients with repeated positives, and one whose samples may touch every item."""
+    interactions = Interactions.of(
+        np.repeat([0, 1], [9, 36]), np.concatenate([[0, 1, 0, 1, 0, 1, 2, 39, 4], np.arange(36)])
+    )
+    federation = split(interactions, preset("paper", min_interactions=3, num_candidates=4), 0, "x")
+    need = most_needed(federation, num_negative=3, batch_size=10)
+    first, second = (federation.train_items(client) for client in range(2))
+    assert len(np.unique(first)) < len(first)
+    assert list(need.rows) == [len(np.unique(first)) + 3 * len(first), federation.num_items]
+    assert list(need.steps) == [-(-4 * len(first) // 10), -(-4 * len(second) // 10)]
+
+
+def test_devices_are_dealt_even_work(federation):
+    devices = len(jax.devices())
+    layout, need = layout_of(federation, devices), need_of(federation)
+    client = layout.client.reshape(devices, -1)
+    work = [int(need.steps[own[own < layout.padded]].sum()) for own in client]
+    assert max(work) - min(work) <= need.steps.max()
+    for own in client:  # in order, and room at the end
+        assert (np.diff(own[own < layout.padded]) > 0).all()
+        assert (own[(own < layout.padded).sum() :] == layout.padded).all()
+    np.testing.assert_array_equal(layout.client[layout.place], np.arange(federation.num_clients))
+    values = np.arange(federation.num_clients) + 1
+    spread = layout.spread(values)
+    np.testing.assert_array_equal(spread[layout.place], values)
+    assert spread.sum() == values.sum()
+
+
+def test_one_device_keeps_the_order_of_the_federation(federation):
+    layout = layout_of(federation)
+    np.testing.assert_array_equal(layout.place, np.arange(federation.num_clients))
 
 
 def test_the_last_device_is_filled_up(federation):

@@ -6,40 +6,51 @@ import re
 
 import pytest
 
-from fedem_jax.config import Config
-from fedem_jax.settings import FedEM
 from fedem_jax.errors import UserError
+from fedem_jax.settings import FedEM, load_settings
 
 
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
-        ("rounds", 0, "rounds: 0 is too small; give at least 1"),
-        ("rounds", -3, "rounds: -3 is too small"),
-        ("seed", -1, "seed: -1 is too small; give at least 0"),
-        ("eval_every", 0, "eval_every: 0 is too small"),
-        ("dim", 0, "dim: 0 is too small"),
-        ("local_epochs", 0, "local_epochs: 0 is too small"),
-        ("batch_size", 0, "batch_size: 0 is too small"),
-        ("num_negative", 0, "num_negative: 0 is too small"),
-        ("top_k", 0, "top_k: 0 is too small"),
-        ("block_size", -1, "block_size: -1 is too small"),
-        ("size_classes", 0, "size_classes: 0 is too small"),
-        ("num_candidates", -1, "num_candidates: -1 is too small"),
-        ("min_interactions", -1, "min_interactions: -1 is too small"),
-        ("lr_embedding", 0.0, "lr_embedding: 0.0 is no step"),
-        ("lr_embedding", float("nan"), "lr_embedding: nan is no step"),
-        ("lr_adapter", -0.1, "lr_adapter: -0.1 is no step"),
-        ("lr_adapter", float("inf"), "lr_adapter: inf is no step"),
+        ("rounds", 0, "rounds: 0 is out of range; give a number of at least 1"),
+        ("rounds", -3, "rounds: -3 is out of range"),
+        ("seed", -1, "seed: -1 is out of range; give a number of at least 0"),
+        ("eval_every", 0, "eval_every: 0 is out of range"),
+        ("dim", 0, "dim: 0 is out of range"),
+        ("local_epochs", 0, "local_epochs: 0 is out of range"),
+        ("batch_size", 0, "batch_size: 0 is out of range"),
+        ("num_negative", 0, "num_negative: 0 is out of range"),
+        ("top_k", 0, "top_k: 0 is out of range"),
+        ("block_size", -1, "block_size: -1 is out of range"),
+        ("size_classes", 0, "size_classes: 0 is out of range"),
+        ("num_candidates", -1, "num_candidates: -1 is out of range"),
+        ("min_interactions", -1, "min_interactions: -1 is out of range"),
+        ("lr_embedding", 0.0, "lr_embedding: 0.0 is out of range; give a number above 0"),
+        ("lr_embedding", float("nan"), "lr_embedding: nan is out of range; give a number above 0"),
+        ("lr_adapter", -0.1, "lr_adapter: -0.1 is out of range; give a number above 0"),
+        ("lr_adapter", float("inf"), "lr_adapter: inf is out of range; give a number above 0"),
         ("init_scale", 0.0, "init_scale: 0.0"),
         ("threshold", -1e-4, "threshold: -0.0001 is out of range"),
         ("threshold", float("nan"), "threshold: nan is out of range"),
         ("alpha", -0.1, "alpha: -0.1 is out of range"),
-        ("client_fraction", 0.0, "client_fraction: 0.0 is no share"),
-        ("client_fraction", 2.0, "client_fraction: 2.0 is no share"),
-        ("aggregation_fraction", 1.1, "aggregation_fraction: 1.1 is no share"),
-        ("aggregation_fraction", float("nan"), "aggregation_fraction: nan is no share"),
-        ("adapter_widths", (16, 0), "adapter_widths: (16, 0) holds a width below 1"),
+        ("client_fraction", 0.0, "client_fraction: 0.0 is out of range; give a number in (0, 1]"),
+        ("client_fraction", 2.0, "client_fraction: 2.0 is out of range; give a number in (0, 1]"),
+        (
+            "aggregation_fraction",
+            1.1,
+            "aggregation_fraction: 1.1 is out of range; give a number in (0, 1]",
+        ),
+        (
+            "aggregation_fraction",
+            float("nan"),
+            "aggregation_fraction: nan is out of range; give a number in (0, 1]",
+        ),
+        (
+            "adapter_widths",
+            (16, 0),
+            "adapter_widths: 0 is out of range; give a number of at least 1",
+        ),
         ("merging", "per_batch", "merging: 'per_batch' is unknown; did you mean 'per-batch'"),
         ("merging", "1.5", "merging: 1.5 is no weight"),
         ("merging", "-0.1", "merging: -0.1 is no weight"),
@@ -77,7 +88,7 @@ def test_a_saved_config_is_loaded_as_it_was(tmp_path):
     config.save(tmp_path / "config.json")
     assert load_settings(tmp_path / "config.json") == config
     assert set(json.loads((tmp_path / "config.json").read_text())) == {
-        field.name for field in dataclasses.fields(Config)
+        field.name for field in dataclasses.fields(FedEM)
     }
 
 
@@ -102,7 +113,7 @@ def test_what_a_file_leaves_out_is_the_default(tmp_path):
         ('{"rounds": true}', "field 'rounds' is True; expected a int"),
         ('{"lr_embedding": null}', "field 'lr_embedding' is None; expected a float"),
         ('{"adapter_widths": 16}', "field 'adapter_widths' is 16; expected a tuple"),
-        ('{"rounds": 0}', "rounds: 0 is too small"),
+        ('{"rounds": 0}', "rounds: 0 is out of range"),
         ('{"rounds": 3', "is not JSON"),
         ("[1, 2]", "holds no settings"),
         ('{"adapter_widths": ["16"]}', "adapter_widths"),

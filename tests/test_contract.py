@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from toy import small_federation
 
-from fedem_jax.settings import FedEM
 from fedem_jax.data.interactions import Interactions
 from fedem_jax.data.split import split
 from fedem_jax.methods import METHODS
 from fedem_jax.protocol import preset
+from fedem_jax.settings import FedEM
 from fedem_jax.train import Trial
 
 BASE = FedEM(

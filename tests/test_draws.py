@@ -39,7 +39,7 @@ def chi_square(counts, expected):
 
 def samples_of(draws, client, *capacities):
     """One client's samples, compiled: many small operations are slow one by one."""
-    arrays, sizes = draws[:5], draws[5:]
+    arrays, sizes = draws[:6], draws[6:]
     return _samples(arrays, client, sizes, capacities)
 
 

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import twin
 
@@ -122,6 +123,9 @@ class Listed:
     def aggregated(self, participants):
         raise NotImplementedError
 
+    def server(self):
+        raise NotImplementedError
+
     def signs(self, axes, scores):
         raise NotImplementedError
 
@@ -139,7 +143,7 @@ LENGTHS = [9, 11, 12, 20]
 def session_of(client, length, batch=2, threshold=0.0):
     """With `length` places for samples; the draws take that as a number of positives."""
     rule = Rule(batch, EPOCHS, jnp.float32(threshold))
-    size = SizeClass(length, 0, np.zeros((1, 0)))
+    size = SizeClass(length, 0, length, np.zeros((1, 0), int))
     return open_session(DRAWS, jnp.asarray(client), size, NUM_ITEMS, rule)
 
 
@@ -152,6 +156,7 @@ def test_every_touched_item_has_one_row(client, length):
     np.testing.assert_array_equal(session.labels[row_of], LABELS[client])
     used = rows[rows < NUM_ITEMS]
     assert len(rows) == min(length, NUM_ITEMS)
+    assert (rows[len(used) :] == NUM_ITEMS).all() or length >= NUM_ITEMS
     np.testing.assert_array_equal(np.sort(used), np.unique(items) if length < 12 else np.arange(12))
     assert session.labels.sum() == len(np.unique(items[np.array(LABELS[client]) == 1]))
 
@@ -181,7 +186,7 @@ def fitted(clients, length, **settings):
     def one(client):
         session, table = session_of(client, length, **settings), jnp.float32(TABLE)
         user, rows, trained = fit_embedding(
-            objective, jnp.float32(USER), table[session.rows], session, jnp.float32(0.05)
+            objective, jnp.float32(USER), table[session.rows], session, optax.adam(0.05)
         )
         return user, table.at[session.rows].set(rows, mode="drop"), trained
 

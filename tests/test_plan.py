@@ -9,25 +9,16 @@ import pytest
 from toy import small_federation
 
 from fedem_jax import cli
-from fedem_jax.settings import FedEM
 from fedem_jax.data.federation import Federation
 from fedem_jax.data.sources import load
 from fedem_jax.errors import UserError
-from fedem_jax.plan import (
-    ADAM,
-    LOSS,
-    Machine,
-    Need,
-    Work,
-    in_bytes,
-    in_seconds,
-    measure_machine,
-    plan_class,
-    plan_memory,
-    plan_run,
-    round_work,
-)  # fmt: skip
+from fedem_jax.memory import plan_memory
+from fedem_jax.padding import Useful, plan_class
+from fedem_jax.plan import plan_run
+from fedem_jax.settings import FedEM
 from fedem_jax.train import Trial
+from fedem_jax.units import in_bytes, in_seconds
+from fedem_jax.work import ADAM, LOSS, Machine, Work, measure_machine, round_work
 
 
 def trial(federation: Federation | None = None, **settings) -> Trial:
@@ -51,9 +42,9 @@ def counted(federation: Federation, client: int, k: int) -> float:
     return len(np.unique(positives)) + float(np.mean(drawn))
 
 
-def test_need_is_what_draws_touch():
+def test_useful_rows_are_what_draws_touch():
     at_hand = trial()
-    need, federation = Need.of(at_hand.config, at_hand.federation), at_hand.federation
+    need, federation = Useful.of(at_hand.config, at_hand.federation), at_hand.federation
     sizes = np.diff(federation.offsets)
     np.testing.assert_array_equal(need.samples, 5 * sizes)
     np.testing.assert_array_equal(need.steps, np.ceil(5 * sizes / 16))
@@ -64,13 +55,15 @@ def test_need_is_what_draws_touch():
 @pytest.mark.parametrize("block", [1, 2, 64])
 def test_padded_work_by_hand(block):
     at_hand = trial(block_size=block)
-    layout, items = at_hand.layout, at_hand.federation.num_items
-    need = Need.of(at_hand.config, at_hand.federation)
+    layout = at_hand.layout
+    need = Useful.of(at_hand.config, at_hand.federation)
     for size in layout.classes:
-        planned = plan_class(need, size, at_hand.config, layout, items)
-        rows, padded, useful = min(5 * size.positives, items), 0, 0.0
+        planned = plan_class(need, size, layout)
+        rows, padded, useful = size.rows, 0, 0.0
         for device, members in enumerate(size.members):
-            clients = [device * layout.shard + m for m in members if m < layout.shard]
+            clients = layout.client[
+                [device * layout.shard + m for m in members if m < layout.shard]
+            ]
             places = size.members.shape[1]
             width = int(np.ceil(places / np.ceil(places / block)))
             for start in range(0, len(clients), width):
@@ -95,7 +88,7 @@ def test_work_by_hand():
     at_hand = trial(merging="none", aggregation="avg")
     config, federation = at_hand.config, at_hand.federation
     clients, items = federation.num_clients, federation.num_items
-    need = Need.of(config, federation)
+    need = Useful.of(config, federation)
     work = round_work(config, federation, at_hand.layout, epochs=3)
     assert set(work) == {"train", "aggregate", "evaluate"}
     on_rows = 3 * float(need.steps @ need.rows)
@@ -184,7 +177,7 @@ def test_blocks_are_as_wide_as_fits(monkeypatch):
     at_hand = trial()
     given = (at_hand.config, at_hand.federation, at_hand.layout)
     assert plan_memory(*given).block == 1  # a table in the cache of its core
-    monkeypatch.setattr("fedem_jax.plan._on_cpu", lambda layout: False)
+    monkeypatch.setattr("fedem_jax.memory.on_cpu", lambda layout: False)
     widest = plan_memory(*given, limit=10**12)
     assert widest.block == 256
     one = plan_memory(dataclasses.replace(at_hand.config, block_size=2), *given[1:], limit=10**12)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from made_up import made_up
 
-from fedem_jax.settings import FedEM
 from fedem_jax.plots import learning_curves
 from fedem_jax.record import Run
+from fedem_jax.settings import FedEM
 
 
 def run(rounds: int, **settings) -> Run:
@@ -67,7 +67,7 @@ def test_a_metric_of_zero_throughout_is_drawn(tmp_path):
 def test_global_state_of_matplotlib_is_left_alone(tmp_path):
     _, records, summary = run(3)
     script = (
-        "import sys; from fedem_jax.config import Config; from fedem_jax.record import Run\n"
+        "import sys; from fedem_jax.settings import FedEM; from fedem_jax.record import Run\n"
         "from fedem_jax.plots import learning_curves\n"
         f"run = Run(FedEM(), {records!r}, {summary!r})\n"
         f"learning_curves([('x', run)], {str(tmp_path / 'x.png')!r}, title='x')\n"

@@ -5,10 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import twin
-from toy import small_federation, toy
+from toy import Toy, small_federation, toy
 
 import fedem_jax as fj
-from fedem_jax.settings import FedEM
 from fedem_jax.methods import METHODS
 from fedem_jax.metrics import summarise
 from fedem_jax.ranking import Ranking, rank, rank_all
@@ -60,7 +59,7 @@ def ranks_of(scores, protocol="leak-free", block=0, devices=1, length=4, **switc
     scores = scores[:, : federation.num_items]
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setitem(METHODS, "toy", toy(scores[None]))
-        config = FedEM(method="toy", block_size=block)
+        config = Toy(block_size=block)
         trial = Trial(config, federation, jax.devices()[:devices])
     ranking = Ranking(federation.protocol.ties, federation.protocol.scale, length)
 
@@ -69,7 +68,7 @@ def ranks_of(scores, protocol="leak-free", block=0, devices=1, length=4, **switc
         return rank_all(trial.algorithm, trial.layout, state, lists, held_out, (), ranking)
 
     found = ranks(trial.init(), trial.lists, trial.held_out)
-    return federation, jax.tree.map(lambda leaf: np.asarray(leaf)[:7], found)
+    return federation, trial.by_client(found)
 
 
 def by_twin(federation, scores):

@@ -4,8 +4,7 @@ import dataclasses
 import re
 from pathlib import Path
 
-from fedem_jax.config import Config
-from fedem_jax.settings import FedEM
+from fedem_jax.settings import SETTINGS
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -25,6 +24,7 @@ def test_the_python_example_runs(tmp_path, monkeypatch):
 
 
 def test_the_flags_of_the_commands_are_fields_of_config():
-    known = {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(Config)}
+    fields = [field.name for kind in SETTINGS.values() for field in dataclasses.fields(kind)]
+    known = {f"--{name.replace('_', '-')}" for name in fields}
     used = set(re.findall(r"--[a-z][a-z-]*", "\n".join(blocks("sh"))))
     assert used <= known | {"--config", "--help", "--picture"}

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 from made_up import federation, made_up
 
-from fedem_jax.settings import FedEM
 from fedem_jax.errors import UserError
 from fedem_jax.record import (
     RunDirectory,
@@ -19,6 +18,7 @@ from fedem_jax.record import (
     read_run,
     shared_k,
 )
+from fedem_jax.settings import FedEM
 
 CONFIG = FedEM(rounds=3, adapter_widths=(4,))
 

@@ -8,8 +8,8 @@ import pytest
 from made_up import CLIENTS, ITEMS, federation, made_up, ranks
 from toy import small_federation
 
-from fedem_jax.settings import FedEM
 from fedem_jax.metrics import summarise
+from fedem_jax.settings import FedEM
 from fedem_jax.summary import PARTS, best_round, by_activity, chance, per_client, with_metrics
 from fedem_jax.uncertainty import bootstrap_interval
 

@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy import small_federation, toy
+from toy import Toy, small_federation, toy
 
-from fedem_jax.settings import FedEM
+import fedem_jax as fj
 from fedem_jax.errors import UserError
 from fedem_jax.methods import METHODS
+from fedem_jax.settings import FedEM
 from fedem_jax.train import Trial, run
 
 
@@ -55,7 +56,7 @@ def go(monkeypatch, federation):
     def go(scores=None, observers=(), **settings):
         scores = scores_of(federation, HITS) if scores is None else scores
         monkeypatch.setitem(METHODS, "toy", toy(scores))
-        config = FedEM(method="toy", top_k=3, **({"rounds": 5} | settings))
+        config = Toy(top_k=3, **({"rounds": 5} | settings))
         return run(config, federation, observers)
 
     return go
@@ -123,9 +124,9 @@ def test_observers_hear_everything_in_order(go):
 # --- what is refused ------------------------------------------------------------------------------
 
 
-def test_an_unknown_method_is_answered_with_the_nearest(federation):
-    with pytest.raises(UserError, match="'fedme' is unknown; did you mean 'fedem'"):
-        run(FedEM(method="fedme"), federation)
+def test_an_unknown_method_is_answered_with_the_nearest():
+    with pytest.raises(UserError, match="'pfedrc' is unknown; did you mean 'pfedrec'"):
+        fj.preset(method="pfedrc")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -137,7 +138,7 @@ def test_scores_that_are_not_finite_end_the_run(go, federation, value):
     message = str(error.value)
     assert "round 2: client 4" in message
     assert f"user {federation.user_ids[4]})" in message
-    assert "lr_embedding (now 0.1)" in message
+    assert "lr_embedding (now 0.01)" in message
     assert [kind for kind, _ in log.told] == ["start", "record"]
 
 
@@ -167,7 +168,7 @@ def trial(monkeypatch, federation):
         return algorithm._replace(round=round)
 
     monkeypatch.setitem(METHODS, "toy", counted)
-    return Trial(FedEM(method="toy"), federation), traces
+    return Trial(Toy(), federation), traces
 
 
 def test_a_segment_is_compiled_once_for_each_length(trial):

@@ -3,6 +3,8 @@
 It compiles at once, so that the loop around a method can be tested apart from any method.
 """
 
+from dataclasses import dataclass
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -11,6 +13,7 @@ from fedem_jax.data.federation import Federation
 from fedem_jax.data.split import split
 from fedem_jax.data.synthetic import synthetic
 from fedem_jax.protocol import preset
+from fedem_jax.settings import AdamClients
 
 
 def small_federation(protocol="leak-free", clients=7, items=60, seed=3, **switches) -> Federation:
@@ -20,25 +23,37 @@ def small_federation(protocol="leak-free", clients=7, items=60, seed=3, **switch
     return split(interactions, preset(protocol, **switches), seed=0, name="small")
 
 
+@dataclass(frozen=True)
+class Toy(AdamClients):
+    """Settings of the toy."""
+
+    method: str = "toy"
+
+
 def toy(scores: np.ndarray):
     """A factory, as in `METHODS`, that scores with `scores` [R, C, I] in rounds 0 (before the
     first) to R - 1, and with the last of them from then on."""
 
     def bound(config, num_items, layout, samples) -> Algorithm:
         def init(key) -> State:
-            room = [(0, layout.padded - layout.number), (0, 0), (0, 0)]
             each = jnp.asarray(scores, jnp.float32).swapaxes(0, 1)
-            return State({"score": jnp.pad(each, room)}, jnp.int32(0))
+            nobody = jnp.zeros((layout.padded, *each.shape[1:]))
+            return State({"score": nobody.at[layout.place].set(each)}, jnp.int32(0))
 
         def round(draws, state, hyper):
             number = state.server + 1
-            epochs = jnp.zeros(layout.padded, jnp.int32).at[draws.participants()].set(2)
+            epochs = (
+                jnp.zeros(layout.padded, jnp.int32).at[layout.places(draws.participants())].set(2)
+            )
             loss = jnp.where(epochs > 0, 1 / number, jnp.nan)
             return State(state.clients, number), Info(loss, epochs)
 
         def score(state, ids, hyper):
             return state.clients["score"][ids, jnp.minimum(state.server, len(scores) - 1)]
 
-        return Algorithm(init, round, score, num_items, hyper=(), traffic=Traffic(up=10, down=20))
+        return Algorithm(
+            init, round, score, num_items, hyper=(), traffic=Traffic(up=10, down=20),
+            scratch=lambda block: {"round": 0},
+        )  # fmt: skip
 
     return bound

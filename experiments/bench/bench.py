@@ -121,7 +121,8 @@ def measure(case: Case, begun: float) -> Row:
         jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
     jax_there = time.time()
     from fedem_jax.errors import UserError
-    from fedem_jax.plan import plan_memory, plan_run
+    from fedem_jax.memory import plan_memory
+    from fedem_jax.plan import plan_run
     from fedem_jax.train import Trial, device_name
 
     there = time.time()
@@ -174,11 +175,10 @@ def processor() -> str:
 
 def federation_of(case: Case):
     """The settings of a case and its data."""
-    from fedem_jax.config import Config
-from fedem_jax.settings import FedEM
     from fedem_jax.data.sources import load
     from fedem_jax.data.split import split
     from fedem_jax.data.synthetic import synthetic
+    from fedem_jax.settings import FedEM
 
     if isinstance(case.data, str):
         config = FedEM(dataset=case.data, **case.settings)
@@ -218,15 +218,17 @@ def time_twin(trial, state, number: int, sample: int) -> Row:
     from phases import parameters
     from sequential import Sequential, drawer
 
-    from fedem_jax.plan import Need
+    from fedem_jax.padding import Useful
 
     twin, draw = Sequential(trial.config), drawer(trial)
-    steps = Need.of(trial.config, trial.federation).steps
-    merges = np.asarray(state.clients.slot)[: len(steps)] >= 0
+    steps = Useful.of(trial.config, trial.federation).steps
+    merges = trial.by_client(state.clients.slot) >= 0
     rng, total, trained = np.random.default_rng(0), 0.0, 0
     for kind in (merges, ~merges):
         clients = rng.permutation(np.flatnonzero(kind))[:sample]
-        given = [parameters(state, client) | {"drawn": draw(client, number)} for client in clients]
+        given = [
+            parameters(trial, state, client) | {"drawn": draw(client, number)} for client in clients
+        ]
         if not given:
             continue
         twin.train(**given[0])  # warm-up

@@ -11,10 +11,11 @@ import numpy as np
 from jax import lax
 
 from fedem_jax.base import State
-from fedem_jax.local import Change, Phase, Rule, Trained, train_clients
+from fedem_jax.local import Rule, Trained
 from fedem_jax.methods.fedem import NOT_SERVED, Upload, serve
 from fedem_jax.ranking import Ranking, rank_all
-from fedem_jax.train import Trial, padded
+from fedem_jax.train import Trial
+from fedem_jax.training import Change, Phase, everybody, train_clients
 
 
 class Phases(NamedTuple):
@@ -36,16 +37,16 @@ def phases(trial: Trial, state: State) -> Phases:
     rules = trial.federation.protocol
     ranking = Ranking(rules.ties, rules.scale, config.top_k)
     sizes = np.diff(trial.federation.offsets) * (1 + config.num_negative)
-    samples = padded(sizes, layout)
+    samples = jnp.asarray(layout.spread(sizes))
     given = (trial.key_draws, trial.lists, algorithm.hyper)
 
     def draws(clients, server, number, key, lists, hyper):
         drawn = trial.draws(key, number, lists)
         rule = Rule(config.batch_size, config.local_epochs, hyper.threshold)
-        everybody = Phase(visit, lambda clients: clients.slot >= NOT_SERVED, layout.classes)
+        visiting = [Phase(visit, everybody, layout.classes)]
         state, participants = State(clients, server), drawn.participants()
         return train_clients(
-            [everybody], layout, drawn, rule, algorithm.num_items, state, participants
+            visiting, layout, drawn, rule, algorithm.num_items, state, participants
         )[1]
 
     def train(clients, server, number, key, lists, hyper):
@@ -55,9 +56,9 @@ def phases(trial: Trial, state: State) -> Phases:
 
     def aggregate(clients, number, key, lists, hyper):
         drawn = trial.draws(key, number, lists)
-        chosen = drawn.aggregated(drawn.participants())
+        chosen = layout.places(drawn.aggregated(drawn.participants()))
         upload = Upload(clients.items[chosen], samples[chosen])
-        download = serve(config, drawn, upload, hyper)
+        download = serve(config, layout, drawn, upload, hyper)
         table = jnp.arange(len(chosen), dtype=jnp.int32) % len(download.items)
         slot = jnp.full(layout.padded, NOT_SERVED, jnp.int32).at[chosen].set(table)
         return State(clients._replace(slot=slot), download)
@@ -95,14 +96,13 @@ def visit(session, clients, server, id) -> Change:
         return seen + jnp.sum(jnp.where(present, session.labels[row], 0.0))
 
     seen = lax.fori_loop(0, session.rule.local_epochs, epoch, 0.0)
-    no_items, no_rows = clients.items.shape[1:]
-    unchanged = jnp.zeros((1, no_rows), clients.items.dtype)
-    return Change({}, jnp.full(1, no_items), unchanged, Trained(seen[None], seen, jnp.int32(0)))
+    return Change({}, Trained(seen[None], seen, jnp.int32(0)))
 
 
-def parameters(state: State, client: int) -> dict[str, Any]:
+def parameters(trial: Trial, state: State, client: int) -> dict[str, Any]:
     """One client's own parameters, its table, its adapter, and the table that awaits it or None."""
-    own = jax.tree.map(lambda leaf: np.asarray(leaf[client]), state.clients)
+    place = trial.layout.place[client]
+    own = jax.tree.map(lambda leaf: np.asarray(leaf[place]), state.clients)
     waits = own.slot != NOT_SERVED
     return {
         "private": own.private,

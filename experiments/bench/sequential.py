@@ -16,12 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fedem_jax.config import Config
-from fedem_jax.settings import FedEM
 from fedem_jax.losses import LOSSES
 from fedem_jax.merge import merged
 from fedem_jax.models.adapter import Adapter
 from fedem_jax.models.fcf import FCF
+from fedem_jax.settings import FedEM
 from fedem_jax.train import Trial
 
 

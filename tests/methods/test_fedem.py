@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from trace_maker import make_trace
 
-from fedem_jax.config import Config
-from fedem_jax.methods.fedem import Hyper, round_sizes
+from fedem_jax.methods.fedem import Hyper
+from fedem_jax.settings import FedEM
 from fedem_jax.train import Trial
 
 ROUNDS = 3
@@ -115,7 +115,7 @@ def test_rounds_with_a_constant_weight_are_those_of_the_twin():
         trace = make_trace(merging=rho, **(GENTLE | cases), **TWIN)
         assert trace["had_server_model"][1:].sum() == 12
         program = program or Rounds(trace, merging)
-        hyper = program.algorithm.hyper._replace(rho=Hyper.of(Config(merging=merging)).rho)
+        hyper = program.algorithm.hyper._replace(rho=Hyper.of(FedEM(merging=merging)).rho)
         assert_equal_to_twin(program.run(hyper), trace)
 
 
@@ -174,15 +174,15 @@ def test_permuting_the_clients_permutes_the_result(per_batch):
 def test_fractions_are_rounded_down_to_at_least_one(
     clients, client_fraction, aggregation_fraction, expected
 ):
-    config = Config(client_fraction=client_fraction, aggregation_fraction=aggregation_fraction)
-    assert round_sizes(config, clients) == expected
+    config = FedEM(client_fraction=client_fraction, aggregation_fraction=aggregation_fraction)
+    assert config.round_sizes(clients) == expected
 
 
 @pytest.mark.parametrize(("merging", "rho"), [("replace", 1), ("none", 0), ("0.3", 0.3), ("1", 1)])
 def test_ways_of_merging_that_are_constants(merging, rho):
-    assert Hyper.of(Config(merging=merging)).rho == np.float32(rho)
+    assert Hyper.of(FedEM(merging=merging)).rho == np.float32(rho)
 
 
 @pytest.mark.parametrize("merging", ["per-batch", "once"])
 def test_a_constant_used_in_place_of_an_adapter_would_spoil_everything(merging):
-    assert np.isnan(Hyper.of(Config(merging=merging)).rho)
+    assert np.isnan(Hyper.of(FedEM(merging=merging)).rho)
