@@ -365,10 +365,9 @@ def popularity_hits(config: Config, federation: Federation) -> dict[str, float]:
     ranking = Ranking(federation.protocol.ties, "logit", config.top_k)
     ranked = jax.jit(partial(rank_all, algorithm, trial.layout, ranking=ranking))
     state = State((), jnp.asarray(trained_on, jnp.float32))
-    ranks = ranked(state, trial.lists, trial.held_out, hyper=())
-    own = slice(federation.num_clients)
+    ranks = trial.by_client(ranked(state, trial.lists, trial.held_out, hyper=()))
     return {
-        part: float(hit_rate(getattr(ranks, part)[own], config.top_k).mean())
+        part: float(hit_rate(getattr(ranks, part), config.top_k).mean())
         for part in ("val", "test", "val_full", "test_full")
     }
 

@@ -171,9 +171,9 @@ class Config:
 def _check(name: str, kind: Any, value: Any) -> None:
     """Refuse a value outside the range or the choices that its annotation names."""
     if get_origin(kind) is Annotated:
-        _, allowed = get_args(kind)
-        if value not in allowed:
-            raise UserError(f"{name}: {value} is out of range; give a number {allowed}.")
+        for allowed in get_args(kind):
+            if isinstance(allowed, Range) and value not in allowed:
+                raise UserError(f"{name}: {value} is out of range; give a number {allowed}.")
     elif get_origin(kind) is tuple:
         for entry in value:
             _check(name, get_args(kind)[0], entry)
