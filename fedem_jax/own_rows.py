@@ -44,7 +44,7 @@ class OwnRows(NamedTuple):
         """The rows of a block of clients; ids one past the last are dropped."""
         nowhere = len(self.items)
         start = self.start.at[ids].get(mode="fill", fill_value=nowhere)
-        place = start[:, None] + jnp.arange(rows.shape[1], dtype=jnp.int32)
+        place = start[:, None] + jnp.arange(rows.shape[1], dtype=jnp.int32)[None, :]
         return self._replace(
             items=self.items.at[place].set(rows, mode="drop"),
             table=self.table.at[place].set(table.astype(self.table.dtype), mode="drop"),

@@ -28,8 +28,14 @@ from fedem_jax.models.scoring import scoring
 from fedem_jax.own_rows import OwnRows
 from fedem_jax.settings import FedMF
 from fedem_jax.training import (
-    Change, Contribution, Phase, Sum, everybody, train_clients, training_scratch
-)  # fmt: skip
+    Change,
+    Contribution,
+    Phase,
+    Sum,
+    everybody,
+    train_clients,
+    training_scratch,
+)
 
 
 class Hyper(NamedTuple):

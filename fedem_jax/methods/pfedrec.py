@@ -2,8 +2,8 @@
 recommendation; after the released program.
 
     clients, in parallel:  Q_u <- G
-                           batch by batch: (w_u, c_u) <- one gradient step on BCE(w_u . q_i + c_u, y)
-                                           Q_u <- one gradient step with the new (w_u, c_u)
+                           batch by batch: (w_u, c_u) <- a gradient step on BCE(w_u . q_i + c_u, y)
+                                           Q_u <- a gradient step with the new (w_u, c_u)
                            upload Q_u
     server:                G <- mean of Q_u
 
@@ -29,8 +29,14 @@ from fedem_jax.models.scoring import scoring
 from fedem_jax.own_rows import OwnRows
 from fedem_jax.settings import PFedRec
 from fedem_jax.training import (
-    Change, Contribution, Phase, Sum, everybody, train_clients, training_scratch
-)  # fmt: skip
+    Change,
+    Contribution,
+    Phase,
+    Sum,
+    everybody,
+    train_clients,
+    training_scratch,
+)
 
 
 class Hyper(NamedTuple):
