@@ -12,7 +12,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fedem_jax.auditing import Audit, audit
+    from fedem_jax.auditing import audit
     from fedem_jax.config import Config
     from fedem_jax.data.federation import Federation
     from fedem_jax.data.sources import load
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fedem_jax.protocol import Protocol
     from fedem_jax.ranking import evaluate
     from fedem_jax.train import Result, Trial, run
+    from fedem_jax.verdict import Audit
 
 __version__ = "0.1.0"
 
@@ -32,7 +33,7 @@ __all__ = [
 
 _HOME = {
     "METHODS": "methods",
-    "Audit": "auditing",
+    "Audit": "verdict",
     "audit": "auditing",
     "Config": "config",
     "Federation": "data.federation",

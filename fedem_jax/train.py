@@ -218,9 +218,9 @@ class Trial:
         """
         place, k = self.layout.place, self.config.top_k
         loss, epochs = np.asarray(info.loss[-1])[place], np.asarray(info.epochs[-1])[place]
-        ranks: Any = self.by_client(ranks)
+        by_client: Any = self.by_client(ranks)
         trained = epochs > 0
-        sound = ranks.finite & (np.isfinite(loss) | ~trained)
+        sound = by_client.finite & (np.isfinite(loss) | ~trained)
         if not sound.all():
             lost = int(np.flatnonzero(~sound)[0])
             settings = dataclasses.asdict(self.config).items()
@@ -236,11 +236,11 @@ class Trial:
             "round": round,
             "loss": float(loss[trained].mean()),
             "epochs": float(epochs[trained].mean()),
-            "val": summarise(ranks.val, k),
-            "test": summarise(ranks.test, k),
-            "val_full": summarise(ranks.val_full, k),
-            "test_full": summarise(ranks.test_full, k),
-            "coverage": coverage(ranks.listed, self.federation.num_items),
+            "val": summarise(by_client.val, k),
+            "test": summarise(by_client.test, k),
+            "val_full": summarise(by_client.val_full, k),
+            "test_full": summarise(by_client.test_full, k),
+            "coverage": coverage(by_client.listed, self.federation.num_items),
             "bytes_up": self.algorithm.traffic.up,
             "bytes_down": self.algorithm.traffic.down,
             "protocol": self.federation.protocol.name,

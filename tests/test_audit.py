@@ -8,13 +8,14 @@ import pytest
 from scipy.stats import binom, binomtest
 from toy import small_federation
 
-from fedem_jax import auditing, cli
-from fedem_jax.auditing import Audit, Figures, Share, audit, drawn_as_negative, renumbered
+from fedem_jax import cli
+from fedem_jax.auditing import audit, drawn_as_negative, renumbered
 from fedem_jax.data.sources import load
 from fedem_jax.errors import UserError
 from fedem_jax.protocol import preset
 from fedem_jax.settings import FedEM, LocalOnly
 from fedem_jax.train import Trial, run
+from fedem_jax.verdict import DECISIVE, Audit, Figures, Share
 
 QUICK = LocalOnly(rounds=12, eval_every=12, top_k=3, dim=4, size_classes=1)
 
@@ -42,7 +43,7 @@ def test_the_verdict_is_that_of_the_negative_pool(audited):
         assert figures.chance == pytest.approx(0.1)
         assert figures.spared == Share(200 * spares, 200)
         assert (figures.interval[0] > 0.1) == spares
-        assert (figures.p_value < auditing.DECISIVE) == spares
+        assert (figures.p_value < DECISIVE) == spares
         assert (figures.drawn.count == 0) == spares
         assert figures.candidates_drawn.count > 0.5 * figures.candidates_drawn.total
     if not spares:  # held-out items are drawn as often as candidates

@@ -14,6 +14,7 @@ from fedem_jax.base import State
 from fedem_jax.local import Rule, Trained
 from fedem_jax.methods.fedem import NOT_SERVED, Upload, serve
 from fedem_jax.ranking import Ranking, rank_all
+from fedem_jax.settings import FedEM
 from fedem_jax.train import Trial
 from fedem_jax.training import Change, Phase, everybody, train_clients
 
@@ -34,6 +35,7 @@ class Phases(NamedTuple):
 def phases(trial: Trial, state: State) -> Phases:
     """The phases of a round of this trial, compiled for states such as `state`."""
     config, layout, algorithm = trial.config, trial.layout, trial.algorithm
+    assert isinstance(config, FedEM)
     rules = trial.federation.protocol
     ranking = Ranking(rules.ties, rules.scale, config.top_k)
     sizes = np.diff(trial.federation.offsets) * (1 + config.num_negative)
