@@ -168,7 +168,8 @@ def lay_out(
     mesh = Mesh(np.asarray(devices), (AXIS,))
     layout = Layout(mesh, number, shard, client, place, (), (), block)
     classes, coarse = (
-        size_classes(federation, need, layout, most) for most in (num_classes, -(-num_classes // 2))
+        size_classes(federation, need, layout, max(1, most))
+        for most in (num_classes, num_classes // 2)
     )
     return layout._replace(classes=classes, coarse=coarse)
 
