@@ -30,10 +30,9 @@ def fit_adapter(
     table: Float[Array, "M D"],
     aggregated: Float[Array, "M D"],
     session: Session,
-    lr: Float[Array, ""],
+    optimiser: optax.GradientTransformation,
 ) -> Any:
     """Fit the adapter alone on the client's samples, all tables held fixed (`merging = once`)."""
-    optimiser = optax.flatten(optax.adam(lr))
 
     def step(carry, row, present):
         adapter, moments = carry
@@ -60,16 +59,16 @@ def fit_elastic(
     table: Float[Array, "M D"],
     aggregated: Float[Array, "M D"],
     session: Session,
-    lr_adapter: Float[Array, ""],
-    lr_embedding: Float[Array, ""],
+    adapt: optax.GradientTransformation,
+    embed: optax.GradientTransformation,
 ) -> tuple[Any, Any, Float[Array, "M D"], Trained]:
-    """Train adapter and embeddings in turn, batch by batch (`merging = per-batch`).
+    """Train adapter and embeddings in turn, batch by batch (`merging = per-batch`), by the
+    optimisers `adapt` of the adapter and `embed` of the pair `(private, table)`.
 
     Both steps score with rows merged anew. The first moves the adapter; the second, with the moved
     adapter, the client's own parameters and its table, whose gradient also runs through rho. The
     aggregated table is a constant. The adapter costs most, so rows are gathered batch by batch.
     """
-    adapt, embed = optax.flatten(optax.adam(lr_adapter)), optax.adam(lr_embedding)
 
     def step(carry, row, present):
         adapter, embedding, adapter_moments, moments = carry
@@ -87,7 +86,7 @@ def fit_elastic(
         adapter = optax.apply_updates(adapter, update)
 
         loss, gradient = jax.value_and_grad(batch_loss, argnums=1)(adapter, embedding)
-        update, moments = embed.update(gradient, moments)
+        update, moments = embed.update(gradient, moments, embedding)
         embedding = optax.apply_updates(embedding, update)
         return (adapter, embedding, adapter_moments, moments), loss
 

@@ -36,6 +36,9 @@ class FedEM(AdamClients):
     the result with its own table elastically."""
 
     method: str = "fedem"
+    backbone: Literal["fcf", "ncf"] = "fcf"
+    """Model of a client: fcf = inner product, as released; ncf = user vector and item row through a
+    network that stays at home."""
     lr_embedding: Positive = 0.1
     lr_adapter: Positive = 0.1
     """Step size of the adapter."""
@@ -52,6 +55,12 @@ class FedEM(AdamClients):
     """Hidden widths of the adapter."""
     aggregation_fraction: Share = 0.1
     """Share of the training clients that are aggregated, and merge in the next round."""
+    network_widths: tuple[Count, ...] = (16, 8)
+    """Hidden widths of the network (backbone = ncf); this and the next two as in FedNCF."""
+    lr_network: Positive = 0.01
+    """Step size of the network."""
+    weight_decay: Weight = 1e-3
+    """L2 penalty of the network, added to its gradient."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -126,12 +135,20 @@ class FedNCF(FedMF):
     and network are averaged. As in the program of FedCA."""
 
     method: str = "fedncf"
+    variant: Literal["mlp", "neumf"] = "mlp"
+    """Network: mlp = layers over both vectors, as released; neumf = beside them the product of the
+    vectors, for which each gives its first half, as in the paper."""
     network_widths: tuple[Count, ...] = (16, 8)
     """Hidden widths of the network."""
     lr_network: Positive = 0.01
     """Step size of the network."""
     weight_decay: Weight = 1e-3
     """L2 penalty of the network, added to its gradient."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.variant == "neumf" and self.dim < 2:
+            raise UserError("dim: 1 leaves neumf nothing to share out; give at least 2.")
 
 
 @dataclass(frozen=True)

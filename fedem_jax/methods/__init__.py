@@ -7,6 +7,7 @@ from collections.abc import Callable
 from fedem_jax.base import Algorithm
 from fedem_jax.methods.fedem import fedem
 from fedem_jax.methods.fedmf import fedmf
+from fedem_jax.methods.fedncf import fedncf
 from fedem_jax.methods.local_only import local_only
 from fedem_jax.methods.pfedrec import pfedrec
 
@@ -14,6 +15,7 @@ METHODS: dict[str, Callable[..., Algorithm]] = {
     "fedem": fedem,
     "local-only": local_only,
     "fedmf": fedmf,
+    "fedncf": fedncf,
     "pfedrec": pfedrec,
 }
 """`(settings, num_items, layout, samples) -> algorithm`, by the name of the method."""

@@ -7,6 +7,9 @@ aggregation bottleneck.
     server, over A of them:  s_uv = similarity of the tables' first principal scores
                              w_u  = projection of p + alpha s_u onto the simplex,  p_v = n_v / sum n
                              G_u  = sum_v w_uv Q_v, downloaded by u
+
+With the NCF backbone a score is f_u(p_u, q_i) instead. The network f_u is trained together with p_u
+and Q_u, and is as private as p_u: it is never uploaded. (The released program has FCF alone.)
 """
 
 from __future__ import annotations
@@ -24,8 +27,9 @@ from fedem_jax.aggregate import aggregated, aggregation_weights, sample_shares
 from fedem_jax.base import Algorithm, Info, State, Traffic
 from fedem_jax.clients import Layout
 from fedem_jax.draws import Draws
-from fedem_jax.local import Rule, exact, fit_embedding, tree_at
+from fedem_jax.local import Rule, exact, fit_embedding, fit_network, tree_at
 from fedem_jax.merge import fit_adapter, fit_elastic, merged
+from fedem_jax.models import ncf
 from fedem_jax.models.adapter import Adapter
 from fedem_jax.models.fcf import FCF, item_table
 from fedem_jax.models.scoring import scoring
@@ -47,6 +51,10 @@ class Hyper(NamedTuple):
     """Relative change of the running loss below which a client stops."""
     rho: Float[Array, ""]
     """Share of the aggregated table where it is a constant."""
+    lr_network: Float[Array, ""]
+    """Adam step of f_u, the network of NCF."""
+    weight_decay: Float[Array, ""]
+    """L2 penalty of f_u."""
 
     @classmethod
     def of(cls, config: FedEM) -> Hyper:
@@ -54,14 +62,16 @@ class Hyper(NamedTuple):
         constant = {"replace": 1.0, "none": 0.0, "per-batch": jnp.nan, "once": jnp.nan}
         rho = constant[config.merging] if config.merging in constant else float(config.merging)
         numbers = (config.lr_embedding, config.lr_adapter, config.alpha, config.threshold, rho)
-        return cls(*(jnp.float32(number) for number in numbers))
+        network = (config.lr_network, config.weight_decay)
+        return cls(*(jnp.float32(number) for number in numbers + network))
 
 
 class Clients(NamedTuple):
     """What the clients keep. Memory: 4 C I D bytes (2 in bfloat16) and little more."""
 
     private: Any
-    """[C ...] the backbone's own parameters (the user vectors p_u); they never leave a client."""
+    """[C ...] the backbone's own parameters (the user vectors p_u and, with NCF, the networks f_u);
+    they never leave a client."""
     items: Float[Array, "C I D"]
     """Q_u, each client's own item table, before merging."""
     adapter: Any
@@ -96,7 +106,11 @@ def fedem(config: FedEM, num_items: int, layout: Layout, samples: Int[Array, " C
         layout: how the clients are laid out over devices, size classes and blocks.
         samples: samples that each client trains on in a round, positives and negatives.
     """
-    backbone, adapter = FCF(config.dim, config.init_scale), Adapter(config.adapter_widths)
+    if config.backbone == "fcf":
+        backbone, fit = FCF(config.dim, config.init_scale), fit_embedding
+    else:
+        backbone, fit = ncf.NCF(config.dim, config.network_widths, config.init_scale), fit_network
+    adapter = Adapter(config.adapter_widths)
     logits, objective = scoring(backbone, config.bce)
     _, num_served = config.round_sizes(layout.number)
     num_tables = 1 if config.aggregation == "avg" else num_served
@@ -107,6 +121,12 @@ def fedem(config: FedEM, num_items: int, layout: Layout, samples: Int[Array, " C
         if config.merging in ("per-batch", "once"):
             return jnp.asarray(adapter.apply({"params": theta}, local, aggregated))
         return jnp.full(local.shape[:-1], rho)
+
+    def optimiser(hyper: Hyper) -> optax.GradientTransformation:
+        """Adam of the pair of private parameters and Q_u."""
+        if config.backbone == "fcf":
+            return optax.adam(hyper.lr_embedding)
+        return ncf.adam(hyper.lr_embedding, hyper.lr_network, hyper.weight_decay)
 
     def init(key: Key[Array, ""]) -> State:
         """Everybody starts from the same Q_0, p_0 and theta_0; they drift apart by training."""
@@ -149,8 +169,8 @@ def fedem(config: FedEM, num_items: int, layout: Layout, samples: Int[Array, " C
     def train_own(hyper: Hyper, session, clients: Clients, _, id) -> Change:
         """A client that was not served: local epochs on its own table."""
         private, rows = tree_at(clients.private, id), session.rows
-        table, optimiser = exact(clients.items[id, rows]), optax.adam(hyper.lr_embedding)
-        private, table, trained = fit_embedding(objective, private, table, session, optimiser)
+        table = exact(clients.items[id, rows])
+        private, table, trained = fit(objective, private, table, session, optimiser(hyper))
         return Change({"private": private}, trained, rows, table)
 
     def merge_and_train(hyper: Hyper, session, clients: Clients, download, id) -> Change:
@@ -158,21 +178,18 @@ def fedem(config: FedEM, num_items: int, layout: Layout, samples: Int[Array, " C
         private, table, theta, slot = tree_at(clients, id)
         table, target = exact(table), exact(download.items[slot])
         rows, rho = session.rows, partial(weigh, rho=hyper.rho)
+        adapt, embed = optax.flatten(optax.adam(hyper.lr_adapter)), optimiser(hyper)
         if config.merging == "once":
             theta = fit_adapter(
-                objective, rho, theta, private, table[rows], target[rows], session, hyper.lr_adapter
+                objective, rho, theta, private, table[rows], target[rows], session, adapt
             )
         table = merged(table, target, rho(theta, table, target))
         if config.merging == "per-batch":
             theta, private, new_rows, trained = fit_elastic(
-                objective, rho, theta, private, table[rows], target[rows], session,
-                hyper.lr_adapter, hyper.lr_embedding,
-            )  # fmt: skip
-        else:
-            optimiser = optax.adam(hyper.lr_embedding)
-            private, new_rows, trained = fit_embedding(
-                objective, private, table[rows], session, optimiser
+                objective, rho, theta, private, table[rows], target[rows], session, adapt, embed
             )
+        else:
+            private, new_rows, trained = fit(objective, private, table[rows], session, embed)
         table, every = table.at[rows].set(new_rows, mode="drop"), jnp.arange(num_items)
         return Change({"private": private, "adapter": theta}, trained, every, table)
 
@@ -191,10 +208,13 @@ def fedem(config: FedEM, num_items: int, layout: Layout, samples: Int[Array, " C
 
     def scratch(block: int) -> dict[str, int]:
         """Merging: own and aggregated table and their merger, [I D]; rows of both tables, both
-        moments and the gradient, [M D]; the adapter's hidden layers, [I]. Aggregating: a copy of
-        the uploads, their signatures, and 6 arrays of clients by clients."""
+        moments and the gradient, [M D]; the adapter's hidden layers, [I]. Evaluating, with NCF:
+        the network's input and widest layer, [I]. Aggregating: a copy of the uploads, their
+        signatures, and 6 arrays of clients by clients."""
         serves, dim = config.merging != "none", config.dim
         numbers = training_scratch(layout, num_items, dim, block, tables=3 if serves else 1)
+        if config.backbone == "ncf":
+            numbers["evaluate"] += block * num_items * ncf.held(dim, config.network_widths)
         numbers["aggregate"] = num_served * (num_items * (dim + 2) + 6 * num_served)
         if serves:
             hidden, rows = sum(config.adapter_widths) + 3, max(c.rows for c in layout.coarse)
