@@ -49,7 +49,8 @@ def scores(
 ) -> Float[Array, "B I"]:
     """Logits of all items: by the new table if clients keep no rows of their own, else by their own
     rows over the table that the last round started from. (A client that sat out that round has the
-    rows of its last one; the released programs leave it all of its old table.)"""
+    rows of its last one, which are all items if its size class has room for them; the released
+    programs leave it all of its old table.)"""
 
     def one(id):
         mine = tree_at(private, id)

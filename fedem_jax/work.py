@@ -62,7 +62,7 @@ def round_work(
     config: Config, federation: Federation, layout: Layout, epochs: float | None = None
 ) -> dict[str, Work]:
     """Work of a round of FedEM or Local-only by phase, without padding, in expectation over who
-    takes part; empty for other methods, whose operations nobody has counted.
+    takes part; empty for other methods and backbones, whose operations nobody has counted.
 
     With F operations of the adapter per row and P parameters, for a client with S samples in T
     steps of an epoch on M rows, over E epochs:
@@ -79,7 +79,7 @@ def round_work(
     Args:
         epochs: E, mean over the clients; None: none stops early.
     """
-    if not isinstance(config, FedEM | LocalOnly):
+    if not isinstance(config, FedEM | LocalOnly) or getattr(config, "backbone", "fcf") != "fcf":
         return {}
     useful, items, dim = Useful.of(config, federation), federation.num_items, config.dim
     epochs = config.local_epochs if epochs is None else epochs

@@ -7,28 +7,43 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy import small_federation
+from toy import CHANCE, checkerboard, permuted, small_federation
 
-from fedem_jax.data.interactions import Interactions
-from fedem_jax.data.split import split
+from fedem_jax.draws import Fresh
 from fedem_jax.methods import METHODS
-from fedem_jax.protocol import preset
-from fedem_jax.settings import FedEM
+from fedem_jax.own_rows import OwnRows
+from fedem_jax.presets import preset
+from fedem_jax.settings import SETTINGS
 from fedem_jax.train import Trial
 
-BASE = FedEM(
-    dim=4, local_epochs=3, batch_size=16, num_negative=2, lr_embedding=0.03, lr_adapter=0.03,
-    threshold=0.02, bce="logit", client_fraction=0.9, aggregation_fraction=0.7, block_size=1,
-    size_classes=1,
-)  # fmt: skip
+SMALL = {
+    "dim": 4, "local_epochs": 3, "batch_size": 16, "num_negative": 2, "lr_embedding": 0.03,
+    "lr_adapter": 0.03, "threshold": 0.02, "bce": "logit", "client_fraction": 0.9,
+    "aggregation_fraction": 0.7, "block_size": 1, "size_classes": 1, "num_clusters": 3,
+}  # fmt: skip
+"""Where a method has such a setting."""
+OWN = {
+    "pfedrec": {"lr_network": 0.05, "lr_item_factor": 1.0},
+    "gpfedrec": {"lr_network": 0.05, "lr_factor": 1.0, "client_fraction": 1.0},
+    "fedrap": {"lr_network": 0.05, "lr_embedding": 1.0},
+    "cofedrec": {"lr_network": 0.05, "lr_item_factor": 1.0},
+}
+"""Gentle steps, where the names mean something else; GPFedRec needs everybody."""
+
+
+def config_of(method, **changes):
+    """A small configuration; `changes` apply to the methods that have such settings."""
+    values = SMALL | OWN.get(method, {}) | changes
+    known = {field.name for field in dataclasses.fields(SETTINGS[method])}
+    return SETTINGS[method](**{name: value for name, value in values.items() if name in known})
 
 
 class Lab:
     """Compiled rounds of a method, from any state, with any key, data and numbers."""
 
-    def __init__(self, config, devices=1, federation=None):
+    def __init__(self, config, devices=1, federation=None, kind=Trial):
         federation = federation or small_federation(config.protocol)
-        self.trial = Trial(config, federation, jax.devices()[:devices])
+        self.trial = kind(config, federation, jax.devices()[:devices])
         self.start = self.trial.init()
         self.traces, method = 0, self.trial.algorithm
 
@@ -58,7 +73,7 @@ class Lab:
 @pytest.fixture(scope="module")
 def labs():
     """One client after the other, in arrays of one size: the laboratory of each method."""
-    return cache(lambda method: Lab(dataclasses.replace(BASE, method=method)))
+    return cache(lambda method: Lab(config_of(method)))
 
 
 @pytest.fixture(scope="module", params=METHODS)
@@ -74,6 +89,11 @@ def lab(labs, method):
 @pytest.fixture(scope="module")
 def result(lab):
     return lab.run()
+
+
+def own(clients):
+    """The parameters that belong to one client alone."""
+    return clients.private if hasattr(clients, "private") else clients.user
 
 
 def assert_same(ours, theirs, **tolerance):
@@ -95,6 +115,12 @@ def differs(ours, theirs):
 # --- shapes, traces, transfers --------------------------------------------------------------------
 
 
+def test_every_method_has_settings_and_a_maker():
+    assert set(METHODS) == set(SETTINGS)
+    for method, kind in SETTINGS.items():
+        assert preset("released", method=method) == kind()
+
+
 def test_a_round_keeps_shapes_and_types(lab):
     after, info, ranks = jax.eval_shape(partial(lab.trial._rounds, 2), lab.start, 0, *lab.rest)
     before = jax.eval_shape(lambda state: state, lab.start)
@@ -106,10 +132,9 @@ def test_a_round_keeps_shapes_and_types(lab):
 
 
 def test_item_tables_may_be_stored_in_half_the_bytes(method):
-    config = dataclasses.replace(BASE, method=method, table_dtype="bfloat16")
-    trial = Trial(config, small_federation(), jax.devices()[:1])
+    trial = Trial(config_of(method, table_dtype="bfloat16"), small_federation(), jax.devices()[:1])
     start = jax.eval_shape(trial.algorithm.init, trial.key_init)
-    assert start.clients.items.dtype == jnp.bfloat16
+    assert any(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(start))
     rest = (trial.key_draws, trial.lists, trial.held_out, trial.algorithm.hyper)
     after, *_ = jax.eval_shape(partial(trial._rounds, 1), start, 0, *rest)
     kind = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(start)]
@@ -126,6 +151,39 @@ def test_rounds_are_traced_once_and_stay_on_the_device(lab, result):
     assert_same(jax.tree.map(np.asarray, state), result[0])
 
 
+def test_memory_and_traffic_are_planned(lab):
+    scratch = lab.trial.algorithm.scratch(1)
+    assert all(count > 0 for count in scratch.values())
+    assert set(lab.trial.memory.scratch) == set(scratch)
+
+
+NETWORK = 4 * ((8 * 16 + 16) + (16 * 8 + 8) + (8 + 1))
+"""Bytes of FedNCF's network on pairs of width 2 x 4."""
+SENT = {
+    "fedem": ((1, 4), (1, 0)),
+    "local-only": ((0, 0), (0, 0)),
+    "fedmf": ((1, 4), (1, 0)),
+    "fedncf": ((1, 4 + NETWORK), (1, NETWORK)),
+    "pfedrec": ((1, 0), (1, 0)),
+    "gpfedrec": ((1, 0), (2, 0)),
+    "fedrap": ((1, 0), (1, 0)),
+    "fedca": ((1, 4 + 4 * 4 * 4), (1, 0)),
+}
+"""Item tables, and bytes beside them, that a client uploads and downloads (specification, section
+1): tables and networks in float32, sample counts in 4 bytes, FedCA's 4 directions."""
+
+
+@pytest.mark.parametrize("name", SENT)
+def test_what_is_sent_is_what_the_specification_says(labs, name):
+    trial = labs(name).trial
+    table = 4 * trial.federation.num_items * trial.config.dim
+    participants, aggregated = trial.config.round_sizes(trial.federation.num_clients)
+    clients = aggregated if name in ("fedem", "fedca") else participants
+    (up, up_beside), (down, down_beside) = SENT[name]
+    assert trial.algorithm.traffic.up == clients * (up * table + up_beside)
+    assert trial.algorithm.traffic.down == clients * (down * table + down_beside)
+
+
 # --- seeds ----------------------------------------------------------------------------------------
 
 
@@ -135,24 +193,28 @@ def test_the_same_seed_gives_the_same_bits(lab, result):
     again.start = lab.trial.init()
     assert_same(again.run(), result)
     other = lab.run(key=jax.random.key(1))
-    assert differs(other[0], result[0])
+    assert differs(other, result)
 
 
 def test_other_seeds_start_elsewhere_and_other_protocols_do_not(method, lab):
     def start(protocol, seed):
-        config = dataclasses.replace(BASE, method=method, protocol=protocol, seed=seed)
-        return Trial(config, small_federation(protocol), jax.devices()[:1]).init().clients
+        config = config_of(method, protocol=protocol, seed=seed)
+        return Trial(config, small_federation(protocol), jax.devices()[:1]).init()
 
-    base = lab.start.clients
-    assert_same(start("paper", 0), base)
-    assert differs(start("leak-free", 1), base)
-    everybody = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[:1], leaf.shape), base)
-    assert_same(base, everybody)
+    assert_same(start("paper", 0), lab.start)
+    assert differs(start("leak-free", 1), lab.start)
 
 
 def test_rounds_in_one_call_or_in_several_are_the_same(labs):
     lab = labs("fedem")
     assert_same(lab.run(length=3)[0], lab.run()[0])
+
+
+def test_a_resumed_run_is_an_uninterrupted_one(lab, result):
+    state = jax.tree.map(np.asarray, lab.run(rounds=2)[0])
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, lab.start)
+    state, info, ranks = lab.segment(jax.device_put(state, shardings), 2)
+    assert_same(jax.tree.map(np.asarray, (state, info, ranks)), result)
 
 
 # --- who is changed by what -----------------------------------------------------------------------
@@ -165,28 +227,39 @@ def first_round(lab):
 
 
 def learnt(clients):
-    """What the clients learn: all but the row of the server's table that waits for them."""
-    return [leaf for name, tree in clients._asdict().items() if name != "slot"
+    """What the clients learn: all but what waits for them at the server or was handed to them."""
+    return [leaf for name, tree in clients._asdict().items()
+            if name not in ("slot", "personal") and not isinstance(tree, OwnRows)
             for leaf in jax.tree.leaves(tree)]  # fmt: skip
 
 
-def test_who_sits_out_stays_as_it_was(lab, first_round):
-    clients, info = first_round
+IDLE = [name for name in METHODS if name not in ("gpfedrec", "central-mf")]
+"""Methods in which a client may sit out: GPFedRec needs everybody, and with all data in one place
+there are no clients."""
+
+
+@pytest.mark.parametrize("name", IDLE)
+def test_who_sits_out_stays_as_it_was(labs, name):
+    lab = labs(name)
+    state, info, _ = jax.tree.map(np.asarray, lab.segment(lab.start, 0))
     draws = lab.trial.draws(lab.trial.key_draws, jnp.int32(0), lab.trial.lists)
     (idle,) = np.setdiff1d(np.arange(7), draws.participants())
-    assert np.isnan(info.loss[idle])
-    assert info.epochs[idle] == 0
+    assert np.isnan(info.loss[0, idle])
+    assert info.epochs[0, idle] == 0
     trained = np.delete(np.arange(7), idle)
-    assert np.isfinite(info.loss[trained]).all()
-    assert (info.epochs[trained] > 0).all()
-    before, after = learnt(lab.start.clients), learnt(clients)
-    assert_same([leaf[idle] for leaf in after], [leaf[idle] for leaf in before])
-    moved = clients.items[trained] != np.asarray(lab.start.clients.items)[trained]
-    assert moved.any((1, 2)).all()
+    assert np.isfinite(info.loss[0, trained]).all()
+    assert (info.epochs[0, trained] > 0).all()
+    before, after = own(lab.start.clients), own(state.clients)
+    assert_same(*(jax.tree.map(lambda leaf: np.asarray(leaf)[idle], p) for p in (before, after)))
+    moved = [differs(*(jax.tree.map(lambda leaf, u=u: np.asarray(leaf)[u], p)
+                       for p in (before, after))) for u in trained]  # fmt: skip
+    assert all(moved)
 
 
-def test_rows_without_a_sample_stay_as_they_were(lab, first_round):
-    clients, info = first_round
+@pytest.mark.parametrize("name", ["fedem", "local-only", "fedca"])
+def test_rows_without_a_sample_stay_as_they_were(labs, name):
+    lab = labs(name)
+    state, info, _ = jax.tree.map(np.asarray, lab.segment(lab.start, 0))
     (size,) = lab.trial.layout.classes
 
     @jax.jit
@@ -194,18 +267,21 @@ def test_rows_without_a_sample_stay_as_they_were(lab, first_round):
         draws = lab.trial.draws(lab.trial.key_draws, jnp.int32(0), lists)
         return draws.samples(u, size.positives, size.barred)
 
-    for u in np.flatnonzero(info.epochs):
+    for u in np.flatnonzero(info.epochs[0]):
         samples = samples_of(u, lab.trial.lists)
         touched = np.unique(samples.items[: int(samples.count)])
         still = np.setdiff1d(np.arange(lab.trial.federation.num_items), touched)
-        before, after = np.asarray(lab.start.clients.items[u]), clients.items[u]
+        before, after = np.asarray(lab.start.clients.items[u]), state.clients.items[u]
         assert len(still)
         np.testing.assert_array_equal(after[still], before[still])
         assert (after[touched] != before[touched]).any(1).all()
 
 
-def test_a_client_learns_nothing_from_the_others_before_it_downloads(lab, first_round):
+@pytest.mark.parametrize("name", ["fedem", "local-only", "fedmf", "pfedrec", "gpfedrec", "fedca"])
+def test_a_client_learns_nothing_from_the_others_before_it_downloads(labs, name):
     """Other interactions of one client change that client alone in the first round."""
+    lab = labs(name)
+    clients = jax.tree.map(np.asarray, lab.segment(lab.start, 0)[0].clients)
     federation = lab.trial.federation
     mine = slice(*federation.offsets[2:4])
     new = np.setdiff1d(np.arange(federation.num_items), federation.train_items(2))
@@ -215,64 +291,106 @@ def test_a_client_learns_nothing_from_the_others_before_it_downloads(lab, first_
     lists = lists._replace(items=jax.device_put(items, lists.items.sharding))
     state, *_ = jax.tree.map(np.asarray, lab.segment(lab.start, 0, lists=lists))
     others = np.delete(np.arange(7), 2)
-    clients, _ = first_round
     assert_same([leaf[others] for leaf in learnt(state.clients)],
                 [leaf[others] for leaf in learnt(clients)])  # fmt: skip
-    assert (state.clients.items[2] != clients.items[2]).any()
+    assert differs(*(jax.tree.map(lambda leaf: leaf[2], own(c)) for c in (state.clients, clients)))
+
+
+class Renumbered:
+    """The draws of the same clients under other numbers."""
+
+    def __init__(self, inner: Fresh, old: np.ndarray):
+        self.inner, self.old, self.new = inner, jnp.asarray(old), jnp.asarray(np.argsort(old))
+
+    def participants(self):
+        return self.new[self.inner.participants()]
+
+    def samples(self, client, capacity, barred_capacity):
+        return self.inner.samples(self.old[client], capacity, barred_capacity)
+
+    def order(self, client, epoch, position, count):
+        return self.inner.order(self.old[client], epoch, position, count)
+
+    def aggregated(self, participants):
+        return self.new[self.inner.aggregated(self.old[participants])]
+
+    def server(self):
+        return self.inner.server()
+
+    def signs(self, axes, scores):
+        return self.inner.signs(axes, scores)
+
+
+ORDER = np.array([3, 0, 6, 2, 5, 1, 4])
+
+
+def test_permuting_the_clients_permutes_the_result(lab, result):
+    """Sums over the clients are taken in another order, hence the tolerance."""
+    lists = lab.trial.lists
+
+    class Permuted(Trial):
+        def draws(self, key, number, _):
+            return Renumbered(lab.trial.draws(key, number, lists), ORDER)
+
+    other = Lab(lab.trial.config, 1, permuted(lab.trial.federation, ORDER), Permuted)
+    state, info, ranks = other.run()
+    assert_same(info.epochs, result[1].epochs[:, ORDER])
+    assert_same(info.loss, result[1].loss[:, ORDER], atol=1e-5)
+    assert_same(ranks, jax.tree.map(lambda leaf: leaf[ORDER], result[2]))
+    clients = jax.tree.map(lambda leaf: leaf[ORDER], own(result[0].clients))
+    assert_same(own(state.clients), clients, atol=1e-4)
 
 
 # --- ways to cut the work -------------------------------------------------------------------------
 
-CUTS = [("fedem", 2, 3, 1), ("local-only", 2, 3, 4), ("local-only", 1, 8, 1)]
-"""Method, devices, clients in a block, size classes. All methods share the code that makes the cut,
-and FedEM takes long to compile."""
 
-
-@pytest.mark.parametrize(("name", "devices", "block", "classes"), CUTS)
-def test_the_cut_of_the_work_changes_nothing(labs, name, devices, block, classes):
+def test_the_cut_of_the_work_changes_nothing(labs, method, result):
     """Seven clients do not fill two devices, nor blocks of three: the rest is padding."""
+    devices = 2
     if len(jax.devices()) < devices:
         pytest.skip(f"needs {devices} devices")
-    config = dataclasses.replace(BASE, method=name, block_size=block, size_classes=classes)
-    other, result = Lab(config, devices), labs(name).run()
-    assert other.trial.layout.padded == 7 + (devices - 1)
-    assert len(other.trial.layout.classes) == classes
+    other = Lab(config_of(method, block_size=3), devices)
+    layout = other.trial.layout
+    assert layout.padded == 8
 
     def real(tree, axis=0):
-        return jax.tree.map(lambda leaf: np.take(leaf, range(7), axis), tree)
+        return jax.tree.map(lambda leaf: np.take(leaf, layout.place, axis), tree)
 
     state, info, ranks = other.run()
     assert_same(real(ranks), result[2])
     assert_same(real(info, axis=1), result[1], atol=1e-5)
-    assert_same(real(state.clients), result[0].clients, atol=1e-4)
+    assert_same(real(own(state.clients)), own(result[0].clients), atol=1e-4)
     assert_same(state.server, result[0].server, atol=1e-4)
-    for start, end in zip(learnt(other.start.clients), learnt(state.clients), strict=True):
-        np.testing.assert_array_equal(end[7:], start[7:])
+    nobody = int(np.flatnonzero(layout.client == layout.padded)[0])
+    for start, end in zip(jax.tree.leaves(own(other.start.clients)),
+                          jax.tree.leaves(own(state.clients)), strict=True):  # fmt: skip
+        np.testing.assert_array_equal(end[nobody], start[nobody])
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_size_classes_change_nothing(labs, classes):
+    other = Lab(config_of("local-only", size_classes=classes))
+    assert len(other.trial.layout.classes) == classes
+    theirs = labs("local-only").run()
+    state, info, ranks = other.run()
+    assert_same(ranks, theirs[2])
+    assert_same(info, theirs[1], atol=1e-5)
+    assert_same(state, theirs[0], atol=1e-4)
 
 
 # --- learning -------------------------------------------------------------------------------------
 
-LEARN = FedEM(
-    dim=8, init_scale=0.1, lr_embedding=0.05, local_epochs=2, bce="logit", rounds=40,
-    size_classes=1, aggregation="avg", merging="replace", aggregation_fraction=1.0, top_k=5,
-)  # fmt: skip
-CHANCE = 5 / 21
-"""HR@5 of a guess among 20 other items."""
-
-
-def checkerboard(protocol):
-    """Even clients like even items, odd clients odd ones: 18 of 24 each."""
-    rng = np.random.default_rng(0)
-    items = np.array([2 * rng.permutation(24)[:18] + client % 2 for client in range(60)])
-    user, time = np.indices(items.shape)
-    rules = preset(protocol, num_candidates=20, candidates="shared")
-    interactions = Interactions.of(user.ravel(), items.ravel(), time=time.ravel())
-    return split(interactions, rules, seed=0, name="checkerboard")
+LEARN = {
+    "dim": 8, "init_scale": 0.1, "lr_embedding": 0.05, "local_epochs": 2, "bce": "logit",
+    "batch_size": 256, "num_negative": 4, "threshold": 1e-4, "client_fraction": 1.0, "rounds": 40,
+    "size_classes": 1, "aggregation": "avg", "merging": "replace", "aggregation_fraction": 1.0,
+    "top_k": 5,
+}  # fmt: skip
 
 
 def found(method, protocol):
     """HR@5 of validation and test items after the last round."""
-    config = dataclasses.replace(LEARN, method=method, protocol=protocol)
+    config = config_of(method, **LEARN, protocol=protocol)
     trial = Trial(config, checkerboard(protocol), jax.devices()[:1])
     start = trial.init()
     _, info, ranks = trial.segment(start, config.rounds)(start, 0)

@@ -3,6 +3,7 @@
 It compiles at once, so that the loop around a method can be tested apart from any method.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import numpy as np
 
 from fedem_jax.base import Algorithm, Info, State, Traffic
 from fedem_jax.data.federation import Federation
+from fedem_jax.data.interactions import Interactions
 from fedem_jax.data.split import split
 from fedem_jax.data.synthetic import synthetic
 from fedem_jax.protocol import preset
@@ -21,6 +23,37 @@ def small_federation(protocol="leak-free", clients=7, items=60, seed=3, **switch
     interactions, _ = synthetic(clients, items, 2, (5, 26), seed=seed)
     switches = {"num_candidates": 6, "min_interactions": 3} | switches
     return split(interactions, preset(protocol, **switches), seed=0, name="small")
+
+
+def permuted(federation: Federation, order: np.ndarray) -> Federation:
+    """The same clients under other numbers."""
+
+    def ragged(offsets, values):
+        lists = [values[offsets[u] : offsets[u + 1]] for u in order]
+        ends = np.cumsum([0, *map(len, lists)])
+        return ends.astype(np.int32), np.concatenate(lists)
+
+    offsets, items = ragged(federation.offsets, federation.items)
+    barred_offsets, barred = ragged(federation.barred_offsets, federation.barred)
+    each = ("val_item", "test_item", "val_candidates", "test_candidates", "user_ids")
+    return dataclasses.replace(
+        federation, offsets=offsets, items=items, barred_offsets=barred_offsets, barred=barred,
+        **{name: getattr(federation, name)[order] for name in each},
+    )  # fmt: skip
+
+
+CHANCE = 5 / 21
+"""HR@5 of a guess among 20 other items."""
+
+
+def checkerboard(protocol) -> Federation:
+    """Even clients like even items, odd clients odd ones: 18 of 24 each."""
+    rng = np.random.default_rng(0)
+    items = np.array([2 * rng.permutation(24)[:18] + client % 2 for client in range(60)])
+    user, time = np.indices(items.shape)
+    rules = preset(protocol, num_candidates=20, candidates="shared")
+    interactions = Interactions.of(user.ravel(), items.ravel(), time=time.ravel())
+    return split(interactions, rules, seed=0, name="checkerboard")
 
 
 @dataclass(frozen=True)

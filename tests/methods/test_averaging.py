@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import twin
 from replay import draws_of, rounds_of
-from test_contract import CHANCE, checkerboard
-from toy import small_federation
+from toy import CHANCE, checkerboard, small_federation
 
 from fedem_jax.settings import FedMF, PFedRec
 from fedem_jax.train import Trial

@@ -11,6 +11,7 @@ import golden_check
 import jax
 import numpy as np
 import pytest
+from toy import permuted
 from trace_maker import make_trace
 
 from fedem_jax.methods.fedem import Hyper
@@ -122,23 +123,6 @@ def test_rounds_with_a_constant_weight_are_those_of_the_twin():
 # --- permuted clients -----------------------------------------------------------------------------
 
 
-def permuted_federation(federation, order):
-    """The same clients under other numbers."""
-
-    def ragged(offsets, values):
-        lists = [values[offsets[u] : offsets[u + 1]] for u in order]
-        ends = np.cumsum([0, *map(len, lists)])
-        return ends.astype(np.int32), np.concatenate(lists)
-
-    offsets, items = ragged(federation.offsets, federation.items)
-    barred_offsets, barred = ragged(federation.barred_offsets, federation.barred)
-    each = ("val_item", "test_item", "val_candidates", "test_candidates", "user_ids")
-    return dataclasses.replace(
-        federation, offsets=offsets, items=items, barred_offsets=barred_offsets, barred=barred,
-        **{name: getattr(federation, name)[order] for name in each},
-    )  # fmt: skip
-
-
 def permuted_trace(trace, order):
     """The draws of the same clients under other numbers."""
     each = ("sample_count", "sample_items", "sample_labels", "visit_order", "had_server_model")
@@ -150,7 +134,7 @@ def permuted_trace(trace, order):
 def test_permuting_the_clients_permutes_the_result(per_batch):
     trace, rounds = per_batch
     order = np.random.default_rng(3).permutation(8)
-    federation = permuted_federation(golden_check.federation(trace), order)
+    federation = permuted(golden_check.federation(trace), order)
     others = Rounds(permuted_trace(trace, order), "per-batch", federation).run()
     for (state, info, ranks), (other, other_info, other_ranks) in zip(rounds, others, strict=True):
         expected = jax.tree.map(lambda leaf: leaf[order], (state.clients, info, ranks))

@@ -13,8 +13,7 @@ import pytest
 import twin
 import twin_ncf
 from replay import draws_of, rounds_of
-from test_contract import CHANCE, checkerboard
-from toy import small_federation
+from toy import CHANCE, checkerboard, small_federation
 from twin_ncf import Client, Network
 
 from fedem_jax.methods.fedem import Upload

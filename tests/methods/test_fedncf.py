@@ -12,8 +12,7 @@ import optax
 import pytest
 import twin_ncf
 from replay import draws_of, rounds_of
-from test_contract import CHANCE, checkerboard
-from toy import small_federation
+from toy import CHANCE, checkerboard, small_federation
 from twin_ncf import Client, Network
 
 from fedem_jax.errors import UserError
