@@ -45,6 +45,13 @@ experiment: $(READY)  ## run one experiment; with no DATASET, the embedded synth
   ## OUT=results/x DATA_DIR=data ARGS="--dim 32 --merging once"
 	@$(RUN) -m fedem_jax train $(foreach name,DATASET METHOD PROTOCOL ROUNDS SEED OUT DATA_DIR,$(call flag,$(name))) $(ARGS)
 
+.PHONY: compare
+compare: $(READY)  ## compare methods over several seeds; goes on where it was stopped
+  ## DATASET=ml-1m PROTOCOL=leak-free SEEDS=5 ROUNDS=30 OUT=results/x
+  ## METHODS="fedem pfedrec:dim=16" DATA_DIR=data ARGS="--preset tuned"
+	@$(RUN) -m fedem_jax compare $(foreach name,DATASET PROTOCOL SEEDS ROUNDS OUT DATA_DIR,$(call flag,$(name))) \
+		$(if $(METHODS),--methods $(METHODS:%='%')) $(ARGS)
+
 .PHONY: audit
 audit: $(READY)  ## say whether a protocol leaks held-out items; fails if it does
   ## DATASET=ml-1m PROTOCOL=leak-free ROUNDS=50 SEED=0 OUT=results/x

@@ -1,4 +1,4 @@
-"""The console script `fedem`: `train`, `plan`, `audit`, `data` and `report`.
+"""The console script `fedem`: `train`, `compare`, `plan`, `audit`, `data` and `report`.
 
 JAX, pandas and Matplotlib are imported only by the commands that need them, once their arguments
 are known to be sound.
@@ -9,11 +9,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, TypeVar
 
 import tyro
 
@@ -84,6 +85,46 @@ class Plan(Train):
       fedem plan --dataset ml-1m
       fedem plan --dataset ml-100k --dim 64 --block-size 16
     """
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Run methods side by side, each with the same seeds on the same splits, and say which is
+    better: table.md, table.csv and comparison.png.
+
+    A method may carry settings of its own, NAME:FIELD=VALUE:FIELD=VALUE, which are listed by
+    `fedem train --method NAME --help`. Without --methods all are compared, PFedRec also as
+    pfedrec:evaluated=global. One that fails, in memory or in numbers, becomes a line that says why.
+
+    Each run has a folder of its own. Called again, the same command runs what is missing, so a
+    comparison may be stopped at any time, and more methods or seeds may be added later.
+
+    examples:
+      fedem compare --seeds 2 --rounds 10
+      fedem compare --dataset ml-100k --protocol paper-p --methods fedem pfedrec fedmf
+      fedem compare --dataset filmtrust --methods fedem fedem:merging=once:dim=32
+      fedem compare --dataset mine.csv --settings columns=user,movie eval_every=5
+    """
+
+    dataset: str = "synthetic"
+    """Name of a known data set (`fedem data` lists them) or path of a CSV, TSV or parquet file."""
+    protocol: str = "leak-free"
+    """Rules of split, negatives and selection: leak-free, paper or paper-p."""
+    methods: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME[:FIELD=VALUE] ...")] = ()
+    """Methods to compare; differences are taken to the first FedEM among them. Empty: all."""
+    seeds: int = 5
+    """Seeds of each method: 0, 1, ... Candidates, initial parameters and draws depend on them."""
+    rounds: int = 0
+    """Rounds of all methods, in place of those of their presets; 0: as there."""
+    preset: Annotated[str, tyro.conf.arg(metavar="{auto,released,tuned}")] = "auto"
+    """Settings to start from: released = the authors' programs; tuned = chosen on validation;
+    auto = tuned for the synthetic federation, released otherwise."""
+    settings: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FIELD=VALUE ...")] = ()
+    """Settings of all methods alike: eval_every, top_k, columns, min_interactions, dim, ..."""
+    out: str = ""
+    """Folder of tables, picture and runs; empty: results/compare-<dataset>-<protocol>."""
+    data_dir: str = ""
+    """Folder of data sets; empty: $FEDEM_DATA, else data/."""
 
 
 @dataclass(frozen=True)
@@ -166,6 +207,48 @@ def audit(args: Sequence[str]) -> None:
         found.save(config.out)
     if found.leaks:
         raise SystemExit(1)
+
+
+def compare(args: Sequence[str]) -> None:
+    """Run methods side by side over several seeds; goes on where it was stopped."""
+    wanted = tyro.cli(Compare, prog="fedem compare", args=args)
+
+    from fedem_jax.comparison import federation_of, missing, plan_comparison, run_all
+
+    comparison = plan_comparison(
+        wanted.methods,
+        dataset=wanted.dataset,
+        protocol=wanted.protocol,
+        seeds=wanted.seeds,
+        rounds=wanted.rounds,
+        start=wanted.preset,
+        settings=wanted.settings,
+        out=wanted.out,
+        data_dir=wanted.data_dir,
+    )
+    todo, failed = missing(comparison), {}
+
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if todo:
+        federation = federation_of(todo[0].config)
+        use_all_cores()
+        cache_programs()
+
+        from fedem_jax.comparison_progress import Watch, opening, paces_of
+
+        console.print(opening(comparison, todo, federation))
+        with Watch(todo, paces_of(comparison, todo), console) as watch:
+            try:
+                failed = run_all(comparison.directory, todo, watch)
+            except KeyboardInterrupt:
+                kept = f"{comparison.directory} keeps the finished runs; the same command goes on."
+                raise KeyboardInterrupt(kept) from None
+
+    from fedem_jax.comparison_report import write_up
+
+    console.print(write_up(comparison, failed, f"fedem compare {shlex.join(args)}".rstrip()))
 
 
 def _settings(kind: type[Train], prog: str, args: Sequence[str]) -> tuple[Train, Config]:
@@ -270,7 +353,14 @@ def cache_programs() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-COMMANDS = {"train": train, "plan": plan, "audit": audit, "data": data, "report": report}
+COMMANDS = {
+    "train": train,
+    "compare": compare,
+    "plan": plan,
+    "audit": audit,
+    "data": data,
+    "report": report,
+}
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -1,0 +1,496 @@
+"""Comparisons: what is run and what is not run again, the tables against made-up runs by hand, and
+one small comparison in earnest."""
+
+import csv
+import dataclasses
+import itertools
+import json
+import subprocess
+import sys
+import types
+import zlib
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_up import federation, made_up
+
+from fedem_jax import cli, comparison
+from fedem_jax.comparison import Entry, PlannedRun, missing, plan_comparison
+from fedem_jax.comparison_progress import in_words, time_left
+from fedem_jax.comparison_report import _results
+from fedem_jax.errors import UserError
+from fedem_jax.settings import SETTINGS, CentralMF, FedEM, FedMF, PFedRec
+from fedem_jax.significance import holm
+from fedem_jax.standings import PUBLISHED, published, standings
+
+METRICS = [(part, name) for part in ("test", "test_full") for name in ("hr@10", "ndcg@10")]
+
+
+def told(config) -> tuple[dict, pd.DataFrame, list]:
+    """Summary, ranks and records of a made-up run whose numbers depend on method and seed."""
+    disguise = FedEM(
+        **{
+            name: getattr(config, name)
+            for name in ("rounds", "protocol", "ties", "top_k", "dataset", "per_client")
+        },
+        seed=config.seed + 1000 * (zlib.crc32(config.method.encode()) % 1000),
+    )
+    run, clients = made_up(disguise)
+    summary = run.summary | {"method": config.method, "seed": config.seed}
+    return summary, clients, run.records
+
+
+class Fake:
+    """Stands for `fedem_jax.train`."""
+
+    def __init__(self):
+        self.begun = []
+        self.failing, self.killed_at = "", None
+
+    def run(self, config, data, observers):
+        self.begun.append((config.method, config.seed))
+        setting = {"config": config, "federation": data}
+        summary, clients, records = told(config)
+        for observer in observers:
+            observer.start(setting)
+        for number, record in enumerate(records):
+            for observer in observers:
+                observer.record(record)
+            if (config.method, config.seed, number) == self.killed_at:
+                raise KeyboardInterrupt
+        if config.method == self.failing and config.seed == 1:
+            raise UserError("round 3: scores are not finite; a smaller lr usually helps.")
+        for observer in observers:
+            observer.finish(summary, clients)
+
+
+@pytest.fixture
+def fake(monkeypatch, tmp_path) -> Fake:
+    """`fedem compare` with made-up runs, in an empty working directory."""
+    fake, module = Fake(), types.ModuleType("fedem_jax.train")
+    module.__dict__["run"] = fake.run
+    monkeypatch.setitem(sys.modules, "fedem_jax.train", module)
+    monkeypatch.setattr(comparison, "federation_of", federation)
+    monkeypatch.setattr(cli, "use_all_cores", lambda: None)
+    monkeypatch.setattr(cli, "cache_programs", lambda: None)
+    monkeypatch.setattr("fedem_jax.record.draw_curves", lambda *_: None)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.chdir(tmp_path)
+    return fake
+
+
+def compare(*args: str) -> None:
+    cli.main(["compare", "--rounds", "4", "--out", "c", *args])
+
+
+THREE = ("--methods", "fedem", "fedmf", "pfedrec:evaluated=global", "--seeds", "3")
+CONFIGS = {
+    "fedem": FedEM(rounds=4),
+    "fedmf": FedMF(rounds=4),
+    "pfedrec:evaluated=global": PFedRec(rounds=4),
+}
+
+
+def by_seed(name: str, of: str = "headline", protocol: str = "leak-free") -> list[dict]:
+    config = dataclasses.replace(CONFIGS[name], protocol=protocol)
+    return [told(dataclasses.replace(config, seed=seed))[0][of] for seed in range(3)]
+
+
+def client_means(name: str, part: str, metric: str) -> np.ndarray:
+    """By hand from the ranks: each client's metric, averaged over the seeds."""
+    every = []
+    for seed in range(3):
+        rank = told(dataclasses.replace(CONFIGS[name], seed=seed))[1][part].to_numpy()
+        hit = rank <= 10
+        every.append(hit * 1.0 if metric == "hr@10" else hit / np.log2(1 + rank))
+    return np.mean(every, axis=0)
+
+
+def table(path) -> dict[str, dict[str, str]]:
+    with path.open(newline="") as file:
+        return {row["method"]: row for row in csv.DictReader(file)}
+
+
+def test_the_tables_hold_what_the_runs_say(fake, tmp_path, capsys):
+    compare(*THREE)
+    shown = capsys.readouterr().out
+    assert fake.begun == [(m, s) for s in range(3) for m in ("fedem", "fedmf", "pfedrec")]
+    assert max(map(len, shown.splitlines())) <= 80
+    document = (tmp_path / "c" / "table.md").read_text()
+    command = "fedem compare --rounds 4 --out c " + " ".join(THREE)
+    assert f"`{command}`" in document
+    rows = table(tmp_path / "c" / "table.csv")
+    assert list(rows) == list(CONFIGS)
+    rivals = list(CONFIGS)[1:]
+    best = {metric: max(CONFIGS, key=lambda n: mean_of(n, metric)) for metric in METRICS}
+    for metric in METRICS:
+        gaps = [client_means(name, *metric) - client_means("fedem", *metric) for name in rivals]
+        p = np.array([exact_p(gap) for gap in gaps])
+        column = " ".join(metric)
+        for name in CONFIGS:
+            values = [headline[metric[0]][metric[1]] for headline in by_seed(name)]
+            row = rows[name]
+            assert float(row[f"{column} mean"]) == pytest.approx(np.mean(values))
+            assert float(row[f"{column} sd"]) == pytest.approx(np.std(values, ddof=1))
+            mean, sd = f"{np.mean(values):.4f}", f"±{np.std(values, ddof=1):.4f}"
+            if best[metric] == name:
+                assert f"**{mean}** {sd}" in document
+                assert f"*{mean}" in shown
+            else:
+                assert f"| {mean} {sd} |" in document
+        for name, gap, one, all_ in zip(rivals, gaps, p, holm(p), strict=True):
+            row = rows[name]
+            assert float(row[f"{column} difference"]) == pytest.approx(gap.mean())
+            assert float(row[f"{column} p"]) == pytest.approx(one, abs=0.015)
+            assert float(row[f"{column} p_holm"]) == pytest.approx(all_, abs=0.03)
+            assert f"{gap.mean():+.4f} p=" in document
+        assert rows["fedem"][f"{column} difference"] == ""
+    for row in rows.values():
+        costs = [row[f"{name}_per_round"] for name in ("bytes_up", "bytes_down", "seconds")]
+        assert [float(cost) for cost in costs] == [10, 20_000, 0.02]
+    assert "| fedmf | 4 | 10 B | 20 kB | 20 ms |" in document
+    assert "| chance |  | 0.1000 |" in document
+    assert (tmp_path / "c" / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    assert "Best test value" not in document
+
+
+def exact_p(gap: np.ndarray) -> float:
+    """Over all signs of eight clients."""
+    flips = np.array(list(itertools.product([-1, 1], repeat=8))) @ gap
+    return float((np.abs(flips) >= abs(gap.sum()) - 1e-12).mean())
+
+
+def mean_of(name: str, metric: tuple[str, str]) -> float:
+    return float(np.mean([headline[metric[0]][metric[1]] for headline in by_seed(name)]))
+
+
+def test_the_published_selection_stands_beside_under_its_own_name(fake, tmp_path, capsys):
+    compare(*THREE, "--protocol", "paper")
+    document = (tmp_path / "c" / "table.md").read_text()
+    below = document[document.index("## Best test value") :]
+    values = [entry["test"]["hr@10"] for entry in by_seed("fedmf", "best_test", "paper")]
+    assert f"{np.mean(values):.4f}" in below.split("##")[1]
+    row = table(tmp_path / "c" / "table.csv")["fedmf"]
+    assert float(row["best_test: test hr@10 mean"]) == pytest.approx(np.mean(values))
+    assert "Best test value" in capsys.readouterr().out
+
+
+def test_a_killed_comparison_goes_on(fake, tmp_path, capsys):
+    compare(*THREE)
+    whole = (tmp_path / "c" / "table.csv").read_bytes()
+    (tmp_path / "c").rename(tmp_path / "whole")
+    fake.begun.clear()
+    fake.killed_at = ("fedmf", 1, 2)
+    with pytest.raises(SystemExit) as exit_:
+        compare(*THREE)
+    assert exit_.value.code == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    done, fake.killed_at = fake.begun[:-1], None
+    assert done == [("fedem", 0), ("fedmf", 0), ("pfedrec", 0), ("fedem", 1)]
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "c").glob("*/summary.json")}
+    assert len(files) == len(done)
+
+    fake.begun.clear()
+    compare(*THREE)
+    assert fake.begun[0] == ("fedmf", 1)
+    assert not set(fake.begun) & set(done)
+    assert len(fake.begun) == 5
+    said = capsys.readouterr().out
+    assert said.count("was cut off, starts anew") == 1
+    assert "c/fedmf-seed1: was cut off, starts anew" in said
+    assert "9 runs, 4 of them finished" in said
+    assert (tmp_path / "c" / "table.csv").read_bytes() == whole
+    assert all(path.stat().st_mtime_ns == time for path, time in files.items())
+    assert len((tmp_path / "c" / "fedmf-seed1" / "metrics.jsonl").read_text().splitlines()) == 4
+
+    fake.begun.clear()
+    compare(*THREE)
+    assert fake.begun == []
+    assert (tmp_path / "c" / "table.csv").read_bytes() == whole
+
+
+def test_what_is_cut_off_in_its_first_file_starts_anew(fake, tmp_path):
+    remains = tmp_path / "c" / "fedem-seed0"
+    remains.mkdir(parents=True)
+    (remains / "config.json").write_text('{"dataset": "syn')
+    (remains / "mine.txt").write_text("kept")
+    compare("--methods", "fedem", "--seeds", "1")
+    assert fake.begun == [("fedem", 0)]
+    assert (remains / "mine.txt").read_text() == "kept"
+
+
+def test_more_methods_and_seeds_are_added_to_what_is_there(fake):
+    compare("--methods", "fedem", "--seeds", "1")
+    compare("--methods", "fedem", "fedmf", "--seeds", "2")
+    assert sorted(fake.begun) == [("fedem", 0), ("fedem", 1), ("fedmf", 0), ("fedmf", 1)]
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_run_with_other_settings_is_refused_with_the_difference(fake, tmp_path, capsys, finished):
+    compare("--methods", "fedem", "--seeds", "1")
+    if not finished:
+        (tmp_path / "c" / "fedem-seed0" / "summary.json").unlink()
+    fake.begun.clear()
+    with pytest.raises(SystemExit) as exit_:
+        compare("--methods", "fedmf", "fedem", "--seeds", "1", "--settings", "dim=8", "top_k=5")
+    assert exit_.value.code == 2
+    said = capsys.readouterr().err
+    assert "c/fedem-seed0: holds a run with other settings (dim 16, now 8; top_k 10, now 5)" in said
+    assert fake.begun == []
+
+
+def test_what_changes_no_result_is_no_difference(fake):
+    compare("--methods", "fedem", "--seeds", "1")
+    compare("--methods", "fedem", "--seeds", "1", "--settings", "block_size=3", "size_classes=2")
+    assert fake.begun == [("fedem", 0)]
+
+
+@pytest.mark.parametrize("changed", ["fingerprint", "user"])
+def test_data_that_changed_in_between_are_refused(fake, tmp_path, capsys, changed):
+    compare(*THREE)
+    folder = tmp_path / "c" / "fedmf-seed2"
+    if changed == "fingerprint":
+        summary = json.loads((folder / "summary.json").read_text())
+        (folder / "summary.json").write_text(json.dumps(summary | {"fingerprint": "other"}))
+    else:
+        clients = pd.read_parquet(folder / "per_client.parquet")
+        clients.iloc[::-1].to_parquet(folder / "per_client.parquet")
+    with pytest.raises(SystemExit):
+        compare(*THREE)
+    assert "c/fedmf-seed2: rests on other data" in capsys.readouterr().err
+
+
+def test_a_method_that_fails_is_a_line_that_says_why(fake, tmp_path, capsys):
+    fake.failing = "fedmf"
+    compare(*THREE)
+    assert ("pfedrec", 2) in fake.begun
+    assert ("fedmf", 2) not in fake.begun
+    reason = "round 3: scores are not finite; a smaller lr usually helps (seed 1)."
+    document = (tmp_path / "c" / "table.md").read_text()
+    assert "| fedmf |  | failed | - | - | - |" in document
+    assert f"fedmf failed: {reason}" in document
+    rows = table(tmp_path / "c" / "table.csv")
+    assert rows["fedmf"]["failed"] == reason
+    assert rows["fedmf"]["test hr@10 mean"] == ""
+    one = rows["pfedrec:evaluated=global"]
+    assert one["test hr@10 p_holm"] == one["test hr@10 p"]  # corrected for one method, not two
+    assert "5/8 fedmf seed 1: failed" in capsys.readouterr().out
+
+
+def test_nothing_but_failures_is_an_error(fake, capsys):
+    fake.failing = "fedmf"
+    with pytest.raises(SystemExit) as exit_:
+        compare("--methods", "fedmf", "--seeds", "2")
+    assert exit_.value.code == 2
+    assert "no method could run; fedmf: round 3" in capsys.readouterr().err
+
+
+def test_a_method_without_the_preset_is_a_line_that_says_so(fake, tmp_path):
+    compare("--methods", "fedem", "fedmf", "--seeds", "1", "--preset", "tuned")
+    document = (tmp_path / "c" / "table.md").read_text()
+    assert "fedmf failed: preset: fedmf on synthetic has no tuned settings" in document
+    config = json.loads((tmp_path / "c" / "fedem-seed0" / "config.json").read_text())
+    assert (config["aggregation"], config["rounds"]) == ("sim", 4)
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["--methods", "fedmff"], "method: 'fedmff' is unknown; did you mean 'fedmf'?"),
+        (["--methods", "fedem:mergin=once"], "fedem:mergin=once: setting 'mergin' is unknown"),
+        (["--methods", "fedem:dim=wide"], "dim: 'wide' is no integer"),
+        (["--methods", "fedem:dim=0"], "fedem:dim=0: dim: 0 is out of range"),
+        (["--methods", "fedem:dim"], "'dim' sets nothing; write FIELD=VALUE"),
+        (["--methods", "fedem", "fedmf:ties=average"], "'ties' is chosen for all methods"),
+        (["--settings", "seed=3"], "'seed' is chosen for all methods"),
+        (["--settings", "lr=3"], "setting 'lr' is unknown"),
+        (["--protocol", "papr"], "error: protocol: 'papr' is unknown; did you mean 'paper'?"),
+        (["--preset", "tund"], "preset: 'tund' is unknown; did you mean 'tuned'?"),
+        (["--seeds", "0"], "seeds: 0 is out of range"),
+        (["--dataset", "ml100k"], "unknown data set 'ml100k': did you mean 'ml-100k'?"),
+        (["--methods", "fedmf", "--preset", "tuned"], "fedmf on synthetic has no tuned settings"),
+    ],
+)
+def test_a_mistake_is_one_sentence(tmp_path, capsys, monkeypatch, args, sentence):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "use_all_cores", lambda: pytest.fail("the mistake came too late"))
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["compare", *args])
+    assert exit_.value.code == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("error: ")
+    assert sentence in said.err
+    assert said.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_mistakes_are_told_before_jax_is_imported(tmp_path):
+    (tmp_path / "c" / "fedem-seed0").mkdir(parents=True)
+    (tmp_path / "c" / "fedem-seed0" / "config.json").write_text('{"rounds": 7}')
+    script = (
+        "import sys; from fedem_jax.cli import main\n"
+        "for args in ('--dataset ml100k', '--methods x', '--rounds 5 --out c'):\n"
+        "    try: main(['compare', *args.split()])\n"
+        "    except SystemExit as exit: assert exit.code == 2\n"
+        "assert 'jax' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, cwd=tmp_path, text=True
+    )
+    assert done.stderr.count("error: ") == 3
+    assert "c/fedem-seed0: holds a run with other settings (rounds 7, now 5; " in done.stderr
+
+
+def test_all_methods_and_the_variant_are_the_default():
+    names = [contender.name for contender in plan_comparison().contenders]
+    assert [name for name in names if ":" not in name] == list(SETTINGS)
+    assert [name for name in names if ":" in name] == ["pfedrec:evaluated=global"]
+
+
+def test_settings_of_presets_of_all_and_of_one():
+    made = plan_comparison(
+        ["fedem:merging=0.5:adapter-widths=8,4:rounds=9", "fedmf"],
+        rounds=3, settings=["dim=8", "columns=who,what"], data_dir="d", protocol="paper",
+    )  # fmt: skip
+    fedem, fedmf = (contender.config for contender in made.contenders)
+    assert isinstance(fedem, FedEM)
+    assert (fedem.merging, fedem.adapter_widths, fedem.rounds) == ("0.5", (8, 4), 9)
+    assert fedem.aggregation == "sim"  # tuned: auto on the synthetic federation
+    assert fedmf.rounds == 3
+    for config in (fedem, fedmf):
+        assert (config.dim, config.columns, config.data_dir) == (8, ("who", "what"), "d")
+        assert (config.protocol, config.per_client) == ("paper", True)
+    assert str(made.directory) == "results/compare-synthetic-paper"
+    paths = [run.path.name for run in missing(made)]
+    assert paths[1::2] == [f"fedmf-seed{seed}" for seed in range(5)]
+    assert paths[0] == "fedem-merging=0.5-adapter-widths=8-4-rounds=9-seed0"
+
+
+def test_the_centralised_reference_is_never_the_best():
+    def entry(config, shift):
+        summary, clients, _ = told(FedEM(rounds=2))
+        headline = summary["headline"]
+        for part in ("test", "test_full"):
+            headline[part] = dict.fromkeys(headline[part], shift)
+        from fedem_jax.summary import with_metrics
+
+        return Entry(config.method, config, "", [summary], [with_metrics(clients, 10)])
+
+    entries = [entry(CentralMF(), 0.9), entry(FedMF(), 0.5), entry(FedEM(), 0.5)]
+    reference, lines = standings(entries)
+    assert reference == "fedem"
+    rows = dict(_results(entries[0].summaries[0], lines).rows)
+    assert [cell.best for cell in rows["central-mf"][1:]] == [False] * 4
+    assert [cell.best for cell in rows["fedmf"][1:]] == [True] * 4
+    assert [cell.best for cell in rows["fedem"][1:]] == [True] * 4
+
+
+def test_published_numbers_stand_beside_those_of_their_protocol_alone(fake, tmp_path, capsys):
+    args = ("--methods", "fedem", "pfedrec", "pfedrec:evaluated=global", "--seeds", "1")
+    for protocol, settings, stands in (
+        ("paper-p", (), True),
+        ("paper-p", ("--settings", "ties=average"), False),
+        ("paper", (), False),
+        ("leak-free", (), False),
+    ):
+        out = f"{protocol}{len(settings)}"
+        compare(*args, "--dataset", "ml-100k", "--protocol", protocol, *settings, "--out", out)
+        document = (tmp_path / out / "table.md").read_text()
+        section = document[document.index("## Published") : document.index("## Costs")]
+        assert ("| pfedrec [1] | 0.7162 | 0.4344 |" in section) == stands
+        assert "global" not in section
+        if protocol == "paper-p" and stands:
+            ours = told(PFedRec(rounds=4, protocol=protocol, dataset="ml-100k"))[0]["headline"]
+            assert f"| 0.4344 | {ours['test']['hr@10']:.4f} |" in section
+            assert "[1] Zhang et al., IJCAI 2023 (PFedRec); 99 candidates; " in section
+            assert "4 rounds here" in section
+        elif protocol == "paper":
+            best = told(FedEM(rounds=4, protocol=protocol, dataset="ml-100k"))[0]["best_test"]
+            assert f"| 0.9799 | 0.8910 | {best['test']['hr@10']:.4f} |" in section
+        else:
+            assert "experiments/published.csv has none of ml-100k under protocol" in section
+
+
+def test_the_list_of_published_numbers_is_sound():
+    with PUBLISHED.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["protocol"] for row in rows} == {"paper", "paper-p"}
+    assert {row["candidates"] for row in rows} == {"99", "all"}
+    for row in rows:
+        assert row["source"]
+        values = [row[name].split(" to ") for name in ("hr@10", "ndcg@10") if row[name]]
+        assert all(0 < float(part) < 1 for value in values for part in value)
+    known = {(row["dataset"], row["method"], row["protocol"]) for row in rows}
+    assert ("ml-100k", "pfedrec", "paper-p") in known
+    assert published("ml-100k", "leak-free") == []
+    assert published("ml-100k", "paper-p", PUBLISHED.with_name("absent.csv")) == []
+
+
+def test_time_left_is_that_of_the_runs_ahead(tmp_path):
+    runs = [
+        PlannedRun("a", FedEM(rounds=10), tmp_path),
+        PlannedRun("b", FedEM(rounds=20), tmp_path),
+        PlannedRun("c", FedEM(rounds=5), tmp_path),
+    ]
+    assert time_left(runs, {}) == 0
+    assert time_left(runs, {"a": 1.0, "b": 3.0}) == 10 * 1 + 20 * 3 + 5 * 2  # c at their mean
+    assert [in_words(seconds) for seconds in (0.4, 12, 200, 3900, 7500)] == [
+        "0 s", "12 s", "3 min", "65 min", "2 h 05 min"
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def ratings(tmp_path):
+    """Twenty users in two groups of taste, each with twelve of the twenty items of its group."""
+    draw = np.random.default_rng(0)
+    rows = [
+        f"{user},{20 * (user % 2) + item},1,{time}"
+        for user in range(20)
+        for time, item in enumerate(draw.permutation(20)[:12])
+    ]
+    path = tmp_path / "mine.csv"
+    path.write_text("who,what,stars,when\n" + "\n".join(rows) + "\n")
+    return path
+
+
+def test_in_earnest(ratings, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "use_all_cores", lambda: None)
+    monkeypatch.setattr(cli, "cache_programs", lambda: None)
+    out = tmp_path / "c"
+    args = [
+        "compare",
+        "--dataset",
+        str(ratings),
+        "--seeds",
+        "1",
+        "--rounds",
+        "2",
+        "--out",
+        str(out),
+    ]
+    args += ["--methods", "pfedrec", "pfedrec:evaluated=global", "--settings", "dim=4"]
+    args += ["eval_every=2", "size_classes=1", "num_candidates=9", "columns=who,what,stars,when"]
+    cli.main(args)
+    rows = table(out / "table.csv")
+    for name, row in rows.items():
+        folder = out / f"{name.replace(':', '-')}-seed0"
+        clients = pd.read_parquet(folder / "per_client.parquet")
+        assert len(clients) == 20
+        for part, metric in METRICS:
+            assert float(row[f"{part} {metric} mean"]) == pytest.approx(
+                clients[f"{part} {metric}"].mean()
+            )
+        assert float(row["bytes_up_per_round"]) == 20 * 40 * 4 * 4
+    assert "Difference" not in (out / "table.md").read_text()  # no FedEM to hold them against
+    assert (out / "comparison.png").stat().st_size > 10_000
+    capsys.readouterr()
+    (out / "pfedrec-seed0" / "summary.json").unlink()
+    cli.main(args)
+    assert "2 runs, 1 of them finished" in capsys.readouterr().out
+    assert without_seconds(table(out / "table.csv")) == without_seconds(rows)
+
+
+def without_seconds(rows: dict) -> dict:
+    return {name: row | {"seconds_per_round": ""} for name, row in rows.items()}
