@@ -31,6 +31,8 @@ class Rule(NamedTuple):
     local_epochs: int
     threshold: Float[Array, ""]
     """Relative change of the running loss in an epoch below which the client stops."""
+    offset: float = 1e-5
+    """Added to the loss that the change is relative to."""
 
 
 class Session(NamedTuple):
@@ -100,7 +102,7 @@ def run_epochs(
     carry: Carry,
     session: Session,
 ) -> tuple[Carry, Trained]:
-    """Epochs of mini-batches until the running loss settles: |l_e - l_{e-1}| / |l_{e-1} + 1e-5|
+    """Epochs of mini-batches until the running loss settles: |l_e - l_{e-1}| / |l_{e-1} + offset|
     below the threshold, from the second epoch on.
 
     `step(carry, row [B], present [B]) -> (carry, mean loss)` is one optimiser step on the samples
@@ -131,7 +133,7 @@ def run_epochs(
         carry, total = lax.fori_loop(0, most_batches, batch, (carry, total))
         now = total / jnp.maximum((e + 1) * count, 1)
         before = running[e - 1]
-        settled = (e > 0) & (jnp.abs(now - before) / jnp.abs(before + 1e-5) < rule.threshold)
+        settled = (e > 0) & (jnp.abs(now - before) / jnp.abs(before + rule.offset) < rule.threshold)
         running = running.at[e].set(jnp.where(active, now, jnp.nan))
         return e + 1, active & ~settled, carry, total, running, epochs + active
 

@@ -193,6 +193,16 @@ class GPFedRec(Config):
     """That threshold, as a multiple of the graph's mean entry."""
     layers: Count = 1
     """Steps over the graph."""
+    upload_noise: Weight = 0.0
+    """Scale of the Laplace noise that a client adds to each number of the table that it uploads."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.client_fraction < 1:
+            raise UserError(
+                f"client_fraction: {self.client_fraction:g} leaves clients out of the graph of "
+                "gpfedrec, which holds all of them; give 1."
+            )
 
 
 @dataclass(frozen=True)
@@ -214,8 +224,8 @@ class FedRAP(Config):
     sparsity_norm: Literal["l1", "l2"] = "l1"
     """Norm of that penalty."""
     schedule: Literal["constant", "tanh"] = "constant"
-    """Both weights: constant, as the released program has it, or rising from 0 as tanh(r / 10), as
-    the paper says."""
+    """Both weights: constant, as the released program has it, or rising from 0 as tanh(r / 10) over
+    the rounds r = 0, 1, ..., as the paper says."""
     weight_decay: Weight = 1e-4
     """L2 penalty of everything, added to the gradients."""
     decay_per_batch: Share = 0.95

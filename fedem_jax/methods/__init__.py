@@ -8,6 +8,8 @@ from fedem_jax.base import Algorithm
 from fedem_jax.methods.fedem import fedem
 from fedem_jax.methods.fedmf import fedmf
 from fedem_jax.methods.fedncf import fedncf
+from fedem_jax.methods.fedrap import fedrap
+from fedem_jax.methods.gpfedrec import gpfedrec
 from fedem_jax.methods.local_only import local_only
 from fedem_jax.methods.pfedrec import pfedrec
 
@@ -17,5 +19,7 @@ METHODS: dict[str, Callable[..., Algorithm]] = {
     "fedmf": fedmf,
     "fedncf": fedncf,
     "pfedrec": pfedrec,
+    "gpfedrec": gpfedrec,
+    "fedrap": fedrap,
 }
 """`(settings, num_items, layout, samples) -> algorithm`, by the name of the method."""
