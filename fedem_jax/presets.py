@@ -10,9 +10,9 @@ from fedem_jax.protocol import nearest
 from fedem_jax.settings import settings_of
 
 RELEASED: dict[tuple[str, str], dict[str, Any]] = {
-    # log posted by the authors. Theirs of ml-100k is of the defaults, to whose first rounds ours are
-    # close; the command in the README of the program (its step of 1000 with a decay of 1e-6)
-    # diverges here, since independence is a reward without bound
+    # log posted by the authors; theirs of ml-100k is of the defaults. The command in the README of
+    # the program, for ml-100k, diverges here: a step of 1000 against a weight decay of 1e-6, while
+    # independence is a reward without bound
     ("fedrap", "ml-1m"): {"lr_embedding": 1000.0, "independence": 0.01, "sparsity": 0.01},
     # script of the program of FedEM
     ("fedmf", "lastfm-2k"): {"lr_embedding": 0.1},
