@@ -1,0 +1,372 @@
+"""CoFedRec (He et al., WWW 2024): co-clustering for federated recommendation; after the released
+program.
+
+    clients, in parallel:  batch by batch: (w_u, c_u) <- a gradient step on BCE(w_u . q_i + c_u, y)
+                                           Q_u <- a gradient step, with the new (w_u, c_u), on
+                                                  BCE + contrast * SupCon(Q_u; clusters of items)
+                           upload Q_u
+    server:                clusters <- K-means of the rows of the mean table, downloaded by all
+                           c, k <- a random participant and a random cluster
+                           s_u  = sum of cos(Q_c[i], Q_u[i]) over the items i of cluster k
+                           group <- those of largest s_u, down to the elbow of the sorted s
+                           Q_u <- mean of the group's tables, downloaded by its members
+
+All others go on from their own tables. There are no clusters, hence no contrast, in the first
+round.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from fedem_jax.averaging import copies
+from fedem_jax.base import Algorithm, Info, State, Traffic
+from fedem_jax.clients import AXIS, Layout
+from fedem_jax.draws import Draws
+from fedem_jax.local import Rule, Session, exact, fit_in_turn, tree_at
+from fedem_jax.models.fcf import item_table
+from fedem_jax.models.score import Score
+from fedem_jax.models.scoring import scoring
+from fedem_jax.settings import CoFedRec
+from fedem_jax.training import Change, Phase, everybody, train_clients, training_scratch
+
+
+class Hyper(NamedTuple):
+    """Numbers that a sweep may vary."""
+
+    lr_network: Float[Array, ""]
+    """Gradient step of w_u and c_u."""
+    lr_item_factor: Float[Array, ""]
+    """Gradient step of Q_u, as a multiple of lr_network times the number of items."""
+    contrast: Float[Array, ""]
+    """Weight of the contrastive loss."""
+    temperature: Float[Array, ""]
+    """Its temperature, tau."""
+    base_temperature: Float[Array, ""]
+    """Its loss is multiplied by tau over this one."""
+
+
+class Clients(NamedTuple):
+    """What the clients keep. Memory: 4 C I D bytes (2 in bfloat16) and little more."""
+
+    private: Any
+    """[C ...] score functions w_u, c_u; they never leave a client."""
+    items: Float[Array, "C I D"]
+    """Q_u, each client's own item table, or its group's mean."""
+
+
+class Server(NamedTuple):
+    """What the server keeps."""
+
+    cluster: Int[Array, " I"]
+    """Cluster of each item; -1 before the first round."""
+
+
+class Upload(NamedTuple):
+    """All that the server sees of the clients that took part; it looks at no others."""
+
+    items: Float[Array, "C I D"]
+    participants: Int[Array, " P"]
+    """Places of the tables that were sent."""
+
+
+class Download(NamedTuple):
+    """What the server hands out: the clusters to all, the table to the group."""
+
+    cluster: Int[Array, " I"]
+    items: Float[Array, "I D"]
+    group: Bool[Array, " C"]
+
+
+def cofedrec(
+    config: CoFedRec, num_items: int, layout: Layout, samples: Int[Array, " C"]
+) -> Algorithm:
+    """CoFedRec on one federation; the arguments are those of `fedem`."""
+    backbone = Score()
+    logits, objective = scoring(backbone, config.bce)
+    num_participants, _ = config.round_sizes(layout.number)
+    num_clusters = min(config.num_clusters, num_items)
+
+    def init(key: Key[Array, ""]) -> State:
+        """Everybody starts from the same Q_0, w_0 and c_0."""
+        key_items, key_private, _ = jax.random.split(key, 3)  # the same start as PFedRec's
+        table = item_table(key_items, num_items, config.dim, config.init_scale)
+        private = backbone.init(key_private, table)["params"]
+        clients = copies(Clients(private, table.astype(config.table_dtype)), layout)
+        return State(clients, Server(jnp.full(num_items, -1, jnp.int32)))
+
+    def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
+        participants = draws.participants()
+        rule = Rule(config.batch_size, config.local_epochs, jnp.float32(0))
+        contrasts = (state.server.cluster[0] >= 0) & (hyper.contrast > 0)
+        phases = [
+            Phase(partial(train, hyper), lambda c: everybody(c) & ~contrasts, layout.classes),
+            Phase(partial(train_apart, hyper), lambda c: everybody(c) & contrasts, layout.coarse),
+        ]
+        clients, info, _ = train_clients(
+            phases, layout, draws, rule, num_items, state, participants
+        )
+        upload = Upload(clients.items, layout.places(participants))
+        download = serve(layout, draws.server(), upload, num_clusters)
+        items = jnp.where(
+            download.group[:, None, None],
+            download.items.astype(clients.items.dtype)[None],
+            clients.items,
+        )
+        return State(clients._replace(items=items), Server(download.cluster)), info
+
+    def train(hyper: Hyper, session: Session, clients: Clients, _, id) -> Change:
+        """Without the contrast: the rows that a client did not sample stay as they are."""
+        private, rows = tree_at(clients.private, id), session.rows
+        private, table, trained = fit_in_turn(
+            objective, private, exact(clients.items[id, rows]), session, *steps(hyper)
+        )
+        return Change({"private": private}, trained, rows, table)
+
+    def train_apart(hyper: Hyper, session: Session, clients: Clients, server, id) -> Change:
+        """With it: every step moves all rows."""
+        private, table = tree_at(clients, id)
+
+        def contrasted(private, table, labels, weights):
+            apart = supervised_contrast(
+                table, server.cluster, hyper.temperature, hyper.base_temperature
+            )
+            return objective(private, table, labels, weights) + hyper.contrast * apart
+
+        session = over_all_items(session, num_items)
+        private, table, trained = fit_in_turn(
+            contrasted, private, exact(table), session, *steps(hyper)
+        )
+        return Change({"private": private}, trained, session.rows, table)
+
+    def steps(hyper: Hyper) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        return hyper.lr_network, hyper.lr_network * num_items * hyper.lr_item_factor
+
+    def score(state: State, ids: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
+        private, rows = tree_at(state.clients, ids)
+        return jax.vmap(logits)(private, exact(rows))
+
+    def scratch(block: int) -> dict[str, int]:
+        """Contrast: table, both gradients, unit vectors, sums of clusters and of neighbours, [I D]
+        each, and similarities of `ROWS` items to all, twice. Serving: means and their sums, [I D],
+        distances to all centres, and the likeness of each client's items."""
+        dim, numbers = config.dim, training_scratch(layout, num_items, config.dim, block)
+        numbers["contrast"] = block * num_items * (8 * dim + 2 * ROWS + 8)
+        numbers["serve"] = num_items * (6 * dim + 2 * num_clusters + layout.shard)
+        return {phase: 4 * count for phase, count in numbers.items()}
+
+    hyper = Hyper(*(jnp.float32(getattr(config, name)) for name in Hyper._fields))
+    table = num_participants * jnp.dtype(config.table_dtype).itemsize * num_items * config.dim
+    # the group is found as the round runs: this is what it costs if all participants are in it
+    traffic = Traffic(up=table, down=table + layout.number * 4 * num_items)
+    return Algorithm(init, round, score, num_items, hyper, traffic, scratch)
+
+
+# --- contrast of the items' clusters --------------------------------------------------------------
+
+
+def over_all_items(session: Session, num_items: int) -> Session:
+    """The same samples over the whole item table."""
+    labels = jnp.zeros(num_items).at[session.rows].max(session.labels, mode="drop")
+    rows = jnp.arange(num_items, dtype=jnp.int32)
+    return session._replace(rows=rows, labels=labels, row_of=session.rows[session.row_of])
+
+
+@jax.custom_vjp
+def supervised_contrast(
+    table: Float[Array, "I D"],
+    cluster: Int[Array, " I"],
+    temperature: Float[Array, ""],
+    base_temperature: Float[Array, ""],
+) -> Float[Array, ""]:
+    """SupCon over all items: those of a cluster P attract each other and repel all others.
+
+        mean_i of  -(tau / tau_0) sum_{j in P_i} log p_ij / (|P_i| + eps),   P_i = P(i) without i
+        log p_ij = s_ij - log(sum_{a != i} exp s_ia + eps),   s_ij = (z_i . z_j - 1) / tau
+
+    with z_i = q_i / |q_i| and eps = 1e-6; the 1 is the largest z_i . z_j, which the released
+    program subtracts as a constant. An item without company counts as 0. Only `table` has a
+    gradient.
+    """
+    return _contrast(table, cluster, temperature, base_temperature)[0]
+
+
+def _contrast(table, cluster, temperature, base_temperature):
+    """Loss and gradient. The sums over P_i come from the sums of the clusters; those over all items
+    from two passes over the similarities, `ROWS` rows at a time. With k_ij = exp s_ij, off the
+    diagonal, h_i = 1 / (|P_i| + eps), or 0 if P_i is empty, and
+    u_i = h_i |P_i| / (sum_j k_ij + eps),
+
+    I tau_0 dL/dz_i = sum_j k_ij (u_i + u_j) z_j - 2 h_i sum_{j in P_i} z_j
+    """
+    length = jnp.maximum(jnp.linalg.norm(table, axis=1, keepdims=True), 1e-12)
+    units, number = table / length, len(table)
+    others = jnp.zeros(number).at[cluster].add(1.0)[cluster] - 1
+    company = jnp.zeros_like(units).at[cluster].add(units)[cluster] - units
+    # what is left as the company of an item that has none is rounding
+    mean_over = jnp.where(others > 0, 1 / (others + EPSILON), 0.0)
+
+    total = over_similarities(lambda _, near: near.sum(axis=1), units, temperature) + EPSILON
+    attraction = jnp.sum(units * company, axis=1) - others
+    loss = mean_over * (temperature * others * jnp.log(total) - attraction)
+
+    pull = mean_over * others / total
+
+    def repelled(rows, near):
+        return (near * (pull[rows][:, None] + pull[None, :])) @ units
+
+    slope = over_similarities(repelled, units, temperature)
+    slope = slope - 2 * mean_over[:, None] * company
+    slope = slope - units * jnp.sum(units * slope, axis=1, keepdims=True)
+    scale = 1 / (number * base_temperature)
+    return scale * loss.sum(), scale * slope / length
+
+
+def _forward(table, cluster, temperature, base_temperature):
+    return _contrast(table, cluster, temperature, base_temperature)
+
+
+def _backward(slope, cotangent):
+    return cotangent * slope, None, None, None
+
+
+supervised_contrast.defvjp(_forward, _backward)
+
+EPSILON = 1e-6
+"""Keeps logarithm and mean finite (released program)."""
+ROWS = 256
+"""Items whose similarities to all others are held at a time."""
+
+
+def over_similarities(work, units: Float[Array, "I D"], temperature) -> Float[Array, "I *n"]:
+    """`work(rows [R], near [R I])` for all rows of exp((z_i . z_j - 1) / tau), 0 on the diagonal, a
+    block of rows after the other."""
+    every = jnp.arange(len(units), dtype=jnp.int32)
+    size = min(ROWS, len(units))
+    blocks = jnp.minimum(jnp.arange(-(-len(units) // size) * size), len(units) - 1)
+
+    def block(rows):
+        near = jnp.exp((units[rows] @ units.T - 1) / temperature)
+        return work(rows, jnp.where(rows[:, None] == every[None, :], 0.0, near))
+
+    found = lax.map(block, blocks.reshape(-1, size))
+    return found.reshape(-1, *found.shape[2:])[: len(units)]
+
+
+# --- the server's step ----------------------------------------------------------------------------
+
+
+def serve(layout: Layout, key: Key[Array, ""], upload: Upload, num_clusters: int) -> Download:
+    """The server's step, on nothing but the uploads."""
+    key_means, key_client, key_cluster = jax.random.split(key, 3)
+    nobody = jnp.zeros(layout.padded, bool)
+    mean = mean_table(layout, upload.items, nobody.at[upload.participants].set(True))
+    cluster = k_means(key_means, mean, num_clusters)
+
+    client = jax.random.choice(key_client, upload.participants)
+    theme = cluster == jax.random.randint(key_cluster, (), 0, num_clusters)
+    alike = likeness(upload.items, upload.items[client], theme)[upload.participants]
+    order = jnp.argsort(-alike, stable=True)
+    chosen = jnp.arange(len(order)) <= elbow(alike[order])
+    group = nobody.at[upload.participants[order]].set(chosen)
+    return Download(cluster, mean_table(layout, upload.items, group), group)
+
+
+def mean_table(
+    layout: Layout, tables: Float[Array, "C I D"], chosen: Bool[Array, " C"]
+) -> Float[Array, "I D"]:
+    """Mean of the chosen clients' tables."""
+
+    def on_device(tables, _, chosen):
+        def add(place, total):
+            return total + jnp.where(chosen[place], exact(tables[place]), 0.0)
+
+        total = lax.fori_loop(0, len(tables), add, jnp.zeros(tables.shape[1:]))
+        return (), lax.psum(total, AXIS)
+
+    _, total = layout.on_each_device(on_device, tables, (), chosen, summed=True)
+    return total / chosen.sum()
+
+
+def likeness(
+    tables: Float[Array, "C I D"], reference: Float[Array, "I D"], theme: Bool[Array, " I"]
+) -> Float[Array, " C"]:
+    """s_u, sum of cos(Q_c[i], Q_u[i]) over the items of the theme, with Q_c the reference."""
+    tables, reference = exact(tables), exact(reference)
+    unit = reference / jnp.maximum(jnp.linalg.norm(reference, axis=1, keepdims=True), 1e-8)
+    length = jnp.maximum(jnp.linalg.norm(tables, axis=2), 1e-8)
+    cosine = jnp.sum(tables * unit[None], axis=2) / length
+    return jnp.where(theme[None, :], cosine, 0.0).sum(axis=1)
+
+
+def elbow(falling: Float[Array, " P"]) -> Int[Array, ""]:
+    """Index of the value furthest from the straight line between the first and the last one; the
+    first of several."""
+    index = jnp.arange(len(falling))
+    rise, run = falling - falling[0], max(len(falling) - 1, 1)
+    return jnp.argmax(jnp.abs(run * rise - index * rise[-1]))
+
+
+# --- clusters of items ----------------------------------------------------------------------------
+
+MOST_STEPS = 300
+"""Steps of K-means at most (the library that the released program calls, as are the next two)."""
+TOLERANCE = 1e-4
+"""K-means ends once its centres move by less than this share of the mean variance."""
+
+
+def k_means(key: Key[Array, ""], rows: Float[Array, "I D"], number: int) -> Int[Array, " I"]:
+    """Cluster of each row, by Lloyd's steps from greedy k-means++; a cluster that loses all its
+    rows stays where it was."""
+    rows = rows - rows.mean(axis=0, keepdims=True)
+    tolerance = TOLERANCE * rows.var(axis=0).mean()
+
+    def step(loop):
+        count, centres, _ = loop
+        cluster = nearest(rows, centres)
+        size = jnp.zeros(number).at[cluster].add(1.0)[:, None]
+        total = jnp.zeros_like(centres).at[cluster].add(rows)
+        new = jnp.where(size > 0, total / jnp.maximum(size, 1), centres)
+        return count + 1, new, jnp.sum((new - centres) ** 2)
+
+    def unsettled(loop):
+        count, _, moved = loop
+        return (count < MOST_STEPS) & (moved > tolerance)
+
+    start = (jnp.int32(0), spread_out(key, rows, number), jnp.float32(jnp.inf))
+    _, centres, _ = lax.while_loop(unsettled, step, start)
+    return nearest(rows, centres)
+
+
+def nearest(rows: Float[Array, "I D"], centres: Float[Array, "K D"]) -> Int[Array, " I"]:
+    """The centre next to each row."""
+    gap = jnp.sum(centres**2, axis=1)[None, :] - 2 * rows @ centres.T
+    return jnp.argmin(gap, axis=1).astype(jnp.int32)
+
+
+def spread_out(key: Key[Array, ""], rows: Float[Array, "I D"], number: int) -> Float[Array, "K D"]:
+    """Greedy k-means++: each new centre is the best of a few rows drawn in proportion to the
+    squared distance to the nearest centre so far (Arthur, Vassilvitskii 2007)."""
+    attempts = 2 + int(math.log(number))
+
+    def squared(centres):
+        return jnp.sum((rows[None] - centres[:, None]) ** 2, axis=2)
+
+    def add(k, carry):
+        centres, gap = carry
+        drawn = jax.random.categorical(jax.random.fold_in(key, k), jnp.log(gap), shape=(attempts,))
+        left = jnp.minimum(gap[None, :], squared(rows[drawn]))
+        best = jnp.argmin(left.sum(axis=1))
+        return centres.at[k].set(rows[drawn[best]]), left[best]
+
+    first = jax.random.choice(jax.random.fold_in(key, 0), rows)
+    centres = jnp.zeros((number, rows.shape[1])).at[0].set(first)
+    centres, _ = lax.fori_loop(1, number, add, (centres, squared(first[None])[0]))
+    return centres

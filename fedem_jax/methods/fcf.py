@@ -1,0 +1,244 @@
+"""FCF: federated collaborative filtering (Ammad-ud-din et al. 2019), in its original form; written
+from the paper, since no program was released.
+
+    clients, in parallel:  x_u = (Y' C_u Y + lambda I)^-1 Y' C_u y_u,  c_ui = 1 + alpha y_ui
+                           upload f_ui = c_ui (y_ui - x_u . y_i) x_u, for all items i
+    server:                Y <- a step of Adam along g_i = -2 sum_u f_ui + 2 lambda y_i
+
+y_ui is 1 if client u interacted with item i, else 0. All items enter, nothing is sampled, so
+`local_epochs`, `batch_size`, `num_negative` and `bce` have no effect. After the last step of a
+round its participants solve for the new table once more, and rank with that; a client that sits
+out ranks by the new table, too, but with the vector of its last round. Each step costs a
+participant a table down and a gradient up: a round ends with the table that the next starts from.
+
+With s_ui = x_u . y_i, both sums over all items are short: Y' C_u Y = Y' Y + alpha sum y_i y_i' over
+the client's own items, and f_ui = -s_ui x_u, plus (1 + alpha - alpha s_ui) x_u for its own items.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from fedem_jax.averaging import copies
+from fedem_jax.base import Algorithm, Info, State, Traffic
+from fedem_jax.clients import AXIS, Layout, SizeClass, for_each_block
+from fedem_jax.draws import Draws
+from fedem_jax.local import exact
+from fedem_jax.models.fcf import item_table
+from fedem_jax.settings import FCF
+
+
+class Hyper(NamedTuple):
+    """Numbers that a sweep may vary."""
+
+    confidence: Float[Array, ""]
+    """alpha: weight of an interaction over the rest."""
+    regularization: Float[Array, ""]
+    """lambda: L2 penalty of x_u and Y."""
+    lr_server: Float[Array, ""]
+    """Adam step of Y."""
+    beta1: Float[Array, ""]
+    beta2: Float[Array, ""]
+    """Decay of Adam's first and second moments."""
+
+
+class Clients(NamedTuple):
+    """What the clients keep."""
+
+    user: Float[Array, "C D"]
+    """x_u; it never leaves its client."""
+
+
+class Upload(NamedTuple):
+    """All that the server sees: what the participants send, added up."""
+
+    items: Float[Array, "I D"]
+    """sum_u f_ui."""
+
+
+class Server(NamedTuple):
+    """The common table, which all participants download, and what moves it."""
+
+    items: Float[Array, "I D"]
+    """Y."""
+    moments: optax.OptState
+    """Adam's, kept over the rounds."""
+
+
+class Solved(NamedTuple):
+    """One client with its closed form."""
+
+    user: Float[Array, " D"]
+    """x_u."""
+    items: Int[Array, " n"]
+    """Its own items, each once; I: none."""
+    scores: Float[Array, " n"]
+    """s_ui of those; 0 where there is none."""
+    loss: Float[Array, ""]
+    """Mean over all items of c_ui (y_ui - s_ui)^2."""
+
+
+NARROWEST = 32
+"""Clients side by side at least, unless a block size is set: their arrays are small."""
+
+
+def fcf(config: FCF, num_items: int, layout: Layout, samples: Int[Array, " C"]) -> Algorithm:
+    """FCF on one federation; the arguments are those of `fedem`."""
+    stored, dim = jnp.dtype(config.table_dtype), config.dim
+    num_participants, _ = config.round_sizes(layout.number)
+
+    def wide(block: int) -> int:
+        return config.block_size or max(block, NARROWEST)
+
+    def init(key: Key[Array, ""]) -> State:
+        key_items, key_user, _ = jax.random.split(key, 3)
+        table = item_table(key_items, num_items, dim, config.init_scale)
+        user = config.init_scale * jax.random.normal(key_user, (dim,))
+        moments = optax.scale_by_adam().init(table)
+        return State(Clients(copies(user, layout)), Server(table.astype(stored), moments))
+
+    def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
+        participants = layout.places(draws.participants())
+        takes_part = jnp.zeros(layout.padded, bool).at[participants].set(True)
+
+        def exchange(_, carry):
+            server, _ = carry
+            loss, upload = gathered(draws, takes_part, exact(server.items), hyper)
+            return serve(server, upload, hyper), loss
+
+        start = (state.server, jnp.full(layout.padded, jnp.nan))
+        server, loss = lax.fori_loop(0, config.server_steps, exchange, start)
+        user = solved(draws, takes_part, state.clients.user, exact(server.items), hyper)
+        return State(Clients(user), server), Info(loss, takes_part * config.server_steps)
+
+    def visit(visited, carry, draws, takes_part, client_at, members, table, hyper: Hyper):
+        """Fold `visited(carry, ids, block of Solved)` over this device's participants."""
+        gram = table.T @ table
+
+        def block(size: SizeClass, ids, carry):
+            client = client_at.at[ids].get(mode="fill", fill_value=layout.padded)
+            own = jax.vmap(partial(own_items, draws, size=size))(client)
+            return visited(carry, ids, jax.vmap(partial(closed_form, table, gram, hyper))(own))
+
+        blocks = layout._replace(block=wide(layout.block))
+        return for_each_block(block, carry, takes_part, layout.coarse, members, blocks)
+
+    def own_items(draws: Draws, client: Int[Array, ""], size: SizeClass) -> Int[Array, " n"]:
+        """A client's training positives, each once; I in the places that are left."""
+        drawn, every = draws.samples(client, size.positives, size.barred), 1 + config.num_negative
+        positives, place = drawn.items.reshape(-1, every)[:, 0], jnp.arange(size.positives)
+        items = jnp.where(place * every < drawn.count, positives, num_items)
+        first = jnp.full(num_items, size.positives, jnp.int32).at[items].min(place, mode="drop")
+        again = first.at[items].get(mode="fill", fill_value=-1) != place
+        return jnp.where(again, num_items, items)
+
+    def gathered(
+        draws: Draws, takes_part: Bool[Array, " C"], table: Float[Array, "I D"], hyper: Hyper
+    ) -> tuple[Float[Array, " C"], Upload]:
+        """The loss of each participant by this table, and the sum of what they send."""
+
+        def on_device(takes_part, table, client_at, members):
+            def send(carry, ids, client: Solved):
+                loss, products, rows = carry
+                weight = 1 + hyper.confidence - hyper.confidence * client.scores
+                own = weight[:, :, None] * client.user[:, None, :]
+                return (
+                    loss.at[ids].set(client.loss, mode="drop"),
+                    products + client.user.T @ client.user,
+                    rows.at[client.items].add(own, mode="drop"),
+                )
+
+            start = (jnp.full(layout.shard, jnp.nan), jnp.zeros((dim, dim)), jnp.zeros_like(table))
+            loss, products, rows = visit(
+                send, start, draws, takes_part, client_at, members, table, hyper
+            )
+            products, rows = lax.psum((products, rows), AXIS)
+            return loss, Upload(rows - table @ products)
+
+        return layout.on_each_device(
+            on_device, takes_part, table, *whereabouts(layout), summed=True
+        )
+
+    def solved(
+        draws: Draws, takes_part: Bool[Array, " C"], user: Float[Array, "C D"],
+        table: Float[Array, "I D"], hyper: Hyper,
+    ) -> Float[Array, "C D"]:  # fmt: skip
+        """User vectors, those of the participants for this table."""
+
+        def on_device(clients, table, client_at, members):
+            def keep(user, ids, client: Solved):
+                return user.at[ids].set(client.user, mode="drop")
+
+            takes_part, user = clients
+            return visit(keep, user, draws, takes_part, client_at, members, table, hyper)
+
+        return layout.on_each_device(on_device, (takes_part, user), table, *whereabouts(layout))
+
+    def score(state: State, ids: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
+        return state.clients.user[ids] @ exact(state.server.items).T
+
+    def scratch(block: int) -> dict[str, int]:
+        """Exchange: samples, own rows and their weighted copies, two matrices and the place of
+        every item for each client; sum, gradient and update for the server."""
+        most = max(size.positives for size in layout.classes)
+        each = most * (1 + config.num_negative + 2 * dim) + 2 * dim * (dim + 1) + num_items
+        numbers = {
+            "exchange": wide(block) * each + 4 * num_items * dim,
+            "evaluate": block * num_items * 8 + num_items * dim,
+        }
+        return {phase: 4 * count for phase, count in numbers.items()}
+
+    hyper = Hyper(*(jnp.float32(getattr(config, name)) for name in Hyper._fields))
+    numbers = config.server_steps * num_participants * num_items * dim
+    traffic = Traffic(up=4 * numbers, down=stored.itemsize * numbers)
+    return Algorithm(init, round, score, num_items, hyper, traffic, scratch)
+
+
+def closed_form(
+    table: Float[Array, "I D"], gram: Float[Array, "D D"], hyper: Hyper, own: Int[Array, " n"]
+) -> Solved:
+    """x_u of a client that holds these items, 0 if there is none; gram = Y' Y."""
+    rows = table.at[own].get(mode="fill", fill_value=0)
+    penalty = hyper.regularization * jnp.eye(len(gram))
+    matrix = gram + hyper.confidence * rows.T @ rows + penalty
+    user = solution(matrix, (1 + hyper.confidence) * rows.sum(axis=0))
+    scores = rows @ user
+    extra = (1 + hyper.confidence) * (1 - scores) ** 2 - scores**2
+    lost = user @ gram @ user + jnp.sum(jnp.where(own < len(table), extra, 0.0))
+    return Solved(user, own, scores, lost / len(table))
+
+
+def solution(matrix: Float[Array, "D D"], right: Float[Array, " D"]) -> Float[Array, " D"]:
+    """x with A x = b, for symmetric positive definite A: elimination, which then needs no pivots.
+
+    In plain operations, since batched calls of LAPACK may block each other on several CPU devices
+    (see `similarity.principal_axes`).
+    """
+
+    def eliminate(k, system):
+        row = system[k] / system[k, k]
+        return (system - system[:, k, None] * row[None, :]).at[k].set(row)
+
+    system = jnp.concatenate([matrix, right[:, None]], axis=1)
+    return lax.fori_loop(0, len(matrix), eliminate, system)[:, -1]
+
+
+def serve(server: Server, upload: Upload, hyper: Hyper) -> Server:
+    """The server's step, on nothing but the upload."""
+    table = exact(server.items)
+    gradient = -2 * upload.items + 2 * hyper.regularization * table
+    adam = optax.scale_by_adam(b1=hyper.beta1, b2=hyper.beta2)
+    step, moments = adam.update(gradient, server.moments)
+    return Server((table - hyper.lr_server * step).astype(server.items.dtype), moments)
+
+
+def whereabouts(layout: Layout) -> tuple[Array, list[Array]]:
+    """Client at each place, and the members of each class."""
+    return jnp.asarray(layout.client), [jnp.asarray(size.members) for size in layout.coarse]

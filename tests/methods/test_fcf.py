@@ -1,0 +1,198 @@
+"""FCF against a loop over clients in float64, its closed form against LAPACK, and its gradient
+against differences of the loss that it is the gradient of."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from replay import rounds_of
+from toy import CHANCE, checkerboard, small_federation
+
+from fedem_jax.methods.fcf import solution
+from fedem_jax.settings import FCF
+from fedem_jax.train import Trial
+
+CONFIG = FCF(
+    dim=4, confidence=3.0, regularization=0.7, lr_server=0.03, server_steps=2, init_scale=0.5,
+    client_fraction=0.8, num_negative=2, size_classes=3, block_size=3,
+)  # fmt: skip
+ROUNDS = 3
+NEAR = {"rtol": 2e-5, "atol": 2e-5}
+
+
+def repeating():
+    """A federation whose first clients hold their first item twice."""
+    federation = small_federation("leak-free", 9)
+    items = federation.items.copy()
+    starts = federation.offsets[:3]
+    items[starts + 1] = items[starts]
+    return dataclasses.replace(federation, items=items)
+
+
+def bound(devices=1, **changes):
+    config = dataclasses.replace(CONFIG, **changes)
+    return Trial(config, repeating(), jax.devices()[:devices])
+
+
+def interactions(federation):
+    """y_ui, [C I]."""
+    liked = np.zeros((federation.num_clients, federation.num_items))
+    for client in range(federation.num_clients):
+        liked[client, federation.train_items(client)] = 1
+    return liked
+
+
+def participants_of(trial, number):
+    draws = trial.draws(trial.key_draws, jnp.int32(number), trial.lists)
+    return np.sort(draws.participants())
+
+
+# --- the loop -------------------------------------------------------------------------------------
+
+
+def vector(table, liked, config):
+    """x_u by the formula, over all items."""
+    weight = np.diag(1 + config.confidence * liked)
+    matrix = table.T @ weight @ table + config.regularization * np.eye(table.shape[1])
+    return np.linalg.solve(matrix, table.T @ weight @ liked)
+
+
+def loss(table, users, liked, config):
+    """Sum over clients and items of c_ui (y_ui - x_u . y_i)^2."""
+    return np.sum((1 + config.confidence * liked) * (liked - users @ table.T) ** 2)
+
+
+class Adam:
+    """Steps along a gradient, with bias correction."""
+
+    def __init__(self, config):
+        self.config, self.mean, self.square, self.count = config, 0.0, 0.0, 0
+
+    def step(self, gradient):
+        first, second = self.config.beta1, self.config.beta2
+        self.count += 1
+        self.mean = first * self.mean + (1 - first) * gradient
+        self.square = second * self.square + (1 - second) * gradient**2
+        square = self.square / (1 - second**self.count)
+        mean = self.mean / (1 - first**self.count)
+        return self.config.lr_server * mean / (np.sqrt(square) + 1e-8)
+
+
+def loop(trial, rounds):
+    """(user vectors, table, loss of each client in the last exchange) after each round."""
+    config, liked = trial.config, interactions(trial.federation)
+    clients, server = jax.tree.map(np.float64, trial.init())
+    users, table, adam = clients.user, server.items, Adam(config)
+    for number in range(rounds):
+        present = participants_of(trial, number)
+        losses = np.full(len(liked), np.nan)
+        for _ in range(config.server_steps):
+            sent = np.zeros_like(table)
+            for u in present:
+                x = vector(table, liked[u], config)
+                for i, y in enumerate(table):
+                    error = (1 + config.confidence * liked[u, i]) * (liked[u, i] - x @ y)
+                    sent[i] += error * x
+                losses[u] = loss(table, x[None], liked[u : u + 1], config) / len(table)
+            table = table - adam.step(-2 * sent + 2 * config.regularization * table)
+        for u in present:
+            users[u] = vector(table, liked[u], config)
+        yield users.copy(), table, losses
+
+
+@pytest.fixture(scope="module")
+def reached():
+    trial = bound()
+    return trial, rounds_of(trial, ROUNDS)
+
+
+def test_rounds_are_those_of_a_loop_over_clients(reached):
+    trial, ours = reached
+    sat_out = set()
+    for number, (mine, theirs) in enumerate(zip(ours, loop(trial, ROUNDS), strict=True)):
+        (clients, server, info, _, scores), (users, table, losses) = mine, theirs
+        np.testing.assert_allclose(server.items, table, **NEAR)
+        np.testing.assert_allclose(clients.user, users, **NEAR)
+        np.testing.assert_allclose(info.loss, losses, **NEAR)
+        np.testing.assert_allclose(scores, users @ table.T, **NEAR)
+        present = participants_of(trial, number)
+        np.testing.assert_array_equal(np.flatnonzero(info.epochs), present)
+        sat_out |= set(range(9)) - set(present)
+    assert sat_out
+
+
+def test_an_item_met_twice_counts_once(reached):
+    trial, _ = reached
+    drawn = [trial.federation.train_items(client) for client in range(3)]
+    assert all(len(np.unique(items)) < len(items) for items in drawn)  # so the loop has met some
+
+
+def test_two_devices_and_blocks_of_another_size_change_nothing(reached):
+    _, ours = reached
+    trial = bound(devices=2, block_size=2, size_classes=1)
+    place = trial.layout.place
+    for mine, other in zip(ours, rounds_of(trial, 2), strict=False):
+        np.testing.assert_allclose(other[0].user[place], mine[0].user, **NEAR)
+        np.testing.assert_allclose(other[1].items, mine[1].items, **NEAR)
+        np.testing.assert_allclose(other[2].loss[place], mine[2].loss, **NEAR)
+
+
+# --- its parts ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [1, 5, 64])
+def test_the_closed_form_is_that_of_lapack(width):
+    rng = np.random.default_rng(width)
+    rows = rng.normal(size=(7, 2 * width, width))
+    matrix = np.einsum("bik,bil->bkl", rows, rows) + 2 * np.eye(width)
+    right = rng.normal(size=(7, width))
+    found = jax.jit(jax.vmap(solution))(jnp.float32(matrix), jnp.float32(right))
+    expected = np.linalg.solve(matrix, right[:, :, None])[:, :, 0]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max() * width)
+
+
+def test_the_gradient_is_that_of_the_loss_after_the_clients_have_solved():
+    """Central differences of sum_u min_x [loss_u + lambda |x|^2] + lambda |Y|^2. With a decay of 0,
+    the first moment is the gradient."""
+    trial = bound(server_steps=1, beta1=0.0, client_fraction=1.0)
+    config, liked = trial.config, interactions(trial.federation)
+    table = np.float64(trial.init().server.items)
+    (_, server, *_), *_ = rounds_of(trial, 1)
+
+    def total(table):
+        users = np.array([vector(table, each, config) for each in liked])
+        penalty = config.regularization * (np.sum(users**2) + np.sum(table**2))
+        return loss(table, users, liked, config) + penalty
+
+    rng = np.random.default_rng(0)
+    for item, column in zip(rng.permutation(len(table))[:12], np.arange(12) % 4, strict=True):
+        nudge = np.zeros_like(table)
+        nudge[item, column] = 1e-5
+        slope = (total(table + nudge) - total(table - nudge)) / 2e-5
+        assert server.moments.mu[item, column] == pytest.approx(slope, rel=1e-4, abs=1e-4)
+
+
+def test_no_table_for_each_client_is_kept():
+    trial = Trial(CONFIG, small_federation("leak-free", 9, items=400), jax.devices()[:1])
+    state = jax.eval_shape(trial.algorithm.init, trial.key_init)
+    numbers = sum(leaf.size for leaf in jax.tree.leaves(state))
+    assert numbers <= 3 * 400 * CONFIG.dim + 9 * CONFIG.dim + 1
+
+
+def test_every_step_costs_a_table_down_and_a_gradient_up():
+    trial = bound(table_dtype="bfloat16")
+    present, numbers = len(participants_of(trial, 0)), trial.federation.num_items * 4
+    traffic = trial.algorithm.traffic
+    assert present == 7
+    assert (traffic.up, traffic.down) == (2 * present * numbers * 4, 2 * present * numbers * 2)
+
+
+def test_withheld_items_are_found():
+    config = FCF(dim=8, rounds=30, size_classes=1, top_k=5)
+    trial = Trial(config, checkerboard("leak-free"), jax.devices()[:1])
+    start = trial.init()
+    _, info, ranks = trial.segment(start, config.rounds)(start, 0)
+    record = trial.record(config.rounds, info, ranks)
+    assert min(record[part]["hr@5"] for part in ("val", "test")) > 0.7 > 2 * CHANCE
