@@ -323,15 +323,20 @@ TOLERANCE = 1e-4
 
 
 def k_means(key: Key[Array, ""], rows: Float[Array, "I D"], number: int) -> Int[Array, " I"]:
-    """Cluster of each row, by Lloyd's steps from greedy k-means++; a cluster that loses all its
-    rows stays where it was."""
+    """Cluster of each row."""
     rows = rows - rows.mean(axis=0, keepdims=True)
+    return settled(rows, spread_out(key, rows, number))
+
+
+def settled(rows: Float[Array, "I D"], centres: Float[Array, "K D"]) -> Int[Array, " I"]:
+    """Lloyd's steps: each centre moves to the mean of the rows next to it; one that is next to none
+    stays where it was."""
     tolerance = TOLERANCE * rows.var(axis=0).mean()
 
     def step(loop):
         count, centres, _ = loop
         cluster = nearest(rows, centres)
-        size = jnp.zeros(number).at[cluster].add(1.0)[:, None]
+        size = jnp.zeros(len(centres)).at[cluster].add(1.0)[:, None]
         total = jnp.zeros_like(centres).at[cluster].add(rows)
         new = jnp.where(size > 0, total / jnp.maximum(size, 1), centres)
         return count + 1, new, jnp.sum((new - centres) ** 2)
@@ -340,7 +345,7 @@ def k_means(key: Key[Array, ""], rows: Float[Array, "I D"], number: int) -> Int[
         count, _, moved = loop
         return (count < MOST_STEPS) & (moved > tolerance)
 
-    start = (jnp.int32(0), spread_out(key, rows, number), jnp.float32(jnp.inf))
+    start = (jnp.int32(0), centres, jnp.float32(jnp.inf))
     _, centres, _ = lax.while_loop(unsettled, step, start)
     return nearest(rows, centres)
 

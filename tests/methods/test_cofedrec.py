@@ -18,6 +18,8 @@ from fedem_jax.methods.cofedrec import (
     k_means,
     likeness,
     mean_table,
+    settled,
+    spread_out,
     supervised_contrast,
 )
 from fedem_jax.settings import CoFedRec
@@ -171,10 +173,11 @@ def test_rounds_are_those_of_the_loop(rounds):
 
 
 def test_without_weight_the_contrast_changes_nothing(rounds):
-    """Nor does it before there are clusters."""
+    """Nor does it before there are clusters. It is not computed at all: NaN would spread."""
     state, _ = rounds.after(rounds.start, 0)
     nowhere = state._replace(server=state.server._replace(cluster=-1 + 0 * state.server.cluster))
-    off = rounds.after(state, 1, contrast=jnp.float32(0))
+    numbers = {"contrast": jnp.float32(0), "temperature": jnp.float32(np.nan)}
+    off = rounds.after(state, 1, **numbers)
     jax.tree.map(np.testing.assert_array_equal, off, rounds.after(nowhere, 1))
     (on, _), (off, _) = rounds.after(state, 1), off
     assert np.abs(np.asarray(on.clients.items) - np.asarray(off.clients.items)).max() > 0.01
@@ -237,11 +240,11 @@ def test_contrast_of_two_pairs_by_hand():
 # --- clusters, likeness, elbow --------------------------------------------------------------------
 
 
-settled = jax.jit(k_means, static_argnums=2)
+clustering = jax.jit(k_means, static_argnums=2)
 
 
 def clusters(rows, number, seed=0):
-    return np.asarray(settled(jax.random.key(seed), jnp.float32(rows), number))
+    return np.asarray(clustering(jax.random.key(seed), jnp.float32(rows), number))
 
 
 def spread(rows, cluster):
@@ -271,6 +274,32 @@ def test_clusters_settle_and_are_as_tight_as_those_of_scipy():
     assert len(set(found)) > 3  # the start is random
     theirs = [scipy.cluster.vq.kmeans2(rows, 8, minit="++", rng=s)[1] for s in range(10)]
     assert np.mean(found) < 1.01 * np.mean([spread(rows, cluster) for cluster in theirs])
+
+
+def test_the_start_is_better_than_one_of_random_rows_at_growing_distance():
+    rng = np.random.default_rng(8)
+    rows, ours, plain = rng.normal(size=(200, 4)), [], []
+
+    def gap(centres):
+        return (np.linalg.norm(rows[:, None] - centres[None], axis=2) ** 2).min(1)
+
+    start = jax.jit(spread_out, static_argnums=2)
+    for seed in range(20):
+        centres = np.asarray(start(jax.random.key(seed), jnp.float32(rows), 8))
+        assert (gap(centres) < 1e-9).sum() == 8  # eight of the rows
+        ours.append(gap(centres).sum())
+        centres = rows[rng.integers(200, size=1)]
+        while len(centres) < 8:
+            left = gap(centres)
+            centres = np.concatenate([centres, rows[rng.choice(200, 1, p=left / left.sum())]])
+        plain.append(gap(centres).sum())
+    assert np.mean(ours) < 0.95 * np.mean(plain)
+
+
+def test_a_centre_next_to_no_row_stays_where_it_was():
+    """Moved to the middle, it would take over both inner rows."""
+    rows, centres = jnp.float32([[-9], [-1], [1], [9]]), jnp.float32([[-5], [5], [99]])
+    np.testing.assert_array_equal(settled(rows, centres), [0, 0, 1, 1])
 
 
 def test_as_many_clusters_as_rows_and_more_than_distinct_ones():
