@@ -62,7 +62,7 @@ def test_sequential_twin_is_the_same_method(trial, rounds, merges):
     client = int(np.flatnonzero((before.clients.slot[:8] >= 0) == merges)[0])
     drawn = sequential.drawer(trial)(client, 1)
     ours = sequential.Sequential(trial.config).train(
-        **phases.parameters(before, client), drawn=drawn
+        **phases.parameters(trial, before, client), drawn=drawn
     )
     theirs = jax.tree.map(lambda leaf: leaf[client], after.state.clients)
     assert ours.epochs == after.info.epochs[0, client]

@@ -90,7 +90,8 @@ def test_classes_hold_each_client_once(federation, devices, most):
 def test_a_row_for_each_known_item_and_each_negative():
     """Clients with repeated positives, and one whose samples may touch every item."""
     interactions = Interactions.of(
-        np.repeat([0, 1], [9, 36]), np.concatenate([[40, 1, 40, 1, 40, 1, 37, 38, 39], np.arange(36)])
+        np.repeat([0, 1], [9, 36]),
+        np.concatenate([[40, 1, 40, 1, 40, 1, 37, 38, 39], np.arange(36)]),
     )
     federation = split(interactions, preset("paper", min_interactions=3, num_candidates=4), 0, "x")
     need = most_needed(federation, num_negative=3, batch_size=10)

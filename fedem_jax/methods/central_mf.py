@@ -136,7 +136,8 @@ def central_mf(
                     client = client_at.at[id].get(mode="fill", fill_value=layout.padded)
                     items, _, count = draws.samples(client, size.positives, size.barred)
                     index = jnp.arange(size.positives, dtype=jnp.int32)
-                    to = jnp.where(index * drawn < count, starts[id] + index, room)
+                    there = (index * drawn < count) & (id < layout.shard)
+                    to = jnp.where(there, starts[id] + index, room)
                     return to, jnp.full(size.positives, place[id]), items.reshape(-1, drawn)
 
                 to, user, items = jax.vmap(one)(ids)

@@ -125,6 +125,7 @@ def fcf(config: FCF, num_items: int, layout: Layout, samples: Int[Array, " C"]) 
         def block(size: SizeClass, ids, carry):
             client = client_at.at[ids].get(mode="fill", fill_value=layout.padded)
             own = jax.vmap(partial(own_items, draws, size=size))(client)
+            own = jnp.where((ids < layout.shard)[:, None], own, num_items)
             return visited(carry, ids, jax.vmap(partial(closed_form, table, gram, hyper))(own))
 
         blocks = layout._replace(block=wide(layout.block))
