@@ -270,9 +270,10 @@ def serve(layout: Layout, key: Key[Array, ""], upload: Upload, num_clusters: int
     mean = mean_table(layout, upload.items, nobody.at[upload.participants].set(True))
     cluster = k_means(key_means, mean, num_clusters)
 
-    client = jax.random.choice(key_client, upload.participants)
+    client = jax.random.choice(key_client, upload.participants, (1,))
     theme = cluster == jax.random.randint(key_cluster, (), 0, num_clusters)
-    alike = likeness(upload.items, upload.items[client], theme)[upload.participants]
+    (reference,) = upload.items[client]
+    alike = likeness(upload.items, reference, theme)[upload.participants]
     order = jnp.argsort(-alike, stable=True)
     chosen = jnp.arange(len(order)) <= elbow(alike[order])
     group = nobody.at[upload.participants[order]].set(chosen)
