@@ -59,14 +59,15 @@ def test_phases_make_up_the_round(trial, rounds):
 def test_sequential_twin_is_the_same_method(trial, rounds, merges):
     sequential, phases = (importlib.import_module(name) for name in ("sequential", "phases"))
     before, after = rounds
-    client = int(np.flatnonzero((before.clients.slot[:8] >= 0) == merges)[0])
+    client = int(np.flatnonzero((trial.by_client(before.clients.slot) >= 0) == merges)[0])
+    place = int(trial.layout.place[client])
     drawn = sequential.drawer(trial)(client, 1)
     ours = sequential.Sequential(trial.config).train(
         **phases.parameters(trial, before, client), drawn=drawn
     )
-    theirs = jax.tree.map(lambda leaf: leaf[client], after.state.clients)
-    assert ours.epochs == after.info.epochs[0, client]
-    assert ours.loss == pytest.approx(float(after.info.loss[0, client]), abs=1e-5)
+    theirs = jax.tree.map(lambda leaf: leaf[place], after.state.clients)
+    assert ours.epochs == after.info.epochs[0, place]
+    assert ours.loss == pytest.approx(float(after.info.loss[0, place]), abs=1e-5)
     np.testing.assert_allclose(ours.items, theirs.items, atol=1e-4)
     for a, b in zip(jax.tree.leaves(ours.adapter), jax.tree.leaves(theirs.adapter), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
