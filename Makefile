@@ -52,6 +52,18 @@ compare: $(READY)  ## compare methods over several seeds; goes on where it was s
 	@$(RUN) -m fedem_jax compare $(foreach name,DATASET PROTOCOL SEEDS ROUNDS OUT DATA_DIR,$(call flag,$(name))) \
 		$(if $(METHODS),--methods $(METHODS:%='%')) $(ARGS)
 
+.PHONY: bottleneck
+bottleneck: $(READY)  ## show what aggregation costs the clients, and what merging saves
+  ## DATASET=ml-1m PROTOCOL=leak-free ROUNDS=100 SEED=0 OUT=results/x
+  ## DATA_DIR=data ARGS="--aggregation-fraction 1"
+	@$(RUN) -m fedem_jax bottleneck $(foreach name,DATASET PROTOCOL ROUNDS SEED OUT DATA_DIR,$(call flag,$(name))) $(ARGS)
+
+.PHONY: ablation
+ablation: $(READY)  ## change one part of FedEM after the other; goes on where it was stopped
+  ## DATASET=ml-1m PROTOCOL=leak-free SEEDS=3 ROUNDS=30 OUT=results/x
+  ## DATA_DIR=data ARGS="--parts merging alpha --settings lr_embedding=0.03"
+	@$(RUN) experiments/ablation.py $(foreach name,DATASET PROTOCOL SEEDS ROUNDS OUT DATA_DIR,$(call flag,$(name))) $(ARGS)
+
 .PHONY: audit
 audit: $(READY)  ## say whether a protocol leaks held-out items; fails if it does
   ## DATASET=ml-1m PROTOCOL=leak-free ROUNDS=50 SEED=0 OUT=results/x
@@ -66,6 +78,10 @@ plan: $(READY)  ## say what a run would cost, without running it: padding, memor
 .PHONY: bench
 bench: $(READY)  ## measure it on this machine into experiments/bench; ARGS=--quick: in 2 minutes
 	@$(RUN) experiments/bench/bench.py $(ARGS)
+
+.PHONY: theory
+theory: $(READY)  ## simulate quadratic clients beside their closed forms; ARGS="--trials 1000"
+	@$(RUN) experiments/theory/theory.py $(ARGS)
 
 .PHONY: test
 test: $(READY_DEV)  ## run the tests but the slow ones; ARGS="-m slow" for those, ARGS="-k data"

@@ -22,11 +22,12 @@ from fedem_jax.base import State
 from fedem_jax.clients import Lists, SizeClass
 from fedem_jax.config import Config
 from fedem_jax.data.federation import Federation
+from fedem_jax.data.sources import federation_of
 from fedem_jax.errors import UserError
 from fedem_jax.metrics import hit_rate
 from fedem_jax.ranking import HeldOut, Ranking, rank_all
 from fedem_jax.settings import LocalOnly
-from fedem_jax.train import Observer, Trial, federation_of, run, versions
+from fedem_jax.train import Observer, Trial, run, versions
 from fedem_jax.verdict import Audit, Figures, Share
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from jaxtyping import Array, Float, Int
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
 
 class State(NamedTuple):
@@ -40,6 +41,23 @@ class Traffic(NamedTuple):
     """What the clients receive: the method's `Download`, once for each client that is served."""
 
 
+class Elastic(NamedTuple):
+    """Elastic merging, for those who want to look at it."""
+
+    learned: bool
+    """Whether rho depends on anything but the settings."""
+    served: Callable[[State], Bool[Array, " C"]]
+    """`(state) -> mask` of the clients that wait to merge."""
+    share: Callable[..., Float[Array, "B I"]]
+    """`(state, clients [B], hyper) -> rho`: share of the aggregated row, item by item; 0 where
+    nothing waits."""
+
+
+def numbers_of(kind: Any, config: Any) -> Any:
+    """The numbers of a configuration that a sweep may vary: the fields of `kind`, by name."""
+    return kind(*(jnp.float32(getattr(config, name)) for name in kind._fields))
+
+
 class Algorithm(NamedTuple):
     """A federated method, bound to a federation and to its sizes and switches."""
 
@@ -55,5 +73,7 @@ class Algorithm(NamedTuple):
     """The numbers of the configuration, as `round` and `score` take them."""
     traffic: Traffic
     scratch: Callable[[int], dict[str, int]]
-    """`(block) -> bytes` that each phase of a round needs on a device, beside the state, with so
-    many clients side by side."""
+    """`(block) -> numbers`, of 4 bytes, that each phase of a round needs on a device, beside the
+    state, with so many clients side by side."""
+    elastic: Elastic | None = None
+    """How clients merge what they are served, if they do."""

@@ -1,4 +1,4 @@
-"""The console script `fedem`: `train`, `compare`, `plan`, `audit`, `data` and `report`.
+"""The console script `fedem` and its commands.
 
 JAX, pandas and Matplotlib are imported only by the commands that need them, once their arguments
 are known to be sound.
@@ -11,10 +11,10 @@ import dataclasses
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import tyro
 
@@ -23,6 +23,9 @@ from fedem_jax.errors import UserError
 from fedem_jax.presets import preset
 from fedem_jax.protocol import nearest
 from fedem_jax.settings import FedEM, LocalOnly, load_settings
+
+if TYPE_CHECKING:
+    from fedem_jax.comparison import Comparison
 
 T = TypeVar("T")
 
@@ -121,10 +124,31 @@ class Compare:
     auto = tuned for the synthetic federation, released otherwise."""
     settings: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FIELD=VALUE ...")] = ()
     """Settings of all methods alike: eval_every, top_k, columns, min_interactions, dim, ..."""
+    reach: float = 0.0
+    """Also say how many rounds and bytes it takes to a validation HR of so much; 0: do not."""
     out: str = ""
     """Folder of tables, picture and runs; empty: results/compare-<dataset>-<protocol>."""
     data_dir: str = ""
     """Folder of data sets; empty: $FEDEM_DATA, else data/."""
+
+
+@dataclass(frozen=True)
+class Bottleneck(FedEM):
+    """Show what aggregation costs and what merging saves: train FedEM, and look at every aggregated
+    client with its local, its aggregated and its merged item table: quality, loss, and the distance
+    to its own optimum. Writes tables and pictures.
+
+    examples:
+      fedem bottleneck --dataset ml-100k --protocol paper
+      fedem bottleneck --dataset mine.csv --columns user_id movie_id --aggregation-fraction 1
+    """
+
+    alone: int = 20
+    """Rounds that the clients train on alone at the end, to their own optima."""
+
+    method: tyro.conf.Suppress[tyro.conf.Fixed[str]] = FedEM.method
+    per_client: tyro.conf.Suppress[tyro.conf.Fixed[bool]] = False
+    eval_every: tyro.conf.Suppress[tyro.conf.Fixed[int]] = 1
 
 
 @dataclass(frozen=True)
@@ -209,11 +233,39 @@ def audit(args: Sequence[str]) -> None:
         raise SystemExit(1)
 
 
+def bottleneck(args: Sequence[str]) -> None:
+    """Show what aggregation costs the clients, and what merging saves."""
+    wanted = tyro.cli(Bottleneck, prog="fedem bottleneck", args=args)
+    stem = Path(wanted.dataset).stem or "data"
+    out = Path(wanted.out or Path("results") / f"bottleneck-{stem}-{wanted.protocol}")
+    fields = (field.name for field in dataclasses.fields(FedEM))
+    config = FedEM(**{name: getattr(wanted, name) for name in fields})
+
+    from fedem_jax.record import check_free
+
+    check_free(out)
+    use_all_cores()
+    cache_programs()
+
+    from rich.console import Console
+
+    from fedem_jax.bottleneck import bottleneck
+    from fedem_jax.bottleneck_report import FILES, save, shown
+    from fedem_jax.progress import Progress
+
+    with Progress() as progress:
+        found = bottleneck(config, observers=[progress], alone=wanted.alone)
+    save(found, out)
+    console = Console(highlight=False)
+    console.print(shown(found))
+    console.print(f"[bold]{out}/[/bold] holds {', '.join(FILES)}", soft_wrap=True)
+
+
 def compare(args: Sequence[str]) -> None:
     """Run methods side by side over several seeds; goes on where it was stopped."""
     wanted = tyro.cli(Compare, prog="fedem compare", args=args)
 
-    from fedem_jax.comparison import federation_of, missing, plan_comparison, run_all
+    from fedem_jax.comparison import plan_comparison
 
     comparison = plan_comparison(
         wanted.methods,
@@ -226,29 +278,42 @@ def compare(args: Sequence[str]) -> None:
         out=wanted.out,
         data_dir=wanted.data_dir,
     )
-    todo, failed = missing(comparison), {}
+    failed = run_missing(comparison)
 
     from rich.console import Console
 
-    console = Console(highlight=False)
-    if todo:
-        federation = federation_of(todo[0].config)
-        use_all_cores()
-        cache_programs()
-
-        from fedem_jax.comparison_progress import Watch, opening, paces_of
-
-        console.print(opening(comparison, todo, federation))
-        with Watch(todo, paces_of(comparison, todo), console) as watch:
-            try:
-                failed = run_all(comparison.directory, todo, watch)
-            except KeyboardInterrupt:
-                kept = f"{comparison.directory} keeps the finished runs; the same command goes on."
-                raise KeyboardInterrupt(kept) from None
-
     from fedem_jax.comparison_report import write_up
 
-    console.print(write_up(comparison, failed, f"fedem compare {shlex.join(args)}".rstrip()))
+    command = f"fedem compare {shlex.join(args)}".rstrip()
+    Console(highlight=False).print(write_up(comparison, failed, command, wanted.reach))
+
+
+def run_missing(comparison: Comparison) -> dict[str, str]:
+    """Run what a comparison still lacks, and show it; why contenders failed, by name."""
+    from fedem_jax.comparison import missing, run_all
+
+    todo = missing(comparison)
+    if not todo:
+        return {}
+
+    from rich.console import Console
+
+    from fedem_jax.data.sources import federation_of
+
+    console = Console(highlight=False)
+    federation = federation_of(todo[0].config)
+    use_all_cores()
+    cache_programs()
+
+    from fedem_jax.comparison_progress import Watch, opening, paces_of
+
+    console.print(opening(comparison, todo, federation))
+    with Watch(todo, paces_of(comparison, todo), console) as watch:
+        try:
+            return run_all(comparison.directory, todo, watch)
+        except KeyboardInterrupt:
+            kept = f"{comparison.directory} keeps the finished runs; the same command goes on."
+            raise KeyboardInterrupt(kept) from None
 
 
 def _settings(kind: type[Train], prog: str, args: Sequence[str]) -> tuple[Train, Config]:
@@ -275,8 +340,9 @@ def plan(args: Sequence[str]) -> None:
 
     from rich.console import Console
 
+    from fedem_jax.data.sources import federation_of
     from fedem_jax.plan import plan_run, shown
-    from fedem_jax.train import Trial, federation_of
+    from fedem_jax.train import Trial
 
     federation = federation_of(config)
     layout = Trial(config, federation).layout
@@ -315,12 +381,13 @@ def report(args: Sequence[str]) -> None:
 
     from fedem_jax.plots import learning_curves
     from fedem_jax.progress import closing, comparison
-    from fedem_jax.record import CURVES, draw_curves, read_run
+    from fedem_jax.record import CURVES, draw_curves, draw_rho, read_run
 
     runs = [(str(path), read_run(path)) for path in wanted.directories]
     console = Console(highlight=False)
     for path, run in runs:
         draw_curves(Path(path) / CURVES, run)
+        draw_rho(Path(path), run.summary)
         console.print(closing(run.summary))
     if len(runs) > 1:
         console.print(comparison(runs))
@@ -356,6 +423,7 @@ def cache_programs() -> None:
 COMMANDS = {
     "train": train,
     "compare": compare,
+    "bottleneck": bottleneck,
     "plan": plan,
     "audit": audit,
     "data": data,
@@ -367,13 +435,22 @@ def main(args: Sequence[str] | None = None) -> None:
     """Entry point. Exit status: 0 done, 1 an audited protocol leaks, 2 the user's mistake, 130
     interrupted."""
     args = sys.argv[1:] if args is None else list(args)
-    try:
+
+    def command() -> None:
         if not args or args[0] in ("-h", "--help"):
             print(_usage())
         elif args[0] in COMMANDS:
             COMMANDS[args[0]](args[1:])
         else:
             raise UserError(f"unknown command '{args[0]}': {nearest(args[0], list(COMMANDS))}.")
+
+    told(command)
+
+
+def told(work: Callable[[], None]) -> None:
+    """Do some work; whatever ends it early becomes a sentence and an exit status, as in `main`."""
+    try:
+        work()
     except UserError as error:
         _complain("error", str(error))
         raise SystemExit(2) from None
@@ -386,7 +463,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _usage() -> str:
-    commands = "\n".join(f"  {name:8}{command.__doc__}" for name, command in COMMANDS.items())
+    commands = "\n".join(f"  {name:12}{command.__doc__}" for name, command in COMMANDS.items())
     return (
         "usage: fedem COMMAND [OPTIONS]\n\n"
         "Federated recommendation, simulated on one accelerator.\n\n"

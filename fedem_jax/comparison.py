@@ -18,13 +18,14 @@ from fedem_jax.config import Config
 from fedem_jax.errors import UserError
 from fedem_jax.presets import PRESETS, preset
 from fedem_jax.protocol import SWITCHES, nearest
-from fedem_jax.protocol import Protocol as Rules
 from fedem_jax.record import (
     CANDIDATES,
     CONFIG,
     CURVES,
     METRICS,
     PER_CLIENT,
+    RHO,
+    RHO_PICTURE,
     SUMMARY,
     RunDirectory,
     check_free,
@@ -34,8 +35,6 @@ from fedem_jax.settings import SETTINGS, load_settings, settings_of
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from fedem_jax.data.federation import Federation
 
 VARIANTS = {"pfedrec": ("pfedrec:evaluated=global",)}
 """What is compared beside each method unless methods are named: PFedRec with the table that its
@@ -108,6 +107,8 @@ class Entry(NamedTuple):
     """One for each seed."""
     clients: Sequence[pd.DataFrame] = ()
     """Metrics of every client at the best validation round, one table for each seed."""
+    records: Sequence[list[dict[str, Any]]] = ()
+    """All evaluated rounds, one list for each seed."""
 
 
 class Watcher(Protocol):
@@ -218,19 +219,6 @@ def differences(found: Config, wanted: Config) -> list[str]:
     ]
 
 
-def federation_of(config: Config) -> Federation:
-    """The federation that a configuration names; the last one is kept, for the next method."""
-    return _load(
-        config.dataset,
-        config.rules(),
-        config.seed,
-        config.data_dir,
-        config.columns,
-        config.separator,
-        config.header,
-    )
-
-
 def run_all(directory: Path, todo: Sequence[PlannedRun], watch: Watcher) -> dict[str, str]:
     """Run one after the other. A contender that fails does not stop the others.
 
@@ -250,14 +238,16 @@ def run_all(directory: Path, todo: Sequence[PlannedRun], watch: Watcher) -> dict
             f"{directory}: cannot be made ({error.strerror}); give another --out."
         ) from None
 
+    from fedem_jax.data.sources import federation_of, load
     from fedem_jax.methods import METHODS
     from fedem_jax.train import run
 
+    once = functools.lru_cache(maxsize=1)(load)  # all methods with a seed have the same data
     failed: dict[str, str] = {}
     for each in todo:
         if each.name in failed:
             continue
-        federation = federation_of(each.config)
+        federation = federation_of(each.config, once)
         if _remove_remains(each.path):
             watch.again(each)
         watch.begin(each)
@@ -284,10 +274,10 @@ def gather(comparison: Comparison, failed: dict[str, str]) -> list[Entry]:
         if config is None or name in failed:
             entries.append(Entry(name, config, refused or failed[name]))
             continue
-        summaries, tables = [], []
+        summaries, tables, records = [], [], []
         for seed in range(comparison.seeds):
             path = comparison.run(name, config, seed).path
-            summary, clients = read_run(path).summary, _per_client(path)
+            (_, rounds, summary), clients = read_run(path), _per_client(path)
             known = splits.setdefault(seed, summary["fingerprint"])
             users = users or clients["user"].tolist()
             if summary["fingerprint"] != known or clients["user"].tolist() != users:
@@ -297,7 +287,8 @@ def gather(comparison: Comparison, failed: dict[str, str]) -> list[Entry]:
                 )
             summaries.append(summary)
             tables.append(clients)
-        entries.append(Entry(name, config, "", summaries, tables))
+            records.append(rounds)
+        entries.append(Entry(name, config, "", summaries, tables, records))
     return entries
 
 
@@ -350,24 +341,6 @@ def _values(kind: type[Config], pairs: Sequence[str], barred: Collection[str]) -
     return values
 
 
-@functools.lru_cache(maxsize=1)
-def _load(
-    dataset: str,
-    rules: Rules,
-    seed: int,
-    data_dir: str,
-    columns: tuple[str, ...],
-    separator: str,
-    header: str,
-) -> Federation:
-    from fedem_jax.data.sources import load
-
-    return load(
-        dataset, rules, seed,
-        data_dir=data_dir, columns=columns, separator=separator, header=header,
-    )  # fmt: skip
-
-
 def _slug(name: str) -> str:
     """A contender's name as part of a folder's."""
     return re.sub(r"[^\w.=+-]+", "-", name)
@@ -375,7 +348,16 @@ def _slug(name: str) -> str:
 
 def _remove_remains(path: Path) -> bool:
     """Remove what a run left that was cut off, and nothing else; whether there was anything."""
-    files = (CONFIG, METRICS, f"{SUMMARY}.partial", CURVES, CANDIDATES, PER_CLIENT)
+    files = (
+        CONFIG,
+        METRICS,
+        f"{SUMMARY}.partial",
+        CURVES,
+        CANDIDATES,
+        PER_CLIENT,
+        RHO,
+        RHO_PICTURE,
+    )
     found = [path / name for name in files if (path / name).exists()]
     for file in found:
         file.unlink()

@@ -13,9 +13,17 @@ from rich.text import Text
 
 from fedem_jax.comparison import Comparison, Entry, gather
 from fedem_jax.errors import UserError
+from fedem_jax.protocol import SELECTED
 from fedem_jax.record import protocol_label
-from fedem_jax.standings import REFERENCES, Metric, Standing, as_csv, published, standings
-from fedem_jax.summary import SELECTED
+from fedem_jax.standings import (
+    REFERENCES,
+    Metric,
+    Standing,
+    as_csv,
+    published,
+    reached,
+    standings,
+)
 from fedem_jax.uncertainty import over_seeds
 from fedem_jax.units import in_bytes, in_seconds
 
@@ -42,12 +50,15 @@ class Section(NamedTuple):
     """Sentences below it."""
 
 
-def write_up(comparison: Comparison, failed: dict[str, str], command: str) -> RenderableType:
+def write_up(
+    comparison: Comparison, failed: dict[str, str], command: str, reach: float = 0.0
+) -> RenderableType:
     """Write the tables and the picture of finished runs; what the terminal is to show.
 
     Args:
         failed: why contenders failed, by name.
         command: what makes the same again; stands in the tables.
+        reach: validation HR whose price is told, in rounds and bytes; 0: none.
 
     Raises:
         UserError: all failed, or something cannot be read or written.
@@ -59,6 +70,8 @@ def write_up(comparison: Comparison, failed: dict[str, str], command: str) -> Re
     if all(line.failed for line in lines):
         raise UserError(f"no method could run; {lines[0].name}: {lines[0].failed}")
     parts = sections(entries, reference, lines)
+    if reach:
+        parts.append(_price(entries, lines, reach))
     about = next(entry.summaries[0] for entry in entries if not entry.failed)
     seeds = f"{comparison.seeds} seeds" if comparison.seeds > 1 else "seed 0"
     directory = comparison.directory
@@ -226,6 +239,28 @@ def _costs(about: dict[str, Any], lines: Sequence[Standing]) -> Section:
 def _cost(line: Standing) -> list[str]:
     exchanged = [in_bytes(line.bytes_up), in_bytes(line.bytes_down)]
     return [str(line.rounds), *exchanged, in_seconds(line.seconds)]
+
+
+def _price(entries: Sequence[Entry], lines: Sequence[Standing], quality: float) -> Section:
+    """Rounds and bytes until a validation HR."""
+    rows, metric = [], ""
+    for entry, line in zip(entries, lines, strict=True):
+        if line.failed:
+            continue
+        metric = f"HR@{entry.summaries[0]['top_k']}"
+        rounds = reached(entry, quality)
+        cells = ["never", "-", "-"]
+        if rounds is not None:
+            sent = (line.bytes_up, line.bytes_down)
+            cells = [f"{rounds:.1f}", *(in_bytes(rounds * each) for each in sent)]
+        total = line.rounds * (line.bytes_up + line.bytes_down)
+        rows.append((line.name, [Cell(text) for text in (*cells, in_bytes(total))]))
+    header = [("", "rounds"), ("bytes", "up"), ("bytes", "down"), ("bytes of", "all rounds")]
+    notes = [
+        "Over all clients, mean over seeds; rounds by the validation items among the sampled "
+        "candidates; never: not with every seed. All rounds: up and down together."
+    ]
+    return Section(f"Price of a validation {metric} of {quality:g}", header, rows, notes)
 
 
 def _metrics(lines: Sequence[Standing]) -> list[Metric]:

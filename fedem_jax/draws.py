@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, UInt32
 
 from fedem_jax.clients import Lists
+from fedem_jax.similarity import upright
 
 
 class Samples(NamedTuple):
@@ -112,8 +113,7 @@ class Fresh(NamedTuple):
 
     def signs(self, axes: Float[Array, "A D"], scores: Float[Array, "A I"]) -> Float[Array, " A"]:
         """Every axis points to where its largest component, in absolute value, is positive."""
-        largest = jnp.argmax(jnp.abs(axes), axis=1)
-        return jnp.sign(jnp.take_along_axis(axes, largest[:, None], axis=1)[:, 0])
+        return upright(axes)
 
 
 def distinct_ranks(

@@ -264,8 +264,3 @@ def fit_in_turn(
 def tree_at(tree: Any, index: Array) -> Any:
     """One client's part, or several clients', of arrays that have the client axis first."""
     return jax.tree.map(lambda leaf: leaf[index], tree)
-
-
-def exact(table: Float[Array, "*n D"]) -> Float[Array, "*n D"]:
-    """A stored table in float32, in which all arithmetic is done."""
-    return table.astype(jnp.float32)

@@ -110,12 +110,13 @@ def _with_block(
     devices = layout.mesh.size
     room = max(max(size.positives, size.barred) for size in layout.classes)
     lists = 2 * layout.padded + len(federation.items) + len(federation.barred) + 2 * room
+    scratch = algorithm.scratch(min(block, layout.shard))
     asked = 2 + 2 * federation.val_candidates.shape[1]
     return MemoryPlan(
         clients=bytes_of(state.clients) // devices,
         server=bytes_of(state.server),
         data=4 * (lists + asked * layout.shard),
-        scratch=algorithm.scratch(min(block, layout.shard)),
+        scratch={phase: 4 * count for phase, count in scratch.items()},
         limit=limit,
         devices=devices,
         block=block,

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
 
 from fedem_jax.clients import Layout
-from fedem_jax.local import exact
+from fedem_jax.tables import exact, held
 
 
 class OwnRows(NamedTuple):
@@ -22,7 +22,7 @@ class OwnRows(NamedTuple):
     """Places of each client: the rows of its size class."""
     items: Int[Array, " R"]
     """Item of each place; I: not in use."""
-    table: Float[Array, "R D"]
+    table: Num[Array, "R D"]
 
     @classmethod
     def empty(cls, layout: Layout, num_items: int, dim: int, dtype: Any) -> OwnRows:
@@ -47,7 +47,7 @@ class OwnRows(NamedTuple):
         place = start[:, None] + jnp.arange(rows.shape[1], dtype=jnp.int32)[None, :]
         return self._replace(
             items=self.items.at[place].set(rows, mode="drop"),
-            table=self.table.at[place].set(table.astype(self.table.dtype), mode="drop"),
+            table=self.table.at[place].set(held(table, self.table.dtype), mode="drop"),
         )
 
     def of(self, id: Int[Array, ""], most: int) -> tuple[Int[Array, " M"], Float[Array, "M D"]]:

@@ -92,7 +92,7 @@ def standings_chart(
     figure.supxlabel(caption, x=0.012, ha="left", fontsize=8.5, color=GREY)
     panels = figure.subplots(1, len(metrics), sharey=True)
     for panel, (part, name) in zip(panels, metrics, strict=True):
-        _frame(panel, f"{name.upper()}, {'all items' if part == 'test_full' else 'sampled'}", "")
+        frame(panel, f"{name.upper()}, {'all items' if part == 'test_full' else 'sampled'}", "")
         panel.set_xlabel("")
         panel.grid(axis="x", color="#E6E6E6", linewidth=0.7)
         panel.xaxis.set_major_locator(MaxNLocator(4))
@@ -153,7 +153,7 @@ def _metric(
     panel: Axes, runs: Sequence[tuple[str, Run]], ranking: str, metric: str, title: str, unit: str
 ) -> None:
     """One metric of all runs; `ranking` is the ending of `val` and `test` in records."""
-    _frame(panel, title, unit)
+    frame(panel, title, unit)
     for (label, run), colour in _coloured(runs):
         for part, style in (("val", {"linewidth": 1, "linestyle": DASHED}), ("test", {})):
             values = [record[part + ranking][metric] for record in run.records]
@@ -182,7 +182,7 @@ def _metric(
 
 
 def _loss(panel: Axes, runs: Sequence[tuple[str, Run]]) -> None:
-    _frame(panel, "Train loss", "nats per sample")
+    frame(panel, "Train loss", "nats per sample")
     for (label, run), colour in _coloured(runs):
         _line(panel, label, run, [record["loss"] for record in run.records], colour)
     losses = [record["loss"] for _, run in runs for record in run.records]
@@ -194,7 +194,8 @@ def _coloured(runs: Sequence[tuple[str, Run]]):
     return ((run, COLOURS[index % len(COLOURS)]) for index, run in enumerate(runs))
 
 
-def _frame(panel: Axes, title: str, unit: str) -> None:
+def frame(panel: Axes, title: str, unit: str) -> None:
+    """Title, labels and grid of a panel over rounds; `unit` is that of its upright axis."""
     panel.set_title(title, loc="left", fontsize=10)
     panel.set_xlabel("communication round", fontsize=9)
     panel.set_ylabel(unit, fontsize=9)

@@ -22,6 +22,7 @@ from fedem_jax.record import (
     CURVES,
     METRICS,
     PER_CLIENT,
+    RHO_PICTURE,
     SUMMARY,
     Run,
     protocol_label,
@@ -80,6 +81,8 @@ class Progress:
     def record(self, record: dict[str, Any]) -> None:
         """Show the newest round."""
         done, now = record["round"], time.monotonic()
+        if "rho" in record and RHO_PICTURE not in self._files:
+            self._files.append(RHO_PICTURE)
         if self._first is None:
             self._first = (done, now)
         speed = (

@@ -41,6 +41,9 @@ class Protocol:
     """Users with fewer interactions are dropped (counted after the rule for repeats)."""
 
 
+SELECTED = {"validation": "headline", "test": "best_test", "last": "last"}
+"""Entry of a run's summary that each way of selecting a round reports."""
+
 PROTOCOLS = {
     "leak-free": Protocol(
         name="leak-free",

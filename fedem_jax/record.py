@@ -6,6 +6,8 @@ metrics.jsonl       one line of JSON per evaluated round
 summary.json        headline, best test value, protocol, fingerprint, versions, device, times
 per_client.parquet  each client's ranks and metrics at the best validation round, if asked for
 curves.png          learning curves
+rho.jsonl, rho.png  what elastic merging takes up, where the method learns that: counts after each
+                    evaluated round (`fedem_jax.rho`), and their picture
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 CONFIG, METRICS, SUMMARY, CURVES = "config.json", "metrics.jsonl", "summary.json", "curves.png"
 CANDIDATES, PER_CLIENT = "candidates.npz", "per_client.parquet"
+RHO, RHO_PICTURE = "rho.jsonl", "rho.png"
 
 
 class Run(NamedTuple):
@@ -63,10 +66,12 @@ class RunDirectory:
             raise _not_writable(self.path, error) from None
 
     def record(self, record: dict[str, Any]) -> None:
-        """Append one line; it is on disk when this returns."""
+        """Append one line to each file; they are on disk when this returns."""
         self._records.append(record)
-        with (self.path / METRICS).open("a") as file:
-            file.write(json.dumps(record, default=_plain) + "\n")
+        plain = {name: value for name, value in record.items() if name != "rho"}
+        _append(self.path / METRICS, plain)
+        if "rho" in record:
+            _append(self.path / RHO, {"round": record["round"], "counts": record["rho"]})
 
     def finish(self, summary: dict[str, Any], per_client: pd.DataFrame) -> None:
         """Write the summary, whole or not at all, and draw the learning curves."""
@@ -78,6 +83,7 @@ class RunDirectory:
         partial.write_text(json.dumps(summary, indent=2, default=_plain) + "\n")
         partial.replace(self.path / SUMMARY)
         draw_curves(self.path / CURVES, Run(self._config, self._records, summary))
+        draw_rho(self.path, summary)
 
 
 def check_free(path: str | Path) -> None:
@@ -163,6 +169,27 @@ def draw_curves(path: Path, run: Run) -> None:
 
     method, dataset = run.summary["method"], run.summary["dataset"]
     learning_curves([(method, run)], path, title=f"{method} on {dataset}")
+
+
+def draw_rho(path: Path, summary: dict[str, Any]) -> None:
+    """Draw what merging took up in the run of this directory, if it learned that.
+
+    Raises:
+        UserError: the counts are broken; the sentence names file and line.
+    """
+    if not (path / RHO).exists():
+        return
+    from fedem_jax.rho_plot import rho_chart
+
+    lines = enumerate(_read(path / RHO).splitlines(), start=1)
+    found = [_parse(path / RHO, line, number) for number, line in lines]
+    rounds, counts = ([line[name] for line in found] for name in ("round", "counts"))
+    rho_chart(np.array(rounds), np.array(counts), path / RHO_PICTURE, summary)
+
+
+def _append(path: Path, value: dict[str, Any]) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(value, default=_plain) + "\n")
 
 
 def _taken(path: Path) -> bool:

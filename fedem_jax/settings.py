@@ -34,7 +34,33 @@ class AdamClients(Config):
 
 
 @dataclass(frozen=True)
-class FedEM(AdamClients):
+class ServedClients(AdamClients):
+    """Such clients, of which some get a table of their own from the server."""
+
+    aggregation_fraction: Share = 0.1
+    """Share of the training clients that are aggregated, and take up the result in the next
+    round."""
+
+    def round_sizes(self, num_clients: int) -> tuple[int, int]:
+        participants, _ = super().round_sizes(num_clients)
+        return participants, max(1, int(participants * self.aggregation_fraction))
+
+
+@dataclass(frozen=True)
+class LocalPrivacy:
+    """Clients that may bound what they upload, and add noise to it. (Beside `Config`, not below it,
+    so that methods of every kind may have it.)"""
+
+    ldp_scale: Weight = 0.0
+    """Scale of the Laplace noise that a client adds to each number that it uploads; 0: none. It is
+    no guarantee without ldp_clip (docs/privacy.md)."""
+    ldp_clip: Weight = 0.0
+    """Most L1 norm of what an upload adds to the table that the server knows, the last download (in
+    FedEM the initial table); more is scaled down; 0: no bound."""
+
+
+@dataclass(frozen=True)
+class FedEM(LocalPrivacy, ServedClients):
     """FedEM (Chen et al., AAAI 2026): similar clients are averaged for each client, which merges
     the result with its own table elastically."""
 
@@ -54,10 +80,11 @@ class FedEM(AdamClients):
     merging: str = "per-batch"
     """How a client takes up its aggregated table: per-batch, once, replace, none, or a number in
     [0, 1] that serves as constant weight of the aggregated table."""
+    adapter: Literal["row", "table"] = "row"
+    """What is learned (merging = per-batch or once): the weight of each row, by a network, or a
+    single weight for the whole table."""
     adapter_widths: tuple[Count, ...] = (16, 8)
     """Hidden widths of the adapter."""
-    aggregation_fraction: Share = 0.1
-    """Share of the training clients that are aggregated, and merge in the next round."""
     network_widths: tuple[Count, ...] = (16, 8)
     """Hidden widths of the network (backbone = ncf); this and the next two as in FedNCF."""
     lr_network: Positive = 0.01
@@ -78,10 +105,6 @@ class FedEM(AdamClients):
             ) from None
         if not 0 <= share <= 1:
             raise UserError(f"merging: {self.merging} is no weight; give one in [0, 1].")
-
-    def round_sizes(self, num_clients: int) -> tuple[int, int]:
-        participants, _ = super().round_sizes(num_clients)
-        return participants, max(1, int(participants * self.aggregation_fraction))
 
 
 @dataclass(frozen=True)
@@ -114,7 +137,7 @@ class CentralMF(Config):
 
 
 @dataclass(frozen=True)
-class FedMF(AdamClients):
+class FedMF(LocalPrivacy, AdamClients):
     """FedMF (also FCF, FedAvg of matrix factorisation): the item table is averaged and replaces
     every client's; user vectors stay at home. As in the program of FedCA."""
 
@@ -171,7 +194,7 @@ class FedNCF(FedMF):
 
 
 @dataclass(frozen=True)
-class PFedRec(Config):
+class PFedRec(LocalPrivacy, Config):
     """PFedRec (Zhang et al., IJCAI 2023): a score function of its own for every client, over an
     averaged item table that it fine-tunes."""
 
@@ -212,8 +235,9 @@ class GPFedRec(Config):
     """That threshold, as a multiple of the graph's mean entry."""
     layers: Count = 1
     """Steps over the graph."""
-    upload_noise: Weight = 0.0
-    """Scale of the Laplace noise that a client adds to each number of the table that it uploads."""
+    ldp_scale: Weight = 0.0
+    """Scale of the Laplace noise that a client adds to each number that it uploads; 0: none. It is
+    no guarantee, since the table is not bounded."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -256,7 +280,7 @@ class FedRAP(Config):
 
 
 @dataclass(frozen=True)
-class FedCA(AdamClients):
+class FedCA(ServedClients):
     """FedCA (Zhang et al. 2024): aggregation weights from sample share, similarity and
     complementarity; the client keeps most of its own table."""
 
@@ -275,12 +299,6 @@ class FedCA(AdamClients):
     program has it, or principal angles."""
     interpolation: Portion = 0.9
     """Share of its own table that a client keeps."""
-    aggregation_fraction: Share = 0.1
-    """Share of the training clients that are aggregated, and take up the result."""
-
-    def round_sizes(self, num_clients: int) -> tuple[int, int]:
-        participants, _ = super().round_sizes(num_clients)
-        return participants, max(1, int(participants * self.aggregation_fraction))
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
+
+from fedem_jax.small_systems import eigensystem
 
 
 def principal_axes(tables: Float[Array, "A I D"]) -> Float[Array, "A D"]:
@@ -16,14 +18,8 @@ def principal_axes(tables: Float[Array, "A I D"]) -> Float[Array, "A D"]:
     centred = tables - tables.mean(axis=1, keepdims=True)
     covariance = jnp.einsum("aid,aie->ade", centred, centred)
 
-    def leading(covariance):
-        return jnp.linalg.eigh(covariance).eigenvectors[..., -1]
-
-    # on CPU a batched eigh deadlocks when several host devices run it at once (jaxlib 0.10): every
-    # call waits for threads of one pool that the other calls hold
-    return lax.platform_dependent(
-        covariance, cpu=lambda covariance: lax.map(leading, covariance), default=leading
-    )
+    _, vectors = jax.vmap(eigensystem)(covariance)
+    return vectors[..., -1]
 
 
 def principal_scores(
@@ -32,6 +28,13 @@ def principal_scores(
     """Signature of each client: x_u = (Q_u - mean of its rows) v_1."""
     centred = tables - tables.mean(axis=1, keepdims=True)
     return jnp.einsum("aid,ad->ai", centred, axes)
+
+
+def upright(vectors: Float[Array, "A n"]) -> Float[Array, " A"]:
+    """+1 or -1 for each vector, such that its largest component, in absolute value, becomes
+    positive: an eigenproblem leaves the direction open."""
+    largest = jnp.argmax(jnp.abs(vectors), axis=1)
+    return jnp.sign(jnp.take_along_axis(vectors, largest[:, None], axis=1)[:, 0])
 
 
 def l2_similarity(scores: Float[Array, "A I"]) -> Float[Array, "A A"]:

@@ -91,6 +91,18 @@ def standings(entries: Sequence[Entry]) -> tuple[str, list[Standing]]:
     return reference.name if reference else "", lines
 
 
+def reached(entry: Entry, quality: float) -> float | None:
+    """Rounds until the validation HR among the sampled candidates is at least `quality`, the mean
+    over seeds; None if a seed never gets there."""
+    metric, first = f"hr@{entry.summaries[0]['top_k']}", []
+    for records in entry.records:
+        there = [each["round"] for each in records if each["val"][metric] >= quality]
+        if not there:
+            return None
+        first.append(there[0])
+    return float(np.mean(first))
+
+
 def published(dataset: str, protocol: str, path: Path = PUBLISHED) -> list[dict[str, str]]:
     """Rows of `published.csv` for a data set under the protocol of its line of programs."""
     if not path.exists():

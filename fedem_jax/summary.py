@@ -11,6 +11,7 @@ import pandas as pd
 from fedem_jax.config import Config
 from fedem_jax.data.federation import Federation
 from fedem_jax.metrics import chance_level, per_user
+from fedem_jax.protocol import SELECTED
 from fedem_jax.ranking import Ranks
 from fedem_jax.uncertainty import bootstrap_interval
 
@@ -18,9 +19,6 @@ Record = dict[str, Any]
 
 PARTS = ("val", "test", "val_full", "test_full")
 """Validation and test item among the sampled candidates, and among all items."""
-
-SELECTED = {"validation": "headline", "test": "best_test", "last": "last"}
-"""Entry of a summary that each way of selecting a round reports."""
 
 
 def best_round(records: list[Record], k: int, part: str = "val") -> Record:

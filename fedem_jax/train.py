@@ -23,13 +23,14 @@ from fedem_jax.base import Info, State
 from fedem_jax.clients import Layout, Lists, lay_out, lists_on_device, most_needed
 from fedem_jax.config import Config
 from fedem_jax.data.federation import Federation
-from fedem_jax.data.sources import load
+from fedem_jax.data.sources import federation_of
 from fedem_jax.draws import Draws, Fresh
 from fedem_jax.errors import UserError
 from fedem_jax.memory import plan_memory
 from fedem_jax.methods import METHODS
 from fedem_jax.metrics import coverage, summarise
 from fedem_jax.ranking import HeldOut, Ranking, Ranks, rank_all
+from fedem_jax.rho import counter
 from fedem_jax.summary import best_round, per_client, summarise_run
 
 
@@ -54,7 +55,8 @@ class Result:
     config: Config
     federation: Federation
     records: list[dict[str, Any]]
-    """One record per evaluated round."""
+    """One record per evaluated round; with `rho`, counts as in `fedem_jax.rho`, where rho is
+    learned."""
     summary: dict[str, Any]
     """Headline at the best validation round; best test value under its own name; settings."""
     per_client: pd.DataFrame
@@ -68,7 +70,7 @@ class Result:
     def curve(self) -> pd.DataFrame:
         """The records as a table: one row per evaluated round, columns such as `test hr@10`."""
         flat = pd.json_normalize(self.records, sep=" ")
-        return flat.set_index("round")
+        return flat.set_index("round").drop(columns="rho", errors="ignore")
 
 
 def run(
@@ -99,6 +101,7 @@ def run(
     records: list[dict[str, Any]] = []
     seconds, compiling, best = 0.0, 0.0, None
     state = trial.init()
+    count_rho = counter(trial.algorithm, federation, trial.layout, trial.lists)
     for start in range(0, config.rounds, config.eval_every):
         length = min(config.eval_every, config.rounds - start)
         begun = time.perf_counter()
@@ -108,6 +111,8 @@ def run(
         took = time.perf_counter() - ready
         compiling, seconds = compiling + ready - begun, seconds + took
         record = trial.record(start + length, info, ranks) | {"seconds": took / length}
+        if count_rho is not None:
+            record["rho"] = count_rho(state).tolist()
         records.append(record)
         if best_round(records, config.top_k) is record:
             best = trial.by_client(ranks)
@@ -125,19 +130,6 @@ def run(
     for observer in observers:
         observer.finish(summary, clients)
     return Result(config, federation, records, summary, clients, state, trial.layout)
-
-
-def federation_of(config: Config) -> Federation:
-    """The federation that a configuration names, split by its protocol and seed."""
-    return load(
-        config.dataset,
-        config.rules(),
-        config.seed,
-        data_dir=config.data_dir,
-        columns=config.columns,
-        separator=config.separator,
-        header=config.header,
-    )
 
 
 class Trial:

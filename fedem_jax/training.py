@@ -16,6 +16,7 @@ from fedem_jax.clients import AXIS, BLOCK, Layout, SizeClass, for_each_block
 from fedem_jax.draws import Draws
 from fedem_jax.local import Rule, Session, Trained, open_session
 from fedem_jax.own_rows import OwnRows
+from fedem_jax.tables import held
 
 
 class Contribution(NamedTuple):
@@ -128,7 +129,7 @@ def written(clients: Any, ids: Int[Array, " B"], new: Change) -> Any:
     if isinstance(clients.items, OwnRows):
         items = clients.items.put(ids, new.rows, new.table)
     else:
-        table = new.table.astype(clients.items.dtype)
+        table = held(new.table, clients.items.dtype)
         items = clients.items.at[ids[:, None], new.rows].set(table, mode="drop")
     return clients._replace(items=items, **own)
 

@@ -1,27 +1,16 @@
 """The benchmark measures what it says: its phases make up the round, and its sequential twin is
 the same method."""
 
-import importlib
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
+import phases
 import pytest
+import sequential
 from toy import small_federation
 
 from fedem_jax.settings import FedEM
 from fedem_jax.train import Trial
-
-FOLDER = Path(__file__).resolve().parents[1] / "experiments" / "bench"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def on_path():
-    sys.path.insert(0, str(FOLDER))
-    yield
-    sys.path.remove(str(FOLDER))
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +31,7 @@ def rounds(trial):
 
 
 def test_phases_make_up_the_round(trial, rounds):
-    parts = importlib.import_module("phases").phases(trial, trial.init())
+    parts = phases.phases(trial, trial.init())
     clients, _ = parts.train(trial.init(), 0)
     state = parts.aggregate(clients, 0)
     parts.draws(state, 1)
@@ -57,7 +46,6 @@ def test_phases_make_up_the_round(trial, rounds):
 
 @pytest.mark.parametrize("merges", [False, True])
 def test_sequential_twin_is_the_same_method(trial, rounds, merges):
-    sequential, phases = (importlib.import_module(name) for name in ("sequential", "phases"))
     before, after = rounds
     client = int(np.flatnonzero((trial.by_client(before.clients.slot) >= 0) == merges)[0])
     place = int(trial.layout.place[client])

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from made_up import federation, made_up
 
-from fedem_jax import cli, comparison
+from fedem_jax import cli
 from fedem_jax.comparison import Entry, PlannedRun, missing, plan_comparison
 from fedem_jax.comparison_progress import in_words, time_left
 from fedem_jax.comparison_report import _results
@@ -23,6 +23,7 @@ from fedem_jax.errors import UserError
 from fedem_jax.settings import SETTINGS, CentralMF, FedEM, FedMF, PFedRec
 from fedem_jax.significance import holm
 from fedem_jax.standings import PUBLISHED, published, standings
+from fedem_jax.units import in_bytes
 
 METRICS = [(part, name) for part in ("test", "test_full") for name in ("hr@10", "ndcg@10")]
 
@@ -71,7 +72,7 @@ def fake(monkeypatch, tmp_path) -> Fake:
     fake, module = Fake(), types.ModuleType("fedem_jax.train")
     module.__dict__["run"] = fake.run
     monkeypatch.setitem(sys.modules, "fedem_jax.train", module)
-    monkeypatch.setattr(comparison, "federation_of", federation)
+    monkeypatch.setattr("fedem_jax.data.sources.federation_of", lambda *_: federation())
     monkeypatch.setattr(cli, "use_all_cores", lambda: None)
     monkeypatch.setattr(cli, "cache_programs", lambda: None)
     monkeypatch.setattr("fedem_jax.record.draw_curves", lambda *_: None)
@@ -494,3 +495,20 @@ def test_in_earnest(ratings, tmp_path, capsys, monkeypatch):
 
 def without_seconds(rows: dict) -> dict:
     return {name: row | {"seconds_per_round": ""} for name, row in rows.items()}
+
+
+def test_the_price_of_a_quality(fake, tmp_path):
+    """Rounds to a validation HR that all of one method's seeds reach; none reaches 0.99."""
+    seeds = [told(dataclasses.replace(CONFIGS["fedmf"], seed=seed))[2] for seed in range(3)]
+    quality = min(max(record["val"]["hr@10"] for record in each) for each in seeds)
+    first = [
+        next(record["round"] for record in each if record["val"]["hr@10"] >= quality)
+        for each in seeds
+    ]
+    compare(*THREE, "--reach", str(quality))
+    document = (tmp_path / "c" / "table.md").read_text()
+    rounds = np.mean(first)
+    up, down = in_bytes(10 * rounds), in_bytes(20_000 * rounds)
+    assert f"| fedmf | {rounds:.1f} | {up} | {down} | {in_bytes(4 * 20_010)} |" in document
+    compare(*THREE, "--reach", "0.99")
+    assert "| fedmf | never | - | - |" in (tmp_path / "c" / "table.md").read_text()

@@ -133,9 +133,10 @@ def test_memory_is_what_the_state_holds_and_the_program_allocates():
 @pytest.mark.data
 @pytest.mark.parametrize("name", ["ml-100k", "filmtrust"])
 @pytest.mark.parametrize("block", [1, 16])
-def test_memory_is_within_two_fifths_of_what_xla_allocates(name, block, data_dir):
+@pytest.mark.parametrize("table_dtype", ["float32", "bfloat16"])
+def test_memory_is_within_two_fifths_of_what_xla_allocates(name, block, table_dtype, data_dir):
 
-    config = FedEM(dataset=name, block_size=block)
+    config = FedEM(dataset=name, block_size=block, table_dtype=table_dtype)
     at_hand = Trial(config, load(name, data_dir=data_dir))
     program = jax.jit(lambda *args: at_hand._rounds(1, *args), donate_argnums=0)
     rest = (at_hand.key_draws, at_hand.lists, at_hand.held_out, at_hand.algorithm.hyper)

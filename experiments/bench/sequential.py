@@ -8,7 +8,7 @@ samples and visiting orders, so that it does no drawing and can be compared with
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -33,6 +33,11 @@ class Drawn(NamedTuple):
     """[S]"""
     orders: np.ndarray
     """[E, S]"""
+
+    def batches(self, epoch: int, size: int) -> Iterator[np.ndarray]:
+        """Positions of the samples of each batch of an epoch; the last may hold fewer."""
+        order = self.orders[epoch]
+        return (order[start : start + size] for start in range(0, len(order), size))
 
 
 def drawer(trial: Trial) -> Callable[[int, int], Drawn]:

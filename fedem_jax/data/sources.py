@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from fedem_jax.config import Config
 from fedem_jax.data import readers
 from fedem_jax.data.federation import Federation
 from fedem_jax.data.interactions import Interactions
@@ -166,6 +167,19 @@ def load(
     )
     name = dataset if dataset == "synthetic" or dataset in SOURCES else Path(dataset).stem
     return split(interactions, rules, seed, name)
+
+
+def federation_of(config: Config, load: Callable[..., Federation] = load) -> Federation:
+    """The federation that a configuration names, split by its protocol and seed."""
+    return load(
+        config.dataset,
+        config.rules(),
+        config.seed,
+        data_dir=config.data_dir,
+        columns=config.columns,
+        separator=config.separator,
+        header=config.header,
+    )
 
 
 def read(

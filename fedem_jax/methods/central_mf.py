@@ -20,16 +20,16 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, Num
 
 from fedem_jax.averaging import copies
-from fedem_jax.base import Algorithm, Info, State, Traffic
+from fedem_jax.base import Algorithm, Info, State, Traffic, numbers_of
 from fedem_jax.clients import AXIS, Layout, SizeClass, for_each_block
 from fedem_jax.draws import Draws, shuffled
-from fedem_jax.local import exact
 from fedem_jax.losses import LOSSES, logit_bce
 from fedem_jax.models.fcf import item_table
 from fedem_jax.settings import CentralMF
+from fedem_jax.tables import exact, held, held_as
 
 
 class Hyper(NamedTuple):
@@ -51,7 +51,7 @@ class Clients(NamedTuple):
 class Server(NamedTuple):
     """What all clients share."""
 
-    items: Float[Array, "I D"]
+    items: Num[Array, "I D"]
     """Q."""
     moments: optax.ScaleByAdamState
     """Adam's, of a `Model`."""
@@ -83,7 +83,7 @@ def central_mf(
     config: CentralMF, num_items: int, layout: Layout, samples: Int[Array, " C"]
 ) -> Algorithm:
     """Centralised matrix factorisation on one federation; the arguments are those of `fedem`."""
-    stored, dim, drawn = jnp.dtype(config.table_dtype), config.dim, 1 + config.num_negative
+    stored, dim, drawn = held_as(config), config.dim, 1 + config.num_negative
     room = sum(size.positives * size.members.size for size in layout.classes)
     by_pairs, loss = config.loss == "bpr", LOSSES[config.bce]
     each = config.num_negative if by_pairs else drawn  # samples that a positive stands for
@@ -93,7 +93,7 @@ def central_mf(
         table = item_table(key_items, num_items, dim, config.init_scale)
         user = copies(config.init_scale * jax.random.normal(key_user, (dim,)), layout)
         moments = optax.scale_by_adam().init(Model(user, table))
-        return State(Clients(user), Server(table.astype(stored), moments))
+        return State(Clients(user), Server(held(table, stored), moments))
 
     def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
         participants = layout.places(draws.participants())
@@ -113,7 +113,7 @@ def central_mf(
             own = (
                 lax.dynamic_slice_in_dim(leaf, first, layout.shard) for leaf in (after.user, losses)
             )
-            return tuple(own), Server(after.items.astype(stored), moments)
+            return tuple(own), Server(held(after.items, stored), moments)
 
         (user, losses), server = layout.on_each_device(
             on_device, state.clients.user, (state.server, takes_part, pool), summed=True
@@ -204,13 +204,12 @@ def central_mf(
         and after, gradient and update; rows of a batch and their gradients."""
         most = max(size.positives for size in layout.classes)
         pool, model = room * (1 + drawn), (layout.padded + num_items) * dim
-        numbers = {
+        return {
             "pool": 2 * pool + 2 * block * most * (1 + drawn),
             "train": pool + 5 * model + min(config.batch_size, room * each) * (4 * dim + 16),
             "evaluate": block * num_items * 8 + num_items * dim,
         }
-        return {phase: 4 * count for phase, count in numbers.items()}
 
-    hyper = Hyper(jnp.float32(config.lr_embedding), jnp.float32(config.weight_decay))
+    hyper = numbers_of(Hyper, config)
     traffic = Traffic(up=0, down=0)
     return Algorithm(init, round, score, num_items, hyper, traffic, scratch)

@@ -24,17 +24,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, Num
 
 from fedem_jax.averaging import copies
-from fedem_jax.base import Algorithm, Info, State, Traffic
+from fedem_jax.base import Algorithm, Info, State, Traffic, numbers_of
 from fedem_jax.clients import AXIS, Layout
 from fedem_jax.draws import Draws
-from fedem_jax.local import Rule, Session, exact, fit_in_turn, tree_at
+from fedem_jax.local import Rule, Session, fit_in_turn, tree_at
 from fedem_jax.models.fcf import item_table
 from fedem_jax.models.score import Score
 from fedem_jax.models.scoring import scoring
 from fedem_jax.settings import CoFedRec
+from fedem_jax.tables import exact, held, held_as
 from fedem_jax.training import Change, Phase, everybody, train_clients, training_scratch
 
 
@@ -58,7 +59,7 @@ class Clients(NamedTuple):
 
     private: Any
     """[C ...] score functions w_u, c_u; they never leave a client."""
-    items: Float[Array, "C I D"]
+    items: Num[Array, "C I D"]
     """Q_u, each client's own item table, or its group's mean."""
 
 
@@ -72,7 +73,7 @@ class Server(NamedTuple):
 class Upload(NamedTuple):
     """All that the server sees of the clients that took part; it looks at no others."""
 
-    items: Float[Array, "C I D"]
+    items: Num[Array, "C I D"]
     participants: Int[Array, " P"]
     """Places of the tables that were sent."""
 
@@ -99,7 +100,7 @@ def cofedrec(
         key_items, key_private, _ = jax.random.split(key, 3)  # the same start as PFedRec's
         table = item_table(key_items, num_items, config.dim, config.init_scale)
         private = backbone.init(key_private, table)["params"]
-        clients = copies(Clients(private, table.astype(config.table_dtype)), layout)
+        clients = copies(Clients(private, held(table, held_as(config))), layout)
         return State(clients, Server(jnp.full(num_items, -1, jnp.int32)))
 
     def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
@@ -117,7 +118,7 @@ def cofedrec(
         download = serve(layout, draws.server(), upload, num_clusters)
         items = jnp.where(
             download.group[:, None, None],
-            download.items.astype(clients.items.dtype)[None],
+            held(download.items, clients.items.dtype)[None],
             clients.items,
         )
         return State(clients._replace(items=items), Server(download.cluster)), info
@@ -154,16 +155,16 @@ def cofedrec(
         return jax.vmap(logits)(private, exact(rows))
 
     def scratch(block: int) -> dict[str, int]:
-        """Contrast: table, both gradients, unit vectors, sums of clusters and of neighbours, [I D]
-        each, and similarities of `ROWS` items to all, twice. Serving: means and their sums, [I D],
-        distances to all centres, and the likeness of each client's items."""
+        """Contrast: table, both gradients, unit vectors and what is around them, [I D] each; the
+        nearness of all items to all. Serving: means and their sums, [I D], distances to all
+        centres, and the likeness of each client's items."""
         dim, numbers = config.dim, training_scratch(layout, num_items, config.dim, block)
-        numbers["contrast"] = block * num_items * (8 * dim + 2 * ROWS + 8)
+        numbers["contrast"] = block * num_items * (8 * dim + num_items)
         numbers["serve"] = num_items * (6 * dim + 2 * num_clusters + layout.shard)
-        return {phase: 4 * count for phase, count in numbers.items()}
+        return numbers
 
-    hyper = Hyper(*(jnp.float32(getattr(config, name)) for name in Hyper._fields))
-    table = num_participants * jnp.dtype(config.table_dtype).itemsize * num_items * config.dim
+    hyper = numbers_of(Hyper, config)
+    table = num_participants * held_as(config).itemsize * num_items * config.dim
     # the group is found as the round runs: this is what it costs if all participants are in it
     traffic = Traffic(up=table, down=table + layout.number * 4 * num_items)
     return Algorithm(init, round, score, num_items, hyper, traffic, scratch)
@@ -199,31 +200,28 @@ def supervised_contrast(
 
 
 def _contrast(table, cluster, temperature, base_temperature):
-    """Loss and gradient. The sums over P_i come from the sums of the clusters; those over all items
-    from two passes over the similarities, `ROWS` rows at a time. With k_ij = exp s_ij, off the
-    diagonal, h_i = 1 / (|P_i| + eps), or 0 if P_i is empty, and
+    """Loss and gradient. The sums over P_i come from the sums of the clusters. With
+    k_ij = exp s_ij, off the diagonal, h_i = 1 / (|P_i| + eps), or 0 if P_i is empty, and
     u_i = h_i |P_i| / (sum_j k_ij + eps),
 
-    I tau_0 dL/dz_i = sum_j k_ij (u_i + u_j) z_j - 2 h_i sum_{j in P_i} z_j
+    I tau_0 dL/dz_i = u_i sum_j k_ij z_j + sum_j k_ij u_j z_j - 2 h_i sum_{j in P_i} z_j
     """
     length = jnp.maximum(jnp.linalg.norm(table, axis=1, keepdims=True), 1e-12)
-    units, number = table / length, len(table)
+    units, (number, dim) = table / length, table.shape
     others = jnp.zeros(number).at[cluster].add(1.0)[cluster] - 1
     company = jnp.zeros_like(units).at[cluster].add(units)[cluster] - units
     # what is left as the company of an item that has none is rounding
     mean_over = jnp.where(others > 0, 1 / (others + EPSILON), 0.0)
 
-    total = over_similarities(lambda _, near: near.sum(axis=1), units, temperature) + EPSILON
+    near = jnp.exp((units @ units.T - 1) / temperature)
+    near = jnp.where(jnp.eye(number, dtype=bool), 0.0, near)
+    total = near.sum(axis=1) + EPSILON
     attraction = jnp.sum(units * company, axis=1) - others
     loss = mean_over * (temperature * others * jnp.log(total) - attraction)
 
-    pull = mean_over * others / total
-
-    def repelled(rows, near):
-        return (near * (pull[rows][:, None] + pull[None, :])) @ units
-
-    slope = over_similarities(repelled, units, temperature)
-    slope = slope - 2 * mean_over[:, None] * company
+    pull = (mean_over * others / total)[:, None]
+    around = near @ jnp.concatenate([units, pull * units], axis=1)
+    slope = pull * around[:, :dim] + around[:, dim:] - 2 * mean_over[:, None] * company
     slope = slope - units * jnp.sum(units * slope, axis=1, keepdims=True)
     scale = 1 / (number * base_temperature)
     return scale * loss.sum(), scale * slope / length
@@ -241,23 +239,6 @@ supervised_contrast.defvjp(_forward, _backward)
 
 EPSILON = 1e-6
 """Keeps logarithm and mean finite (released program)."""
-ROWS = 256
-"""Items whose similarities to all others are held at a time."""
-
-
-def over_similarities(work, units: Float[Array, "I D"], temperature) -> Float[Array, "I *n"]:
-    """`work(rows [R], near [R I])` for all rows of exp((z_i . z_j - 1) / tau), 0 on the diagonal, a
-    block of rows after the other."""
-    every = jnp.arange(len(units), dtype=jnp.int32)
-    size = min(ROWS, len(units))
-    blocks = jnp.minimum(jnp.arange(-(-len(units) // size) * size), len(units) - 1)
-
-    def block(rows):
-        near = jnp.exp((units[rows] @ units.T - 1) / temperature)
-        return work(rows, jnp.where(rows[:, None] == every[None, :], 0.0, near))
-
-    found = lax.map(block, blocks.reshape(-1, size))
-    return found.reshape(-1, *found.shape[2:])[: len(units)]
 
 
 # --- the server's step ----------------------------------------------------------------------------
@@ -281,7 +262,7 @@ def serve(layout: Layout, key: Key[Array, ""], upload: Upload, num_clusters: int
 
 
 def mean_table(
-    layout: Layout, tables: Float[Array, "C I D"], chosen: Bool[Array, " C"]
+    layout: Layout, tables: Num[Array, "C I D"], chosen: Bool[Array, " C"]
 ) -> Float[Array, "I D"]:
     """Mean of the chosen clients' tables."""
 
@@ -297,7 +278,7 @@ def mean_table(
 
 
 def likeness(
-    tables: Float[Array, "C I D"], reference: Float[Array, "I D"], theme: Bool[Array, " I"]
+    tables: Num[Array, "C I D"], reference: Num[Array, "I D"], theme: Bool[Array, " I"]
 ) -> Float[Array, " C"]:
     """s_u, sum of cos(Q_c[i], Q_u[i]) over the items of the theme, with Q_c the reference."""
     tables, reference = exact(tables), exact(reference)

@@ -24,15 +24,16 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, Num
 
 from fedem_jax.averaging import copies
-from fedem_jax.base import Algorithm, Info, State, Traffic
+from fedem_jax.base import Algorithm, Info, State, Traffic, numbers_of
 from fedem_jax.clients import AXIS, Layout, SizeClass, for_each_block
 from fedem_jax.draws import Draws
-from fedem_jax.local import exact
 from fedem_jax.models.fcf import item_table
 from fedem_jax.settings import FCF
+from fedem_jax.small_systems import solution
+from fedem_jax.tables import exact, held, held_as
 
 
 class Hyper(NamedTuple):
@@ -66,7 +67,7 @@ class Upload(NamedTuple):
 class Server(NamedTuple):
     """The common table, which all participants download, and what moves it."""
 
-    items: Float[Array, "I D"]
+    items: Num[Array, "I D"]
     """Y."""
     moments: optax.OptState
     """Adam's, kept over the rounds."""
@@ -91,7 +92,7 @@ NARROWEST = 32
 
 def fcf(config: FCF, num_items: int, layout: Layout, samples: Int[Array, " C"]) -> Algorithm:
     """FCF on one federation; the arguments are those of `fedem`."""
-    stored, dim = jnp.dtype(config.table_dtype), config.dim
+    stored, dim = held_as(config), config.dim
     num_participants, _ = config.round_sizes(layout.number)
 
     def wide(block: int) -> int:
@@ -102,7 +103,7 @@ def fcf(config: FCF, num_items: int, layout: Layout, samples: Int[Array, " C"]) 
         table = item_table(key_items, num_items, dim, config.init_scale)
         user = config.init_scale * jax.random.normal(key_user, (dim,))
         moments = optax.scale_by_adam().init(table)
-        return State(Clients(copies(user, layout)), Server(table.astype(stored), moments))
+        return State(Clients(copies(user, layout)), Server(held(table, stored), moments))
 
     def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
         participants = layout.places(draws.participants())
@@ -190,13 +191,12 @@ def fcf(config: FCF, num_items: int, layout: Layout, samples: Int[Array, " C"]) 
         every item for each client; sum, gradient and update for the server."""
         most = max(size.positives for size in layout.classes)
         each = most * (1 + config.num_negative + 2 * dim) + 2 * dim * (dim + 1) + num_items
-        numbers = {
+        return {
             "exchange": wide(block) * each + 4 * num_items * dim,
             "evaluate": block * num_items * 8 + num_items * dim,
         }
-        return {phase: 4 * count for phase, count in numbers.items()}
 
-    hyper = Hyper(*(jnp.float32(getattr(config, name)) for name in Hyper._fields))
+    hyper = numbers_of(Hyper, config)
     numbers = config.server_steps * num_participants * num_items * dim
     traffic = Traffic(up=4 * numbers, down=stored.itemsize * numbers)
     return Algorithm(init, round, score, num_items, hyper, traffic, scratch)
@@ -216,28 +216,13 @@ def closed_form(
     return Solved(user, own, scores, lost / len(table))
 
 
-def solution(matrix: Float[Array, "D D"], right: Float[Array, " D"]) -> Float[Array, " D"]:
-    """x with A x = b, for symmetric positive definite A: elimination, which then needs no pivots.
-
-    In plain operations, since batched calls of LAPACK may block each other on several CPU devices
-    (see `similarity.principal_axes`).
-    """
-
-    def eliminate(k, system):
-        row = system[k] / system[k, k]
-        return (system - system[:, k, None] * row[None, :]).at[k].set(row)
-
-    system = jnp.concatenate([matrix, right[:, None]], axis=1)
-    return lax.fori_loop(0, len(matrix), eliminate, system)[:, -1]
-
-
 def serve(server: Server, upload: Upload, hyper: Hyper) -> Server:
     """The server's step, on nothing but the upload."""
     table = exact(server.items)
     gradient = -2 * upload.items + 2 * hyper.regularization * table
     adam = optax.scale_by_adam(b1=hyper.beta1, b2=hyper.beta2)
     step, moments = adam.update(gradient, server.moments)
-    return Server((table - hyper.lr_server * step).astype(server.items.dtype), moments)
+    return Server(held(table - hyper.lr_server * step, server.items.dtype), moments)
 
 
 def whereabouts(layout: Layout) -> tuple[Array, list[Array]]:

@@ -22,17 +22,25 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, Num
 
 from fedem_jax.aggregate import aggregated, normalised, project_to_simplex, sample_shares
-from fedem_jax.base import Algorithm, Info, State, Traffic
+from fedem_jax.base import Algorithm, Info, State, Traffic, numbers_of
 from fedem_jax.clients import Layout
 from fedem_jax.draws import Draws
-from fedem_jax.local import Rule, Session, batch_weights, exact, fit_embedding, tree_at
+from fedem_jax.local import Rule, Session, batch_weights, fit_embedding, tree_at
 from fedem_jax.models.fcf import FCF, item_table
 from fedem_jax.models.scoring import scoring
 from fedem_jax.settings import FedCA
-from fedem_jax.similarity import l2_similarity, principal_axes, principal_scores, rounded_up
+from fedem_jax.similarity import (
+    l2_similarity,
+    principal_axes,
+    principal_scores,
+    rounded_up,
+    upright,
+)
+from fedem_jax.small_systems import eigensystem
+from fedem_jax.tables import exact, held, held_as
 from fedem_jax.training import Change, Phase, train_clients, training_scratch
 
 
@@ -56,7 +64,7 @@ class Clients(NamedTuple):
 
     private: Any
     """[C ...] user vectors p_u; they never leave a client."""
-    items: Float[Array, "C I D"]
+    items: Num[Array, "C I D"]
     """Q_u, each client's own item table, before interpolation."""
     directions: Float[Array, "C k D"]
     """V_u of the client's last round, unit vectors; the first varies most."""
@@ -67,7 +75,7 @@ class Clients(NamedTuple):
 class Upload(NamedTuple):
     """All that the server sees of the aggregated clients."""
 
-    items: Float[Array, "A I D"]
+    items: Num[Array, "A I D"]
     directions: Float[Array, "A k D"]
     samples: Int[Array, " A"]
 
@@ -75,7 +83,7 @@ class Upload(NamedTuple):
 class Download(NamedTuple):
     """What the server hands out: one table for each client it aggregated."""
 
-    items: Float[Array, "A I D"]
+    items: Num[Array, "A I D"]
 
 
 NOT_SERVED = -1
@@ -86,15 +94,15 @@ def fedca(config: FedCA, num_items: int, layout: Layout, samples: Int[Array, " C
     """FedCA on one federation; the arguments are those of `fedem`."""
     backbone = FCF(config.dim, config.init_scale)
     logits, objective = scoring(backbone, config.bce)
-    stored, num_directions = jnp.dtype(config.table_dtype), min(config.directions, config.dim)
+    stored, num_directions = held_as(config), min(config.directions, config.dim)
     _, num_served = config.round_sizes(layout.number)
 
     def init(key: Key[Array, ""]) -> State:
         key_items, key_private, _ = jax.random.split(key, 3)  # the same start as FedEM's
-        table = item_table(key_items, num_items, config.dim, config.init_scale).astype(stored)
+        table = item_table(key_items, num_items, config.dim, config.init_scale)
         private = backbone.init(key_private, table)["params"]
         directions = jnp.zeros((num_directions, config.dim))
-        clients = Clients(private, table, directions, slot=jnp.int32(NOT_SERVED))
+        clients = Clients(private, held(table, stored), directions, slot=jnp.int32(NOT_SERVED))
         clients = jax.tree.map(lambda x: jnp.broadcast_to(x, (layout.padded, *x.shape)), clients)
         return State(clients, Download(jnp.zeros((num_served, num_items, config.dim), stored)))
 
@@ -164,9 +172,9 @@ def fedca(config: FedCA, num_items: int, layout: Layout, samples: Int[Array, " C
         numbers["take up"] = numbers["train"] + 3 * block * num_items * dim
         numbers["aggregate"] = num_served * num_items * (dim + 2)
         numbers["aggregate"] += pairs * (6 + 2 * num_directions**2)
-        return {phase: 4 * count for phase, count in numbers.items()}
+        return numbers
 
-    hyper = Hyper(*(jnp.float32(getattr(config, name)) for name in Hyper._fields))
+    hyper = numbers_of(Hyper, config)
     table = stored.itemsize * num_items * config.dim
     up = num_served * (table + 4 * num_directions * config.dim + 4)
     return Algorithm(
@@ -192,7 +200,8 @@ def serve(config: FedCA, layout: Layout, upload: Upload, hyper: Hyper) -> Downlo
     alike = rounded_up(l2_similarity(scores * upright(scores)[:, None]))
     complementary = complementarity(upload.directions, config.matching)
     weights = composite_weights(sample_shares(upload.samples), alike, complementary, hyper)
-    return Download(aggregated(layout.split(weights), tables).astype(upload.items.dtype))
+    tables = aggregated(layout.split(weights), tables)
+    return Download(held(tables, upload.items.dtype))
 
 
 def composite_weights(
@@ -261,30 +270,3 @@ def principal_directions(
     directions = vectors.T[::-1][:number]
     scores = jnp.where(share[None, :] > 0, directions @ centred.T, 0.0)
     return directions * upright(scores)[:, None]
-
-
-def upright(scores: Float[Array, "n I"]) -> Float[Array, " n"]:
-    """+1 or -1 for each list of scores, such that the largest in absolute value is positive; the
-    eigenproblem leaves the direction open."""
-    largest = jnp.argmax(jnp.abs(scores), axis=1)
-    return jnp.sign(jnp.take_along_axis(scores, largest[:, None], axis=1)[:, 0])
-
-
-@jax.custom_batching.custom_vmap
-def eigensystem(
-    matrix: Float[Array, "D D"],
-) -> tuple[Float[Array, " D"], Float[Array, "D D"]]:
-    """Eigenvalues of a symmetric matrix, in rising order, and its eigenvectors, as columns."""
-    values, vectors = jnp.linalg.eigh(matrix)
-    return values, vectors
-
-
-@eigensystem.def_vmap
-def _(_, batched, matrices):
-    """One by one on CPU, where a batch deadlocks (see `similarity.principal_axes`)."""
-
-    def one(matrix):
-        return tuple(jnp.linalg.eigh(matrix))
-
-    each = partial(lax.map, one)
-    return lax.platform_dependent(matrices, cpu=each, default=one), (True, True)

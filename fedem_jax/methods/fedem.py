@@ -21,20 +21,22 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, Num
 
 from fedem_jax.aggregate import aggregated, aggregation_weights, sample_shares
-from fedem_jax.base import Algorithm, Info, State, Traffic
+from fedem_jax.base import Algorithm, Elastic, Info, State, Traffic
 from fedem_jax.clients import Layout
 from fedem_jax.draws import Draws
-from fedem_jax.local import Rule, exact, fit_embedding, fit_network, tree_at
+from fedem_jax.local import Rule, fit_embedding, fit_network, tree_at
 from fedem_jax.merge import fit_adapter, fit_elastic, merged
 from fedem_jax.models import ncf
-from fedem_jax.models.adapter import Adapter
+from fedem_jax.models.adapter import Adapter, Single
 from fedem_jax.models.fcf import FCF, item_table
 from fedem_jax.models.scoring import scoring
+from fedem_jax.privacy import noisy_tables
 from fedem_jax.settings import FedEM
 from fedem_jax.similarity import SIMILARITIES, principal_axes, principal_scores, rounded_up
+from fedem_jax.tables import exact, held, held_as
 from fedem_jax.training import Change, Phase, train_clients, training_scratch
 
 
@@ -55,6 +57,10 @@ class Hyper(NamedTuple):
     """Adam step of f_u, the network of NCF."""
     weight_decay: Float[Array, ""]
     """L2 penalty of f_u."""
+    ldp_scale: Float[Array, ""]
+    """Scale of the Laplace noise on uploads, where the configuration has any."""
+    ldp_clip: Float[Array, ""]
+    """Most L1 norm of Q_u - Q_0 in an upload, where the configuration has a bound."""
 
     @classmethod
     def of(cls, config: FedEM) -> Hyper:
@@ -63,7 +69,8 @@ class Hyper(NamedTuple):
         rho = constant[config.merging] if config.merging in constant else float(config.merging)
         numbers = (config.lr_embedding, config.lr_adapter, config.alpha, config.threshold, rho)
         network = (config.lr_network, config.weight_decay)
-        return cls(*(jnp.float32(number) for number in numbers + network))
+        privacy = (config.ldp_scale, config.ldp_clip)
+        return cls(*(jnp.float32(number) for number in numbers + network + privacy))
 
 
 class Clients(NamedTuple):
@@ -72,7 +79,7 @@ class Clients(NamedTuple):
     private: Any
     """[C ...] the backbone's own parameters (the user vectors p_u and, with NCF, the networks f_u);
     they never leave a client."""
-    items: Float[Array, "C I D"]
+    items: Num[Array, "C I D"]
     """Q_u, each client's own item table, before merging."""
     adapter: Any
     """[C ...] theta_u, the adapters; they never leave a client."""
@@ -83,14 +90,16 @@ class Clients(NamedTuple):
 class Upload(NamedTuple):
     """All that the server sees of the aggregated clients."""
 
-    items: Float[Array, "A I D"]
+    items: Num[Array, "A I D"]
     samples: Int[Array, " A"]
 
 
 class Download(NamedTuple):
     """What the server hands out: one table for each client it aggregated, or one for all."""
 
-    items: Float[Array, "R I D"]
+    items: Num[Array, "R I D"]
+    start: Num[Array, "I D"] | None = None
+    """Q_0, that everybody started from, if uploads are bounded around it."""
 
 
 NOT_SERVED = -1
@@ -110,15 +119,15 @@ def fedem(config: FedEM, num_items: int, layout: Layout, samples: Int[Array, " C
         backbone, fit = FCF(config.dim, config.init_scale), fit_embedding
     else:
         backbone, fit = ncf.NCF(config.dim, config.network_widths, config.init_scale), fit_network
-    adapter = Adapter(config.adapter_widths)
+    adapter = Adapter(config.adapter_widths) if config.adapter == "row" else Single()
     logits, objective = scoring(backbone, config.bce)
     _, num_served = config.round_sizes(layout.number)
     num_tables = 1 if config.aggregation == "avg" else num_served
-    stored = jnp.dtype(config.table_dtype)
+    stored, learned = held_as(config), config.merging in ("per-batch", "once")
 
     def weigh(theta, local, aggregated, rho) -> Float[Array, "*M"]:
         """rho: the share of the aggregated row, item by item."""
-        if config.merging in ("per-batch", "once"):
+        if learned:
             return jnp.asarray(adapter.apply({"params": theta}, local, aggregated))
         return jnp.full(local.shape[:-1], rho)
 
@@ -131,19 +140,23 @@ def fedem(config: FedEM, num_items: int, layout: Layout, samples: Int[Array, " C
     def init(key: Key[Array, ""]) -> State:
         """Everybody starts from the same Q_0, p_0 and theta_0; they drift apart by training."""
         key_items, key_private, key_adapter = jax.random.split(key, 3)
-        table = item_table(key_items, num_items, config.dim, config.init_scale).astype(stored)
+        table = item_table(key_items, num_items, config.dim, config.init_scale)
         private = backbone.init(key_private, table)["params"]
         theta = adapter.init(key_adapter, table, table)["params"]
+        table = held(table, stored)
         clients = Clients(private, table, theta, slot=jnp.int32(NOT_SERVED))
         clients = jax.tree.map(lambda x: jnp.broadcast_to(x, (layout.padded, *x.shape)), clients)
-        return State(clients, Download(jnp.zeros((num_tables, num_items, config.dim), stored)))
+        nothing = jnp.zeros((num_tables, num_items, config.dim), stored)
+        return State(clients, Download(nothing, table if config.ldp_clip else None))
 
     def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
         participants = draws.participants()
         clients, info = train(draws, state, participants, hyper)
-        chosen = layout.places(draws.aggregated(participants))
-        upload = Upload(items=clients.items[chosen], samples=jnp.asarray(samples)[chosen])
-        download = serve(config, layout, draws, upload, hyper)
+        aggregated = draws.aggregated(participants)
+        chosen, start = layout.places(aggregated), state.server.start
+        tables = noisy_tables(config, draws, aggregated, clients.items[chosen], start, hyper)
+        upload = Upload(items=tables, samples=jnp.asarray(samples)[chosen])
+        download = serve(config, layout, draws, upload, hyper)._replace(start=start)
         table = jnp.arange(num_served, dtype=jnp.int32) % num_tables
         slot = jnp.full(layout.padded, NOT_SERVED, jnp.int32).at[chosen].set(table)
         return State(clients._replace(slot=slot), download), info
@@ -206,26 +219,39 @@ def fedem(config: FedEM, num_items: int, layout: Layout, samples: Int[Array, " C
         rows = lax.cond(jnp.any(merges(slot)), merge, lambda rows: rows, exact(rows))
         return jax.vmap(logits)(private, rows)
 
+    def share(state: State, ids: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
+        """rho of all items, as the client would merge now; 0 if it waits for no table."""
+        clients, download = state
+        _, rows, theta, slot = tree_at(clients, ids)
+        rho = jax.vmap(partial(weigh, rho=hyper.rho))(
+            theta, exact(rows), exact(download.items[slot])
+        )
+        return jnp.where(merges(slot)[:, None], rho, 0.0)
+
     def scratch(block: int) -> dict[str, int]:
         """Merging: own and aggregated table and their merger, [I D]; rows of both tables, both
         moments and the gradient, [M D]; the adapter's hidden layers, [I]. Evaluating, with NCF:
         the network's input and widest layer, [I]. Aggregating: a copy of the uploads, their
-        signatures, and 6 arrays of clients by clients."""
+        signatures, and 6 arrays of clients by clients. Uploading, with noise or a bound: the tables
+        before and after; one client's, its noise and its bits."""
         serves, dim = config.merging != "none", config.dim
         numbers = training_scratch(layout, num_items, dim, block, tables=3 if serves else 1)
         if config.backbone == "ncf":
-            numbers["evaluate"] += block * num_items * ncf.held(dim, config.network_widths)
+            numbers["evaluate"] += block * num_items * ncf.inside(dim, config.network_widths)
         numbers["aggregate"] = num_served * (num_items * (dim + 2) + 6 * num_served)
+        if config.ldp_scale or config.ldp_clip:
+            numbers["upload"] = (2 * num_served + 4) * num_items * dim
         if serves:
             hidden, rows = sum(config.adapter_widths) + 3, max(c.rows for c in layout.coarse)
             numbers["merge"] = numbers["train"] + block * (
                 num_items * (3 * dim + hidden) - rows * dim
             )
-        return {phase: 4 * count for phase, count in numbers.items()}
+        return numbers
 
     table = stored.itemsize * num_items * config.dim
     traffic = Traffic(up=num_served * (table + 4), down=num_served * table)
-    return Algorithm(init, round, score, num_items, Hyper.of(config), traffic, scratch)
+    elastic = Elastic(learned, lambda state: merges(state.clients.slot), share)
+    return Algorithm(init, round, score, num_items, Hyper.of(config), traffic, scratch, elastic)
 
 
 def serve(config: FedEM, layout: Layout, draws: Draws, upload: Upload, hyper: Hyper) -> Download:
@@ -237,4 +263,5 @@ def serve(config: FedEM, layout: Layout, draws: Draws, upload: Upload, hyper: Hy
         scores = scores * draws.signs(axes, scores)[:, None]
         alike = rounded_up(SIMILARITIES[config.similarity](scores))
     weights = aggregation_weights(config.aggregation, shares, alike, hyper.alpha)
-    return Download(aggregated(layout.split(weights), tables).astype(upload.items.dtype))
+    tables = aggregated(layout.split(weights), tables)
+    return Download(held(tables, upload.items.dtype))

@@ -19,17 +19,18 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, Num
 
 from fedem_jax.averaging import copies
-from fedem_jax.base import Algorithm, Info, State, Traffic
+from fedem_jax.base import Algorithm, Info, State, Traffic, numbers_of
 from fedem_jax.clients import Layout
 from fedem_jax.draws import Draws
-from fedem_jax.local import Rule, Session, Trained, batch_weights, exact, run_epochs, tree_at
+from fedem_jax.local import Rule, Session, Trained, batch_weights, run_epochs, tree_at
 from fedem_jax.models.fcf import item_table
 from fedem_jax.models.score import Score
 from fedem_jax.models.scoring import scoring
 from fedem_jax.settings import FedRAP
+from fedem_jax.tables import exact, held, held_as
 from fedem_jax.training import (
     Change,
     Contribution,
@@ -38,7 +39,7 @@ from fedem_jax.training import (
     everybody,
     train_clients,
     training_scratch,
-)  # fmt: skip
+)
 
 
 class Hyper(NamedTuple):
@@ -67,14 +68,14 @@ class Clients(NamedTuple):
 
     private: Any
     """[C ...] score functions w_u, b_u; they never leave a client."""
-    items: Float[Array, "C I D"]
+    items: Num[Array, "C I D"]
     """D_u, the personal tables; they never leave a client."""
 
 
 class Server(NamedTuple):
     """What the server keeps."""
 
-    items: Float[Array, "I D"]
+    items: Num[Array, "I D"]
     """C, the common table, which all download."""
     number: Int[Array, ""]
     """Rounds so far."""
@@ -109,35 +110,32 @@ NORMS = {"l1": jnp.abs, "l2": jnp.square}
 def fedrap(config: FedRAP, num_items: int, layout: Layout, samples: Int[Array, " C"]) -> Algorithm:
     """FedRAP on one federation; the arguments are those of `fedem`."""
     logits, objective = scoring(Score(), config.bce)
-    stored, norm = jnp.dtype(config.table_dtype), NORMS[config.sparsity_norm]
+    stored, norm = held_as(config), NORMS[config.sparsity_norm]
     num_participants, _ = config.round_sizes(layout.number)
 
     def init(key: Key[Array, ""]) -> State:
         """Everybody starts from the same w_0, b_0 and D_0."""
         key_items, key_private, key_common = jax.random.split(key, 3)
         own, common = (
-            item_table(each, num_items, config.dim, config.init_scale).astype(stored)
+            item_table(each, num_items, config.dim, config.init_scale)
             for each in (key_items, key_common)
         )
-        private = Score().init(key_private, exact(own))["params"]
-        clients = Clients(*copies((private, own), layout))
-        return State(clients, Server(common, jnp.int32(0)))
+        private = Score().init(key_private, own)["params"]
+        clients = Clients(*copies((private, held(own, stored)), layout))
+        return State(clients, Server(held(common, stored), jnp.int32(0)))
 
     def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
         weights = weights_of(config, state.server.number, hyper)
 
         def train(session, clients: Clients, server: Server, id) -> Change:
-            private, own, rows = (
-                tree_at(clients.private, id),
-                exact(clients.items[id]),
-                session.rows,
-            )
+            private, own = tree_at(clients, id)
+            own, rows = exact(own), session.rows
             start = exact(server.items[rows])
             fitted = fit(objective, norm, private, own[rows], start, session, weights, hyper)
             own = (fitted.shrink * own).at[rows].set(fitted.own, mode="drop")
             moved = fitted.common - fitted.shrink * start
             sent = Contribution(rows, moved / num_participants, fitted.shrink / num_participants)
-            kept = {"private": fitted.private, "items": own.astype(stored)}
+            kept = {"private": fitted.private, "items": held(own, stored)}
             return Change(kept, fitted.trained, sent=sent)
 
         rule = Rule(config.batch_size, config.local_epochs, hyper.threshold, offset=0.0)
@@ -161,9 +159,9 @@ def fedrap(config: FedRAP, num_items: int, layout: Layout, samples: Int[Array, "
         numbers = training_scratch(layout, num_items, config.dim, block, tables=2)
         rows = max(size.rows for size in layout.classes)
         numbers["train"] += config.dim * (block * (2 * num_items - rows) + num_items)
-        return {phase: 4 * count for phase, count in numbers.items()}
+        return numbers
 
-    hyper = Hyper(*(jnp.float32(getattr(config, name)) for name in Hyper._fields))
+    hyper = numbers_of(Hyper, config)
     table = num_participants * stored.itemsize * num_items * config.dim
     return Algorithm(init, round, score, num_items, hyper, Traffic(up=table, down=table), scratch)
 
@@ -214,4 +212,4 @@ def serve(server: Server, upload: Sum) -> Server:
     """The server's step: C <- mean of C_u. `upload.rest` is the mean factor of the rows that
     clients left alone."""
     table = upload.rest * exact(server.items) + upload.items
-    return Server(table.astype(server.items.dtype), server.number + 1)
+    return Server(held(table, server.items.dtype), server.number + 1)

@@ -21,18 +21,20 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, Num
 
 from fedem_jax.averaging import copies
-from fedem_jax.base import Algorithm, Info, State, Traffic
+from fedem_jax.base import Algorithm, Info, State, Traffic, numbers_of
 from fedem_jax.clients import AXIS, Layout
 from fedem_jax.draws import Draws
 from fedem_jax.errors import UserError
-from fedem_jax.local import Rule, Session, Trained, exact, place_weights, run_epochs, tree_at
+from fedem_jax.local import Rule, Session, Trained, place_weights, run_epochs, tree_at
 from fedem_jax.models.fcf import item_table
 from fedem_jax.models.ncf import NCF
 from fedem_jax.models.scoring import scoring
+from fedem_jax.privacy import noise
 from fedem_jax.settings import GPFedRec
+from fedem_jax.tables import exact, held, held_as
 from fedem_jax.training import Change, Phase, everybody, train_clients, training_scratch
 
 ITEMS_AT_ONCE = 64
@@ -50,6 +52,8 @@ class Hyper(NamedTuple):
     """Pull of Q_u towards R_u."""
     neighbour_threshold: Float[Array, ""]
     """Entry of the graph above which clients are neighbours, as a multiple of the mean entry."""
+    ldp_scale: Float[Array, ""]
+    """Scale of the Laplace noise on uploads, where the configuration has any."""
 
 
 class Clients(NamedTuple):
@@ -57,22 +61,22 @@ class Clients(NamedTuple):
 
     private: Any
     """[C ...] user vectors p_u and networks theta_u; they never leave a client."""
-    items: Float[Array, "C I D"]
+    items: Num[Array, "C I D"]
     """Q_u, each client's own item table, before its download."""
-    personal: Float[Array, "C I D"]
+    personal: Num[Array, "C I D"]
     """R_u, the table that the server made for the client."""
 
 
 class Upload(NamedTuple):
     """All that the server sees of the clients."""
 
-    items: Float[Array, "C I D"]
+    items: Num[Array, "C I D"]
 
 
 class Download(NamedTuple):
     """What the server hands out to all; what it made for one client waits there, as `personal`."""
 
-    items: Float[Array, "I D"]
+    items: Num[Array, "I D"]
     """G."""
 
 
@@ -112,13 +116,14 @@ def gpfedrec(
         )
     backbone = NCF(config.dim, config.network_widths, config.init_scale)
     logits, objective = scoring(backbone, config.bce)
-    stored = jnp.dtype(config.table_dtype)
+    stored = held_as(config)
 
     def init(key: Key[Array, ""]) -> State:
         """Everybody starts from the same Q_0 = R_0 = G, p_0 and theta_0."""
         key_items, key_private, _ = jax.random.split(key, 3)
-        table = item_table(key_items, num_items, config.dim, config.init_scale).astype(stored)
-        private = backbone.init(key_private, exact(table))["params"]
+        table = item_table(key_items, num_items, config.dim, config.init_scale)
+        private = backbone.init(key_private, table)["params"]
+        table = held(table, stored)
         clients = Clients(*copies((private, table, table), layout))
         return State(clients, Download(table))
 
@@ -131,7 +136,7 @@ def gpfedrec(
             fitted = fit(objective, private, start[rows], target[rows], session, steps)
             table = target + fitted.left * (start - target)
             table = table.at[rows].set(fitted.table, mode="drop")
-            kept = {"private": fitted.private, "items": table.astype(stored)}
+            kept = {"private": fitted.private, "items": held(table, stored)}
             return Change(kept, fitted.trained)
 
         rule = Rule(config.batch_size, config.local_epochs, jnp.float32(0))
@@ -160,9 +165,9 @@ def gpfedrec(
         numbers["evaluate"] += block * num_items * layers
         everyone, width = layout.padded, min(ITEMS_AT_ONCE, num_items) * dim
         numbers["aggregate"] = 3 * layout.shard * (everyone + width) + everyone * width
-        return {phase: 4 * count for phase, count in numbers.items()}
+        return numbers
 
-    hyper = Hyper(*(jnp.float32(getattr(config, name)) for name in Hyper._fields))
+    hyper = numbers_of(Hyper, config)
     table = layout.number * stored.itemsize * num_items * config.dim
     traffic = Traffic(up=table, down=2 * table)
     return Algorithm(init, round, score, num_items, hyper, traffic, scratch)
@@ -206,12 +211,12 @@ def fit(
 
 def serve(
     config: GPFedRec, layout: Layout, key: Key[Array, ""], upload: Upload,
-    personal: Float[Array, "C I D"], hyper: Hyper,
-) -> tuple[Float[Array, "C I D"], Download]:  # fmt: skip
+    personal: Num[Array, "C I D"], hyper: Hyper,
+) -> tuple[Num[Array, "C I D"], Download]:  # fmt: skip
     """The server's step, on nothing but the uploads; what it makes replaces `personal`, the tables
     of the last round."""
     client_at = jnp.asarray(layout.client)
-    num_items = upload.items.shape[1]
+    _, num_items, dim = upload.items.shape
     width = min(ITEMS_AT_ONCE, num_items)
     slices = -(-num_items // width)
 
@@ -220,9 +225,9 @@ def serve(
         slice begins where it is full, with items that the one before it had."""
         first = jnp.minimum(b * width, num_items - width)
         part = exact(lax.dynamic_slice_in_dim(items, first, width, axis=1))
-        if config.upload_noise:
-            item = first + jnp.arange(width)
-            part = part + config.upload_noise * noise(key, client_at, item, part.shape[2])
+        if config.ldp_scale:
+            drawn = jax.vmap(lambda client: noise(key, client, first + jnp.arange(width), dim))
+            part = part + hyper.ldp_scale * drawn(client_at)
         return first, part
 
     def products(items, key, client_at):
@@ -248,7 +253,7 @@ def serve(
                 part = jnp.einsum("uv,vid->uid", graph, gathered(part), precision="highest")
             old = lax.dynamic_slice_in_dim(personal, first, width, axis=1)
             mean = lax.psum(jnp.where(present, part, 0).sum(axis=0), AXIS) / layout.number
-            part = jnp.where(present, part.astype(old.dtype), old)
+            part = jnp.where(present, held(part, old.dtype), old)
             personal = lax.dynamic_update_slice_in_dim(personal, part, first, axis=1)
             common = lax.dynamic_update_slice_in_dim(common, mean, first, axis=0)
             return personal, common
@@ -260,23 +265,12 @@ def serve(
     personal, common = layout.on_each_device(
         averages, (upload.items, personal), key, client_at, graph, summed=True
     )
-    return personal, Download(common.astype(personal.dtype))
+    return personal, Download(held(common, personal.dtype))
 
 
 def gathered(part: Float[Array, "shard I D"]) -> Float[Array, "C I D"]:
     """The parts of all devices."""
     return lax.all_gather(part, AXIS, tiled=True)
-
-
-def noise(
-    key: Key[Array, ""], clients: Int[Array, " U"], items: Int[Array, " I"], dim: int
-) -> Float[Array, "U I D"]:
-    """Laplace noise of scale 1 on each number, from keys of its client and its item."""
-
-    def of_row(client, item):
-        return jax.random.laplace(jax.random.fold_in(jax.random.fold_in(key, client), item), (dim,))
-
-    return jax.vmap(lambda client: jax.vmap(lambda item: of_row(client, item))(items))(clients)
 
 
 def neighbour_weights(

@@ -13,15 +13,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, Num
 
-from fedem_jax.base import Algorithm, Info, State, Traffic
+from fedem_jax.base import Algorithm, Info, State, Traffic, numbers_of
 from fedem_jax.clients import Layout
 from fedem_jax.draws import Draws
-from fedem_jax.local import Rule, exact, fit_embedding, tree_at
+from fedem_jax.local import Rule, fit_embedding, tree_at
 from fedem_jax.models.fcf import FCF, item_table
 from fedem_jax.models.scoring import scoring
 from fedem_jax.settings import LocalOnly
+from fedem_jax.tables import exact, held, held_as
 from fedem_jax.training import Change, Phase, everybody, train_clients, training_scratch
 
 
@@ -39,7 +40,7 @@ class Clients(NamedTuple):
 
     private: Any
     """[C ...] user vectors p_u."""
-    items: Float[Array, "C I D"]
+    items: Num[Array, "C I D"]
     """Q_u, each client's own item table."""
 
 
@@ -53,8 +54,8 @@ def local_only(
     def init(key: Key[Array, ""]) -> State:
         key_items, key_private, _ = jax.random.split(key, 3)  # the same start as FedEM's
         table = item_table(key_items, num_items, config.dim, config.init_scale)
-        table = table.astype(config.table_dtype)
-        clients = Clients(backbone.init(key_private, table)["params"], table)
+        private = backbone.init(key_private, table)["params"]
+        clients = Clients(private, held(table, held_as(config)))
         clients = jax.tree.map(lambda x: jnp.broadcast_to(x, (layout.padded, *x.shape)), clients)
         return State(clients, ())
 
@@ -77,9 +78,8 @@ def local_only(
         return jax.vmap(logits)(private, exact(rows))
 
     def scratch(block: int) -> dict[str, int]:
-        numbers = training_scratch(layout, num_items, config.dim, block)
-        return {phase: 4 * count for phase, count in numbers.items()}
+        return training_scratch(layout, num_items, config.dim, block)
 
-    hyper = Hyper(jnp.float32(config.lr_embedding), jnp.float32(config.threshold))
+    hyper = numbers_of(Hyper, config)
     traffic = Traffic(up=0, down=0)
     return Algorithm(init, round, score, num_items, hyper, traffic, scratch)

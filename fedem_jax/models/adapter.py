@@ -1,4 +1,5 @@
-"""The adapter of FedEM: decides, item by item, how much of the aggregated row a client takes."""
+"""The adapter of FedEM: decides, item by item, how much of the aggregated row a client takes; and
+one weight for all of them, to hold it against."""
 
 from __future__ import annotations
 
@@ -7,6 +8,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from fedem_jax.models.perceptron import perceptron
+
+
+class Single(nn.Module):
+    """rho = sigmoid(t), one weight for the whole table; it starts at 1/2."""
+
+    @nn.compact
+    def __call__(
+        self, local: Float[Array, "*M D"], aggregated: Float[Array, "*M D"]
+    ) -> Float[Array, "*M"]:
+        weight = nn.sigmoid(self.param("weight", nn.initializers.zeros, ()))
+        return jnp.broadcast_to(weight, local.shape[:-1])
 
 
 class Adapter(nn.Module):

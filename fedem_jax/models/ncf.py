@@ -66,7 +66,7 @@ class NeuMF(nn.Module):
         return perceptron(pairs, self.widths) + factors(products)[..., 0]
 
 
-def held(dim: int, widths: tuple[int, ...]) -> int:
+def inside(dim: int, widths: tuple[int, ...]) -> int:
     """Numbers that a network holds for each row at once: its input and its widest layer."""
     return 2 * dim + max(widths, default=0)
 

@@ -229,7 +229,7 @@ def test_places_without_a_client_are_nobodys_neighbours(graph, neighbours):
 
 def test_uploads_may_be_noisy():
     """Whoever has only itself as neighbour gets back what it sent."""
-    config = dataclasses.replace(SMALL, graph="similarity", neighbours=1, upload_noise=0.5)
+    config = dataclasses.replace(SMALL, graph="similarity", neighbours=1, ldp_scale=0.5)
     trial = bound(config, devices=2)
     hyper = Hyper(*(jnp.float32(getattr(config, name)) for name in Hyper._fields))
     clients, _ = trial.init()

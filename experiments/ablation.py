@@ -1,0 +1,159 @@
+"""`make ablation`: FedEM with one part after the other changed, over several seeds.
+
+Each variant departs from the base in one setting. The runs are those of `fedem compare`, with its
+folders, its resumption and its paired test against the base; this script chooses the variants and
+draws them by the part that they change.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from rich.console import Console
+
+from fedem_jax import plots
+from fedem_jax.cli import run_missing, told
+from fedem_jax.comparison import gather, plan_comparison
+from fedem_jax.comparison_report import write_up
+from fedem_jax.errors import UserError
+from fedem_jax.protocol import nearest
+from fedem_jax.standings import Standing, standings
+from fedem_jax.uncertainty import over_seeds
+
+BASE = "fedem"
+PARTS: dict[str, tuple[str, ...]] = {
+    "merging": (
+        "merging=once", "adapter=table", "merging=none", "merging=0.1", "merging=0.3",
+        "merging=0.5", "merging=0.7", "merging=0.9", "merging=replace",
+    ),
+    "aggregation": ("aggregation=avg", "aggregation=sim", "similarity=cos"),
+    "alpha": ("alpha=0.1", "alpha=0.3", "alpha=0.5", "alpha=0.7", "alpha=1.0"),
+    "fraction": (
+        "aggregation_fraction=0.25", "aggregation_fraction=0.5", "aggregation_fraction=1.0"
+    ),
+    "widths": ("adapter_widths=8", "adapter_widths=32,16", "adapter_widths=64,32"),
+}  # fmt: skip
+"""Settings of the variants, by the part that they change."""
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """Change one part of FedEM after the other, over several seeds: merging, aggregation and
+    similarity, alpha, fraction of aggregated clients, widths of the adapter. Writes table.md,
+    table.csv, comparison.png and ablation.png. Called again, it runs what is missing.
+
+    examples:
+      python experiments/ablation.py --dataset filmtrust --seeds 3 --rounds 30
+      python experiments/ablation.py --dataset ml-100k --parts merging --settings dim=32
+    """
+
+    dataset: str = "synthetic"
+    """Name of a known data set or path of a file of your own."""
+    protocol: str = "leak-free"
+    """Rules of split, negatives and selection: leak-free, paper or paper-p."""
+    parts: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PART ...")] = tuple(PARTS)
+    """What is changed, one after the other."""
+    seeds: int = 3
+    """Seeds of each variant: 0, 1, ..."""
+    rounds: int = 0
+    """Rounds of all; 0: those of the preset."""
+    preset: Annotated[str, tyro.conf.arg(metavar="{auto,released,tuned}")] = "auto"
+    """Settings that the base starts from."""
+    settings: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FIELD=VALUE ...")] = ()
+    """Settings of the base, such as lr_embedding=0.03; the variants share them."""
+    out: str = ""
+    """Folder; empty: results/ablation-<dataset>-<protocol>."""
+    data_dir: str = ""
+    """Folder of data sets; empty: $FEDEM_DATA, else data/."""
+
+
+def ablate(args: Sequence[str]) -> None:
+    """Run what is missing, and report all."""
+    wanted = tyro.cli(Ablation, prog="experiments/ablation.py", args=args)
+    for part in wanted.parts:
+        if part not in PARTS:
+            raise UserError(f"parts: '{part}' is unknown; {nearest(part, list(PARTS))}.")
+    base = ":".join([BASE, *wanted.settings])
+    stem = Path(wanted.dataset).stem or "data"
+    comparison = plan_comparison(
+        [base, *(f"{base}:{change}" for part in wanted.parts for change in PARTS[part])],
+        dataset=wanted.dataset,
+        protocol=wanted.protocol,
+        seeds=wanted.seeds,
+        rounds=wanted.rounds,
+        start=wanted.preset,
+        out=wanted.out or str(Path("results") / f"ablation-{stem}-{wanted.protocol}"),
+        data_dir=wanted.data_dir,
+    )
+    failed = run_missing(comparison)
+    command = f"python experiments/ablation.py {shlex.join(args)}".rstrip()
+    console = Console(highlight=False)
+    console.print(write_up(comparison, failed, command))
+    entries = gather(comparison, failed)
+    about = next(entry.summaries[0] for entry in entries if not entry.failed)
+    title = f"FedEM, part by part: {about['dataset']}, protocol {about['protocol']}"
+    picture = comparison.directory / "ablation.png"
+    draw(standings(entries)[1], base, wanted.parts, picture, title, about["chance"])
+    console.print(f"{picture} shows it by part")
+
+
+def draw(
+    lines: Sequence[Standing], base: str, parts: Sequence[str], path: Path, title: str,
+    chance: dict[str, dict[str, float]],
+) -> None:  # fmt: skip
+    """HR among the sampled candidates of each variant, a panel for each part; the base is the
+    vertical line, and its standard deviation over seeds the band around it."""
+    by_name = {line.name: line for line in lines if not line.failed}
+    if base not in by_name:
+        raise UserError(f"{base} failed, so there is nothing to hold the variants against.")
+    metric = next(iter(by_name[base].scores))
+    usual = over_seeds(by_name[base].scores[metric])
+    heights = [len(PARTS[part]) + 0.6 for part in parts]
+    figure = Figure(
+        figsize=(8, 1.7 + 0.27 * sum(heights)), dpi=200,
+        layout=ConstrainedLayoutEngine(h_pad=0.05, w_pad=0.08),
+    )  # fmt: skip
+    figure.suptitle(title, x=0.012, ha="left", fontsize=13, fontweight="bold")
+    figure.supxlabel(
+        f"test {metric[1].upper()} at the best validation round, sampled candidates; small dots "
+        f"are seeds, large ones means ± sd;\nline and band: the base, {base}; dotted: chance",
+        x=0.012, ha="left", fontsize=8.5, color=plots.GREY,
+    )  # fmt: skip
+    panels = figure.subplots(len(parts), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
+    for panel, part in zip(panels, parts, strict=True):
+        plots.frame(panel, "", "")
+        panel.set_xlabel("")
+        panel.grid(axis="x", color="#E6E6E6", linewidth=0.7)
+        panel.axvline(usual.mean, color=plots.COLOURS[1], linewidth=1.2)
+        if usual.n > 1:
+            low, high = usual.mean - usual.sd, usual.mean + usual.sd
+            panel.axvspan(low, high, color=plots.COLOURS[1], alpha=0.15, linewidth=0)
+        level = chance[metric[0]][metric[1]]
+        panel.axvline(level, color=plots.GREY, linewidth=0.9, linestyle=plots.DOTTED)
+        changes = list(reversed(PARTS[part]))
+        for row, change in enumerate(changes):
+            if line := by_name.get(f"{base}:{change}"):
+                values = line.scores[metric]
+                spread = over_seeds(values)
+                panel.plot(values, np.full(len(values), row), ".", color=plots.GREY, markersize=4)
+                panel.errorbar(
+                    [spread.mean], [row], xerr=[spread.sd if spread.n > 1 else 0], fmt="o",
+                    color=plots.COLOURS[0], markersize=6, elinewidth=1.4,
+                )  # fmt: skip
+        panel.set_yticks(range(len(changes)), [change.replace("_", " ") for change in changes])
+        panel.set_ylim(-0.6, len(changes) - 0.4)
+    panels[-1].tick_params(labelbottom=True)
+    figure.savefig(path)
+
+
+if __name__ == "__main__":
+    told(lambda: ablate(sys.argv[1:]))
