@@ -1,6 +1,6 @@
 """`make ablation`: FedEM with one part after the other changed, over several seeds.
 
-Each variant departs from the base in one setting. The runs are those of `fedem compare`, with its
+Each variant departs from the base in one part. The runs are those of `fedem compare`, with its
 folders, its resumption and its paired test against the base; this script chooses the variants and
 draws them by the part that they change.
 """
@@ -32,7 +32,8 @@ from fedem_jax.uncertainty import over_seeds
 BASE = "fedem"
 PARTS: dict[str, tuple[str, ...]] = {
     "merging": (
-        "merging=once", "adapter=table", "merging=none", "merging=0.1", "merging=0.3",
+        "merging=once", "merging=once:adapter_holdout=0.2", "adapter=table", "merging=none",
+        "merging=0.1", "merging=0.3",
         "merging=0.5", "merging=0.7", "merging=0.9", "merging=replace",
     ),
     "aggregation": ("aggregation=avg", "aggregation=sim", "similarity=cos"),

@@ -126,8 +126,7 @@ def bottleneck(
 
 def stages(trial: Trial) -> tuple[tuple[Algorithm, Callable[[State], State]], ...]:
     """For each stage, the method whose `score` has its table, and the state that it reads."""
-    config: Any = dataclasses.replace(trial.config, merging="replace")  # type: ignore
-    samples = jnp.zeros(trial.layout.padded, jnp.int32)
+    config, samples = with_merging(trial, "replace"), jnp.zeros(trial.layout.padded, jnp.int32)
     replacing = METHODS["fedem"](config, trial.federation.num_items, trial.layout, samples)
 
     def unserved(state: State) -> State:
@@ -138,6 +137,12 @@ def stages(trial: Trial) -> tuple[tuple[Algorithm, Callable[[State], State]], ..
         return state
 
     return (trial.algorithm, unserved), (replacing, as_it_is), (trial.algorithm, as_it_is)
+
+
+def with_merging(trial: Trial, merging: str) -> FedEM:
+    """The settings of a trial of FedEM that merges in another way."""
+    assert isinstance(trial.config, FedEM)
+    return dataclasses.replace(trial.config, merging=merging, adapter_holdout=0.0)
 
 
 def reader(trial: Trial) -> Callable[[State, int], Reading]:
@@ -199,8 +204,9 @@ def in_rows(trial: Trial, number: int, reading: Reading) -> pd.DataFrame:
 def trained_on(trial: Trial, state: State, rounds: int) -> tuple[np.ndarray, float]:
     """Every client's table after so many more rounds alone, in order of place, and the change of
     the mean loss in the last of them. The state itself is left as it is."""
-    config = dataclasses.replace(trial.config, merging="none")  # type: ignore
-    by_itself = Trial(config, trial.federation, list(trial.layout.mesh.devices.flat))
+    by_itself = Trial(
+        with_merging(trial, "none"), trial.federation, list(trial.layout.mesh.devices.flat)
+    )
     start = jax.tree.map(jnp.copy, state)
     after, info, _ = by_itself.segment(start, rounds)(start, trial.config.rounds)
     before, last = np.nanmean(np.asarray(info.loss), axis=1)[-2:]

@@ -50,9 +50,11 @@ class Session(NamedTuple):
     """Row of each sample."""
     count: Int[Array, ""]
     """Samples; places from here on are padding."""
-    order: Callable[[Array, Array], Array]
-    """`(epoch, positions [B]) -> index [B]` of the samples visited there."""
+    order: Callable[[Array, Array, Array], Array]
+    """`(epoch, positions [B], count) -> index [B]` of the samples visited there, out of so many."""
     rule: Rule
+    client: Int[Array, ""]
+    """Whose it is."""
 
 
 def open_session(
@@ -78,12 +80,42 @@ def open_session(
     positive = jnp.where(present, samples.labels, 0.0)
     labels = jnp.zeros(rows.shape).at[row_of].max(positive, mode="drop")
 
-    def order(epoch, position):
+    def order(epoch, position, count):
         if length <= rule.batch_size:
             return position  # one batch holds all samples
-        return draws.order(client, epoch, position, samples.count)
+        return draws.order(client, epoch, position, count)
 
-    return Session(rows, labels, row_of, samples.count, order, rule)
+    return Session(rows, labels, row_of, samples.count, order, rule, client)
+
+
+SET_ASIDE = 0x5E7
+"""Seed of the choice of samples that are set aside: the same in every run."""
+
+
+def set_aside(session: Session, share: float, group: int) -> tuple[Session, Session]:
+    """A session without some of its positives and their negatives, and one of those alone.
+
+    Which positives these are depends on nothing but the client and the item, so that a client that
+    trains on the first part alone has seen none of them in any round.
+
+    Args:
+        session: samples in groups, each a positive and its negatives.
+        share: mean share of the positives that are set aside.
+        group: samples of a group, 1 + number of negatives.
+    """
+    place = jnp.arange(session.row_of.shape[0], dtype=jnp.int32)
+    key = jax.random.fold_in(jax.random.key(SET_ASIDE), session.client)
+    positive = session.rows[session.row_of[::group]]
+    drawn = jax.vmap(lambda item: jax.random.uniform(jax.random.fold_in(key, item)))(positive)
+    aside = (drawn < share)[place // group]
+
+    def part(chosen):
+        chosen = chosen & (place < session.count)
+        new = jnp.where(chosen, jnp.cumsum(chosen) - 1, len(place))
+        row_of = jnp.zeros_like(session.row_of).at[new].set(session.row_of, mode="drop")
+        return session._replace(row_of=row_of, count=chosen.sum())
+
+    return part(~aside), part(aside)
 
 
 class Trained(NamedTuple):
@@ -121,7 +153,7 @@ def run_epochs(
             carry, total = inner
             position = b * width + jnp.arange(width, dtype=jnp.int32)
             present = position < count
-            row = session.row_of[session.order(e, jnp.where(present, position, 0))]
+            row = session.row_of[session.order(e, jnp.where(present, position, 0), count)]
             new, loss = step(carry, row, present)
             loss = loss * present.sum()
             if alone:

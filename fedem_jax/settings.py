@@ -85,6 +85,10 @@ class FedEM(LocalPrivacy, ServedClients):
     single weight for the whole table."""
     adapter_widths: tuple[Count, ...] = (16, 8)
     """Hidden widths of the adapter."""
+    adapter_holdout: Annotated[float, Range(0, 0.9)] = 0.0
+    """Share of a client's positives that only the adapter is fitted on, with their negatives
+    (merging = once): the same in every round, unknown to its local training. 0, as released: both
+    are fitted on all samples."""
     network_widths: tuple[Count, ...] = (16, 8)
     """Hidden widths of the network (backbone = ncf); this and the next two as in FedNCF."""
     lr_network: Positive = 0.01
@@ -94,6 +98,11 @@ class FedEM(LocalPrivacy, ServedClients):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.adapter_holdout and self.merging != "once":
+            raise UserError(
+                f"adapter_holdout: {self.adapter_holdout:g} needs an adapter that is fitted by "
+                "itself; give merging=once too."
+            )
         if self.merging in MERGINGS:
             return
         try:

@@ -9,13 +9,21 @@ import twin
 
 from fedem_jax.clients import BLOCK, SizeClass
 from fedem_jax.draws import Samples
-from fedem_jax.local import Rule, Session, batch_weights, fit_embedding, open_session, run_epochs
+from fedem_jax.local import (
+    Rule,
+    Session,
+    batch_weights,
+    fit_embedding,
+    open_session,
+    run_epochs,
+    set_aside,
+)
 from fedem_jax.losses import logit_bce
 
 NUM_ITEMS, EPOCHS = 12, 4
 
 
-def in_order(epoch, position):
+def in_order(epoch, position, count):
     return position
 
 
@@ -51,7 +59,7 @@ def train(clients):
     def one(losses, count):
         session = Session(
             rows=jnp.arange(6), labels=jnp.zeros(6), row_of=jnp.arange(6), count=count,
-            order=in_order, rule=Rule(2, EPOCHS, jnp.float32(0.01)),
+            order=in_order, rule=Rule(2, EPOCHS, jnp.float32(0.01)), client=jnp.int32(0),
         )  # fmt: skip
 
         def step(carry, row, present):
@@ -159,6 +167,55 @@ def test_every_touched_item_has_one_row(client, length):
     assert (rows[len(used) :] == NUM_ITEMS).all() or length >= NUM_ITEMS
     np.testing.assert_array_equal(np.sort(used), np.unique(items) if length < 12 else np.arange(12))
     assert session.labels.sum() == len(np.unique(items[np.array(LABELS[client]) == 1]))
+
+
+# --- samples set aside ----------------------------------------------------------------------------
+
+
+def parts_of(client, positives, negatives, share=0.3):
+    """Items of the samples that are trained on and of those set aside; row r is item 100 - r."""
+    group = 1 + negatives.shape[1]
+    items = np.concatenate([np.array(positives)[:, None], negatives], axis=1).ravel()
+    room = np.pad(items, (0, 2 * group), constant_values=7)  # two groups of padding
+    session = Session(
+        rows=100 - jnp.arange(101), labels=jnp.zeros(101), row_of=jnp.asarray(100 - room),
+        count=jnp.int32(len(items)), order=in_order, rule=Rule(2, 1, jnp.float32(0)),
+        client=jnp.int32(client),
+    )  # fmt: skip
+    parts = set_aside(session, share, group)
+    return [np.asarray(part.rows[part.row_of])[: int(part.count)] for part in parts]
+
+
+def test_samples_set_aside_are_the_same_positives_in_every_round():
+    rng = np.random.default_rng(5)
+    positives = np.arange(40)
+    first, second = (rng.integers(40, 100, (40, 2)) for _ in range(2))
+    kept, aside = parts_of(3, positives, first)
+    kept, aside = kept.reshape(-1, 3), aside.reshape(-1, 3)
+    assert 3 <= len(aside) <= 24  # 12 expected
+    for part in (kept, aside):  # in their order, each with its negatives
+        np.testing.assert_array_equal(part[:, 1:], first[part[:, 0]])
+        assert (np.diff(part[:, 0]) > 0).all()
+    np.testing.assert_array_equal(np.sort(np.concatenate([kept, aside])[:, 0]), positives)
+
+    order = rng.permutation(40)
+    later, later_aside = parts_of(3, positives[order], second)
+    np.testing.assert_array_equal(np.sort(later_aside.reshape(-1, 3)[:, 0]), aside[:, 0])
+    assert len(later) == kept.size
+    others = parts_of(4, positives, first)[1].reshape(-1, 3)[:, 0]
+    assert set(others) != set(aside[:, 0])  # or nobody would train these items
+
+
+@pytest.mark.parametrize("share", [0.0, 0.9])
+def test_share_that_is_set_aside(share):
+    counts = [
+        len(parts_of(client, np.arange(40), np.zeros((40, 0), int), share)[1])
+        for client in range(50)
+    ]
+    assert np.mean(counts) == pytest.approx(40 * share, abs=1)  # 2 standard errors at 0.9: 0.5
+
+
+# --- batches --------------------------------------------------------------------------------------
 
 
 def test_weights_of_a_batch_are_shares_of_its_samples():

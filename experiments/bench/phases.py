@@ -94,7 +94,7 @@ def visit(session, clients, server, id) -> Change:
     present = position < session.count
 
     def epoch(e, seen):
-        row = session.row_of[session.order(e, jnp.where(present, position, 0))]
+        row = session.row_of[session.order(e, jnp.where(present, position, 0), session.count)]
         return seen + jnp.sum(jnp.where(present, session.labels[row], 0.0))
 
     seen = lax.fori_loop(0, session.rule.local_epochs, epoch, 0.0)

@@ -27,7 +27,7 @@ from fedem_jax.aggregate import aggregated, aggregation_weights, sample_shares
 from fedem_jax.base import Algorithm, Elastic, Info, State, Traffic
 from fedem_jax.clients import Layout
 from fedem_jax.draws import Draws
-from fedem_jax.local import Rule, fit_embedding, fit_network, tree_at
+from fedem_jax.local import Rule, Session, fit_embedding, fit_network, set_aside, tree_at
 from fedem_jax.merge import fit_adapter, fit_elastic, merged
 from fedem_jax.models import ncf
 from fedem_jax.models.adapter import Adapter, Single
@@ -179,8 +179,15 @@ def fedem(config: FedEM, num_items: int, layout: Layout, samples: Int[Array, " C
         """Who was served; nobody merges where the method never downloads."""
         return (slot != NOT_SERVED) & (config.merging != "none")
 
+    def apart(session: Session) -> tuple[Session, Session]:
+        """The samples that embeddings are fitted on, and those that the adapter is."""
+        if config.adapter_holdout:
+            return set_aside(session, config.adapter_holdout, 1 + config.num_negative)
+        return session, session
+
     def train_own(hyper: Hyper, session, clients: Clients, _, id) -> Change:
         """A client that was not served: local epochs on its own table."""
+        session, _ = apart(session)
         private, rows = tree_at(clients.private, id), session.rows
         table = exact(clients.items[id, rows])
         private, table, trained = fit(objective, private, table, session, optimiser(hyper))
@@ -191,10 +198,11 @@ def fedem(config: FedEM, num_items: int, layout: Layout, samples: Int[Array, " C
         private, table, theta, slot = tree_at(clients, id)
         table, target = exact(table), exact(download.items[slot])
         rows, rho = session.rows, partial(weigh, rho=hyper.rho)
+        session, unseen = apart(session)
         adapt, embed = optax.flatten(optax.adam(hyper.lr_adapter)), optimiser(hyper)
         if config.merging == "once":
             theta = fit_adapter(
-                objective, rho, theta, private, table[rows], target[rows], session, adapt
+                objective, rho, theta, private, table[rows], target[rows], unseen, adapt
             )
         table = merged(table, target, rho(theta, table, target))
         if config.merging == "per-batch":
