@@ -128,7 +128,7 @@ BAD = [
     ("1,2,3\n", {"separator": '"'}, ["separator"]),
     (b"1,2,3\n1,2\xff,3\n", {}, ["line 2", "UTF-8"]),
     (b"1,2,3\n1,\x002,3\n", {}, ["line 2", "binary"]),
-    ("1,2,3\n".encode("utf-16"), {}, ["line 1", "UTF-8"]),
+    ("1,2,3\n".encode("utf-16"), {}, ["UTF-16", "save it as UTF-8"]),
 ]
 
 
