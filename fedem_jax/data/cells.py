@@ -41,7 +41,7 @@ class Table:
 
     def refuse(self, row: int, complaint: str) -> UserError:
         """The error about a row of `cells`: `complaint` after the place."""
-        return UserError(f"{self.path}, {self.place(self.cells.index[row])}: {complaint}")
+        return UserError(f"{self.path}, {self.place(int(self.cells.index[row]))}: {complaint}")
 
 
 def labels(table: Table, role: str) -> np.ndarray:

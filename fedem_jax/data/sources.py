@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import tempfile
@@ -11,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from fedem_jax.config import Config
 from fedem_jax.data import readers
@@ -55,13 +58,21 @@ def _reader(separator: str) -> Callable[[Path], Interactions]:
 
 def _read_lastfm(path: Path) -> Interactions:
     """One row per tag that a user gave an artist: the tag's number stands in the place of a rating,
-    as in the file that the authors of this line of papers use; the date becomes yyyymmdd."""
+    as in the file that the authors of this line of papers use; the date becomes yyyymmdd.
+
+    Raises:
+        UserError: as `readers.read` does, or a part of a date is none.
+    """
     names = ("userID", "artistID", "tagID")
-    day, month, year = (
-        readers.read(path, (*names, part), "\t").frame for part in ("day", "month", "year")
-    )
-    date = (year["time"] * 100 + month["time"]) * 100 + day["time"]
-    return Interactions.of(year["user"], year["item"], year["rating"], date)
+    date = np.int64(0)
+    for part, most in {"year": 9999, "month": 12, "day": 31}.items():
+        frame = readers.read(path, (*names, part), "\t").frame
+        wrong = ~((frame["time"] >= 0) & (frame["time"] <= most) & (frame["time"] % 1 == 0))
+        if wrong.any():
+            value = frame["time"][wrong.idxmax()]
+            raise UserError(f"{path}: the {part} {value} is no part of a date; mend the row.")
+        date = date * 100 + frame["time"].astype(np.int64)
+    return Interactions.of(frame["user"], frame["item"], frame["rating"], date)
 
 
 SOURCES = {
@@ -242,6 +253,7 @@ def _download(name: str, source: Source, path: Path) -> None:
     by_hand = f"get {source.url} yourself and put its {source.member} at {path}"
     import pooch  # the only user of the network, and slow to import
 
+    made = [folder for folder in path.parents if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".download-", dir=path.parent) as scratch:
@@ -261,6 +273,16 @@ def _download(name: str, source: Source, path: Path) -> None:
             f"data set '{name}': the checksum of {source.url} is not {source.checksum}, so the "
             f"download was thrown away; try again later, or {by_hand}."
         ) from None
+    finally:
+        if not path.exists():
+            _remove_empty(made)
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Remove folders that were made for nothing, the innermost first."""
+    with contextlib.suppress(OSError):  # not made, or somebody else uses it by now
+        for folder in folders:
+            folder.rmdir()
 
 
 def _fetch(url: str, output_file: str, pooch) -> None:
