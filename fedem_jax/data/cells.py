@@ -21,11 +21,11 @@ LONGEST_LABEL = 1000
 """Characters that the label of a user or an item may have."""
 
 EXACT = 2**53
-"""Beyond it float64 skips whole numbers, so two different moments may become one."""
+"""From here on float64 skips whole numbers, so two different moments may become one."""
 
 _WHOLE = re.compile(r"0|-?[1-9]\d{0,17}", re.ASCII).fullmatch
 
-_DATE = re.compile(r"\d{4}[-/.]\d\d?[-/.]\d\d?\b|\d\d?[-/.]\d\d?[-/.]\d{4}\b", re.ASCII).match
+_DATE = re.compile(r"\d{4}[-/.]\d\d?[-/.]\d\d?|\d\d?[-/.]\d\d?[-/.]\d{4}", re.ASCII).match
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def numbers(table: Table, role: str) -> np.ndarray | None:
         if _DATE(cell):
             remedy = "write moments as numbers, such as seconds since 1970, or leave the column out"
         raise table.refuse(row, f"the {role} {trouble}; {remedy}.")
-    lost = (np.abs(values) > EXACT)[codes]
+    lost = (np.abs(values) >= EXACT)[codes]
     if role == "timestamp" and values.dtype != np.int64 and lost.any():
         row = int(lost.argmax())
         cell = short(str(distinct[codes[row]]).strip())

@@ -36,7 +36,10 @@ records are alike."""
 _SMALL = 10_000_000
 """Cells that are always allowed."""
 
-_UNICODE = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\0\0\xfe\xff": "UTF-32"}
+_UNICODE = {
+    b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}  # fmt: skip
 _ARCHIVES = {
     b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz",
     b"\x28\xb5\x2f\xfd": "zstd", b"7z\xbc\xaf\x27\x1c": "7z",
@@ -53,10 +56,9 @@ def text_table(
         UserError: no text, no table, or no such columns.
     """
     text = _decode(path, content)
-    written = re.search(r"\S", text)
-    if written is None:
+    start = _first_line(text)
+    if start < 0:
         raise UserError(f"{path}: is empty; give a file with at least one row.")
-    start = text.rfind("\n", 0, written.start()) + 1
     end = text.find("\n", start)
     first_line = text[start : end if end >= 0 else None]
     separator = separator.replace("\\t", "\t") or _guess_separator(path, first_line)
@@ -84,13 +86,21 @@ def text_table(
     named = header == "yes" or (header == "auto" and names_columns(first, columns))
     positions = locate(path, first, columns, named)
     widest = _check_widths(path, text, separator, shown)
-    cells = _parse(path, text, separator, positions, max(widest, len(first)))
+    # without the blank lines ahead: in a quarter of a million of them pandas finds no columns
+    body = text[_first_line(text) :]
+    cells = _parse(path, body, before, separator, positions, max(widest, len(first)))
     if separator == _UNIT and '"' in text:  # quoted, it separates nothing
         cells = cells.replace(_UNIT, shown, regex=True)
     if named:
         cells = cells[cells.index > before]
     cells = cells[(cells != "").any(axis=1)]  # without the blank lines
     return Table(path, cells, partial(_place, text if '"' in text else None, separator))
+
+
+def _first_line(text: str) -> int:
+    """Where the first line begins that is not blank; -1 if there is none."""
+    written = re.search(rf"[\S{_UNIT}]", text)
+    return -1 if written is None else text.rfind("\n", 0, written.start()) + 1
 
 
 def _decode(path: Path, content: bytes) -> str:
@@ -190,8 +200,11 @@ def _after_quotes(text: str) -> int:
     return 0 if last < 0 else len(text) if end < 0 else end + 1
 
 
-def _parse(path: Path, text: str, separator: str, positions: dict[str, int], width: int):
-    """All records as text; a blank line is a record of empty cells, to keep count of the lines."""
+def _parse(
+    path: Path, text: str, before: int, separator: str, positions: dict[str, int], width: int
+) -> pd.DataFrame:
+    """All records as text; a blank line is a record of empty cells, to keep count of the lines, of
+    which `before` come ahead of the text."""
     try:
         cells = pd.read_csv(
             io.BytesIO(text.encode()),
@@ -207,10 +220,11 @@ def _parse(path: Path, text: str, separator: str, positions: dict[str, int], wid
         )
     except pd.errors.ParserError as error:
         place = re.search(r"(row|line) (\d+)", str(error))
-        line = "" if place is None else f", line {int(place[2]) + (place[1] == 'row')}"
+        line = "" if place is None else f", line {before + int(place[2]) + (place[1] == 'row')}"
         open_quote = "EOF inside string" in str(error)
         trouble = "opens a quote that nothing closes" if open_quote else "is no table"
         raise UserError(f"{path}{line}: {trouble}; mend it or set another separator.") from None
+    cells.index += before
     return cells.rename(columns={position: role for role, position in positions.items()})
 
 
@@ -238,7 +252,8 @@ def _lines(text: str):
     while (end := text.find("\n", start)) >= 0:
         yield text[start : end + 1]
         start = end + 1
-    yield text[start:]
+    if start < len(text):
+        yield text[start:]
 
 
 def _place(quoted: str | None, separator: str, record: int) -> str:
