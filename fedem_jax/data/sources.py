@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import stat
 import tempfile
 import zipfile
 import zlib
@@ -70,7 +71,10 @@ def _read_lastfm(path: Path) -> Interactions:
         wrong = ~((frame["time"] >= 0) & (frame["time"] <= most) & (frame["time"] % 1 == 0))
         if wrong.any():
             value = frame["time"][wrong.idxmax()]
-            raise UserError(f"{path}: the {part} {value} is no part of a date; mend the row.")
+            raise UserError(
+                f"{path}, line {wrong.idxmax() + 2}: the {part} {value} is no part of a date; mend "
+                "the row."
+            )
         date = date * 100 + frame["time"].astype(np.int64)
     return Interactions.of(frame["user"], frame["item"], frame["rating"], date)
 
@@ -304,6 +308,8 @@ def _member(archive: Path, name: str) -> bytes:
     """The content of one file of a zip archive, at most `MAX_BYTES`."""
     try:
         with zipfile.ZipFile(archive) as opened, opened.open(name) as file:
+            if stat.S_ISLNK(opened.getinfo(name).external_attr >> 16):
+                raise OSError(0, f"{name} in the archive is a link")
             content = file.read(MAX_BYTES + 1)
     except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, RuntimeError):
         raise OSError(0, f"no intact {name} in the archive") from None
