@@ -1,8 +1,8 @@
 """A coverage-guided fuzzer of the readers: `python tests/fuzz_readers.py -max_total_time=600`.
 
-It needs the extra `fuzz` (atheris, Linux or macOS). The arguments are those of libFuzzer: flags, and
+It needs the extra `fuzz` (atheris, for Linux). The arguments are those of libFuzzer: flags, and
 folders of inputs to go on from. It stops at the first input that is neither read nor refused in one
-sentence, writes it to a file crash-..., and tells how to run that one again.
+sentence and writes it to a file crash-...; given that file, it runs this input alone.
 
 An input: a byte for the kind of file, a byte for the columns, the file.
 """

@@ -85,8 +85,7 @@ def assert_sound(interactions: Interactions) -> None:
 def assert_split(interactions: Interactions) -> None:
     try:
         federation = split(interactions, RULES, 0, "f")
-    except UserError as error:
-        assert str(error).endswith(".")
+    except UserError:
         return
     assert federation.num_items == len(federation.item_ids)
     assert len(federation.items) + 2 * federation.num_clients <= len(interactions)
@@ -115,5 +114,8 @@ SOUND = {
 }
 """A sound file of each kind."""
 
-LASTFM = b"userID\tartistID\ttagID\tday\tmonth\tyear\r\n2\t52\t13\t1\t4\t2009\r\n2\t53\t15\t30\t3\t2009\r\n"
+LASTFM = (
+    b"userID\tartistID\ttagID\tday\tmonth\tyear\r\n"
+    b"2\t52\t13\t1\t4\t2009\r\n2\t53\t15\t30\t3\t2009\r\n"
+)
 """A sound file of Last.fm."""

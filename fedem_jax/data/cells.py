@@ -61,9 +61,7 @@ def labels(table: Table, role: str) -> np.ndarray:
         text = str(texts[codes[row]])
         trouble = f"label '{short(text)}' holds a line break" if text else "label is empty"
         if len(text) > LONGEST_LABEL:
-            trouble = (
-                f"label '{short(text)}' has {len(text)} characters, more than {LONGEST_LABEL}"
-            )
+            trouble = f"label '{short(text)}' has {len(text)} characters, more than {LONGEST_LABEL}"
         raise table.refuse(row, f"the {role} {trouble}; mend or delete the row.")
     if all(_WHOLE(text) for text in texts[:-1]):
         return texts[:-1].astype(np.int64)[codes]

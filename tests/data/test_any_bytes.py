@@ -21,7 +21,8 @@ TEXTS = [kind for kind in HOW if kind != "parquet"]
 CELLS = st.one_of(
     st.integers(-3, 30).map(str),
     st.sampled_from([
-        "", " ", "5.0", "007", "-0", "+3", "1e3", "1e999", "nan", "NaN", "inf", "-inf", "null", "True",
+        "", " ", "5.0", "007", "-0", "+3", "1e3", "1e999", "nan", "NaN", "inf", "-inf", "null",
+        "True",
         "0x10", "1_0", "1,5", "٣", "½", "9007199254740993", "9223372036854775807",
         "9223372036854775808", "18446744073709551616", "9" * 400, "2015-01-02", "12:30", "x" * 1001,
         "a b", " a ", "é", "😀", "\u2028", "\x85", "\x1f", "\x07", "#", "'", '"', '""', '"a"', '"a',
@@ -104,7 +105,9 @@ def test_dates_of_lastfm(data, tmp_path):
 
 
 @stable
-@given(rows=st.lists(st.lists(st.integers(-9, 99), min_size=4, max_size=4), min_size=1, max_size=20))
+@given(
+    rows=st.lists(st.lists(st.integers(-9, 99), min_size=4, max_size=4), min_size=1, max_size=20)
+)
 def test_plain_numbers_come_back_as_they_were(rows):
     """Not all is refused: whatever is plain is read, by every separator."""
     for kind in TEXTS:
