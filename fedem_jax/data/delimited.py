@@ -41,7 +41,7 @@ _UNICODE = {
     b"\xfe\xff": "UTF-16",
 }  # fmt: skip
 _ARCHIVES = {
-    b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz",
+    b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"BZh91AY&SY": "bzip2", b"\xfd7zXZ\0": "xz",
     b"\x28\xb5\x2f\xfd": "zstd", b"7z\xbc\xaf\x27\x1c": "7z",
 }  # fmt: skip
 
@@ -70,8 +70,7 @@ def text_table(
         if _UNIT in text:
             line = text.count("\n", 0, text.index(_UNIT)) + 1
             raise UserError(f"{path}, line {line}: holds a control character; delete it.")
-        swap = _with_single_marks if separator == " " else _with_marks
-        text, first_line = (swap(path, part, separator) for part in (text, first_line))
+        text, first_line = (_with_marks(path, part, separator) for part in (text, first_line))
         separator = _UNIT
 
     if first_line.count(separator) >= MOST_COLUMNS:
@@ -110,7 +109,7 @@ def _decode(path: Path, content: bytes) -> str:
     for magic, kind in _ARCHIVES.items():
         if content.startswith(magic):
             raise UserError(f"{path}: is a {kind} archive; unpack it and give the file in it.")
-    if content.startswith(b"PAR1"):
+    if content.startswith(b"PAR1") and content.endswith(b"PAR1"):
         raise UserError(f"{path}: is a parquet file; name it so that it ends in .parquet.")
     try:
         text = content.decode("utf-8-sig")
@@ -131,11 +130,10 @@ def _guess_separator(path: Path, line: str) -> str:
 
 
 def _with_marks(path: Path, text: str, separator: str) -> str:
-    return text.replace(separator, _UNIT)
-
-
-def _with_single_marks(path: Path, text: str, separator: str) -> str:
-    """The text with one mark in the place of each run of blanks and tabs outside of quotes."""
+    """The text with a mark in the place of each separator; if that is a blank, of each run of
+    blanks and tabs outside of quotes."""
+    if separator != " ":
+        return text.replace(separator, _UNIT)
     out = io.BytesIO()
     written = io.TextIOWrapper(out, encoding="utf-8", newline="", write_through=True)
     writer = csv.writer(written, delimiter=_UNIT, lineterminator="\n")
@@ -160,15 +158,15 @@ def _check_widths(path: Path, text: str, separator: str, shown: str) -> int:
         if len(chunk) and chunk.max() > widest:
             widest, at = int(chunk.max()), records + int(chunk.argmax())
         records += len(chunk)
+    if widest <= MOST_COLUMNS and widest * records <= max(_SMALL, _PADDING * len(text)):
+        return widest
     place = _place(text if '"' in text else None, separator, at)
     if widest > MOST_COLUMNS:
         raise _too_wide(path, place, shown)
-    if widest * records > max(_SMALL, _PADDING * len(text)):
-        raise UserError(
-            f"{path}, {place}: has {widest} columns, far more than most others; mend it or set "
-            "another separator."
-        )
-    return widest
+    raise UserError(
+        f"{path}, {place}: has {widest} columns, far more than most others; mend it or set "
+        "another separator."
+    )
 
 
 def _too_wide(path: Path, place: str, shown: str) -> UserError:

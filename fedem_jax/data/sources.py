@@ -72,8 +72,8 @@ def _read_lastfm(path: Path) -> Interactions:
         if wrong.any():
             value = frame["time"][wrong.idxmax()]
             raise UserError(
-                f"{path}, line {wrong.idxmax() + 2}: the {part} {value} is no part of a date; mend "
-                "the row."
+                f"{path}, row {wrong.idxmax() + 1} below the header: the {part} {value} is no part "
+                "of a date; mend it."
             )
         date = date * 100 + frame["time"].astype(np.int64)
     return Interactions.of(frame["user"], frame["item"], frame["rating"], date)
@@ -222,7 +222,7 @@ def read(
         source = SOURCES[dataset]
         return source.read(_locate(dataset, source, data_dir))
     path = Path(dataset)
-    if path.suffix or len(path.parts) > 1 or path.exists():
+    if path.suffix or len(path.parts) > 1 or os.path.exists(path):
         return readers.read(path, columns, separator, header)
     known = ["synthetic", *SOURCES]
     raise UserError(
@@ -232,7 +232,7 @@ def read(
 
 def _locate(name: str, source: Source, data_dir: str | Path) -> Path:
     folder = Path(data_dir or os.environ.get("FEDEM_DATA") or "data")
-    present = (folder / file for file in source.files if (folder / file).is_file())
+    present = (folder / file for file in source.files if os.path.isfile(folder / file))
     path = next(present, None)
     if path is None:
         path = folder / source.files[0]
@@ -257,7 +257,7 @@ def _download(name: str, source: Source, path: Path) -> None:
     by_hand = f"get {source.url} yourself and put its {source.member} at {path}"
     import pooch  # the only user of the network, and slow to import
 
-    made = [folder for folder in path.parents if not folder.exists()]
+    made = [folder for folder in path.parents if not os.path.exists(folder)]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".download-", dir=path.parent) as scratch:
@@ -278,14 +278,14 @@ def _download(name: str, source: Source, path: Path) -> None:
             f"download was thrown away; try again later, or {by_hand}."
         ) from None
     finally:
-        if not path.exists():
+        if not os.path.exists(path):
             _remove_empty(made)
 
 
 def _remove_empty(folders: list[Path]) -> None:
     """Remove folders that were made for nothing, the innermost first."""
-    with contextlib.suppress(OSError):  # not made, or somebody else uses it by now
-        for folder in folders:
+    for folder in folders:
+        with contextlib.suppress(OSError):  # not made, or somebody else uses it by now
             folder.rmdir()
 
 

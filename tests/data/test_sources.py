@@ -334,7 +334,9 @@ def test_only_https_is_spoken(tmp_path, served, monkeypatch, address):
 def test_lastfm_dates_that_are_none(tmp_path, row):
     header = "userID\tartistID\ttagID\tday\tmonth\tyear\n2\t52\t13\t1\t4\t2009\n"
     write(tmp_path / "lastfm-2k/user_taggedartists.dat", (header + row).encode())
-    with pytest.raises(UserError, match=r"line 3: the (day|month|year) .* is no part of a date"):
+    with pytest.raises(
+        UserError, match=r"row 2 below the header: the (day|month|year) .* is no part of a date"
+    ):
         read("lastfm-2k", data_dir=tmp_path)
 
 
@@ -343,3 +345,9 @@ def test_folder_that_cannot_be_written(tmp_path, served):
     (tmp_path / "data").write_text("a file in the way")
     with pytest.raises(UserError, match=r"download failed \((Not a directory|File exists)\)"):
         read("ml-100k", data_dir=tmp_path / "data")
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "a\0b"])
+def test_names_that_no_file_can_have(name):
+    with pytest.raises(UserError, match="unknown data set 'a"):
+        read(name)
