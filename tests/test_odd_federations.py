@@ -95,7 +95,6 @@ def assert_trained(method: str, name: str) -> None:
     result = run(config_of(method, **changes), federation)
     (record,) = result.records
     assert np.isfinite(record["loss"])
-    assert record["epochs"] == 1 or method in ("central-mf", "fcf")
     for part in ("val", "test", "val_full", "test_full"):
         assert 0 <= record[part]["hr@2"] <= 1
     assert len(result.per_client) == federation.num_clients
