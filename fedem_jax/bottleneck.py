@@ -31,7 +31,7 @@ from fedem_jax.methods import METHODS
 from fedem_jax.ranking import Ranking, rank_all
 from fedem_jax.settings import FedEM
 from fedem_jax.tables import exact
-from fedem_jax.train import Observer, Trial, device_name, versions
+from fedem_jax.train import Observer, Trial, check_list, device_name, versions
 
 STAGES = ("local", "replaced", "merged")
 """Item tables that are compared, in order."""
@@ -97,6 +97,7 @@ def bottleneck(
     if alone < 2:
         raise UserError(f"alone: {alone} is out of range; give a number of at least 2.")
     federation = federation_of(config) if federation is None else federation
+    check_list(config, federation)
     trial = Trial(config, federation)
     setting = {"device": device_name(), "versions": versions()}
     for observer in observers:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
@@ -30,6 +31,10 @@ class Range(NamedTuple):
             return f"in {'(' if self.open else '['}{self.low:g}, {self.high:g}]"
         return f"{'above' if self.open else 'of at least'} {self.low:g}"
 
+
+MOST = 2**31 - 1
+"""Largest integer that a setting may have: on the device it has 32 bits, and seeds that agree in
+them would draw the same."""
 
 Natural = Annotated[int, Range(0)]
 """An integer from 0."""
@@ -140,8 +145,8 @@ class Config:
                 f"'{self.method}'; take preset(method='{self.method}')."
             )
         if self.protocol not in PROTOCOLS:
-            hint = nearest(self.protocol, list(PROTOCOLS))
-            raise UserError(f"protocol: '{self.protocol}' is unknown; {hint}.")
+            hint = nearest(self.protocol[:40], list(PROTOCOLS))
+            raise UserError(f"protocol: {reprlib.repr(self.protocol)} is unknown; {hint}.")
         for name, kind in get_type_hints(type(self), include_extras=True).items():
             _check(name, kind, getattr(self, name))
 
@@ -171,6 +176,8 @@ class Config:
 def _check(name: str, kind: Any, value: Any) -> None:
     """Refuse a value outside the range or the choices that its annotation names."""
     if get_origin(kind) is Annotated:
+        if isinstance(value, int) and value > MOST:
+            raise UserError(f"{name}: has too many digits; give a number of at most {MOST}.")
         for allowed in get_args(kind):
             if isinstance(allowed, Range) and value not in allowed:
                 raise UserError(f"{name}: {value} is out of range; give a number {allowed}.")
@@ -179,4 +186,5 @@ def _check(name: str, kind: Any, value: Any) -> None:
             _check(name, get_args(kind)[0], entry)
     elif get_origin(kind) is Literal and value not in get_args(kind):
         choices = [choice for choice in get_args(kind) if choice]
-        raise UserError(f"{name}: '{value}' is unknown; {nearest(str(value), choices)}.")
+        hint = nearest(str(value)[:40], choices)
+        raise UserError(f"{name}: {reprlib.repr(value)} is unknown; {hint}.")

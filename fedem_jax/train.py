@@ -84,10 +84,12 @@ def run(
         observers: told of the start, of every evaluated round and of the end.
 
     Raises:
-        UserError: unusable data, or numbers that ceased to be finite.
+        UserError: unusable data, a list as long as the ranking, or numbers that ceased to be
+            finite.
     """
     if federation is None:
         federation = federation_of(config)
+    check_list(config, federation)
     trial = Trial(config, federation)
     setting = {
         "config": config,
@@ -264,6 +266,17 @@ def check_pool(config: Config, federation: Federation) -> None:
         raise UserError(
             f"user {federation.user_ids[tightest]}: only {pool[tightest]} items are left to draw "
             f"{config.num_negative} distinct negatives from; lower num_negative."
+        )
+
+
+def check_list(config: Config, federation: Federation) -> None:
+    """Refuse a list in which every held-out item stands, whatever its rank among the candidates:
+    rounds would be chosen, and methods compared, by a number that is always 1."""
+    shortest = min(federation.val_candidates.shape[1], federation.test_candidates.shape[1])
+    if config.top_k > shortest:
+        raise UserError(
+            f"top_k: among {shortest} candidates and the held-out item every rank is at most "
+            f"{shortest + 1}, so HR@{config.top_k} is always 1; give a smaller top_k."
         )
 
 

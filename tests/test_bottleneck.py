@@ -99,7 +99,13 @@ def test_heterogeneity_leaves_the_client_itself_out():
 
 def test_a_whole_measurement(trial):
     config = FedEM(
-        dim=3, rounds=2, local_epochs=1, aggregation_fraction=1.0, size_classes=1, merging="0.5"
+        dim=3,
+        rounds=2,
+        local_epochs=1,
+        aggregation_fraction=1.0,
+        size_classes=1,
+        merging="0.5",
+        top_k=3,
     )
     found = bottleneck.bottleneck(config, small_federation(), alone=2)
     assert found.rounds.groupby("round").size().to_dict() == {1: 7, 2: 7}

@@ -472,7 +472,7 @@ def test_in_earnest(ratings, tmp_path, capsys, monkeypatch):
         str(out),
     ]
     args += ["--methods", "pfedrec", "pfedrec:evaluated=global", "--settings", "dim=4"]
-    args += ["eval_every=2", "size_classes=1", "num_candidates=9", "columns=who,what,stars,when"]
+    args += ["eval_every=2", "size_classes=1", "num_candidates=10", "columns=who,what,stars,when"]
     cli.main(args)
     rows = table(out / "table.csv")
     for name, row in rows.items():

@@ -5,6 +5,8 @@ import json
 import re
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from fedem_jax.errors import UserError
 from fedem_jax.settings import FedEM, load_settings
@@ -126,6 +128,78 @@ def test_a_bad_file_is_named_with_what_is_wrong(tmp_path, text, words):
         load_settings(path)
 
 
+HOSTILE = {
+    "nested": ("[" * 100_000, "nested too deep"),
+    "nested value": ('{"dim": ' + "[" * 900 + "]" * 900 + "}", "field 'dim' is [[[[[[[...]]]]]]]"),
+    "twice": ('{"dim": 4, "rounds": 1, "dim": 5}', "gives 'dim' twice"),
+    "twice inside": ('{"dim": {"a": 1, "a": 2}}', "gives 'a' twice"),
+    "nan": ('{"lr_embedding": NaN}', "lr_embedding: nan is out of range"),
+    "infinity": ('{"lr_embedding": Infinity}', "lr_embedding: inf is out of range"),
+    "minus infinity": ('{"alpha": -Infinity}', "alpha: -inf is out of range"),
+    "no integer": ('{"rounds": NaN}', "field 'rounds' is nan; expected a int"),
+    "overflow": ('{"lr_embedding": 1e999}', "lr_embedding: inf is out of range"),
+    "long seed": ('{"seed": 4294967296}', "seed: has too many digits; give a number of at most"),
+    "long rounds": ('{"rounds": 1' + "0" * 400 + "}", "rounds: has too many digits"),
+    "long width": ('{"adapter_widths": [99999999999]}', "adapter_widths: has too many digits"),
+    "long float": ('{"lr_embedding": 1' + "0" * 400 + "}", "which is too large"),
+    "longer": ('{"rounds": ' + "9" * 5000 + "}", "is not JSON (Exceeds the limit"),
+    "method": ('{"method": {"__class__": "os.system"}}', "method: {'__class__': 'os.system'} is"),
+    "no method": ('{"method": null}', "method: None is unknown"),
+    "long method": (f'{{"method": "{"x" * 10**5}"}}', "is unknown; known: fedem"),
+    "long field": (f'{{"{"x" * 10**5}": 1}}', "unknown field 'xxxx"),
+    "dunder": ('{"__init__": 1}', "unknown field '__init__'"),
+    "line break": ('{"a\\nb": 1}', "unknown field 'a\\nb'"),
+    "long value": (f'{{"rounds": "{"x" * 10**5}"}}', "expected a int"),
+    "long choice": (f'{{"bce": "{"x" * 10**5}"}}', "bce: 'xxxx"),
+    "long merging": (f'{{"merging": "{"x" * 10**5}"}}', "merging: 'xxxx"),
+    "long protocol": (f'{{"protocol": "{"x" * 10**5}"}}', "protocol: 'xxxx"),
+    "huge": (" " * 2**20 + "{}", "has more than 1048576 bytes"),
+    "empty": ("", "is not JSON"),
+    "code": ("__import__('os').abort()", "is not JSON"),
+    "latin": ('{"dataset": "é"}'.encode("latin-1"), "is not JSON"),
+    "pickle": (b"\x80\x04cos\nabort\n(tR.", "is not JSON"),
+    "zeros": (b"\0" * 100, "is not JSON"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_file_is_one_sentence(tmp_path, name):
+    content, words = HOSTILE[name]
+    path = tmp_path / "config.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=re.escape(words)) as caught:
+        load_settings(path)
+    sentence = str(caught.value).replace(str(tmp_path), "")
+    assert sentence.isprintable()
+    assert sentence.endswith(".")
+    assert len(sentence) < 800
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+FIELDS = st.sampled_from([field.name for field in dataclasses.fields(FedEM)]) | st.text(max_size=4)
+
+
+@settings(
+    max_examples=100, deadline=None, derandomize=True, database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)  # fmt: skip
+@given(values=st.dictionaries(FIELDS, VALUES, max_size=3), cut=st.none() | st.integers(0, 30))
+def test_any_json_gives_settings_or_one_sentence(tmp_path, values, cut):
+    path = written(tmp_path / "config.json", json.dumps(values)[:cut])
+    try:
+        loaded = load_settings(path)
+    except UserError:
+        return
+    for name, value in values.items():
+        assert getattr(loaded, name) == (tuple(value) if isinstance(value, list) else value)
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"nowhere\.json: cannot be read"):
         load_settings(tmp_path / "nowhere.json")
@@ -135,12 +209,12 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("settings", "folder"),
+    ("changes", "folder"),
     [
         ({}, "results/synthetic-fedem-leak-free-seed0"),
         ({"dataset": "some/where/mine.csv", "seed": 3}, "results/mine-fedem-leak-free-seed3"),
         ({"out": "x", "seed": 3}, "x"),
     ],
 )
-def test_a_run_has_a_folder(settings, folder):
-    assert FedEM(**settings).run_directory().as_posix() == folder
+def test_a_run_has_a_folder(changes, folder):
+    assert FedEM(**changes).run_directory().as_posix() == folder

@@ -27,7 +27,7 @@ def test_the_skeleton_is_a_method(skeleton, monkeypatch):
     monkeypatch.setitem(METHODS, "skeleton", skeleton["skeleton"])
     settings = {
         "dim": 4, "rounds": 2, "bce": "logit", "local_epochs": 2, "client_fraction": 0.8,
-        "size_classes": 1,
+        "size_classes": 1, "top_k": 3,
     }  # fmt: skip
     federation = small_federation()
     ours = run(skeleton["Skeleton"](**settings), federation)

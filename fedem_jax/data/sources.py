@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import stat
 import tempfile
 import zipfile
 import zlib
@@ -11,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from fedem_jax.config import Config
 from fedem_jax.data import readers
@@ -55,13 +59,24 @@ def _reader(separator: str) -> Callable[[Path], Interactions]:
 
 def _read_lastfm(path: Path) -> Interactions:
     """One row per tag that a user gave an artist: the tag's number stands in the place of a rating,
-    as in the file that the authors of this line of papers use; the date becomes yyyymmdd."""
+    as in the file that the authors of this line of papers use; the date becomes yyyymmdd.
+
+    Raises:
+        UserError: as `readers.read` does, or a part of a date is none.
+    """
     names = ("userID", "artistID", "tagID")
-    day, month, year = (
-        readers.read(path, (*names, part), "\t").frame for part in ("day", "month", "year")
-    )
-    date = (year["time"] * 100 + month["time"]) * 100 + day["time"]
-    return Interactions.of(year["user"], year["item"], year["rating"], date)
+    date = np.int64(0)
+    for part, most in {"year": 9999, "month": 12, "day": 31}.items():
+        frame = readers.read(path, (*names, part), "\t").frame
+        wrong = ~((frame["time"] >= 0) & (frame["time"] <= most) & (frame["time"] % 1 == 0))
+        if wrong.any():
+            value = frame["time"][wrong.idxmax()]
+            raise UserError(
+                f"{path}, row {wrong.idxmax() + 1} below the header: the {part} {value} is no part "
+                "of a date; mend it."
+            )
+        date = date * 100 + frame["time"].astype(np.int64)
+    return Interactions.of(frame["user"], frame["item"], frame["rating"], date)
 
 
 SOURCES = {
@@ -207,7 +222,7 @@ def read(
         source = SOURCES[dataset]
         return source.read(_locate(dataset, source, data_dir))
     path = Path(dataset)
-    if path.suffix or len(path.parts) > 1 or path.exists():
+    if path.suffix or len(path.parts) > 1 or os.path.exists(path):
         return readers.read(path, columns, separator, header)
     known = ["synthetic", *SOURCES]
     raise UserError(
@@ -217,7 +232,7 @@ def read(
 
 def _locate(name: str, source: Source, data_dir: str | Path) -> Path:
     folder = Path(data_dir or os.environ.get("FEDEM_DATA") or "data")
-    present = (folder / file for file in source.files if (folder / file).is_file())
+    present = (folder / file for file in source.files if os.path.isfile(folder / file))
     path = next(present, None)
     if path is None:
         path = folder / source.files[0]
@@ -242,6 +257,7 @@ def _download(name: str, source: Source, path: Path) -> None:
     by_hand = f"get {source.url} yourself and put its {source.member} at {path}"
     import pooch  # the only user of the network, and slow to import
 
+    made = [folder for folder in path.parents if not os.path.exists(folder)]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".download-", dir=path.parent) as scratch:
@@ -261,6 +277,16 @@ def _download(name: str, source: Source, path: Path) -> None:
             f"data set '{name}': the checksum of {source.url} is not {source.checksum}, so the "
             f"download was thrown away; try again later, or {by_hand}."
         ) from None
+    finally:
+        if not os.path.exists(path):
+            _remove_empty(made)
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Remove folders that were made for nothing, the innermost first."""
+    for folder in folders:
+        with contextlib.suppress(OSError):  # not made, or somebody else uses it by now
+            folder.rmdir()
 
 
 def _fetch(url: str, output_file: str, pooch) -> None:
@@ -282,6 +308,8 @@ def _member(archive: Path, name: str) -> bytes:
     """The content of one file of a zip archive, at most `MAX_BYTES`."""
     try:
         with zipfile.ZipFile(archive) as opened, opened.open(name) as file:
+            if stat.S_ISLNK(opened.getinfo(name).external_attr >> 16):
+                raise OSError(0, f"{name} in the archive is a link")
             content = file.read(MAX_BYTES + 1)
     except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, RuntimeError):
         raise OSError(0, f"no intact {name} in the archive") from None

@@ -3,8 +3,6 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from fedem_jax.data.interactions import Interactions
 from fedem_jax.data.readers import read
@@ -128,7 +126,7 @@ BAD = [
     ("1,2,3\n", {"separator": '"'}, ["separator"]),
     (b"1,2,3\n1,2\xff,3\n", {}, ["line 2", "UTF-8"]),
     (b"1,2,3\n1,\x002,3\n", {}, ["line 2", "binary"]),
-    ("1,2,3\n".encode("utf-16"), {}, ["line 1", "UTF-8"]),
+    ("1,2,3\n".encode("utf-16"), {}, ["UTF-16", "save it as UTF-8"]),
 ]
 
 
@@ -177,31 +175,3 @@ def test_no_parquet_at_all(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(UserError, match="no readable parquet"):
         read(path)
-
-
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(
-    content=st.one_of(
-        st.binary(max_size=60),
-        st.text(alphabet='0123456789,:;\t" \n\r.-eNa\x1f\ufeffé', max_size=60).map(str.encode),
-    ),
-    name=st.sampled_from(["f.csv", "f.tsv", "f.dat", "f.parquet"]),
-    header=st.sampled_from(["auto", "yes", "no"]),
-    columns=st.sampled_from([(), ("0", "1"), ("1", "0", "2"), ("a", "N")]),
-)
-def test_any_bytes_give_interactions_or_one_sentence(tmp_path, content, name, header, columns):
-    path = tmp_path / name
-    path.write_bytes(content)
-    try:
-        frame = read(path, columns, header=header).frame
-    except UserError as error:
-        sentence = str(error)
-    else:
-        sentence = ""
-        assert len(frame) > 0
-        assert np.isfinite(frame["rating"]).all()
-        assert np.isfinite(frame["time"]).all()
-        assert all(label != "" for column in ("user", "item") for label in frame[column])
-    assert "\n" not in sentence

@@ -3,6 +3,9 @@
 import dataclasses
 import hashlib
 import io
+import stat
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -159,13 +162,13 @@ def test_what_was_downloaded_is_not_fetched_again(tmp_path, served, monkeypatch)
 
 
 def refused(tmp_path: Path, name: str = "ml-100k") -> str:
-    """The sentence of a failed download, which leaves no file behind."""
+    """The sentence of a failed download, which leaves nothing behind, not even a folder."""
     with pytest.raises(UserError) as caught:
-        read(name, data_dir=tmp_path)
-    assert files_below(tmp_path) == []
+        read(name, data_dir=tmp_path / "new" / "data")
+    assert list(tmp_path.iterdir()) == []
     message = str(caught.value)
     assert "\n" not in message
-    assert str(tmp_path / SOURCES[name].files[0]) in message
+    assert str(tmp_path / "new" / "data" / SOURCES[name].files[0]) in message
     return message
 
 
@@ -215,8 +218,136 @@ def test_sizes_are_bounded(tmp_path, served, monkeypatch):
     assert "more than 50 bytes" in refused(tmp_path)
 
 
+def test_folders_that_were_there_stay(tmp_path, offline):
+    (tmp_path / "data" / "ml-100k").mkdir(parents=True)
+    with pytest.raises(UserError, match="ConnectionError"):
+        read("ml-100k", data_dir=tmp_path / "data")
+    assert (tmp_path / "data" / "ml-100k").is_dir()
+
+
+class Halting(io.BytesIO):
+    """A connection that breaks off after some bytes."""
+
+    def __init__(self, content: bytes, end: BaseException | None):
+        super().__init__(content)
+        self.end = end
+
+    def read(self, *_):
+        content = super().read(40)
+        if not content and self.end is not None:
+            raise self.end
+        return content
+
+
+@pytest.mark.parametrize("end", [None, OSError(104, "Connection reset by peer")])
+def test_a_download_that_breaks_off_is_not_taken_for_whole(tmp_path, served, monkeypatch, end):
+    content = archive(**{"ml-100k/u.data": RATINGS})
+    served(content)
+    answer(monkeypatch, content)
+    send = requests.adapters.HTTPAdapter.send
+
+    def half(self, request, **how):
+        response = send(self, request, **how)
+        response.raw = Halting(content[: len(content) // 2], end)
+        return response
+
+    monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", half)
+    message = refused(tmp_path)
+    assert ("Connection reset" if end else "checksum") in message
+
+
+def test_an_interrupted_download_leaves_nothing(tmp_path, served, monkeypatch):
+    content = archive(**{"ml-100k/u.data": RATINGS})
+    served(content)
+    replace = Path.replace
+
+    def interrupted(self, target):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        read("ml-100k", data_dir=tmp_path / "data")
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(Path, "replace", replace)
+    assert len(read("ml-100k", data_dir=tmp_path / "data")) == 2
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+import requests
+from fedem_jax.data.sources import read
+
+class Half:
+    def __init__(self): self.sent = False
+    def read(self, *_):
+        if self.sent: os._exit(9)
+        self.sent = True
+        return b"PK half an archive"
+
+def send(self, request, **_):
+    response = requests.Response()
+    response.request, response.url, response.status_code = request, request.url, 200
+    response.raw = Half()
+    return response
+
+requests.adapters.HTTPAdapter.send = send
+read("ml-100k", data_dir=sys.argv[1])
+"""
+
+
+def test_a_killed_download_is_not_taken_for_whole(tmp_path, served):
+    """What a killed process leaves has another name, and does not stand in the way."""
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    assert subprocess.run(command, capture_output=True).returncode == 9
+    assert not (tmp_path / "ml-100k" / "u.data").exists()
+    assert len(files_below(tmp_path)) == 1
+    served(archive(**{"ml-100k/u.data": RATINGS}))
+    assert len(read("ml-100k", data_dir=tmp_path)) == 2
+
+
+def test_a_link_in_an_archive_is_not_followed(tmp_path, served):
+    """Its target would be the content of a regular file, which is no ratings file."""
+    secret = tmp_path / "secret"
+    secret.write_bytes(RATINGS)
+    link = zipfile.ZipInfo("ml-100k/u.data")
+    link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as opened:
+        opened.writestr(link, str(secret))
+    served(buffer.getvalue())
+    with pytest.raises(UserError, match="u\\.data in the archive is a link"):
+        read("ml-100k", data_dir=tmp_path / "data")
+    assert files_below(tmp_path) == ["secret"]
+
+
+@pytest.mark.parametrize("address", ["http", "ftp", "file"])
+def test_only_https_is_spoken(tmp_path, served, monkeypatch, address):
+    served(archive(**{"ml-100k/u.data": RATINGS}))
+    plain = dataclasses.replace(SOURCES["ml-100k"], url=f"{address}://127.0.0.1/ml-100k.zip")
+    monkeypatch.setitem(SOURCES, "ml-100k", plain)
+    assert "(InvalidSchema)" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("row", ["2\t5\t1\t32\t1\t2009", "2\t5\t1\t1\t1\t99999999999",
+                                 "2\t5\t1\t1\t0.5\t2009"])  # fmt: skip
+def test_lastfm_dates_that_are_none(tmp_path, row):
+    header = "userID\tartistID\ttagID\tday\tmonth\tyear\n2\t52\t13\t1\t4\t2009\n"
+    write(tmp_path / "lastfm-2k/user_taggedartists.dat", (header + row).encode())
+    with pytest.raises(
+        UserError, match=r"row 2 below the header: the (day|month|year) .* is no part of a date"
+    ):
+        read("lastfm-2k", data_dir=tmp_path)
+
+
 def test_folder_that_cannot_be_written(tmp_path, served):
     served(archive(**{"ml-100k/u.data": RATINGS}))
     (tmp_path / "data").write_text("a file in the way")
     with pytest.raises(UserError, match=r"download failed \((Not a directory|File exists)\)"):
         read("ml-100k", data_dir=tmp_path / "data")
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "a\0b"])
+def test_names_that_no_file_can_have(name):
+    with pytest.raises(UserError, match="unknown data set 'a"):
+        read(name)

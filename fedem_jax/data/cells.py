@@ -1,0 +1,126 @@
+"""The cells of a ratings file, once they are cut: labels and numbers are made of them here.
+
+A cell is judged as the file has it, so that a message can quote it and labels like `007` survive.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fedem_jax.errors import UserError
+
+LONGEST_LABEL = 1000
+"""Characters that the label of a user or an item may have."""
+
+EXACT = 2**53
+"""From here on float64 skips whole numbers, so two different moments may become one."""
+
+_WHOLE = re.compile(r"0|-?[1-9]\d{0,17}", re.ASCII).fullmatch
+
+_DATE = re.compile(r"\d{4}[-/.]\d\d?[-/.]\d\d?|\d\d?[-/.]\d\d?[-/.]\d{4}", re.ASCII).match
+
+
+@dataclass(frozen=True)
+class Table:
+    """The cells of the wanted columns, not yet judged."""
+
+    path: Path
+    """For messages."""
+    cells: pd.DataFrame
+    """One column per role that the file has; the index numbers the file's records from 0."""
+    place: Callable[[int], str]
+    """What a person calls record number n, such as `line 7`."""
+
+    def refuse(self, row: int, complaint: str) -> UserError:
+        """The error about a row of `cells`: `complaint` after the place."""
+        return UserError(f"{self.path}, {self.place(int(self.cells.index[row]))}: {complaint}")
+
+
+def labels(table: Table, role: str) -> np.ndarray:
+    """[rows] labels: int64 if all are plain whole numbers of at most 18 digits, else str.
+
+    Blanks around a label are dropped. `1.0`, `007` and `1e3` are text: no label is ever rounded, so
+    two different ones never become one.
+
+    Raises:
+        UserError: a label is empty, holds a line break or is longer than `LONGEST_LABEL`.
+    """
+    codes, distinct = pd.factorize(table.cells[role])  # a label is judged once, not in every row
+    texts = np.array([str(label).strip() for label in distinct] + [""], dtype=object)
+    bad = np.array([not 0 < len(text) <= LONGEST_LABEL or "\n" in text for text in texts])[codes]
+    if bad.any():  # code -1, the last of the texts: missing
+        row = int(bad.argmax())
+        text = str(texts[codes[row]])
+        trouble = f"label '{short(text)}' holds a line break" if text else "label is empty"
+        if len(text) > LONGEST_LABEL:
+            trouble = f"label '{short(text)}' has {len(text)} characters, more than {LONGEST_LABEL}"
+        raise table.refuse(row, f"the {role} {trouble}; mend or delete the row.")
+    if all(_WHOLE(text) for text in texts[:-1]):
+        return texts[:-1].astype(np.int64)[codes]
+    return texts[codes]
+
+
+def numbers(table: Table, role: str) -> np.ndarray | None:
+    """[rows] finite numbers, int64 if all are whole and written so; None: no such column.
+
+    Raises:
+        UserError: a cell is empty, no number, infinite, or a moment that would lose digits.
+    """
+    if role not in table.cells:
+        return None
+    whole = _whole_numbers(table.cells[role])
+    if whole is not None:
+        return whole
+    codes, distinct = pd.factorize(table.cells[role], use_na_sentinel=False)
+    values = np.asarray(pd.to_numeric(pd.Series(list(distinct)), errors="coerce"))
+    if values.dtype != np.int64:
+        values = values.astype(np.float64)
+    bad = ~np.isfinite(values)[codes]
+    if bad.any():
+        row = int(bad.argmax())
+        cell = str(distinct[codes[row]]).strip()
+        trouble = f"'{short(cell)}' is no finite number" if cell else "is empty"
+        remedy = "mend the row, or check columns, separator and header"
+        if _DATE(cell):
+            remedy = "write moments as numbers, such as seconds since 1970, or leave the column out"
+        raise table.refuse(row, f"the {role} {trouble}; {remedy}.")
+    lost = (np.abs(values) >= EXACT)[codes]
+    if role == "timestamp" and values.dtype != np.int64 and lost.any():
+        row = int(lost.argmax())
+        cell = short(str(distinct[codes[row]]).strip())
+        raise table.refuse(
+            row,
+            f"the {role} '{cell}' is too large to keep its digits beside moments that are no "
+            "whole numbers of 64 bits; give all of them in one coarser unit.",
+        )
+    return values[codes]
+
+
+def _whole_numbers(cells: pd.Series) -> np.ndarray | None:
+    """The cells as int64, if Arrow reads all of them so; fast where most of millions differ."""
+    if cells.dtype == np.int64:
+        return cells.to_numpy()
+    texts = pa.array(cells)
+    if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
+        return None
+    if pc.any(pc.match_substring(texts, "x", ignore_case=True)).as_py():  # 0x10 is no number here
+        return None
+    try:
+        return texts.cast(pa.int64()).to_numpy(zero_copy_only=False)
+    except pa.ArrowInvalid:
+        return None
+
+
+def short(text: str, most: int = 40) -> str:
+    """`text` fit for a one-line message."""
+    text = text[: most + 1]
+    text = text.encode("unicode_escape").decode() if not text.isprintable() else text
+    return text if len(text) <= most else text[: most - 3] + "..."

@@ -1,0 +1,121 @@
+"""What every ratings file must come to, whatever its bytes, and sound files to start from.
+
+For the tests by hypothesis and for the fuzzer (`tests/fuzz_readers.py`).
+"""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from fedem_jax.data.interactions import Interactions
+from fedem_jax.data.readers import parse
+from fedem_jax.data.sources import SOURCES
+from fedem_jax.data.split import split
+from fedem_jax.errors import UserError
+from fedem_jax.protocol import preset
+
+RULES = preset("leak-free", num_candidates=1, min_interactions=3)
+"""Of the splits: few users are dropped."""
+
+HOW = {
+    "csv": ("f.csv", "", "auto"),
+    "tsv": ("f.tsv", "", "auto"),
+    "guessed": ("f.txt", "", "auto"),
+    "bars": ("f.txt", "|", "yes"),
+    "arrows": ("f.txt", "→", "no"),
+    "ml-100k": ("u.data", "\t", "no"),
+    "ml-1m": ("ratings.dat", "::", "no"),
+    "filmtrust": ("ratings.txt", " ", "no"),
+    "amazon": ("ratings.dat", ",", "no"),
+    "parquet": ("f.parquet", "", "auto"),
+}
+"""Name of the file, separator and header, as the settings or the table of data sets give them."""
+
+COLUMNS = ((), ("0", "1"), ("1", "0", "", "2"), ("user", "item", "3"), ("item", "user"))
+"""Settings `columns` to go with them."""
+
+
+def judge(kind: str, content: bytes, columns: tuple[str, ...] = ()) -> Interactions | None:
+    """Read a file; its interactions are sound and can be split or refused, or it is refused (None)
+    in a sentence fit to be shown."""
+    name, separator, header = HOW[kind]
+    try:
+        interactions = parse(Path(name), content, columns, separator, header)
+    except UserError as error:
+        assert_sentence(str(error))
+        return None
+    assert_sound(interactions)
+    assert_split(interactions)
+    return interactions
+
+
+def judge_lastfm(path: Path) -> Interactions | None:
+    """The same for a file of Last.fm."""
+    try:
+        interactions = SOURCES["lastfm-2k"].read(path)
+    except UserError as error:
+        assert_sentence(str(error))
+        return None
+    assert_sound(interactions)
+    return interactions
+
+
+def assert_sentence(sentence: str) -> None:
+    assert sentence.endswith(".")
+    assert len(sentence) < 1000
+    assert sentence.isprintable()
+
+
+def assert_sound(interactions: Interactions) -> None:
+    frame = interactions.frame
+    assert list(frame) == ["user", "item", "rating", "time"]
+    assert len(frame) > 0
+    for column in ("user", "item"):
+        labels = frame[column].tolist()
+        assert len({type(label) for label in labels}) == 1
+        assert type(labels[0]) in (int, str)
+        assert all(str(label).strip() and "\n" not in str(label) for label in labels)
+    assert frame["rating"].dtype == np.float64
+    assert frame["time"].dtype in (np.int64, np.float64)
+    assert np.isfinite(frame[["rating", "time"]]).all(axis=None)
+
+
+def assert_split(interactions: Interactions) -> None:
+    try:
+        federation = split(interactions, RULES, 0, "f")
+    except UserError:
+        return
+    assert federation.num_items == len(federation.item_ids)
+    assert len(federation.items) + 2 * federation.num_clients <= len(interactions)
+
+
+def parquet_bytes(**columns) -> bytes:
+    """A parquet file of a few rows."""
+    out = io.BytesIO()
+    pd.DataFrame(columns).to_parquet(out)
+    return out.getvalue()
+
+
+SOUND = {
+    "csv": b'user,item,rating,timestamp\n1,10,5,100\n1,"20",3,200\r\n2,10,4,300\n',
+    "tsv": b"user\titem\n7\tA1\n7\tB2\n8\tA1\n",
+    "guessed": "\ufeff1;10;5.5;100\n\n1;20;-3;200\n2;10;4e0;300\n".encode(),
+    "bars": b'who|item|rating|timestamp|note\n1|"a|b"|5|100|"two\nlines"\n1| 20|3|200|\n',
+    "arrows": "1→10→5→100\n1→20→3→200\n".encode(),
+    "ml-100k": b"196\t242\t3\t881250949\n186\t302\t3\t891717742\n22\t377\t1\t878887116\n",
+    "ml-1m": b"1::1193::5::978300760\n1::661::3::978302109\n1::914::3::978301968\n",
+    "filmtrust": b"1 1 2\n1 2 4\n1 3 3.5\n1 4 3\n1 5 4\n",
+    "amazon": b"A1,B000,5,1400000000\nA1,B001,4,1400000001\nA2,B000,3,1400000002\n",
+    "parquet": parquet_bytes(
+        user=["a", "a", "b"], item=[3, 4, 3], rating=[1.0, 2.0, 3.0], timestamp=[1, 2, 3]
+    ),
+}
+"""A sound file of each kind."""
+
+LASTFM = (
+    b"userID\tartistID\ttagID\tday\tmonth\tyear\r\n"
+    b"2\t52\t13\t1\t4\t2009\r\n2\t53\t15\t30\t3\t2009\r\n"
+)
+"""A sound file of Last.fm."""
