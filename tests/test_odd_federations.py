@@ -79,7 +79,7 @@ def test_the_giant_is_as_odd_as_it_should_be():
     assert sizes.max() > 0.89 * sizes.sum()
     assert federation.cleaning["tied_users"] == federation.num_clients == 7
     assert federation.num_items == 215
-    repeating = np.flatnonzero(federation.user_ids == 6)[0]
+    repeating = int(np.flatnonzero(federation.user_ids == 6)[0])
     assert len(set(federation.train_items(repeating))) == 1
     assert federation.test_item[repeating] == federation.train_items(repeating)[0]
 
