@@ -4,16 +4,18 @@
     trial:  init, then for each evaluated round: the rounds up to it, ranks of the held-out items
 
 Trials may differ in their seed, in the numbers that a method takes as arguments (`Hyper`), and in
-what only `init` reads; whatever else they differ in makes another program. All that comes back is
-how many clients have each rank that a metric looks at, so that a chunk costs the host next to
-nothing.
+the scale of their initial parameters; whatever else they differ in makes another program. All that
+comes back is how many clients have each rank that a metric looks at, so that a chunk costs the host
+next to nothing.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -27,15 +29,14 @@ from fedem_jax.base import Info, State, numbers_of
 from fedem_jax.clients import AXIS, TRIAL, Lists
 from fedem_jax.config import Config
 from fedem_jax.data.federation import Federation
-from fedem_jax.memory import plan_stack
 from fedem_jax.methods import METHODS
-from fedem_jax.metrics import CUTOFFS, hit_rate, ndcg
+from fedem_jax.metrics import hit_rate, ndcg
 from fedem_jax.ranking import HeldOut, Ranking, Ranks, rank_all
 from fedem_jax.summary import PARTS
 from fedem_jax.train import Trial
 
-ONLY_AT_START = ("init_scale",)
-"""Settings that only `init` reads."""
+AT_START = ("init_scale",)
+"""Settings that only `init` reads, as factors, so that they may be traced."""
 SWITCHED = ("ldp_scale", "ldp_clip")
 """Numbers of `Hyper` whose 0 leaves out a part of the program."""
 LEARNED = ("per-batch", "once", "none")
@@ -48,8 +49,8 @@ class Member(NamedTuple):
     seed: Int[np.ndarray, "*T"]
     split: Int[np.ndarray, "*T"]
     """Which of the stack's held-out items: every seed has its own."""
-    start: Int[np.ndarray, "*T"]
-    """Which of the stack's ways to begin."""
+    start: dict[str, Float[np.ndarray, "*T"]]
+    """The settings that `init` reads, by name."""
     hyper: Any
 
 
@@ -57,8 +58,7 @@ class Report(NamedTuple):
     """What a trial reports of each evaluated round, R in all."""
 
     counts: Int[Array, "R 4 n"]
-    """Clients with each rank, 1, 1.5, 2, ... as far as any cutoff looks, for every one of
-    `PARTS`."""
+    """Clients with each rank, 1, 1.5, 2, ... K, for every one of `PARTS`."""
     loss: Float[Array, " R"]
     """Mean training loss of those that trained in the last round."""
     sound: Bool[Array, " R"]
@@ -78,7 +78,7 @@ def program_of(kind: type, config: Config) -> Config:
     for field in dataclasses.fields(config):
         if field.name in numbers and field.name in SWITCHED:
             neutral[field.name] = float(getattr(config, field.name) > 0)
-        elif field.name in numbers or field.name in ONLY_AT_START:
+        elif field.name in numbers or field.name in AT_START:
             neutral[field.name] = field.default
     if "rho" in numbers and getattr(config, "merging", "none") not in LEARNED:
         neutral["merging"] = "replace"
@@ -89,66 +89,60 @@ class Stack:
     """Runs any number of trials that differ in nothing but arguments of one program.
 
     Raises:
-        UserError: as `fedem_jax.train.Trial` does; or not even one trial fits into memory.
+        UserError: as `fedem_jax.train.Trial` does.
     """
 
     def __init__(
-        self, configs: Sequence[Config], federations: dict[int, Federation],
-        *, width: int = 0, chunk: int = 0, devices: Sequence[Any] = (),
+        self, config: Config, federations: dict[int, Federation], width: int, chunk: int,
+        devices: Sequence[Any] = (),
     ):  # fmt: skip
         """
         Args:
-            configs: settings of all trials that will be asked for.
+            config: what all trials share: their `program_of`.
             federations: the data by seed, which differ in what is held out and in nothing else.
-            width: trials side by side; 0: chosen for the device.
-            chunk: trials of a call; 0: as many as are side by side.
+            width: trials side by side.
+            chunk: trials of a call, a multiple of the width.
         """
-        config, federation = configs[0], next(iter(federations.values()))
-        layout = Trial(config, federation, devices).layout
-        self.memory, most = plan_stack(config, federation, layout, len(configs))
-        self.memory.check()
-        config = dataclasses.replace(config, block_size=self.memory.block)
-        self.trial = Trial(config, federation, devices)
-        self.width = min(width or most, len(configs))
-        self.chunk = self.width * max(1, min(chunk, len(configs)) // self.width)
-        self.num_clients, self.top_k = federation.num_clients, config.top_k
-        self.compiling = 0.0  # seconds so far
+        self.width, self.chunk = width, chunk
+        self.compiling = 0.0
+        """Seconds so far."""
+        self.trial = Trial(config, next(iter(federations.values())), devices)
         self._hyper = type(self.trial.algorithm.hyper)
-        self._starts = list(dict.fromkeys(map(_start_of, configs)))
-        self._inits = [self._init_from(config, start) for start in self._starts]
         self._splits = {seed: number for number, seed in enumerate(federations)}
         self._held_out = self._asked(list(federations.values()))
-        self._programs: dict[tuple[bool, int], Any] = {}
+        self._programs: dict[tuple[bool, bool, int], Any] = {}
 
     def run(
-        self, configs: Sequence[Config], ends: Sequence[int], first: int = 0, states: Any = None
-    ) -> tuple[Report, Any]:
-        """Reports of some trials, at most a chunk, and their states, still on the device.
+        self, configs: Sequence[Config], ends: Sequence[int], first: int = 0,
+        states: Sequence[Any] = (), keep: bool = False,
+    ) -> tuple[Report, list[Any]]:  # fmt: skip
+        """Reports of some trials, at most a chunk, stacked, and their states.
 
         Args:
             configs: their settings.
             ends: the rounds after which they are evaluated, from 1, in rising order.
             first: rounds that they have behind them.
-            states: of as many trials as a chunk holds, after those rounds; None: they begin anew.
+            states: theirs after those rounds; none: they begin anew.
+            keep: whether their states are asked for; they come to the host.
         """
-        members, goes_on = self._members(configs), states is not None
+        before = jax.tree.map(lambda *leaves: np.stack(leaves), *self._filled(states)) if states else None
         bounds = np.array([[first, *ends[:-1]], ends], np.int32)
-        rest = (members, bounds, self.trial.lists, self._held_out)
-        program = self._programs.get((goes_on, len(ends)))
-        if program is None:
+        args = (before, self._members(configs), bounds, self.trial.lists, self._held_out)
+        kind = (bool(states), keep, len(ends))
+        if kind not in self._programs:
             begun = time.perf_counter()
-            work = jax.jit(self._chunk, donate_argnums=0)
+            work = jax.jit(partial(self._chunk, keep))
             with jax.default_matmul_precision("highest"):
-                program = work.lower(states, *rest).compile()
-            self._programs[goes_on, len(ends)] = program
+                self._programs[kind] = work.lower(*args).compile()
             self.compiling += time.perf_counter() - begun
-        states, report = program(states, *rest)
+        after, report = self._programs[kind](*args)
         report = jax.tree.map(lambda leaf: np.asarray(leaf)[: len(configs)], report)
-        return report, states
+        return report, self._apart(after, len(configs)) if keep else []
 
-    def _chunk(self, states, members, bounds, lists, held_out) -> tuple[Any, Report]:
+    def _chunk(self, keep: bool, states, members, bounds, lists, held_out) -> tuple[Any, Report]:
         def one(state, member):
-            return self._one(state, member, bounds, lists, held_out)
+            state, report = self._one(state, member, bounds, lists, held_out)
+            return state if keep else None, report
 
         together = one if self.width == 1 else jax.vmap(one, axis_name=TRIAL)
         if self.chunk == self.width > 1:
@@ -158,17 +152,26 @@ class Stack:
         done = lax.map(lambda group: together(*group), cut)
         return jax.tree.map(lambda leaf: leaf.reshape(self.chunk, *leaf.shape[len(groups) :]), done)
 
+    def _filled(self, values: Sequence[Any]) -> list[Any]:
+        """As many as a chunk holds: the last one also takes the places that are left over."""
+        return [*values, *[values[-1]] * (self.chunk - len(values))]
+
+    def _apart(self, states: Any, number: int) -> list[Any]:
+        """The first so many of stacked states, each for itself, on the host."""
+        whole = jax.tree.map(np.asarray, states)
+        return [jax.tree.map(lambda leaf: leaf[each].copy(), whole) for each in range(number)]
+
     def _one(self, state, member: Member, bounds, lists: Lists, held_out: HeldOut):
         """One trial, without the trial axis."""
         key_init, key_draws = jax.random.split(jax.random.key(member.seed))
         asked = jax.tree.map(lambda leaf: leaf[member.split], held_out)
         if state is None:
-            state = lax.switch(member.start, self._inits, key_init)
+            state = self._init_from(member.start)(key_init)
         layout, method = self.trial.layout, self.trial.algorithm
         shardings = State(layout.sharded(), layout.replicated())
         state = lax.with_sharding_constraint(state, shardings)
         rules = self.trial.federation.protocol
-        ranking = Ranking(rules.ties, rules.scale, self.top_k)
+        ranking = Ranking(rules.ties, rules.scale, self.trial.config.top_k)
         present = jnp.asarray(layout.client < layout.number)
 
         def round(number, carry):
@@ -189,27 +192,29 @@ class Stack:
         trained = present & (info.epochs > 0)
         sound = ranks.finite & (jnp.isfinite(info.loss) | ~trained)
         rank = jnp.stack([getattr(ranks, part) for part in PARTS])
-        there = (rank[:, :, None] == _levels(max(*CUTOFFS, self.top_k))) & present[None, :, None]
+        levels = jnp.asarray(_ranks_to(self.trial.config.top_k), jnp.float32)
+        there = (rank[:, :, None] == levels[None, None, :]) & present[None, :, None]
         loss = jnp.where(trained, info.loss, 0.0).sum() / trained.sum()
         return Report(there.sum(axis=1), loss, (sound | ~present).all())
 
     def _members(self, configs: Sequence[Config]) -> Member:
-        """The arguments of a chunk; places that no trial fills repeat the last one."""
-        configs = [*configs, *[configs[-1]] * (self.chunk - len(configs))]
+        """The arguments of a chunk."""
         each = [
             Member(
                 np.int32(config.seed),
                 np.int32(self._splits[config.seed]),
-                np.int32(self._starts.index(_start_of(config))),
+                {name: np.float32(getattr(config, name)) for name in AT_START},
                 jax.tree.map(np.asarray, hyper_of(self._hyper, config)),
             )
-            for config in configs
+            for config in self._filled(configs)
         ]
         return jax.tree.map(lambda *leaves: np.stack(leaves), *each)
 
-    def _init_from(self, config: Config, start: tuple) -> Any:
-        """The method's `init`, with these values of the settings that only `init` reads."""
-        config = dataclasses.replace(config, **dict(zip(ONLY_AT_START, start, strict=True)))
+    def _init_from(self, start: dict[str, Array]) -> Callable[[Array], State]:
+        """The method's `init` with traced settings, which no check of a configuration could read."""
+        config = copy.copy(self.trial.config)
+        for name, value in start.items():
+            object.__setattr__(config, name, value)
         samples = jnp.zeros(self.trial.layout.padded, jnp.int32)
         num_items = self.trial.federation.num_items
         return METHODS[config.method](config, num_items, self.trial.layout, samples).init
@@ -225,26 +230,18 @@ class Stack:
         return HeldOut(*jax.device_put(asked, sharding))
 
 
-def measured(
-    report: Report, trial: int, num_clients: int, k: int
+def metrics_of(
+    counts: Int[np.ndarray, "R 4 n"], num_clients: int, k: int
 ) -> dict[str, Float[np.ndarray, " R"]]:
-    """HR and NDCG of one trial of a chunk after each evaluated round, in columns such as
-    `val hr@10`, at `k` and at the usual cutoffs; NaN from where it is not sound."""
-    counts = np.asarray(report.counts[trial], np.float64)
-    lost = np.cumsum(~np.asarray(report.sound[trial])) > 0
-    levels, values = _levels((counts.shape[-1] + 1) // 2).ravel(), {}
+    """HR@k and NDCG@k over all clients after each evaluated round, from the counts of a report, by
+    names such as `val hr@10`."""
+    ranks, values = _ranks_to(k), {}
     for number, part in enumerate(PARTS):
-        for cutoff in sorted({*CUTOFFS, k}):
-            for name, gain in (("hr", hit_rate), ("ndcg", ndcg)):
-                mean = counts[:, number] @ gain(levels, cutoff) / num_clients
-                values[f"{part} {name}@{cutoff}"] = np.where(lost, np.nan, mean)
+        for name, gain in ((f"hr@{k}", hit_rate), (f"ndcg@{k}", ndcg)):
+            values[f"{part} {name}"] = counts[:, number] @ gain(ranks, k) / num_clients
     return values
 
 
-def _levels(depth: int) -> Float[np.ndarray, "1 1 n"]:
-    """The ranks from 1 to `depth`, with the halves in between that ties may give."""
-    return np.arange(2, 2 * depth + 1, dtype=np.float32)[None, None, :] / 2
-
-
-def _start_of(config: Config) -> tuple:
-    return tuple(getattr(config, name) for name in ONLY_AT_START)
+def _ranks_to(k: int) -> Float[np.ndarray, " n"]:
+    """The ranks from 1 to k, with the halves in between that ties may give."""
+    return np.arange(2, 2 * k + 1) / 2
