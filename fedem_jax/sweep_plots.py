@@ -11,8 +11,6 @@ import numpy as np
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
@@ -25,6 +23,15 @@ from fedem_jax.sweeping import SweepResult
 BINS = 6
 """Groups of equally many trials, for means where a value was drawn from a range."""
 PER_ROW = 3
+"""Panels side by side."""
+
+TRIAL: dict[str, Any] = {
+    "marker": "o", "color": GREY, "markersize": 3.5, "linestyle": "", "markeredgewidth": 0,
+}  # fmt: skip
+STOPPED = TRIAL | {"markerfacecolor": "white", "markeredgewidth": 0.6}
+MEAN: dict[str, Any] = {"marker": "o", "color": COLOURS[0], "markersize": 5.5, "linewidth": 1.6}
+WINNER: dict[str, Any] = {"marker": "D", "color": COLOURS[1], "markersize": 5.5, "linestyle": ""}
+LOST: dict[str, Any] = {"marker": "x", "color": COLOURS[6], "markersize": 5, "linestyle": ""}
 
 
 def effects_chart(result: SweepResult, path: str | Path) -> None:
@@ -37,48 +44,36 @@ def effects_chart(result: SweepResult, path: str | Path) -> None:
     """
     varied, trials, metric = result.sweep.varied, result.trials, _metric(result)
     winner = trials["setting"] == result.settings["setting"].iloc[0]
-    ran = trials["status"] == "done"
+    ran, early = trials["status"] == "done", trials["status"] == "stopped early"
+    lost = trials["status"].str.startswith("diverged")
     columns = min(PER_ROW, len(varied))
     rows = -(-len(varied) // columns)
     figure = _figure(result, (3.6 * columns + 1.2, 3.1 * rows + 1.3), "main effects")
     panels = figure.subplots(rows, columns, sharey=True, squeeze=False)
     for panel, values in zip(panels.ravel(), varied, strict=False):
         x = _places(values, trials[values.name])
-        dots = {"markersize": 3.5, "alpha": 0.55, "linestyle": "", "markeredgewidth": 0}
-        panel.plot(x[ran], trials[metric][ran], marker="o", color=GREY, **dots)
-        early = trials["status"] == "stopped early"
-        panel.plot(
-            x[early], trials[metric][early], marker="o", color=GREY, markerfacecolor="white",
-            markersize=3.5, linestyle="", markeredgewidth=0.6,
-        )  # fmt: skip
-        panel.plot(*_means(values, x[ran], trials[metric][ran]), color=COLOURS[0], linewidth=1.6,
-            marker="o", markersize=5.5)  # fmt: skip
-        panel.plot(
-            x[winner], trials[metric][winner], marker="D", color=COLOURS[1], markersize=5.5,
-            linestyle="",
-        )  # fmt: skip
-        lost = trials["status"].str.startswith("diverged")
-        panel.plot(
-            x[lost], np.zeros(int(lost.sum())), marker="x", color=COLOURS[6], linestyle="",
-            markersize=5, clip_on=False,
-        )  # fmt: skip
+        panel.plot(x[ran], trials[metric][ran], alpha=0.55, **TRIAL)
+        panel.plot(x[early], trials[metric][early], **STOPPED)
+        panel.plot(*_means(values, x[ran], trials[metric][ran]), **MEAN)
+        panel.plot(x[winner], trials[metric][winner], **WINNER)
+        bottom = np.full(int(lost.sum()), 0.02)
+        panel.plot(x[lost], bottom, transform=panel.get_xaxis_transform(), **LOST)
         _axis(panel, values)
     for panel in panels.ravel()[len(varied) :]:
         panel.set_visible(False)
     for panel in panels[:, 0]:
         panel.set_ylabel(_label(metric), fontsize=9)
     handles = [
-        Line2D([], [], color=GREY, marker="o", linestyle="", markersize=4, label="trial"),
-        Line2D([], [], color=COLOURS[0], marker="o", label="mean"),
-        Line2D([], [], color=COLOURS[1], marker="D", linestyle="", label="best setting"),
-    ]
-    if (trials["status"] == "stopped early").any():
-        handles.insert(1, Line2D([], [], color=GREY, marker="o", markerfacecolor="white",
-            linestyle="", markersize=4, label="stopped early"))  # fmt: skip
-    if trials["status"].str.startswith("diverged").any():
-        handles.append(
-            Line2D([], [], color=COLOURS[6], marker="x", linestyle="", label="diverged")
+        Line2D([], [], label=label, **style)
+        for label, style, there in (
+            ("trial", TRIAL, True),
+            ("stopped early", STOPPED, early.any()),
+            ("mean", MEAN, True),
+            ("best setting", WINNER, True),
+            ("diverged", LOST, lost.any()),
         )
+        if there
+    ]
     figure.legend(
         handles=handles, loc="outside upper right", ncols=len(handles), frameon=False, fontsize=9,
         columnspacing=1.2, handlelength=1.6,
@@ -88,8 +83,12 @@ def effects_chart(result: SweepResult, path: str | Path) -> None:
 
 def settings_chart(result: SweepResult, path: str | Path) -> None:
     """Draw every setting as a line over one upright axis for each varied setting (parallel
-    coordinates), to its mean validation metric on the last axis; the lighter the line, the worse;
-    the winner is thick."""
+    coordinates), to its mean validation metric on the last axis; the darker, the better, and the
+    winner is thick. Those that diverged are left out.
+
+    Args:
+        path: PNG or any other format that Matplotlib knows by its ending.
+    """
     varied, metric = result.sweep.varied, _metric(result)
     ranked = result.settings[result.settings["status"].isin(["done", "stopped early"])][::-1]
     value = ranked[metric].to_numpy(np.float64)
@@ -102,14 +101,11 @@ def settings_chart(result: SweepResult, path: str | Path) -> None:
     heights.append((value - low) / span)
     colours = colormaps["cividis_r"](0.05 + 0.9 * heights[-1])
     lines, columns = np.stack(heights, axis=1), np.arange(len(varied) + 1)
-    shift = np.linspace(-0.012, 0.012, len(lines)) if len(lines) > 1 else np.zeros(1)
-    for number, (line, colour) in enumerate(zip(lines, colours, strict=True)):
-        best = number == len(lines) - 1
-        panel.plot(
-            columns, line + (0 if best else shift[number]), color=COLOURS[1] if best else colour,
-            linewidth=2.4 if best else 1, zorder=3 if best else 2,
-        )  # fmt: skip
-    panel.set_xlim(-0.35, len(varied) + 0.45)
+    shift = np.linspace(-0.015, 0, len(lines))[:, None] * (columns < len(varied))[None, :]
+    for line, colour in zip(lines + shift, colours, strict=True):
+        panel.plot(columns, line, color=colour, linewidth=1, zorder=2)
+    panel.plot(columns, lines[-1], color=COLOURS[1], linewidth=2.4, zorder=3)
+    panel.set_xlim(-0.35, len(varied) + 0.5)
     panel.set_ylim(-0.06, 1.06)
     panel.yaxis.set_major_locator(NullLocator())
     labels = [_name(values) for values in varied]
@@ -120,13 +116,15 @@ def settings_chart(result: SweepResult, path: str | Path) -> None:
     for column, values in enumerate(varied):
         _upright(panel, column, _marks(values, places[column]))
     _upright(panel, len(varied), [(f"{low + span * h:.4f}", h) for h in (0, 0.25, 0.5, 0.75, 1)])
-    handles = [Line2D([], [], color=COLOURS[1], linewidth=2.4, label="best setting")]
-    figure.legend(handles=handles, loc="outside upper right", frameon=False, fontsize=9)
-    bar = figure.colorbar(
-        ScalarMappable(Normalize(low, low + span), "cividis_r"), ax=panel, fraction=0.03, pad=0.02
-    )
-    bar.set_label(_label(metric), fontsize=8.5)
-    bar.ax.tick_params(labelsize=8)
+    handles = [
+        Line2D([], [], color=COLOURS[1], linewidth=2.4, label="best setting"),
+        Line2D([], [], color=colormaps["cividis_r"](0.95), label="good"),
+        Line2D([], [], color=colormaps["cividis_r"](0.05), label="bad"),
+    ]
+    figure.legend(
+        handles=handles, loc="outside upper right", ncols=3, frameon=False, fontsize=9,
+        handlelength=1.6,
+    )  # fmt: skip
     figure.savefig(path)
 
 
@@ -218,11 +216,11 @@ def _to_unit(values: Values, place: np.ndarray) -> np.ndarray:
 
 def _upright(panel: Axes, column: int, marks: Sequence[tuple[str, float]]) -> None:
     panel.axvline(column, 0.05, 0.95, color=GREY, linewidth=0.9, zorder=1)
+    behind = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"}
     for label, height in marks:
         panel.annotate(
             label, (column, height), xytext=(4, 0), textcoords="offset points", va="center",
-            fontsize=8, color=GREY, zorder=4,
-            bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.75},
+            fontsize=8, color=GREY, zorder=4, bbox=behind,
         )  # fmt: skip
 
 

@@ -31,7 +31,8 @@ class Watch:
     """
 
     def __init__(self, console: Console):
-        self._console, self._wanted = console, None
+        self._console = console
+        self._wanted: Sweep | None = None
         self._bar = Bar(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -46,7 +47,7 @@ class Watch:
         self._ahead: list[tuple[Shape, int]] = []  # with the trials that are left
         self._paces: dict[int, float] = {}  # seconds per trial and round, by shape
         self._compiling: list[float] = []
-        self._begun, self._done = 0.0, 0
+        self._begun, self._done, self._total = 0.0, 0, 0
 
     def __enter__(self) -> Watch:
         return self
@@ -57,7 +58,8 @@ class Watch:
     def plan(self, sweep: Sweep, federation: Federation, shapes: Sequence[Shape]) -> None:
         """Show what is about to run, whole the first time."""
         left = sum(len(shape.trials) for shape in shapes)
-        if self._wanted is None:
+        begins, asked = self._wanted is None, sweep.search == "optuna"
+        if begins:
             self._wanted = sweep
             self._console.print(Text(opening(sweep, federation)), soft_wrap=True)
             if 1 < len(shapes) <= MOST_SHAPES:
@@ -72,13 +74,12 @@ class Watch:
             f"{in_bytes(max(shape.bytes for shape in shapes))} a device; time: known after the "
             "first call"
         )
-        self._console.print(Text(line, "dim"), soft_wrap=True)
+        if begins or not asked:
+            self._console.print(Text(line, "dim"), soft_wrap=True)
+            self._done, self._total = 0, sweep.trials * len(sweep.seeds) if asked else left
         self._ahead = [(shape, len(shape.trials)) for shape in shapes]
-        self._paces, self._done = {}, 0
         self._begun = time.monotonic()
-        self._bar.update(
-            self._task, completed=0, total=left, description=f"0/{left}", values="compiling"
-        )
+        self._show("compiling")
         self._bar.start()
 
     def chunk(self, shape: Shape, ledger: Ledger, trials: int, seconds: float) -> None:
@@ -91,17 +92,21 @@ class Watch:
         self._ahead[0] = (shape, self._ahead[0][1] - trials)
         if not self._ahead[0][1]:
             del self._ahead[0]
-        total = self._done + sum(left for _, left in self._ahead)
-        number = f"{self._done:>{len(str(total))}}/{total}"
         best, remaining = self._best(ledger, shape.ends[-1]), self.time_left()
         left = f"{in_words(remaining)} left" if remaining else ""
         values = ", ".join(filter(None, [best, left]))
-        self._bar.update(
-            self._task, completed=self._done, total=total, description=number, values=values
-        )
+        number = self._show(values)
         if not self._console.is_terminal:
             pace = f"{in_words(seconds / trials)} a trial"
             self._console.print(Text(f"{number} {pace}; {values}"), soft_wrap=True)
+
+    def _show(self, values: str) -> str:
+        """Move the bar; what stands before it."""
+        number = f"{self._done:>{len(str(self._total))}}/{self._total}"
+        self._bar.update(
+            self._task, completed=self._done, total=self._total, description=number, values=values
+        )
+        return number
 
     def time_left(self) -> float:
         """Seconds that the rest of the batch will take: a shape that has not run yet compiles as
@@ -137,7 +142,7 @@ def opening(sweep: Sweep, federation: Federation) -> str:
     """What the sweep is, in some lines."""
     number = len(sweep.settings()) if sweep.search != "optuna" else sweep.trials
     seeds, trials = len(sweep.seeds), number * len(sweep.seeds)
-    how = {"grid": "all settings", "random": "settings drawn", "optuna": "settings by Optuna"}
+    how = {"grid": "settings", "random": "settings drawn", "optuna": "settings by Optuna"}
     halving = f", the best 1/{sweep.halving} go on" if sweep.halving else ""
     return (
         f"{sweep.config.method} on {federation.name}, protocol {federation.protocol.name}: "

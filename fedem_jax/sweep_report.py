@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +60,9 @@ def in_terminal(result: SweepResult) -> RenderableType:
         box=box.SIMPLE_HEAD, title="\nBest settings by validation", title_justify="left",
         title_style="bold", show_edge=False, padding=(0, 1, 0, 0),
     )  # fmt: skip
-    header, rows = listed(result)
+    header, rows = listed(result, ("val",))
     for name in header:
-        table.add_column(name, justify="right", overflow="fold")
+        table.add_column(name, justify="right")
     for number, row in enumerate(rows):
         table.add_row(*row, style="bold" if number == 0 else "")
     return Group(table, *(Text(note, "dim") for note in notes(result)))
@@ -68,7 +70,7 @@ def in_terminal(result: SweepResult) -> RenderableType:
 
 def in_markdown(result: SweepResult, command: str) -> str:
     """The same as a document, with the command that makes it and what it was measured on."""
-    about, (header, rows) = result.about, listed(result)
+    about, (header, rows) = result.about, listed(result, ("val", "val_full"))
     splits = ", ".join(f"{digest} (seed {seed})" for seed, digest in about["splits"].items())
     versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
     lines = [["rank", *header], ["---:"] * (1 + len(header))]
@@ -92,11 +94,11 @@ def in_markdown(result: SweepResult, command: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def listed(result: SweepResult) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the best settings: varied values, rounds chosen, validation metrics."""
+def listed(result: SweepResult, parts: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the best settings: varied values, rounds chosen, metrics of `parts`."""
     ranked, k = result.settings.head(TOP), result.sweep.config.top_k
     names = [values.name for values in result.sweep.varied]
-    metrics = [f"{part} {name}@{k}" for part in ("val", "val_full") for name in ("hr", "ndcg")]
+    metrics = [f"{part} {name}@{k}" for part in parts for name in ("hr", "ndcg")]
     chosen = result.trials.groupby("setting")["best_round"].agg(["min", "max"])
     header = [*names, "best round", *(_title(metric) for metric in metrics), "status"]
     rows = []
@@ -173,8 +175,6 @@ def _quoted(value: Any) -> str:
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    import textwrap
-
     return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
 
 

@@ -17,7 +17,12 @@ from fedem_jax.stack import Report, Stack, metrics_of, program_of
 from fedem_jax.train import Trial
 
 if TYPE_CHECKING:
-    from fedem_jax.sweeping import Batch, Sweep, Watcher
+    from fedem_jax.searches import Batch
+    from fedem_jax.sweeping import Sweep, Watcher
+
+
+MOST_AT_ONCE = 16
+"""Settings that are worth asking a search for at once."""
 
 
 class Shape(NamedTuple):
@@ -75,6 +80,14 @@ class Runner:
         self._states: dict[Key, Any] = {}
         self._running = 0.0
         self._room = free_memory() // 2  # for states that may be gone on from
+
+    @property
+    def at_once(self) -> int:
+        """Settings whose trials, with all seeds, fill the places side by side; at least one."""
+        trial = Trial(self.wanted.config, self._federation)
+        every = MOST_AT_ONCE * len(self.wanted.seeds)
+        _, most = plan_stack(self.wanted.config, self._federation, trial.layout, every)
+        return max(1, (self._width or most) // len(self.wanted.seeds))
 
     @property
     def seconds(self) -> tuple[float, float]:
@@ -170,12 +183,12 @@ class Runner:
 
     def _drop_states(self, batch: Batch) -> None:
         """Forget the states of settings that cannot be among those that go on any more."""
-        numbers = {number for number, _ in self._states}
+        seeds, curves = self.wanted.seeds, self.ledger.curves
         every = [self.ledger.number_of(setting) for setting in batch.settings]
-        values = {n: self.ledger.value(n, self.wanted.seeds, batch.rounds) for n in every}
+        values = {n: self.ledger.value(n, seeds, batch.rounds) for n in every}
         best = sorted(every, key=lambda n: values[n], reverse=True)[: batch.survive]
-        for number in numbers - set(best):
-            finished = all((number, seed) in self.ledger.curves for seed in self.wanted.seeds)
-            for seed in self.wanted.seeds:
-                if finished:
-                    self._states.pop((number, seed), None)
+        for key in list(self._states):
+            known = (curves.get((key[0], seed)) for seed in seeds)
+            there = all(c and (c.diverged or c.rounds >= batch.rounds) for c in known)
+            if there and key[0] not in best:
+                del self._states[key]

@@ -13,10 +13,10 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fedem_jax.config import Config
 from fedem_jax.errors import UserError
@@ -128,16 +128,6 @@ class Sweep:
         return ("seeds", "trials", "select", *(f"splits {seed}" for seed in self.seeds))
 
 
-class Batch(NamedTuple):
-    """Settings to be run next."""
-
-    settings: list[Setting]
-    rounds: int
-    """Rounds that they are to have behind them then."""
-    survive: int = 0
-    """How many of them may go on, so that their states are worth keeping; 0: none."""
-
-
 class Watcher(Protocol):
     """Whoever watches a sweep."""
 
@@ -225,6 +215,7 @@ def run_sweep(
     """As `sweep`, for what is described already."""
     from fedem_jax.data.sources import federation_of
     from fedem_jax.ledger import Ledger
+    from fedem_jax.searches import batches
     from fedem_jax.summary import chance
     from fedem_jax.sweep_run import Runner
     from fedem_jax.train import device_name, versions
@@ -239,7 +230,7 @@ def run_sweep(
     if out:
         ledger.keep_in(Path(out), plan, wanted.may_grow())
     runner = Runner(wanted, federations, ledger, width=width, chunk=chunk, watch=watch)
-    for batch in batches(wanted, ledger):
+    for batch in batches(wanted, ledger, runner.at_once):
         runner.run(batch)
     ranked = ledger.ranking(wanted.seeds)
     if ranked.empty or ranked["status"].iloc[0] != "done":
@@ -269,8 +260,3 @@ def run_sweep(
     }
     return SweepResult(wanted, *tables, best=best, about=about)
 
-
-def batches(wanted: Sweep, ledger: Ledger) -> Iterator[Batch]:
-    """What to run, batch after batch; what came of one stands in the ledger when the next is asked
-    for."""
-    yield Batch(wanted.settings(), wanted.config.rounds)
