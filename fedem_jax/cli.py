@@ -27,7 +27,7 @@ from fedem_jax.settings import FedEM, LocalOnly, load_settings
 if TYPE_CHECKING:
     from fedem_jax.comparison import Comparison
 
-T = TypeVar("T")
+Kind = TypeVar("Kind", bound="Train")
 
 
 @dataclass(frozen=True)
@@ -316,7 +316,7 @@ def run_missing(comparison: Comparison) -> dict[str, str]:
             raise KeyboardInterrupt(kept) from None
 
 
-def settings(kind: type[Train], prog: str, args: Sequence[str]) -> tuple[Train, Config]:
+def settings(kind: type[Kind], prog: str, args: Sequence[str]) -> tuple[Kind, Config]:
     """The settings that arguments ask for, and those that they started from."""
     start = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     start.add_argument("--config", default="")

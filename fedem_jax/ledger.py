@@ -110,7 +110,8 @@ class Ledger:
             row["rounds"], row["seconds"] = curve.rounds, curve.seconds
             if len(curve.values["round"]):
                 best = curve.best(self.metric)
-                row |= {f"best_{n}" if n == "round" else n: v[best] for n, v in curve.values.items()}
+                values = {name: each[best] for name, each in curve.values.items()}
+                row |= {"best_round": values.pop("round")} | values
             rows.append(row)
         return pd.DataFrame(rows)
 
@@ -208,8 +209,8 @@ class Ledger:
                 _atomically(self._directory / TRIALS, trials.to_parquet)
         except OSError as error:
             raise UserError(
-                f"{self._directory}: cannot be written ({error.strerror}); its tables hold what was "
-                "finished before."
+                f"{self._directory}: cannot be written ({error.strerror}); its tables hold what "
+                "was finished before."
             ) from None
 
     def _take_up(self, directory: Path) -> None:
@@ -218,7 +219,7 @@ class Ledger:
             return
         trials, curves = _table(directory / TRIALS), _table(directory / CURVES)
         names = [name for name in curves.columns if name not in ("setting", "seed")]
-        rows = {key: part for key, part in curves.groupby(["setting", "seed"])}
+        rows = dict(iter(curves.groupby(["setting", "seed"])))
         for row in trials.to_dict("records"):
             key = (int(row["setting"]), int(row["seed"]))
             part = rows.get(key, curves.iloc[:0])
@@ -238,8 +239,8 @@ def _refuse_other(
     ]
     if changed:
         raise UserError(
-            f"{directory}: holds another sweep ({'; '.join(changed)}); give another --out or remove "
-            "that folder."
+            f"{directory}: holds another sweep ({'; '.join(changed)}); give another --out or "
+            "remove that folder."
         )
 
 

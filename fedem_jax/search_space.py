@@ -1,11 +1,11 @@
 """What a sweep varies: values of settings, listed, in equal steps, or drawn from a range.
 
-    lr_embedding=0.01,0.03,0.1    these
-    alpha=0.5:1:6                 6 from 0.5 to 1, in equal steps
-    lr_adapter=log:1e-3:1e-1:5    5 from 0.001 to 0.1, in equal ratios
-    alpha=0.5:1                   any in between, uniformly    (searches that draw)
-    lr_adapter=log:1e-3:1e-1      any, uniformly in its logarithm    (searches that draw)
-    adapter_widths=16x8,32x16     lists: their entries joined by an x
+lr_embedding=0.01,0.03,0.1    these
+alpha=0.5:1:6                 6 from 0.5 to 1, in equal steps
+lr_adapter=log:1e-3:1e-1:5    5 from 0.001 to 0.1, in equal ratios
+alpha=0.5:1                   any in between, uniformly    (searches that draw)
+lr_adapter=log:1e-3:1e-1      any, uniformly in its logarithm    (searches that draw)
+adapter_widths=16x8,32x16     lists: their entries joined by an x
 """
 
 from __future__ import annotations

@@ -90,8 +90,8 @@ def halved(wanted: Sweep, ledger: Ledger) -> Iterator[Batch]:
 
 
 def asked(wanted: Sweep, ledger: Ledger, at_once: int) -> Iterator[Batch]:
-    """Settings that Optuna (Akiba et al., KDD 2019) asks for, so many at once, by its tree-structured
-    Parzen estimator; it is told their mean validation metric over the seeds.
+    """Settings that Optuna (Akiba et al., KDD 2019) asks for, so many at once, by its
+    tree-structured Parzen estimator; it is told their mean validation metric over the seeds.
 
     The same search seed and the same answers bring the same questions, so that a search that was
     cut off runs what is in the ledger already in no time, and goes on from there.
@@ -107,9 +107,7 @@ def asked(wanted: Sweep, ledger: Ledger, at_once: int) -> Iterator[Batch]:
             "random."
         ) from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = optuna.samplers.TPESampler(
-        seed=wanted.search_seed, n_startup_trials=max(10, at_once)
-    )
+    sampler = optuna.samplers.TPESampler(seed=wanted.search_seed, n_startup_trials=max(10, at_once))
     study = optuna.create_study(direction="maximize", sampler=sampler)
     space = {values.name: _distribution(optuna, values) for values in wanted.varied}
     for start in range(0, wanted.trials, at_once):

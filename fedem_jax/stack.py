@@ -46,10 +46,10 @@ LEARNED = ("per-batch", "once", "none")
 class Member(NamedTuple):
     """What tells a trial from its neighbours; stacked, every leaf has the trial axis first."""
 
-    seed: Int[np.ndarray, "*T"]
-    split: Int[np.ndarray, "*T"]
+    seed: Any
+    split: Any
     """Which of the stack's held-out items: every seed has its own."""
-    start: dict[str, Float[np.ndarray, "*T"]]
+    start: dict[str, Any]
     """The settings that `init` reads, by name."""
     hyper: Any
 
@@ -57,11 +57,11 @@ class Member(NamedTuple):
 class Report(NamedTuple):
     """What a trial reports of each evaluated round, R in all."""
 
-    counts: Int[Array, "R 4 n"]
+    counts: Int[Any, "R 4 n"]
     """Clients with each rank, 1, 1.5, 2, ... K, for every one of `PARTS`."""
-    loss: Float[Array, " R"]
+    loss: Float[Any, " R"]
     """Mean training loss of those that trained in the last round."""
-    sound: Bool[Array, " R"]
+    sound: Bool[Any, " R"]
     """False where a loss or a score was not finite."""
 
 
@@ -125,7 +125,7 @@ class Stack:
             states: theirs after those rounds; none: they begin anew.
             keep: whether their states are asked for; they come to the host.
         """
-        before = jax.tree.map(lambda *leaves: np.stack(leaves), *self._filled(states)) if states else None
+        before = _joined(self._filled(states)) if states else None
         bounds = np.array([[first, *ends[:-1]], ends], np.int32)
         args = (before, self._members(configs), bounds, self.trial.lists, self._held_out)
         kind = (bool(states), keep, len(ends))
@@ -137,7 +137,10 @@ class Stack:
             self.compiling += time.perf_counter() - begun
         after, report = self._programs[kind](*args)
         report = jax.tree.map(lambda leaf: np.asarray(leaf)[: len(configs)], report)
-        return report, self._apart(after, len(configs)) if keep else []
+        if not keep:
+            return report, []
+        after = jax.tree.map(np.asarray, after)
+        return report, [_part(after, place) for place in range(len(configs))]
 
     def _chunk(self, keep: bool, states, members, bounds, lists, held_out) -> tuple[Any, Report]:
         def one(state, member):
@@ -155,11 +158,6 @@ class Stack:
     def _filled(self, values: Sequence[Any]) -> list[Any]:
         """As many as a chunk holds: the last one also takes the places that are left over."""
         return [*values, *[values[-1]] * (self.chunk - len(values))]
-
-    def _apart(self, states: Any, number: int) -> list[Any]:
-        """The first so many of stacked states, each for itself, on the host."""
-        whole = jax.tree.map(np.asarray, states)
-        return [jax.tree.map(lambda leaf: leaf[each].copy(), whole) for each in range(number)]
 
     def _one(self, state, member: Member, bounds, lists: Lists, held_out: HeldOut):
         """One trial, without the trial axis."""
@@ -208,10 +206,11 @@ class Stack:
             )
             for config in self._filled(configs)
         ]
-        return jax.tree.map(lambda *leaves: np.stack(leaves), *each)
+        return _joined(each)
 
     def _init_from(self, start: dict[str, Array]) -> Callable[[Array], State]:
-        """The method's `init` with traced settings, which no check of a configuration could read."""
+        """The method's `init` with traced settings, which no check of a configuration could
+        read."""
         config = copy.copy(self.trial.config)
         for name, value in start.items():
             object.__setattr__(config, name, value)
@@ -228,6 +227,16 @@ class Stack:
             for name in HeldOut._fields
         ]
         return HeldOut(*jax.device_put(asked, sharding))
+
+
+def _joined(trees: Sequence[Any]) -> Any:
+    """Trees of arrays as one, with the trial axis first."""
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+
+def _part(tree: Any, place: int) -> Any:
+    """One of several trees that were joined, in memory of its own."""
+    return jax.tree.map(lambda leaf: leaf[place].copy(), tree)
 
 
 def metrics_of(

@@ -151,7 +151,7 @@ def _places(values: Values, column: pd.Series) -> pd.Series:
     return column.map(list(values.listed).index).astype(float)
 
 
-def _means(values: Values, x: pd.Series, y: pd.Series) -> tuple[Any, Any]:
+def _means(values: Values, x: pd.Series, y: pd.Series) -> Sequence[Any]:
     """Mean metric at each value, or of groups of equally many trials of a range."""
     if values.listed:
         mean = y.groupby(x).mean()

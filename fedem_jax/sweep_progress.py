@@ -124,9 +124,7 @@ class Watch:
         assert self._wanted is not None
         seeds = self._wanted.seeds
         values = {n: ledger.value(n, seeds, rounds)[0] for n in range(len(ledger.settings))}
-        single = {
-            (n,): ledger.value(n, (seed,), rounds)[0] for n, seed in ledger.curves
-        }
+        single = {(n,): ledger.value(n, (seed,), rounds)[0] for n, seed in ledger.curves}
         best = max(values, key=lambda n: values[n])
         kind, value, number = "best", values[best], best
         if value == -float("inf"):
@@ -160,11 +158,7 @@ def listing(sweep: Sweep, shapes: Sequence[Shape]) -> Table:
     for name in ("trials", "calls", "side by side", "memory a device"):
         table.add_column(name, justify="right")
     names = [values.name for values in sweep.varied]
-    apart = [
-        name
-        for name in names
-        if len({getattr(shape.program, name) for shape in shapes}) > 1
-    ]
+    apart = [name for name in names if len({getattr(shape.program, name) for shape in shapes}) > 1]
     for shape in shapes:
         label = in_brief({name: getattr(shape.program, name) for name in apart})
         table.add_row(

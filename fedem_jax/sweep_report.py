@@ -79,9 +79,9 @@ def in_markdown(result: SweepResult, command: str) -> str:
     parts = [
         f"# Sweep of {method} on {about['dataset']}, protocol {about['protocol']}",
         f"`{command}`",
-        f"{about['clients']:,} clients, {about['items']:,} items; {config.rounds} rounds, evaluated "
-        f"every {config.eval_every}. Fingerprint: {about['fingerprint']}. Splits: {splits}. "
-        f"Device: {about['device']}. Versions: {versions}.",
+        f"{about['clients']:,} clients, {about['items']:,} items; {config.rounds} rounds, "
+        f"evaluated every {config.eval_every}. Fingerprint: {about['fingerprint']}. "
+        f"Splits: {splits}. Device: {about['device']}. Versions: {versions}.",
         f"Varied: {', '.join(f'`{values}`' for values in result.sweep.varied)}.",
         "## Best settings by validation",
         "\n".join(f"| {' | '.join(line)} |" for line in lines),
@@ -155,7 +155,9 @@ def as_preset(result: SweepResult, command: str) -> str:
     )
     lines = [f"    # {line}" for text in comment.split("\n") for line in _wrapped(text, 94)]
     lines.append(f'    ("{best.method}", "{best.dataset}"): {{')
-    lines += [f"        {_quoted(name)}: {_quoted(value)}," for name, value in changed(best).items()]
+    lines += [
+        f"        {_quoted(name)}: {_quoted(value)}," for name, value in changed(best).items()
+    ]
     return "\n".join([*lines, "    },"])
 
 

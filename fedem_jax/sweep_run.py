@@ -1,4 +1,4 @@
-"""Runs the trials of a sweep, shape after shape, chunk after chunk, and enters them in the ledger."""
+"""Runs the trials of a sweep, shape by shape, chunk by chunk, and enters them in the ledger."""
 
 from __future__ import annotations
 
@@ -54,6 +54,17 @@ class Shape(NamedTuple):
         return self.memory.data + self.width * (self.memory.total - self.memory.data)
 
 
+def stacked_as(
+    program: Config, federation: Federation, trials: int, width: int = 0
+) -> tuple[MemoryPlan, int]:
+    """What one of so many trials takes, and how many lie side by side, in chunks of even size; at
+    most `width`, if that is set, else as many as fit."""
+    layout = Trial(program, federation).layout
+    memory, most = plan_stack(program, federation, layout, trials)
+    most = min(width or most, trials)
+    return memory, -(-trials // -(-trials // most))
+
+
 class Runner:
     """Runs batches of trials of one sweep."""
 
@@ -84,10 +95,9 @@ class Runner:
     @property
     def at_once(self) -> int:
         """Settings whose trials, with all seeds, fill the places side by side; at least one."""
-        trial = Trial(self.wanted.config, self._federation)
-        every = MOST_AT_ONCE * len(self.wanted.seeds)
-        _, most = plan_stack(self.wanted.config, self._federation, trial.layout, every)
-        return max(1, (self._width or most) // len(self.wanted.seeds))
+        seeds = len(self.wanted.seeds)
+        every, config = MOST_AT_ONCE * seeds, self.wanted.config
+        return max(1, stacked_as(config, self._federation, every, self._width)[1] // seeds)
 
     @property
     def seconds(self) -> tuple[float, float]:
@@ -129,11 +139,8 @@ class Runner:
     def _shape(
         self, program: Config, first: int, trials: list[tuple[Key, Config]], batch: Batch
     ) -> Shape:
-        layout = Trial(program, self._federation).layout
-        memory, most = plan_stack(program, self._federation, layout, len(trials))
+        memory, width = stacked_as(program, self._federation, len(trials), self._width)
         memory.check()
-        most = min(self._width or most, len(trials))
-        width = -(-len(trials) // -(-len(trials) // most))  # even chunks
         chunk = width * max(1, min(self._chunk, len(trials)) // width)
         each = program.eval_every
         ends = [*range(first + each, batch.rounds, each), batch.rounds]

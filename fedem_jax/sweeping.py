@@ -63,7 +63,9 @@ class Sweep:
 
     def __post_init__(self):
         if self.search not in SEARCHES:
-            raise UserError(f"search: '{self.search}' is unknown; {nearest(self.search, list(SEARCHES))}.")
+            raise UserError(
+                f"search: '{self.search}' is unknown; {nearest(self.search, list(SEARCHES))}."
+            )
         if self.select not in SELECTIONS:
             hint = nearest(self.select, list(SELECTIONS))
             raise UserError(f"select: '{self.select}' is unknown; {hint}.")
@@ -153,9 +155,9 @@ class SweepResult:
     best: Config
     """The best setting with the first seed."""
     about: dict[str, Any]
-    """`fingerprint` of what decides the trials; the data: `dataset`, `clients`, `items`, `protocol`,
-    `splits` by seed, `chance` levels; `device` and `versions`; `seconds` of this call: those of
-    compiled programs (`running`), of `compiling`, and all the rest (`host`)."""
+    """`fingerprint` of what decides the trials; the data: `dataset`, `clients`, `items`,
+    `protocol`, `splits` by seed, `chance` levels; `device` and `versions`; `seconds` of this call:
+    those of compiled programs (`running`), of `compiling`, and all the rest (`host`)."""
 
 
 def sweep(
@@ -259,4 +261,3 @@ def run_sweep(
         },
     }
     return SweepResult(wanted, *tables, best=best, about=about)
-

@@ -18,9 +18,8 @@ from fedem_jax.config import Positive
 from fedem_jax.errors import UserError
 from fedem_jax.methods import METHODS
 from fedem_jax.searches import Rung, rungs
-from fedem_jax.settings import Config, load_settings
-from fedem_jax.sweep_run import Runner
-from fedem_jax.sweeping import Sweep, run_sweep, sweep
+from fedem_jax.settings import Config
+from fedem_jax.sweeping import Sweep, sweep
 from fedem_jax.train import run
 
 NEVER = 1e9
@@ -102,9 +101,7 @@ def quick(**changes):
 
 def test_a_sweep_enters_every_trial_and_finds_the_best(tmp_path):
     watch = Counted()
-    result = sweep(
-        quick(), ["speed=0.1,1,3", "dim=4,8"], seeds=2, out=tmp_path / "s", watch=watch
-    )
+    result = sweep(quick(), ["speed=0.1,1,3", "dim=4,8"], seeds=2, out=tmp_path / "s", watch=watch)
     (shapes,) = watch.shapes
     assert [shape.program.dim for shape in shapes] == [4, 8]  # one program each, whatever the speed
     assert watch.trials == len(result.trials) == 12
@@ -124,9 +121,7 @@ def test_a_sweep_enters_every_trial_and_finds_the_best(tmp_path):
 @pytest.mark.parametrize(("width", "chunk"), [(0, 0), (3, 0), (2, 6), (1, 4)])
 def test_a_trial_of_a_stack_is_the_run_by_itself(width, chunk):
     config = quick(rounds=5)
-    found = sweep(
-        config, ["speed=0.3,1,20", "init_scale=0.5,2"], seeds=2, width=width, chunk=chunk
-    )
+    found = sweep(config, ["speed=0.3,1,20", "init_scale=0.5,2"], seeds=2, width=width, chunk=chunk)
     for trial in found.trials.to_dict("records"):
         own = dataclasses.replace(
             config, seed=trial["seed"], speed=trial["speed"], init_scale=trial["init_scale"]
@@ -249,7 +244,9 @@ def test_optuna_asks_and_is_told(tmp_path):
 def test_settings_drawn_at_random_stay_the_same_when_more_are_drawn(tmp_path):
     few = sweep(quick(), ["speed=log:0.01:5"], search="random", trials=2, out=tmp_path)
     watch = Counted()
-    more = sweep(quick(), ["speed=log:0.01:5"], search="random", trials=4, out=tmp_path, watch=watch)
+    more = sweep(
+        quick(), ["speed=log:0.01:5"], search="random", trials=4, out=tmp_path, watch=watch
+    )
     assert watch.trials == 2
     assert list(more.trials["speed"][:2]) == list(few.trials["speed"])
     assert len(set(more.trials["speed"])) == 4
