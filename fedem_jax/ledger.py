@@ -27,6 +27,9 @@ from fedem_jax.search_space import Setting, as_text
 
 PLAN, TRIALS, TRIALS_CSV, CURVES = "sweep.json", "trials.parquet", "trials.csv", "curves.parquet"
 
+PLACES, LAST = {"done": 0, "stopped early": 1}, 2
+"""Which settings stand first in a ranking, by status; all others are last."""
+
 Key = tuple[int, int]
 """Number of the setting, and seed: what a trial is known by."""
 
@@ -108,10 +111,10 @@ class Ledger:
             row: dict[str, Any] = {"setting": number, "seed": seed, **self.settings[number]}
             row["status"] = self._status(curve)
             row["rounds"], row["seconds"] = curve.rounds, curve.seconds
-            if len(curve.values["round"]):
-                best = curve.best(self.metric)
-                values = {name: each[best] for name, each in curve.values.items()}
-                row |= {"best_round": values.pop("round")} | values
+            some = len(curve.values["round"]) > 0
+            best = curve.best(self.metric) if some else 0
+            values = {name: each[best] if some else np.nan for name, each in curve.values.items()}
+            row |= {"best_round": values.pop("round")} | values
             rows.append(row)
         return pd.DataFrame(rows)
 
@@ -129,17 +132,15 @@ class Ledger:
         trials = trials[trials["seed"].isin(seeds)]
         metrics = [name for name in trials.columns if "@" in name]
         for number, part in trials.groupby("setting"):
-            lost = part[part["status"].str.startswith("diverged")]
-            status = lost["status"].iloc[0] if len(lost) else part["status"].iloc[0]
-            if len(part) < len(seeds) and not len(lost):
-                status = "unfinished"
+            worst = max(part["status"], key=lambda status: PLACES.get(status, LAST))
+            status = "unfinished" if len(part) < len(seeds) and worst == "done" else worst
             row = {"setting": number, **self.settings[int(str(number))], "status": status}
             row["rounds"] = int(part["rounds"].min())
             for name in metrics:
                 row |= {name: part[name].mean(skipna=False), f"{name} sd": part[name].std(ddof=1)}
             rows.append(row)
         ranked = pd.DataFrame(rows)
-        ranked["order"] = ranked["status"].map({"done": 0, "stopped early": 1}).fillna(2)
+        ranked["order"] = ranked["status"].map(PLACES).fillna(LAST)
         by = ["order", "rounds", self.metric, self.second, "setting"]
         ranked = ranked.sort_values(by, ascending=[True, False, False, False, True])
         return ranked.drop(columns="order").reset_index(drop=True)
@@ -236,6 +237,8 @@ def _refuse_other(
         f"{name} {old.get(name)!r}, now {new.get(name)!r}"
         for name in dict.fromkeys([*old, *new])
         if old.get(name) != new.get(name) and name not in may_grow
+        # a seed more or less is told by `seeds`
+        if not (name.startswith("splits ") and (name not in old or name not in new))
     ]
     if changed:
         raise UserError(

@@ -84,9 +84,7 @@ class Runner:
         self.wanted, self.ledger, self.watch = wanted, ledger, watch
         self._federations, self._width, self._chunk = federations, width, chunk
         self._federation = next(iter(federations.values()))
-        trial = Trial(wanted.config, self._federation)
-        trial.memory.check()
-        self._hyper = type(trial.algorithm.hyper)
+        self._hyper = type(Trial(wanted.config, self._federation).algorithm.hyper)
         self._stacks: dict[tuple[Config, int, int], Stack] = {}
         self._states: dict[Key, Any] = {}
         self._running = 0.0

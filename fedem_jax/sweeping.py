@@ -108,11 +108,12 @@ class Sweep:
 
     def plan(self, federations: dict[int, Federation]) -> dict[str, Any]:
         """What decides the trials, as JSON holds it."""
-        inert = ("seed", "out", "data_dir", "per_client", "block_size", "size_classes")
+        apart = ("seed", "out", "data_dir", "per_client", "block_size", "size_classes")
+        apart += tuple(values.name for values in self.varied)
         config = dataclasses.asdict(self.config)
         splits = {str(seed): each.fingerprint for seed, each in federations.items()}
         return {
-            "config": {name: value for name, value in config.items() if name not in inert},
+            "config": {name: value for name, value in config.items() if name not in apart},
             "vary": [str(values) for values in self.varied],
             "search": self.search,
             "search_seed": self.search_seed,
@@ -127,7 +128,7 @@ class Sweep:
         """Entries of the plan that may change without touching the trials that were run."""
         if self.search == "optuna" or self.halving:
             return ()
-        return ("seeds", "trials", "select", *(f"splits {seed}" for seed in self.seeds))
+        return ("seeds", "trials", "select")
 
 
 class Watcher(Protocol):
@@ -232,7 +233,8 @@ def run_sweep(
     if out:
         ledger.keep_in(Path(out), plan, wanted.may_grow())
     runner = Runner(wanted, federations, ledger, width=width, chunk=chunk, watch=watch)
-    for batch in batches(wanted, ledger, runner.at_once):
+    at_once = runner.at_once if wanted.search == "optuna" else 1
+    for batch in batches(wanted, ledger, at_once):
         runner.run(batch)
     ranked = ledger.ranking(wanted.seeds)
     if ranked.empty or ranked["status"].iloc[0] != "done":

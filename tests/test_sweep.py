@@ -164,6 +164,22 @@ def test_a_sweep_that_was_cut_off_runs_what_is_missing(tmp_path):
         sweep(quick(rounds=6), ["speed=0.1,1,3,20"], seeds=3, out=tmp_path)
 
 
+def test_data_that_changed_are_refused(tmp_path, monkeypatch):
+    sweep(quick(), ["speed=1"], out=tmp_path)
+    other = dataclasses.replace(FEDERATION, fingerprint="0123456789abcdef")
+    monkeypatch.setattr("fedem_jax.data.sources.federation_of", lambda config: other)
+    with pytest.raises(UserError, match=r"splits 0 .*now '0123456789abcdef'"):
+        sweep(quick(), ["speed=1"], out=tmp_path)
+
+
+def test_a_trial_that_diverges_at_once_has_no_metrics(tmp_path):
+    for _ in range(2):  # as it ran, and as it was read back
+        result = sweep(quick(eval_every=4), ["speed=20,1"], out=tmp_path)
+        assert list(result.trials["status"]) == ["diverged at round 4", "done"]
+        assert np.isnan(result.trials["test hr@5"].iloc[0])
+        assert result.best.speed == 1.0
+
+
 def test_no_setting_that_stays_finite_is_an_error():
     with pytest.raises(UserError, match="no setting stayed finite"):
         sweep(quick(), ["speed=20,30"])
