@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -118,29 +119,33 @@ def test_a_sweep_enters_every_trial_and_finds_the_best(tmp_path):
     assert len(pd.read_csv(tmp_path / "s" / "trials.csv")) == 12
 
 
+@cache
+def alone(config):
+    """A run of one trial by itself; None if its numbers explode after round 4."""
+    try:
+        return run(config, dataclasses.replace(FEDERATION, seed=config.seed))
+    except UserError as error:
+        assert "round 4" in str(error)
+        return None
+
+
 @pytest.mark.parametrize(("width", "chunk"), [(0, 0), (3, 0), (2, 6), (1, 4)])
 def test_a_trial_of_a_stack_is_the_run_by_itself(width, chunk):
-    config = quick(rounds=5)
-    found = sweep(config, ["speed=0.3,1,20", "init_scale=0.5,2"], seeds=2, width=width, chunk=chunk)
+    config = quick(rounds=5, init_scale=0.7)
+    found = sweep(config, ["speed=0.3,1,20"], seeds=2, width=width, chunk=chunk)
     for trial in found.trials.to_dict("records"):
-        own = dataclasses.replace(
-            config, seed=trial["seed"], speed=trial["speed"], init_scale=trial["init_scale"]
-        )
-        if trial["speed"] > 10:  # it takes none of its neighbours with it
+        own = alone(dataclasses.replace(config, seed=trial["seed"], speed=trial["speed"]))
+        if own is None:  # it takes none of its neighbours with it
             assert trial["status"] == "diverged at round 4"
-            with pytest.raises(UserError, match="round 4"):
-                run(own, FEDERATION)
             continue
-        result = run(own, FEDERATION)
-        chosen = result.summary["headline"]
-        assert trial["best_round"] == chosen["round"]
-        assert trial["rounds"] == 5
+        chosen = own.summary["headline"]
+        assert (trial["best_round"], trial["rounds"]) == (chosen["round"], 5)
         for part in ("val", "test", "val_full", "test_full"):
             for metric in ("hr@5", "ndcg@5"):
                 assert trial[f"{part} {metric}"] == pytest.approx(chosen[part][metric], abs=1e-12)
         rows = found.curves.query("setting == @trial['setting'] and seed == @trial['seed']")
         assert list(rows["round"]) == [2, 4, 5]
-        np.testing.assert_allclose(rows["loss"], [r["loss"] for r in result.records], rtol=1e-6)
+        np.testing.assert_allclose(rows["loss"], [r["loss"] for r in own.records], rtol=1e-6)
 
 
 def test_a_sweep_that_was_cut_off_runs_what_is_missing(tmp_path):
