@@ -121,12 +121,11 @@ def test_a_sweep_enters_every_trial_and_finds_the_best(tmp_path):
 
 @cache
 def alone(config):
-    """A run of one trial by itself; None if its numbers explode after round 4."""
+    """A run of one trial by itself, or what it says as its numbers explode."""
     try:
         return run(config, dataclasses.replace(FEDERATION, seed=config.seed))
     except UserError as error:
-        assert "round 4" in str(error)
-        return None
+        return str(error)
 
 
 @pytest.mark.parametrize(("width", "chunk"), [(0, 0), (3, 0), (2, 6), (1, 4)])
@@ -135,7 +134,8 @@ def test_a_trial_of_a_stack_is_the_run_by_itself(width, chunk):
     found = sweep(config, ["speed=0.3,1,20"], seeds=2, width=width, chunk=chunk)
     for trial in found.trials.to_dict("records"):
         own = alone(dataclasses.replace(config, seed=trial["seed"], speed=trial["speed"]))
-        if own is None:  # it takes none of its neighbours with it
+        if isinstance(own, str):  # it takes none of its neighbours with it
+            assert "round 4" in own
             assert trial["status"] == "diverged at round 4"
             continue
         chosen = own.summary["headline"]
