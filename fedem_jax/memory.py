@@ -102,7 +102,7 @@ def plan_stack(
 
     Args:
         trials: how many there are to stack.
-        The others: as for `plan_memory`.
+        config, federation, layout, limit: as for `plan_memory`.
     """
     limit = device_memory(layout) if limit is None else limit
     plan, width = plan_memory(config, federation, layout, limit), 1

@@ -109,7 +109,6 @@ class Sweep:
     def plan(self, federations: dict[int, Federation]) -> dict[str, Any]:
         """What decides the trials, as JSON holds it."""
         apart = ("seed", "out", "data_dir", "per_client", "block_size", "size_classes")
-        apart += tuple(values.name for values in self.varied)
         config = dataclasses.asdict(self.config)
         splits = {str(seed): each.fingerprint for seed, each in federations.items()}
         return {

@@ -8,6 +8,7 @@ import pytest
 from test_contract import config_of
 from toy import small_federation
 
+from fedem_jax.memory import USABLE, WIDEST_BLOCK, plan_stack
 from fedem_jax.methods import METHODS
 from fedem_jax.stack import AT_START, SWITCHED, Stack, metrics_of, program_of
 from fedem_jax.train import Trial, run
@@ -132,3 +133,18 @@ def test_a_constant_share_of_the_aggregate_is_an_argument_too():
     assert programs("ldp_scale", 0.0, 0.1, 0.2) == 2  # without noise nothing is drawn
     assert programs("dim", 4, 8) == 2
     assert programs("seed", 0, 1) == 1
+
+
+def test_as_many_trials_lie_side_by_side_as_fit(monkeypatch):
+    config = config_of("fedem", block_size=0, dim=16)
+    layout = Trial(config, FEDERATION).layout
+    assert plan_stack(config, FEDERATION, layout, 10)[1] == 1  # on a CPU
+    monkeypatch.setattr("fedem_jax.memory.on_cpu", lambda layout: False)
+    ample, width = plan_stack(config, FEDERATION, layout, 10, limit=10**9)
+    assert (width, ample.block) == (10, WIDEST_BLOCK)
+    each = ample.total - ample.data
+    tight = int((ample.data + 6.5 * each) / USABLE)
+    plan, width = plan_stack(config, FEDERATION, layout, 10, limit=tight)
+    assert width == 6
+    assert plan.data + width * (plan.total - plan.data) <= USABLE * tight
+    assert not plan_stack(config, FEDERATION, layout, 10, limit=1000)[0].fits
