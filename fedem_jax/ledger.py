@@ -5,14 +5,16 @@ trials.parquet, trials.csv   a line for each trial: its settings, how it ended, 
                              validation round
 curves.parquet               a line for each evaluated round of each trial
 
-The tables are written anew, whole or not at all, after every chunk of trials, so a sweep may be
-killed at any time; trials that are in them are not run again.
+The tables are written anew, whole or not at all, after every chunk of trials (or, if chunks are
+over so soon that it would take more than 1 % of the time, after some), so a sweep may be killed at
+any time; trials that are in them are not run again.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -84,6 +86,7 @@ class Ledger:
         self.curves: dict[Key, Curve] = {}
         self._directory: Path | None = None
         self._plan: dict[str, Any] = {}
+        self._saved, self._cost = 0.0, 0.0  # when it was written last, and what that took, seconds
 
     def number_of(self, setting: Setting) -> int:
         """The number of a setting, which it keeps from now on."""
@@ -190,13 +193,17 @@ class Ledger:
         self._directory = directory
         self.save()
 
-    def save(self) -> None:
+    def save(self, *, sparing: bool = False) -> None:
         """Write everything, if there is a folder.
+
+        Args:
+            sparing: not yet, if that would take more than 1 % of the time since the last call.
 
         Raises:
             UserError: it cannot be written; what was written before stands.
         """
-        if self._directory is None:
+        begun = time.perf_counter()
+        if self._directory is None or (sparing and begun - self._saved < 100 * self._cost):
             return
         held = json.dumps({"plan": self._plan, "settings": self.settings}, indent=2) + "\n"
         try:
@@ -213,6 +220,8 @@ class Ledger:
                 f"{self._directory}: cannot be written ({error.strerror}); its tables hold what "
                 "was finished before."
             ) from None
+        self._saved = time.perf_counter()
+        self._cost = self._saved - begun if self.curves else 0.0
 
     def _take_up(self, directory: Path) -> None:
         """Read the curves of all trials that both tables hold."""

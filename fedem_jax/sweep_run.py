@@ -166,7 +166,7 @@ class Runner:
                 self._states[key] = state
         if batch.survive:
             self._drop_states(batch)
-        self.ledger.save()
+        self.ledger.save(sparing=True)
         if self.watch:
             self.watch.chunk(shape, self.ledger, len(trials), seconds)
 

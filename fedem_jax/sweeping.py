@@ -233,8 +233,11 @@ def run_sweep(
         ledger.keep_in(Path(out), plan, wanted.may_grow())
     runner = Runner(wanted, federations, ledger, width=width, chunk=chunk, watch=watch)
     at_once = runner.at_once if wanted.search == "optuna" else 1
-    for batch in batches(wanted, ledger, at_once):
-        runner.run(batch)
+    try:
+        for batch in batches(wanted, ledger, at_once):
+            runner.run(batch)
+    finally:
+        ledger.save()
     ranked = ledger.ranking(wanted.seeds)
     if ranked.empty or ranked["status"].iloc[0] != "done":
         raise UserError(
