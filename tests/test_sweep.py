@@ -225,6 +225,7 @@ def test_halving_runs_survivors_on_from_where_they_were(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_states_that_do_not_fit_are_run_anew(monkeypatch):
     config = quick(rounds=8, eval_every=1)
     ample = sweep(config, ["speed=0.1,0.5,1,4"], halving=2)
