@@ -52,6 +52,12 @@ compare: $(READY)  ## compare methods over several seeds; goes on where it was s
 	@$(RUN) -m fedem_jax compare $(foreach name,DATASET PROTOCOL SEEDS ROUNDS OUT DATA_DIR,$(call flag,$(name))) \
 		$(if $(METHODS),--methods $(METHODS:%='%')) $(ARGS)
 
+.PHONY: sweep
+sweep: $(READY)  ## run many settings of a method and find the best; goes on where it was stopped
+  ## DATASET=ml-1m METHOD=fedem PROTOCOL=leak-free ROUNDS=30 SEEDS=3 OUT=results/x
+  ## DATA_DIR=data ARGS="--vary lr_embedding=0.01,0.03,0.1 --vary alpha=0.5:1:6"
+	@$(RUN) -m fedem_jax sweep $(foreach name,DATASET METHOD PROTOCOL ROUNDS SEEDS OUT DATA_DIR,$(call flag,$(name))) $(ARGS)
+
 .PHONY: bottleneck
 bottleneck: $(READY)  ## show what aggregation costs the clients, and what merging saves
   ## DATASET=ml-1m PROTOCOL=leak-free ROUNDS=100 SEED=0 OUT=results/x

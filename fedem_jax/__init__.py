@@ -21,14 +21,15 @@ if TYPE_CHECKING:
     from fedem_jax.presets import preset
     from fedem_jax.protocol import Protocol
     from fedem_jax.ranking import evaluate
+    from fedem_jax.sweeping import SweepResult, sweep
     from fedem_jax.train import Result, Trial, run
     from fedem_jax.verdict import Audit
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "METHODS", "Audit", "Config", "Federation", "Protocol", "Result", "Trial", "UserError", "audit",
-    "evaluate", "load", "preset", "run",
+    "METHODS", "Audit", "Config", "Federation", "Protocol", "Result", "SweepResult", "Trial",
+    "UserError", "audit", "evaluate", "load", "preset", "run", "sweep",
 ]  # fmt: skip
 
 _HOME = {
@@ -40,6 +41,8 @@ _HOME = {
     "Protocol": "protocol",
     "preset": "presets",
     "Result": "train",
+    "SweepResult": "sweeping",
+    "sweep": "sweeping",
     "Trial": "train",
     "UserError": "errors",
     "evaluate": "ranking",

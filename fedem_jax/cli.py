@@ -27,7 +27,7 @@ from fedem_jax.settings import FedEM, LocalOnly, load_settings
 if TYPE_CHECKING:
     from fedem_jax.comparison import Comparison
 
-T = TypeVar("T")
+Kind = TypeVar("Kind", bound="Train")
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ class Report:
 
 def train(args: Sequence[str]) -> None:
     """Run one experiment; `fedem train --help` explains every setting."""
-    wanted, base = _settings(Train, "fedem train", args)
+    wanted, base = settings(Train, "fedem train", args)
     source, config = wanted.config, wanted.settings
 
     from fedem_jax.record import METRICS, RunDirectory, check_free, first_free
@@ -316,7 +316,7 @@ def run_missing(comparison: Comparison) -> dict[str, str]:
             raise KeyboardInterrupt(kept) from None
 
 
-def _settings(kind: type[Train], prog: str, args: Sequence[str]) -> tuple[Train, Config]:
+def settings(kind: type[Kind], prog: str, args: Sequence[str]) -> tuple[Kind, Config]:
     """The settings that arguments ask for, and those that they started from."""
     start = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     start.add_argument("--config", default="")
@@ -335,7 +335,7 @@ def _settings(kind: type[Train], prog: str, args: Sequence[str]) -> tuple[Train,
 
 def plan(args: Sequence[str]) -> None:
     """Say what a run would cost: padding, memory, operations, time; runs nothing."""
-    config = _settings(Plan, "fedem plan", args)[0].settings
+    config = settings(Plan, "fedem plan", args)[0].settings
     use_all_cores()
 
     from rich.console import Console
@@ -395,6 +395,13 @@ def report(args: Sequence[str]) -> None:
         learning_curves(runs, wanted.picture, title="Learning curves")
 
 
+def sweep(args: Sequence[str]) -> None:
+    """Run many settings of a method, stacked, and find the best; goes on where it was stopped."""
+    from fedem_jax.sweep_cli import sweep
+
+    sweep(args)
+
+
 def use_all_cores() -> None:
     """Make each usable core of the host a JAX device. Call before JAX first computes."""
     import jax
@@ -423,6 +430,7 @@ def cache_programs() -> None:
 COMMANDS = {
     "train": train,
     "compare": compare,
+    "sweep": sweep,
     "bottleneck": bottleneck,
     "plan": plan,
     "audit": audit,

@@ -22,6 +22,8 @@ AXIS = "clients"
 """Mesh axis that the client axis is sharded over."""
 BLOCK = "block"
 """Name of the mapped axis inside a block of clients."""
+TRIAL = "trial"
+"""Name of the mapped axis over stacked trials of a sweep; a run by itself has none."""
 
 Carry = TypeVar("Carry")
 
@@ -268,5 +270,24 @@ def for_each_block(
             clients = lax.dynamic_slice_in_dim(queue, b * width, width)
             return work(size_class, clients, carry)
 
-        carry = lax.fori_loop(0, -(-wanted.sum() // width), block, carry)
+        carry = lax.fori_loop(0, over_trials(-(-wanted.sum() // width)), block, carry)
     return carry
+
+
+def stacked() -> int:
+    """Trials that are worked on side by side: 1 in a run by itself."""
+    try:
+        return lax.axis_size(TRIAL)
+    except NameError:  # there is no such axis
+        return 1
+
+
+def over_trials(most: Int[Array, ""]) -> Int[Array, ""]:
+    """The largest of a number over the stacked trials: the bound of a loop that all of them go
+    through together, or, as 0 or 1, whether any of them takes a branch.
+
+    With a bound of each trial's own, the loop would copy all that it carries, tables of all clients
+    included, in every pass, to keep it for the trials that have finished; a branch of each trial's
+    own would be gone through by all. So whatever comes after a trial's own end must change nothing.
+    """
+    return lax.pmax(most, TRIAL) if stacked() > 1 else most

@@ -16,7 +16,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from fedem_jax.clients import BLOCK, SizeClass
+from fedem_jax.clients import BLOCK, SizeClass, over_trials, stacked
 from fedem_jax.draws import Draws
 
 Carry = TypeVar("Carry")
@@ -143,8 +143,8 @@ def run_epochs(
     rule, count = session.rule, session.count
     width = min(rule.batch_size, session.row_of.shape[0])
     num_batches = -(-count // width)
-    most_batches = lax.pmax(num_batches, BLOCK)
-    alone = lax.axis_size(BLOCK) == 1  # then the loops end when the client does
+    most_batches = over_trials(lax.pmax(num_batches, BLOCK))
+    alone = lax.axis_size(BLOCK) * stacked() == 1  # then the loops end when the client does
 
     def epoch(loop):
         e, active, carry, total, running, epochs = loop
@@ -171,7 +171,8 @@ def run_epochs(
 
     def unfinished(loop):
         e, active, *_ = loop
-        return (e < rule.local_epochs) & (lax.pmax(active.astype(jnp.int32), BLOCK) > 0)
+        going = over_trials(lax.pmax(active.astype(jnp.int32), BLOCK))
+        return (e < rule.local_epochs) & (going > 0)
 
     start = (
         jnp.int32(0),

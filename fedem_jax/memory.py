@@ -23,6 +23,8 @@ from fedem_jax.units import in_bytes
 
 WIDEST_BLOCK = 256
 """Most clients side by side on an accelerator."""
+NARROWEST_BLOCK = 16
+"""Fewest clients side by side there, where stacked trials make up the rest."""
 USABLE = 0.9
 """Share of a device's memory that a run may plan with."""
 
@@ -88,6 +90,33 @@ def plan_memory(
     limit = device_memory(layout) if limit is None else limit
     plan = _choose_block(config, federation, layout, limit)
     return plan if plan.fits else plan._replace(advice=_advice(config, federation, layout, plan))
+
+
+def plan_stack(
+    config: Config, federation: Federation, layout: Layout, trials: int, limit: int | None = None
+) -> tuple[MemoryPlan, int]:
+    """What one of several stacked trials takes on each device, and how many fit side by side.
+
+    On a CPU that is one, since one trial keeps all cores busy. Elsewhere the block is as large as
+    it can be without leaving a trial out.
+
+    Args:
+        trials: how many there are to stack.
+        config, federation, layout, limit: as for `plan_memory`.
+    """
+    limit = device_memory(layout) if limit is None else limit
+    plan, width = plan_memory(config, federation, layout, limit), 1
+    if on_cpu(layout) or not plan.fits:
+        return plan, width
+    algorithm, state = bound(config, federation, layout)
+    block = plan.block
+    while block >= NARROWEST_BLOCK:
+        other = _with_block(config, federation, layout, algorithm, state, limit, block)
+        room = int(USABLE * limit - other.data) // (other.total - other.data)
+        if min(room, trials) > width:
+            plan, width = other, min(room, trials)
+        block = 0 if config.block_size else block // 2
+    return plan, width
 
 
 def _choose_block(config: Config, federation: Federation, layout: Layout, limit: int):

@@ -35,7 +35,8 @@ TUNED: dict[tuple[str, str], dict[str, Any]] = {
         "rounds": 60,
     },
 }
-"""By method and data set."""
+"""By method and data set, each with the command that found it; `fedem sweep` ends by printing such
+an entry for its winner."""
 
 PRESETS = ("auto", "released", "tuned")
 

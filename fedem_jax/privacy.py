@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, Key, Num
 
-from fedem_jax.clients import AXIS, Layout
+from fedem_jax.clients import AXIS, Layout, over_trials
 from fedem_jax.draws import Draws
 from fedem_jax.settings import LocalPrivacy
 from fedem_jax.tables import exact, held
@@ -132,7 +132,8 @@ def noisy_sum(
                 mine = noise_like(upload, key, client_at[u])
                 return jax.tree.map(lambda old, new: old + weights[u] * new, total, mine)
 
-            return lax.cond(weights[u] > 0, noisy, lambda total: total, total)
+            uploads = over_trials((weights[u] > 0).astype(jnp.int32))
+            return lax.cond(uploads > 0, noisy, lambda total: total, total)
 
         nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), upload)
         return (), lax.psum(lax.fori_loop(0, layout.shard, add, nothing), AXIS)

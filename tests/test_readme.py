@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from fedem_jax.settings import SETTINGS
+from fedem_jax.sweep_cli import SweepCommand
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -24,7 +25,8 @@ def test_the_python_example_runs(tmp_path, monkeypatch):
 
 
 def test_the_flags_of_the_commands_are_fields_of_config():
-    fields = [field.name for kind in SETTINGS.values() for field in dataclasses.fields(kind)]
+    kinds = [*SETTINGS.values(), SweepCommand]
+    fields = [field.name for kind in kinds for field in dataclasses.fields(kind)]
     known = {f"--{name.replace('_', '-')}" for name in fields}
     used = set(re.findall(r"--[a-z][a-z-]*", "\n".join(blocks("sh"))))
     assert used <= known | {"--config", "--help", "--picture"}

@@ -25,13 +25,14 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-CLIENTS, START_UP = "clients", "start-up"
+CLIENTS, SWEEP, START_UP = "clients", "sweep", "start-up"
 GROUPS = {
     "data sets": "Data sets",
     CLIENTS: "Number of clients (synthetic, 500 items, 10 to 100 interactions each)",
     "items": "Number of items (500 synthetic clients, 10 to 200 interactions each)",
     "width": "Width of the embeddings (1,000 synthetic clients, 1,000 items)",
     "block": "Clients side by side (1,000 synthetic clients, 1,000 items)",
+    SWEEP: "Trials of a sweep, stacked, against one by itself; 10 rounds each (--quick: 2)",
     START_UP: "Start-up, seconds",
 }
 HEADING = """# Measurements
@@ -63,6 +64,8 @@ class Case:
     """Time the parts of the round as well."""
     twin: int = 0
     """Clients of each kind that the sequential twin trains."""
+    trials: int = 0
+    """Trials of a sweep, in place of a round."""
 
 
 # the cases
@@ -88,6 +91,9 @@ def cases(options: argparse.Namespace) -> list[Case]:
         if not options.quick:
             few = {"aggregation_fraction": min(1.0, 100 / clients)}
             add(CLIENTS, f"{clients:,}, 100 aggregated", data, few)
+    name, trials = next(filter(present, ["filmtrust"]), "synthetic"), 4 if options.quick else 32
+    rounds = {"rounds": 2 if options.quick else 10}
+    add(SWEEP, f"{trials} trials of {name}", name, rounds, trials=trials)
     if options.quick and not options.only:
         return made
     middle = (1000, 1000, 10, 100)
@@ -129,6 +135,8 @@ def measure(case: Case, begun: float) -> Row:
     machine = f"{device_name()} ({os.cpu_count()} cores of {processor()}), jax {jax.__version__}"
     row: Row = {"machine": machine, "import jax": jax_there - begun, "import": there - jax_there}
     config, federation = federation_of(case)
+    if case.trials:
+        return row | time_stack(config, federation, case)
     trial = Trial(config, federation)
     memory = plan_memory(config, federation, trial.layout)
     try:
@@ -240,6 +248,42 @@ def time_twin(trial, state, number: int, sample: int) -> Row:
     return {"twin": total, "twin clients": trained}
 
 
+def time_stack(config, federation, case: Case) -> Row:
+    """Seconds of one trial by itself and of all of them, side by side as far as memory goes, from
+    initial parameters to the last evaluation; medians of warm repetitions."""
+    from fedem_jax.errors import UserError
+    from fedem_jax.stack import Stack, program_of
+    from fedem_jax.sweep_run import stacked_as
+    from fedem_jax.train import Trial
+
+    steps = [config.lr_embedding * 10 ** (n / case.trials - 0.5) for n in range(case.trials)]
+    trials = [dataclasses.replace(config, lr_embedding=step) for step in steps]
+    program = program_of(type(Trial(config, federation).algorithm.hyper), config)
+    memory, width = stacked_as(program, federation, case.trials)
+    try:
+        memory.check()
+    except UserError as refusal:
+        return {"refused": str(refusal)}
+    program = dataclasses.replace(program, block_size=memory.block)
+    ends, row = list(range(1, 1 + config.rounds)), {"trials": case.trials, "width": width}
+    # one trial has the block that suits it, the stack the one that suits the stack
+    alone = dataclasses.replace(program, block_size=0)
+    for name, kind, side, asked in (
+        ("one", alone, 1, trials[:1]), ("stacked", program, width, trials),
+    ):  # fmt: skip
+        stack = Stack(kind, {config.seed: federation}, side, side)
+        chunks = [asked[start : start + side] for start in range(0, len(asked), side)]
+        stack.run(chunks[0], ends)  # warm-up
+        times = []
+        for _ in range(case.repeats if name == "one" else 1):
+            begun = time.perf_counter()
+            for chunk in chunks:
+                stack.run(chunk, ends)
+            times.append(time.perf_counter() - begun)
+        row |= {name: median(times), f"{name} compile": stack.compiling}
+    return row
+
+
 def peak_memory(device) -> int:
     """Bytes that the device, or on a CPU the process, has held at most."""
     stats = device.memory_stats() if device.platform != "cpu" else None
@@ -330,6 +374,15 @@ TWIN: Cells = {
     "whole round, s": seconds("round"),
     "sequential training / whole round": ratio("twin", "round"),
 }
+STACKED: Cells = {
+    "one trial, s": seconds("one"),
+    "all trials, s": seconds("stacked"),
+    "all / one": ratio("stacked", "one"),
+    "trials": lambda row: str(row["trials"]),
+    "side by side": lambda row: str(row["width"]),
+    "compile one, s": seconds("one compile"),
+    "compile stack, s": seconds("stacked compile"),
+}
 START: Cells = {
     "import of JAX": seconds("import jax"),
     "import of the package beyond it": seconds("import"),
@@ -361,7 +414,7 @@ def section(results: dict[str, list[tuple[str, Row]]], command: str) -> str:
             f" It copies {bandwidth / 1e9:.3g} GB/s and multiplies {rate / 1e9:,.4g} Gflop/s."
         )
     for group, table in results.items():
-        cells = START if group == START_UP else ROUND
+        cells = {START_UP: START, SWEEP: STACKED}.get(group, ROUND)
         parts += [f"### {GROUPS[group]}", as_table(table, cells)]
         if any("twin" in row for _, row in table):
             parts += [

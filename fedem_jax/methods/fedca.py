@@ -26,7 +26,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, Num
 
 from fedem_jax.aggregate import aggregated, normalised, project_to_simplex, sample_shares
 from fedem_jax.base import Algorithm, Info, State, Traffic, numbers_of
-from fedem_jax.clients import Layout
+from fedem_jax.clients import Layout, over_trials
 from fedem_jax.draws import Draws
 from fedem_jax.local import Rule, Session, batch_weights, fit_embedding, tree_at
 from fedem_jax.models.fcf import FCF, item_table
@@ -160,7 +160,8 @@ def fedca(config: FedCA, num_items: int, layout: Layout, samples: Int[Array, " C
             mixed = interpolated(rows, exact(download.items[slot]), hyper.interpolation)
             return jnp.where(served(slot)[:, None, None], mixed, rows)
 
-        rows = lax.cond(jnp.any(served(slot)), take_up, lambda rows: rows, exact(rows))
+        waiting = over_trials(served(slot).any().astype(jnp.int32))
+        rows = lax.cond(waiting > 0, take_up, lambda rows: rows, exact(rows))
         return jax.vmap(logits)(private, rows)
 
     def scratch(block: int) -> dict[str, int]:

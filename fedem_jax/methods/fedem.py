@@ -25,7 +25,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, Num
 
 from fedem_jax.aggregate import aggregated, aggregation_weights, sample_shares
 from fedem_jax.base import Algorithm, Elastic, Info, State, Traffic
-from fedem_jax.clients import Layout
+from fedem_jax.clients import Layout, over_trials
 from fedem_jax.draws import Draws
 from fedem_jax.local import Rule, Session, fit_embedding, fit_network, set_aside, tree_at
 from fedem_jax.merge import fit_adapter, fit_elastic, merged
@@ -224,7 +224,8 @@ def fedem(config: FedEM, num_items: int, layout: Layout, samples: Int[Array, " C
             rho = jax.vmap(partial(weigh, rho=hyper.rho))(theta, rows, target)
             return jnp.where(merges(slot)[:, None, None], merged(rows, target, rho), rows)
 
-        rows = lax.cond(jnp.any(merges(slot)), merge, lambda rows: rows, exact(rows))
+        waiting = over_trials(merges(slot).any().astype(jnp.int32))
+        rows = lax.cond(waiting > 0, merge, lambda rows: rows, exact(rows))
         return jax.vmap(logits)(private, rows)
 
     def share(state: State, ids: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:

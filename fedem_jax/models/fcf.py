@@ -6,6 +6,9 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float, Key
 
+Scale = float | Float[Array, ""]
+"""Standard deviation of initial parameters; traced where a sweep varies it."""
+
 
 class FCF(nn.Module):
     """Backbone of one client: logit of item i = p_u . q_i.
@@ -14,7 +17,7 @@ class FCF(nn.Module):
     """
 
     dim: int
-    scale: float = 1.0
+    scale: Scale = 1.0
 
     @nn.compact
     def __call__(self, rows: Float[Array, "*M D"]) -> Float[Array, "*M"]:
@@ -22,6 +25,6 @@ class FCF(nn.Module):
         return rows @ user
 
 
-def item_table(key: Key[Array, ""], num_items: int, dim: int, scale: float) -> Float[Array, "I D"]:
+def item_table(key: Key[Array, ""], num_items: int, dim: int, scale: Scale) -> Float[Array, "I D"]:
     """Q_0 ~ N(0, scale^2), common to all clients."""
     return scale * jax.random.normal(key, (num_items, dim))

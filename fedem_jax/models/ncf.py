@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from fedem_jax.models.fcf import Scale
 from fedem_jax.models.perceptron import perceptron
 
 
@@ -22,7 +23,7 @@ class NCF(nn.Module):
 
     dim: int
     widths: tuple[int, ...] = (16, 8)
-    scale: float = 1.0
+    scale: Scale = 1.0
     variant: str = "mlp"
 
     @nn.compact
