@@ -220,12 +220,13 @@ def run_sweep(
     from fedem_jax.searches import batches
     from fedem_jax.summary import chance
     from fedem_jax.sweep_run import Runner
-    from fedem_jax.train import device_name, versions
+    from fedem_jax.train import check_list, device_name, versions
 
     begun, config = time.perf_counter(), wanted.config
     federations = {
         seed: federation_of(dataclasses.replace(config, seed=seed)) for seed in wanted.seeds
     }
+    check_list(config, federations[wanted.seeds[0]])
     names = [values.name for values in wanted.varied]
     ledger = Ledger(names, config.top_k, config.rounds, wanted.select)
     plan = wanted.plan(federations)
