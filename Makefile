@@ -43,7 +43,8 @@ help:  ## show this list
 experiment: $(READY)  ## run one experiment; with no DATASET, the embedded synthetic federation
   ## DATASET=ml-1m METHOD=fedem PROTOCOL=leak-free ROUNDS=100 SEED=0
   ## OUT=results/x DATA_DIR=data ARGS="--dim 32 --merging once"
-	@$(RUN) -m fedem_jax train $(foreach name,DATASET METHOD PROTOCOL ROUNDS SEED OUT DATA_DIR,$(call flag,$(name))) $(ARGS)
+  ## RESUME=results/x: go on with one that was cut off
+	@$(RUN) -m fedem_jax train $(foreach name,DATASET METHOD PROTOCOL ROUNDS SEED OUT DATA_DIR RESUME,$(call flag,$(name))) $(ARGS)
 
 .PHONY: compare
 compare: $(READY)  ## compare methods over several seeds; goes on where it was stopped

@@ -77,3 +77,6 @@ class Algorithm(NamedTuple):
     state, with so many clients side by side."""
     elastic: Elastic | None = None
     """How clients merge what they are served, if they do."""
+    placed: Callable[[Any], Any] = lambda server: ()
+    """`(server) -> arrays` of the server that have the client axis first, like those of the
+    clients."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import signal
 import subprocess
 import sys
 import types
@@ -12,14 +13,15 @@ from made_up import federation, made_up
 from fedem_jax import cli
 from fedem_jax.config import Config
 from fedem_jax.data.federation import Federation
-from fedem_jax.errors import UserError
+from fedem_jax.errors import Stopped, UserError
 from fedem_jax.progress import against_chance
 from fedem_jax.settings import FedEM
 from fedem_jax.uncertainty import over_seeds
 
 
-def fake_run(config: FedEM, federation_: Federation | None = None, observers=()) -> None:
+def fake_run(config: FedEM, federation_: Federation | None, observers, directory, stop) -> None:
     """What `fedem_jax.train.run` tells its observers, with made-up numbers."""
+    observers = [directory, *observers]
     setting = {
         "config": config,
         "federation": federation_ or federation(config),
@@ -151,19 +153,20 @@ def test_data_that_cannot_be_loaded_leave_nothing(fake, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("started", [False, True])
-def test_an_interruption_is_one_line(fake, capsys, started):
-    def interrupted(config, federation_=None, observers=()):
+def test_an_interruption_is_one_line(fake, capsys, started, number):
+    def interrupted(config, federation_, observers, directory, stop):
         if started:
-            fake_run(dataclasses.replace(config, rounds=2), None, observers[:1])
-        raise KeyboardInterrupt
+            directory.start({"config": config, "federation": federation(config)})
+        raise Stopped(number)
 
     fake.run = interrupted
     with pytest.raises(SystemExit) as exit_:
         cli.main(["train", "--out", "x"])
-    assert exit_.value.code == 130
+    assert exit_.value.code == 128 + number
     said = capsys.readouterr().err
-    kept = "x/metrics.jsonl holds the rounds so far." if started else "nothing was written."
+    kept = "go on with `fedem train --resume x`." if started else "nothing was written."
     assert said == f"interrupted: {kept}\n"
 
 

@@ -49,7 +49,8 @@ class Fake:
         self.begun = []
         self.failing, self.killed_at = "", None
 
-    def run(self, config, data, observers):
+    def run(self, config, data, observers, directory, stop):
+        observers = [directory, *observers]
         self.begun.append((config.method, config.seed))
         setting = {"config": config, "federation": data}
         summary, clients, records = told(config)
