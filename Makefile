@@ -84,6 +84,10 @@ bench: $(READY)  ## measure it on this machine into experiments/bench; ARGS=--qu
 theory: $(READY)  ## simulate quadratic clients beside their closed forms; ARGS="--trials 1000"
 	@$(RUN) experiments/theory/theory.py $(ARGS)
 
+.PHONY: soak
+soak: $(READY)  ## kill random runs and go on with them for 30 minutes; ARGS="--minutes 5"
+	@$(RUN) experiments/soak.py $(ARGS)
+
 .PHONY: test
 test: $(READY_DEV)  ## run the tests but the slow ones; ARGS="-m slow" for those, ARGS="-k data"
 	@workers=$$($(RUN) -c 'import xdist' 2>/dev/null && echo '-n auto --dist loadfile'); \

@@ -90,6 +90,11 @@ class Config:
     client_fraction: Share = 1.0
     """Share of the clients that train in a round."""
 
+    on_nonfinite: Literal["stop", "skip-client"] = "stop"
+    """A loss, parameter or score that is not finite: stop = ends the run; skip-client = a client
+    whose local training leads there does not train in that round and sends nothing new, and is
+    counted as `skipped` in the record. What gets there at the server ends the run all the same."""
+
     # evaluation
     top_k: Count = 10
     """Length of the recommended list that rounds are chosen by, K of HR@K and NDCG@K."""

@@ -27,8 +27,9 @@ from fedem_jax.course import Course, Keeper
 from fedem_jax.data.federation import Federation
 from fedem_jax.data.sources import federation_of
 from fedem_jax.draws import Draws, Fresh
-from fedem_jax.errors import Stopped, UserError
-from fedem_jax.memory import plan_memory
+from fedem_jax.errors import CannotResume, Stopped, UserError
+from fedem_jax.finite import finite_state
+from fedem_jax.memory import advice_when_exhausted, plan_memory
 from fedem_jax.methods import METHODS
 from fedem_jax.metrics import coverage, summarise
 from fedem_jax.ranking import HeldOut, Ranking, Ranks, rank_all
@@ -93,7 +94,9 @@ def run(
         stop: asked before every segment of rounds; the number of a signal ends the run there.
 
     Raises:
-        UserError: unusable data, numbers that ceased to be finite, or a disk that takes no more.
+        UserError: unusable data, numbers that ceased to be finite, a device without the memory, or
+            a disk that takes no more.
+        CannotResume: what `directory` holds cannot be gone on with.
         Stopped: `stop` asked for it; what was reached is in `directory`.
     """
     if federation is None:
@@ -114,9 +117,12 @@ def run(
         keeper = None
         if directory is not None:
             keeper = open_until_the_end.enter_context(Keeper(directory, trial, setting))
-        course = (keeper.taken_up() if keeper else None) or Course(trial.init())
         try:
-            go_through(trial, course, watching, keeper, stop)
+            with advice_when_exhausted(trial.memory, config, federation, trial.layout):
+                course = (keeper.taken_up() if keeper else None) or Course(trial.init())
+                go_through(trial, course, watching, keeper, stop)
+        except CannotResume:
+            raise
         except UserError as error:
             kept = keeper.kept() if keeper else ""
             raise UserError(f"{error} {kept}".rstrip()) from None
@@ -236,7 +242,8 @@ class Trial:
         rules = self.federation.protocol
         ranking = Ranking(rules.ties, rules.scale, self.config.top_k)
         ranks = rank_all(self.algorithm, self.layout, state, lists, held_out, hyper, ranking)
-        return Segment(state, info, ranks)
+        sound = ranks.finite & finite_state(state, self.layout.padded)
+        return Segment(state, info, ranks._replace(finite=sound))
 
     def by_client(self, tree: Any) -> Any:
         """Arrays that have the client axis first, in the order of the federation, on the host."""
@@ -255,16 +262,29 @@ class Trial:
         sound = by_client.finite & (np.isfinite(loss) | ~trained)
         if not sound.all():
             lost = int(np.flatnonzero(~sound)[0])
+            diverged = not np.isfinite(loss[trained]).all()
+            what = "losses" if diverged else "parameters or scores"
             settings = dataclasses.asdict(self.config).items()
             steps = [
-                f"{name} (now {value:g})" for name, value in settings if name.startswith("lr_")
+                f"{name} (now {value:g})"
+                for name, value in settings
+                if name.startswith("lr_") or (name == "init_scale" and not diverged)
             ]
             raise UserError(
                 f"round {round}: client {lost} (user {self.federation.user_ids[lost]}) and "
-                f"{(~sound).sum() - 1} more have scores or losses that are not finite; "
+                f"{(~sound).sum() - 1} more have {what} that are not finite "
+                f"({'training diverged' if diverged else 'they saturate float32'}); "
                 f"a smaller {' or '.join(steps)} usually helps."
             )
-        return {
+        skipped = {}
+        if info.skipped is not None:
+            skipped = {"skipped": int(np.asarray(info.skipped).sum())}
+            if not trained.any():
+                raise UserError(
+                    f"round {round}: all clients that trained were skipped, so nothing is learned; "
+                    f"a smaller step size helps."
+                )
+        return skipped | {
             "round": round,
             "loss": float(loss[trained].mean()),
             "epochs": float(epochs[trained].mean()),
