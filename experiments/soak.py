@@ -117,10 +117,10 @@ def killed(
 
 def survive(
     arguments: Sequence[str], out: Path, cache: Path, moments: np.random.Generator,
-    longest: float, kills: int, tally: Tally,
+    longest: float, kills: int, tally: Tally, terminate: float = 0.3,
 ) -> None:  # fmt: skip
     """Run into `out`, killed up to `kills` times, each time at a random moment of at most `longest`
-    seconds, and gone on with to its end.
+    seconds, and gone on with to its end. `terminate`: share of the kills that ask (SIGTERM).
 
     Raises:
         Failed: it could not be gone on with.
@@ -135,7 +135,7 @@ def survive(
         if number == kills:
             to_its_end(process)
             return
-        which = signal.SIGKILL if moments.random() < 0.7 else signal.SIGTERM
+        which = signal.SIGTERM if moments.random() < terminate else signal.SIGKILL
         if not killed(process, moments.uniform(0, longest), which, tally):
             return
 

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -204,10 +206,19 @@ def read(folder: Path) -> Saved:
     return Saved(json.loads((folder / ABOUT).read_text()), arrays)
 
 
-def _checkpointer() -> Any:
+@contextmanager
+def _checkpointer() -> Iterator[Any]:
+    """Orbax, kept from printing tracebacks of what a sentence will tell."""
     import orbax.checkpoint as ocp
 
-    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            yield checkpointer
+    finally:
+        logger.setLevel(level)
 
 
 def sha256(path: Path) -> str:

@@ -96,7 +96,7 @@ class Keeper:
         Raises:
             UserError: nothing can be written.
         """
-        config = self._trial.config
+        config = self._setting["config"]
         if not config.saves() or course.round == self._last_round:
             return
         every, minutes = config.checkpoint_every, config.checkpoint_minutes
@@ -143,7 +143,7 @@ class Keeper:
 
     def _check(self, about: dict[str, Any]) -> None:
         """Refuse a checkpoint of another run."""
-        wanted = json.loads(json.dumps(dataclasses.asdict(self._trial.config)))
+        wanted = json.loads(json.dumps(dataclasses.asdict(self._setting["config"])))
         old, new = about["versions"], self._setting["versions"]
         changed = differences(about["config"], wanted, RESUMED_WITH) + differences(
             {"data": about["fingerprint"], "version": old["fedem_jax"]},

@@ -38,10 +38,19 @@ def test_every_kind_of_number_is_looked_at():
 
 
 def test_parameters_that_are_not_finite_end_the_run_though_scores_are(monkeypatch):
-    """The toy's scores in a round that is not evaluated are parameters all the same."""
-    scores = np.zeros((6, 7, small_federation().num_items))
-    scores[5, 3] = np.inf
-    monkeypatch.setitem(METHODS, "toy", toy(scores))
+    bound = toy(np.zeros((2, 7, small_federation().num_items)))
+
+    def failing(config, num_items, layout, samples):
+        algorithm = bound(config, num_items, layout, samples)
+
+        def init(key):
+            state = algorithm.init(key)
+            unused = jnp.zeros(layout.padded).at[layout.place[3]].set(jnp.inf)
+            return state._replace(clients=state.clients | {"unused": unused})
+
+        return algorithm._replace(init=init)
+
+    monkeypatch.setitem(METHODS, "toy", failing)
     with pytest.raises(UserError) as error:
         run(Toy(rounds=1), small_federation())
     assert "round 1: client 3 (user " in str(error.value)

@@ -12,16 +12,16 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from test_contract import assert_same, config_of
-from toy import Toy, small_federation, toy
+from cutting import assert_equal, cut_off, gone_on_with, lines_of, toys
+from test_contract import config_of
+from toy import small_federation, toy
 
 from fedem_jax import train
 from fedem_jax.checkpoint import found
 from fedem_jax.config import INERT
-from fedem_jax.errors import CannotResume, Stopped, UserError
+from fedem_jax.errors import CannotResume, UserError
 from fedem_jax.methods import METHODS
 from fedem_jax.record import RunDirectory
-from fedem_jax.settings import SETTINGS
 from fedem_jax.train import Trial, run
 
 
@@ -30,66 +30,12 @@ def federation():
     return small_federation()
 
 
-class After:
-    """Asks to stop once it was asked so many times."""
-
-    def __init__(self, asked):
-        self.left = asked
-
-    def __call__(self):
-        self.left -= 1
-        return 15 * (self.left < 0)
-
-
-def lines_of(path, name="metrics.jsonl"):
-    """Without the only figure that may differ."""
-    lines = [json.loads(line) for line in (path / name).read_text().splitlines()]
-    return [{key: line[key] for key in line if key != "seconds"} for line in lines]
-
-
-TIMES = ("compile_seconds", "seconds_per_round", "resumed")
-
-
-def assert_equal(ours, theirs, *folders):
-    """Two results, and what they left on disk."""
-    assert_same(*(jax.tree.map(np.asarray, result.state) for result in (ours, theirs)))
-    assert ours.per_client.equals(theirs.per_client)
-    plain = [{k: v for k, v in r.summary.items() if k not in TIMES} for r in (ours, theirs)]
-    assert plain[0] == plain[1]
-    records = [[record | {"seconds": 0} for record in r.records] for r in (ours, theirs)]
-    assert records[0] == records[1]
-    names = {path.name for path in folders[0].iterdir()}
-    assert names == {path.name for path in folders[1].iterdir()}
-    for name in {"metrics.jsonl", "rho.jsonl"} & names:
-        assert lines_of(folders[0], name) == lines_of(folders[1], name)
-
-
-def cut_off(config, federation, path, *segments, resume=False):
-    """A run that is stopped after so many segments, and again after so many more, ..."""
-    for number in segments:
-        with pytest.raises(Stopped) as stopped:
-            run(config, federation, (), RunDirectory(path, resume, str), After(number))
-        assert stopped.value.number == 15
-        resume = True
-
-
-def gone_on_with(config, federation, path):
-    """The rest of a run, and what was said of it."""
-    said = []
-    return run(config, federation, (), RunDirectory(path, True, said.append)), said
-
-
 # --- the loop, shown by the toy -------------------------------------------------------------------
 
 
 @pytest.fixture
 def config(monkeypatch, federation):
-    """Settings of the toy, whose scores differ in each of 6 rounds."""
-    scores = np.random.default_rng(0).normal(size=(6, 7, federation.num_items))
-    monkeypatch.setitem(METHODS, "toy", toy(scores))
-    monkeypatch.setitem(SETTINGS, "toy", Toy)
-    monkeypatch.setattr("fedem_jax.record.draw_curves", lambda *_: None)
-    return Toy(top_k=3, rounds=5, client_fraction=0.5)
+    return toys(monkeypatch, federation)
 
 
 @pytest.mark.parametrize("every", [1, 2])
@@ -107,27 +53,24 @@ def test_a_run_cut_off_at_any_round_ends_as_if_it_had_not_been(
     assert_equal(result, whole, tmp_path / "cut", tmp_path / "whole")
 
 
-@pytest.mark.parametrize(("settings", "kept"), [
-    ({"checkpoint_every": 2}, {2, 4}),
-    ({"checkpoint_every": 1}, {4, 5}),
-    ({"checkpoint_every": 3, "checkpoint_minutes": 0.0}, {3, 5}),
-    ({"checkpoint_minutes": 1e-9}, {4, 5}),
-    ({}, {5}),
-    ({"checkpoint_minutes": 0.0}, set()),
+@pytest.mark.parametrize(("settings", "saved"), [
+    ({"checkpoint_every": 2}, [2, 4, 5]),
+    ({"checkpoint_every": 1}, [1, 2, 3, 4, 5]),
+    ({"checkpoint_every": 3, "checkpoint_minutes": 0.0}, [3, 5]),
+    ({"checkpoint_every": 3, "eval_every": 2}, [4, 5]),
+    ({"checkpoint_minutes": 1e-9}, [1, 2, 3, 4, 5]),
+    ({}, [5]),
+    ({"checkpoint_minutes": 0.0}, []),
 ])  # fmt: skip
-def test_when_it_is_saved(config, federation, tmp_path, settings, kept):
-    """The validation values of the rounds are 1/7 ... ; the best of the saved rounds stays."""
+def test_when_it_is_saved(config, federation, tmp_path, settings, saved):
+    """The latest saved round, and the best of the saved ones or else the one before."""
     config = dataclasses.replace(config, **settings)
     result = run(config, federation, (), RunDirectory(tmp_path / "run"))
-    values = {record["round"]: record["val"]["hr@3"] for record in result.records}
-    there = set(found(tmp_path / "run" / "checkpoint"))
-    if "checkpoint_every" not in settings:
-        assert there >= kept
-    assert len(there) <= 2
-    assert bool(there) == bool(kept)
-    if kept:
-        assert max(there) == 5
-    assert values
+    quality = {record["round"]: record["val"]["hr@3"] for record in result.records}
+    best = max(saved, key=lambda number: (quality[number], number), default=0)
+    if saved and best == saved[-1]:
+        best = saved[-2] if len(saved) > 1 else best
+    assert set(found(tmp_path / "run" / "checkpoint")) == {*saved[-1:], *([best] if best else ())}
 
 
 def test_without_a_checkpoint_it_begins_anew(config, federation, tmp_path):
@@ -270,6 +213,7 @@ def test_numbers_that_explode_leave_the_last_good_state(config, federation, tmp_
     scores = np.zeros((6, 7, federation.num_items))
     scores[3] = np.nan
     monkeypatch.setitem(METHODS, "toy", toy(scores))
+    monkeypatch.setattr(train, "Trial", Trial)
     config = dataclasses.replace(config, checkpoint_every=1)
     with pytest.raises(UserError) as error:
         run(config, federation, (), RunDirectory(tmp_path))
