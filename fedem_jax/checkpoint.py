@@ -11,15 +11,16 @@ when read: they are numbers and JSON.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -168,8 +169,7 @@ def validation_of(folder: Path) -> float:
 
 def write(folder: Path, saved: Saved) -> None:
     """Write a checkpoint into an empty folder, the manifest last."""
-    with _checkpointer() as checkpointer:
-        checkpointer.save((folder / ARRAYS).absolute(), saved.arrays)
+    _saved((folder / ARRAYS).absolute(), saved.arrays)
     put(folder / ABOUT, json.dumps(saved.about, indent=1))
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     sums = {str(path.relative_to(folder)): [path.stat().st_size, sha256(path)] for path in files}
@@ -201,24 +201,45 @@ def read(folder: Path) -> Saved:
             raise Damaged(f"{name} has {path.stat().st_size} bytes of {size}")
         if sha256(path) != checksum:
             raise Damaged(f"{name} has another checksum")
-    with _checkpointer() as checkpointer:
-        arrays = checkpointer.restore((folder / ARRAYS).absolute())
+    arrays = _restored((folder / ARRAYS).absolute())
     return Saved(json.loads((folder / ABOUT).read_text()), arrays)
 
 
-@contextmanager
-def _checkpointer() -> Iterator[Any]:
-    """Orbax, kept from printing tracebacks of what a sentence will tell."""
+def _saved(path: Path, arrays: dict[str, Any]) -> None:
+    """Have orbax write arrays.
+
+    Orbax tells of a failure in tracebacks, and once more when its coroutines are let go; here that
+    becomes the one error.
+    """
     import orbax.checkpoint as ocp
 
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
+    failure = ""
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    before, hook = [logger.level for logger in loggers], sys.unraisablehook
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    sys.unraisablehook = lambda _: None
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            yield checkpointer
+        try:
+            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+                checkpointer.save(path, arrays)
+        except Exception as error:
+            failure = in_short(error)
+        if failure:
+            gc.collect()
     finally:
-        logger.setLevel(level)
+        sys.unraisablehook = hook
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+    if failure:
+        raise OSError(failure)
+
+
+def _restored(path: Path) -> dict[str, Any]:
+    import orbax.checkpoint as ocp
+
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        return checkpointer.restore(path)
 
 
 def sha256(path: Path) -> str:

@@ -208,6 +208,8 @@ def train(args: Sequence[str]) -> None:
     out = config.run_directory()
     if not resume:
         check_free(out)
+    elif config.out != wanted.resume:
+        raise UserError("resume: goes on in the folder of the run; leave --out out.")
     elif (out / SUMMARY).exists():
         print(f"{out}: has finished; `fedem report {out}` shows it.")
         return
