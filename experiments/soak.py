@@ -62,11 +62,17 @@ class Tally:
     resumes: int = 0
     resumed_rounds: int = 0
     """Rounds that did not have to be run again, over all resumes."""
+    diverged: int = 0
+    """Runs whose numbers explode; nothing is compared."""
     mismatches: list[str] = field(default_factory=list)
 
 
 class Failed(Exception):
     """A process ended as none should."""
+
+
+class Diverged(Exception):
+    """The settings make numbers explode, which the run says, as it should."""
 
 
 def train(arguments: Sequence[str], cache: Path) -> subprocess.Popen[bytes]:
@@ -88,11 +94,14 @@ def to_its_end(process: subprocess.Popen[bytes], expected: Sequence[int] = (0,))
 
     Raises:
         Failed: it is none of the expected; tells the process's last words.
+        Diverged: its numbers ceased to be finite.
     """
     _, said = process.communicate()
     if process.returncode not in expected:
         command = " ".join(map(str, process.args)) if isinstance(process.args, list) else ""
         words = said.decode().strip().splitlines()[-1:] or ["nothing said"]
+        if process.returncode == 2 and "that are not finite" in words[0]:
+            raise Diverged(words[0])
         raise Failed(f"status {process.returncode} of {command}: {words[0]}")
     return process.returncode
 
@@ -231,6 +240,9 @@ def soak(wanted: Soak, folder: Path, tally: Tally) -> None:
             begun = time.monotonic()
             survive(arguments, here / "cut", cache, draw, 12.0, int(draw.integers(1, 6)), tally)
             differ = apart(here / "whole", here / "cut")
+        except Diverged:
+            differ, tally.diverged = [], tally.diverged + 1
+            print("   its numbers explode", flush=True)
         except Failed as failed:
             differ = [str(failed)]
         else:
@@ -251,6 +263,7 @@ def table(tally: Tally, minutes: float) -> str:
         ("kills", f"{tally.kills.total()} ({kills})"),
         ("resumes", str(tally.resumes)),
         ("rounds taken from checkpoints", str(tally.resumed_rounds)),
+        ("runs whose numbers explode, not compared", str(tally.diverged)),
         ("mismatches", str(len(tally.mismatches))),
     ]
     lines = ["| what | figure |", "| --- | --- |", *(f"| {a} | {b} |" for a, b in rows)]

@@ -6,24 +6,21 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool, Num
 
 from fedem_jax.base import State
 from fedem_jax.own_rows import OwnRows
-from fedem_jax.tables import exact
 
 
 def finite_rows(tree: Any, number: int) -> Bool[Array, " n"]:
     """Whether all of a client's numbers are finite, in arrays that have the axis of the clients, of
     length `number`, first. Integers always are; item tables may be held as bits."""
 
-    def one(leaf: Num[Array, "n *rest"]) -> Bool[Array, " n"]:
-        return jnp.isfinite(values(leaf)).all(axis=tuple(range(1, leaf.ndim)))
-
     sound = jnp.ones(number, bool)
     for leaf in map(jnp.asarray, jax.tree.leaves(tree)):
         if may_fail(leaf):
-            sound &= one(leaf)
+            sound &= all_finite(leaf, tuple(range(1, leaf.ndim)))
     return sound
 
 
@@ -34,7 +31,7 @@ def finite_state(state: State, number: int) -> Bool[Array, " C"]:
     clients = finite_rows([leaf for leaf in parts if not isinstance(leaf, OwnRows)], number)
     for leaf in map(jnp.asarray, jax.tree.leaves(state.server)):
         if may_fail(leaf):
-            clients &= jnp.isfinite(values(leaf)).all()
+            clients &= all_finite(leaf, tuple(range(leaf.ndim)))
     return clients
 
 
@@ -43,6 +40,10 @@ def may_fail(leaf: Array) -> bool:
     return leaf.dtype == jnp.uint16 or jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
-def values(leaf: Array) -> Array:
-    """The numbers that an array stands for."""
-    return exact(leaf) if leaf.dtype == jnp.uint16 else leaf
+def all_finite(leaf: Num[Array, "*n"], axes: tuple[int, ...]) -> Bool[Array, "*m"]:
+    """Whether all numbers along some axes are finite; by extremes alone, so that XLA makes no array
+    as large as the tables. The bits of bfloat16 are beyond those of infinity, or below its sign."""
+    if leaf.dtype == jnp.uint16:
+        highest = lax.bitcast_convert_type(leaf, jnp.int16).max(axis=axes)
+        return (highest < 0x7F80) & (leaf.max(axis=axes) < 0xFF80)
+    return jnp.isfinite(leaf.max(axis=axes)) & jnp.isfinite(leaf.min(axis=axes))
