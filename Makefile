@@ -43,7 +43,8 @@ help:  ## show this list
 experiment: $(READY)  ## run one experiment; with no DATASET, the embedded synthetic federation
   ## DATASET=ml-1m METHOD=fedem PROTOCOL=leak-free ROUNDS=100 SEED=0
   ## OUT=results/x DATA_DIR=data ARGS="--dim 32 --merging once"
-	@$(RUN) -m fedem_jax train $(foreach name,DATASET METHOD PROTOCOL ROUNDS SEED OUT DATA_DIR,$(call flag,$(name))) $(ARGS)
+  ## RESUME=results/x: go on with one that was cut off
+	@$(RUN) -m fedem_jax train $(foreach name,DATASET METHOD PROTOCOL ROUNDS SEED OUT DATA_DIR RESUME,$(call flag,$(name))) $(ARGS)
 
 .PHONY: compare
 compare: $(READY)  ## compare methods over several seeds; goes on where it was stopped
@@ -88,6 +89,10 @@ bench: $(READY)  ## measure it on this machine into experiments/bench; ARGS=--qu
 .PHONY: theory
 theory: $(READY)  ## simulate quadratic clients beside their closed forms; ARGS="--trials 1000"
 	@$(RUN) experiments/theory/theory.py $(ARGS)
+
+.PHONY: soak
+soak: $(READY)  ## kill random runs and go on with them for 30 minutes; ARGS="--minutes 5"
+	@$(RUN) experiments/soak.py $(ARGS)
 
 .PHONY: test
 test: $(READY_DEV)  ## run the tests but the slow ones; ARGS="-m slow" for those, ARGS="-k data"

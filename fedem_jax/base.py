@@ -30,6 +30,9 @@ class Info(NamedTuple):
     """Mean training loss of each client over the round's samples; NaN for those that sat out."""
     epochs: Int[Array, " C"]
     """Local epochs run."""
+    skipped: Bool[Array, " C"] | None = None
+    """Whose training was undone, as it led to numbers that are not finite; these sat out. None: it
+    is not looked for."""
 
 
 class Traffic(NamedTuple):
@@ -77,3 +80,6 @@ class Algorithm(NamedTuple):
     state, with so many clients side by side."""
     elastic: Elastic | None = None
     """How clients merge what they are served, if they do."""
+    placed: Callable[[Any], Any] = lambda server: ()
+    """`(server) -> arrays` of the server that have the client axis first, like those of the
+    clients."""

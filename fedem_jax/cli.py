@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import tyro
 
 from fedem_jax.config import Config
-from fedem_jax.errors import UserError
+from fedem_jax.errors import Stopped, UserError
 from fedem_jax.presets import preset
 from fedem_jax.protocol import nearest
 from fedem_jax.settings import FedEM, LocalOnly, load_settings
@@ -43,6 +44,7 @@ class Train:
       fedem train --dataset ml-100k --rounds 30
       fedem train --dataset mine.csv --columns user_id movie_id --merging once
       fedem train --config results/x/config.json --seed 1
+      fedem train --resume results/x
     """
 
     config: Annotated[str, tyro.conf.arg(metavar="PATH")]
@@ -52,6 +54,9 @@ class Train:
     """Settings to start from: released = the authors' program; tuned = chosen on validation;
     auto = tuned for the synthetic federation, released otherwise."""
     settings: tyro.conf.OmitArgPrefixes[Config]
+    resume: Annotated[str, tyro.conf.arg(metavar="PATH")] = ""
+    """Run directory of a run that was cut off: go on with it, from its last checkpoint to its last
+    round, with the settings that it has."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,8 @@ class Audit(LocalOnly):
 
     method: tyro.conf.Suppress[tyro.conf.Fixed[str]] = LocalOnly.method
     per_client: tyro.conf.Suppress[tyro.conf.Fixed[bool]] = False
+    checkpoint_every: tyro.conf.Suppress[tyro.conf.Fixed[int]] = 0
+    checkpoint_minutes: tyro.conf.Suppress[tyro.conf.Fixed[float]] = 0.0
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,8 @@ class Plan(Train):
       fedem plan --dataset ml-100k --dim 64 --block-size 16
     """
 
+    resume: tyro.conf.Suppress[tyro.conf.Fixed[str]] = ""
+
 
 @dataclass(frozen=True)
 class Compare:
@@ -99,8 +108,9 @@ class Compare:
     `fedem train --method NAME --help`. Without --methods all are compared, PFedRec also as
     pfedrec:evaluated=global. One that fails, in memory or in numbers, becomes a line that says why.
 
-    Each run has a folder of its own. Called again, the same command runs what is missing, so a
-    comparison may be stopped at any time, and more methods or seeds may be added later.
+    Each run has a folder of its own. Called again, the same command runs what is missing and goes
+    on with a run that was cut off, so a comparison may be stopped at any time, and more methods or
+    seeds may be added later.
 
     examples:
       fedem compare --seeds 2 --rounds 10
@@ -148,6 +158,8 @@ class Bottleneck(FedEM):
 
     method: tyro.conf.Suppress[tyro.conf.Fixed[str]] = FedEM.method
     per_client: tyro.conf.Suppress[tyro.conf.Fixed[bool]] = False
+    checkpoint_every: tyro.conf.Suppress[tyro.conf.Fixed[int]] = 0
+    checkpoint_minutes: tyro.conf.Suppress[tyro.conf.Fixed[float]] = 0.0
     eval_every: tyro.conf.Suppress[tyro.conf.Fixed[int]] = 1
 
 
@@ -179,27 +191,44 @@ class Report:
 def train(args: Sequence[str]) -> None:
     """Run one experiment; `fedem train --help` explains every setting."""
     wanted, base = settings(Train, "fedem train", args)
-    source, config = wanted.config, wanted.settings
+    source, config, resume = wanted.config, wanted.settings, bool(wanted.resume)
 
-    from fedem_jax.record import METRICS, RunDirectory, check_free, first_free
+    from fedem_jax.record import (
+        CONFIG,
+        SUMMARY,
+        RunDirectory,
+        check_free,
+        check_settings,
+        first_free,
+    )
 
     if source and not config.out:
         repeated = dataclasses.replace(config, out=base.out).run_directory()
         config = dataclasses.replace(config, out=str(first_free(repeated)))
     out = config.run_directory()
-    check_free(out)
+    if not resume:
+        check_free(out)
+    elif config.out != wanted.resume:
+        raise UserError("resume: goes on in the folder of the run; leave --out out.")
+    elif (out / SUMMARY).exists():
+        print(f"{out}: has finished; `fedem report {out}` shows it.")
+        return
+    else:
+        check_settings(out, config)
     use_all_cores()
     cache_programs()
 
     from fedem_jax.progress import Progress
+    from fedem_jax.signals import Stopping
     from fedem_jax.train import run
 
-    with Progress(directory=out) as progress:
+    with Progress(directory=out) as progress, Stopping(progress.say) as stop:
         try:
-            run(config, observers=[RunDirectory(out), progress])
-        except KeyboardInterrupt:
-            kept = f"{out}/{METRICS} holds the rounds so far." if out.exists() else ""
-            raise KeyboardInterrupt(kept) from None
+            run(config, None, [progress], RunDirectory(out, resume, progress.say), stop)
+        except KeyboardInterrupt as interrupt:
+            begun = (out / CONFIG).exists()
+            kept = f"go on with `fedem train --resume {out}`." if begun else ""
+            raise Stopped(getattr(interrupt, "number", signal.SIGINT), kept) from None
 
 
 def audit(args: Sequence[str]) -> None:
@@ -306,14 +335,16 @@ def run_missing(comparison: Comparison) -> dict[str, str]:
     cache_programs()
 
     from fedem_jax.comparison_progress import Watch, opening, paces_of
+    from fedem_jax.signals import Stopping
 
     console.print(opening(comparison, todo, federation))
-    with Watch(todo, paces_of(comparison, todo), console) as watch:
+    watch = Watch(todo, paces_of(comparison, todo), console)
+    with watch, Stopping(watch.say) as stop:
         try:
-            return run_all(comparison.directory, todo, watch)
-        except KeyboardInterrupt:
-            kept = f"{comparison.directory} keeps the finished runs; the same command goes on."
-            raise KeyboardInterrupt(kept) from None
+            return run_all(comparison.directory, todo, watch, stop)
+        except KeyboardInterrupt as interrupt:
+            kept = f"{comparison.directory} keeps what was done; the same command goes on."
+            raise Stopped(getattr(interrupt, "number", signal.SIGINT), kept) from None
 
 
 def settings(kind: type[Kind], prog: str, args: Sequence[str]) -> tuple[Kind, Config]:
@@ -323,13 +354,19 @@ def settings(kind: type[Kind], prog: str, args: Sequence[str]) -> tuple[Kind, Co
     start.add_argument("--preset", default="auto")
     start.add_argument("--dataset", default="synthetic")
     start.add_argument("--method", default=FedEM.method)
+    start.add_argument("--resume", default="")
     given = start.parse_known_args(args)[0]
-    if given.config:
+    if given.resume and given.config:
+        raise UserError("resume: goes on with the settings of the run; leave --config out.")
+    if given.resume:
+        base = load_settings(Path(given.resume) / "config.json")
+        defaults = dataclasses.replace(base, out=given.resume)
+    elif given.config:
         base = load_settings(given.config)
         defaults = dataclasses.replace(base, out="")
     else:
         base = defaults = preset(given.preset, dataset=given.dataset, method=given.method)
-    default = kind(given.config, given.preset, defaults)
+    default = kind(given.config, given.preset, defaults, given.resume)
     return tyro.cli(kind, prog=prog, args=args, default=default), base
 
 
@@ -441,7 +478,7 @@ COMMANDS = {
 
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point. Exit status: 0 done, 1 an audited protocol leaks, 2 the user's mistake, 130
-    interrupted."""
+    interrupted, 143 terminated."""
     args = sys.argv[1:] if args is None else list(args)
 
     def command() -> None:
@@ -464,7 +501,7 @@ def told(work: Callable[[], None]) -> None:
         raise SystemExit(2) from None
     except KeyboardInterrupt as interrupt:
         _complain("interrupted", str(interrupt) or "nothing was written.")
-        raise SystemExit(130) from None
+        raise SystemExit(128 + getattr(interrupt, "number", signal.SIGINT)) from None
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None

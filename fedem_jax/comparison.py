@@ -9,13 +9,17 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Collection, Sequence
+import shutil
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, get_args, get_type_hints
 
-from fedem_jax.config import Config
-from fedem_jax.errors import UserError
+from fedem_jax.checkpoint import FOLDER as CHECKPOINTS
+from fedem_jax.config import Config, differences
+from fedem_jax.errors import CannotResume, Stopped, UserError
+from fedem_jax.files import telling
+from fedem_jax.lock import Lock
 from fedem_jax.presets import PRESETS, preset
 from fedem_jax.protocol import SWITCHES, nearest
 from fedem_jax.record import (
@@ -36,6 +40,8 @@ from fedem_jax.settings import SETTINGS, load_settings, settings_of
 if TYPE_CHECKING:
     import pandas as pd
 
+    from fedem_jax.data.federation import Federation
+
 VARIANTS = {"pfedrec": ("pfedrec:evaluated=global",)}
 """What is compared beside each method unless methods are named: PFedRec with the table that its
 clients download, since the one that it was published with profits from a leak."""
@@ -44,8 +50,6 @@ FLAGS = ("dataset", "method", "protocol", "rounds", "seed", "out", "data_dir", "
 """Settings that `plan_comparison` has arguments for, or that it sets itself."""
 ALIKE = ("eval_every", "top_k", "columns", "separator", "header", *SWITCHES)
 """Further settings that must be the same for all, or figures would not mean the same."""
-INERT = ("out", "data_dir", "block_size", "size_classes")
-"""Settings that change no result: names of folders, the cut of the work."""
 
 
 class Contender(NamedTuple):
@@ -114,8 +118,8 @@ class Entry(NamedTuple):
 class Watcher(Protocol):
     """Whoever watches a comparison; also an observer of its runs (`fedem_jax.train.Observer`)."""
 
-    def again(self, run: PlannedRun) -> None:
-        """What a run that was cut off had left is removed."""
+    def say(self, sentence: str) -> None:
+        """Something deserves notice."""
 
     def begin(self, run: PlannedRun) -> None:
         """A run is about to start."""
@@ -201,7 +205,7 @@ def finished(run: PlannedRun) -> bool:
         if ended:
             raise
         return False  # cut off while it was written
-    if changed := differences(found, run.config):
+    if changed := differences(dataclasses.asdict(found), dataclasses.asdict(run.config)):
         raise UserError(
             f"{run.path}: holds a run with other settings ({'; '.join(changed)}); "
             "give another --out or remove that folder."
@@ -209,56 +213,77 @@ def finished(run: PlannedRun) -> bool:
     return ended
 
 
-def differences(found: Config, wanted: Config) -> list[str]:
-    """The settings of two runs of a method that differ and may change a result, in words."""
-    old, new = dataclasses.asdict(found), dataclasses.asdict(wanted)
-    return [
-        f"{name} {old.get(name)!r}, now {value!r}"
-        for name, value in new.items()
-        if name not in INERT and old.get(name) != value
-    ]
-
-
-def run_all(directory: Path, todo: Sequence[PlannedRun], watch: Watcher) -> dict[str, str]:
+def run_all(
+    directory: Path,
+    todo: Sequence[PlannedRun],
+    watch: Watcher,
+    stop: Callable[[], int] = lambda: 0,
+) -> dict[str, str]:
     """Run one after the other. A contender that fails does not stop the others.
 
     Args:
         directory: of the comparison; made if need be.
+        stop: as in `fedem_jax.train.run`.
 
     Returns:
         Why contenders failed, by name.
 
     Raises:
-        UserError: the data cannot be read, or the folder cannot be made.
+        UserError: the data cannot be read, the folder cannot be made, or another process is at work
+            there.
+        Stopped: `stop` asked for it.
     """
-    try:
+    with telling(directory, "give another --out"):
         directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{directory}: cannot be made ({error.strerror}); give another --out."
-        ) from None
+        lock = Lock(directory)
+    try:
+        return _run_all(todo, watch, stop)
+    finally:
+        lock.release()
 
+
+def _run_all(todo: Sequence[PlannedRun], watch: Watcher, stop: Callable[[], int]) -> dict[str, str]:
     from fedem_jax.data.sources import federation_of, load
     from fedem_jax.methods import METHODS
-    from fedem_jax.train import run
 
     once = functools.lru_cache(maxsize=1)(load)  # all methods with a seed have the same data
     failed: dict[str, str] = {}
     for each in todo:
         if each.name in failed:
             continue
+        if number := stop():
+            raise Stopped(number)
         federation = federation_of(each.config, once)
-        if _remove_remains(each.path):
-            watch.again(each)
         watch.begin(each)
         try:
             if each.config.method not in METHODS:
                 raise UserError(f"method: {each.config.method} has settings, but no program.")
-            run(each.config, federation, [RunDirectory(each.path), watch])
+            _run(each, federation, watch, stop)
         except UserError as error:
             failed[each.name] = f"{str(error).rstrip('.')} (seed {each.config.seed})."
             watch.fail(each, str(error))
     return failed
+
+
+def _run(each: PlannedRun, federation: Federation, watch: Watcher, stop: Callable[[], int]) -> None:
+    """Go on with a run if it was cut off and can be gone on with, else begin it."""
+    from fedem_jax.train import run
+
+    done = False
+    if (each.path / CONFIG).exists() and (each.path / CHECKPOINTS).is_dir():
+        try:
+            classes = load_settings(each.path / CONFIG).size_classes
+            config = dataclasses.replace(each.config, size_classes=classes)
+            run(config, federation, [watch], RunDirectory(each.path, True, watch.say), stop)
+            done = True
+        except CannotResume as error:
+            watch.say(str(error))
+    if not done:
+        if _remove_remains(each.path):
+            watch.say(f"{each.path}: was cut off, starts anew")
+        run(each.config, federation, [watch], RunDirectory(each.path, say=watch.say), stop)
+    # many runs, each as large as its parameters: only what the tables need stays
+    shutil.rmtree(each.path / CHECKPOINTS, ignore_errors=True)
 
 
 def gather(comparison: Comparison, failed: dict[str, str]) -> list[Entry]:
@@ -348,17 +373,14 @@ def _slug(name: str) -> str:
 
 def _remove_remains(path: Path) -> bool:
     """Remove what a run left that was cut off, and nothing else; whether there was anything."""
-    files = (
-        CONFIG,
-        METRICS,
-        f"{SUMMARY}.partial",
-        CURVES,
-        CANDIDATES,
-        PER_CLIENT,
-        RHO,
-        RHO_PICTURE,
-    )
-    found = [path / name for name in files if (path / name).exists()]
+    names = (CONFIG, METRICS, SUMMARY, CURVES, CANDIDATES, PER_CLIENT, RHO, RHO_PICTURE)
+    files = [path / name for name in names]
+    files += [path / f"{name}.partial" for name in names]
+    found = [file for file in files if file.exists()]
     for file in found:
         file.unlink()
+    checkpoints = path / CHECKPOINTS
+    if checkpoints.is_dir():
+        shutil.rmtree(checkpoints)
+        found.append(checkpoints)
     return bool(found)

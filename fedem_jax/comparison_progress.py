@@ -55,9 +55,9 @@ class Watch:
     def __exit__(self, *_) -> None:
         self._bar.stop()
 
-    def again(self, run: PlannedRun) -> None:
-        """Say that a run that was cut off starts anew."""
-        self._console.print(Text(f"{run.path}: was cut off, starts anew", "dim"), soft_wrap=True)
+    def say(self, sentence: str) -> None:
+        """Show a sentence, above the bars."""
+        self._console.print(Text(sentence, "dim"), soft_wrap=True)
 
     def begin(self, run: PlannedRun) -> None:
         """Show which run is at work."""

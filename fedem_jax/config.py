@@ -6,11 +6,13 @@ import dataclasses
 import json
 import math
 import reprlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from fedem_jax.errors import UserError
+from fedem_jax.files import put
 from fedem_jax.protocol import PROTOCOLS, SWITCHES, Protocol, nearest, preset
 
 
@@ -93,11 +95,24 @@ class Config:
     client_fraction: Share = 1.0
     """Share of the clients that train in a round."""
 
+    on_nonfinite: Literal["stop", "skip-client"] = "stop"
+    """A loss, parameter or score that is not finite: stop = ends the run; skip-client = a client
+    whose local training leads there does not train in that round and sends nothing new, and is
+    counted as `skipped` in the record. What gets there at the server ends the run all the same."""
+
     # evaluation
     top_k: Count = 10
     """Length of the recommended list that rounds are chosen by, K of HR@K and NDCG@K."""
     per_client: bool = False
     """Keep every client's ranks at the best validation round, in per_client.parquet."""
+
+    # a run that is cut off goes on from its last checkpoint: fedem train --resume
+    checkpoint_every: Natural = 0
+    """Rounds between two checkpoints, counted in evaluated rounds; 0: by time alone."""
+    checkpoint_minutes: Weight = 5.0
+    """Minutes between two checkpoints; 0: by rounds alone. With both 0 none is written; else there
+    is one at the end and one on Ctrl-C or SIGTERM, too. Kept are the latest and the best of them on
+    validation, each as large as all parameters."""
 
     # single switches of the protocol; empty or 0: as the protocol has it
     negative_pool: Literal["", "unseen", "untrained"] = ""
@@ -168,9 +183,31 @@ class Config:
         stem = Path(self.dataset).stem or "data"
         return Path("results") / f"{stem}-{self.method}-{self.protocol}-seed{self.seed}"
 
+    def saves(self) -> bool:
+        """Whether there are to be checkpoints."""
+        return self.checkpoint_every > 0 or self.checkpoint_minutes > 0
+
     def save(self, path: Path) -> None:
-        """Write all settings as JSON."""
-        path.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+        """Write all settings as JSON, whole or not at all."""
+        text = json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        put(path, lambda path: path.write_text(text))
+
+
+INERT = (
+    "out", "data_dir", "checkpoint_every", "checkpoint_minutes", "block_size", "size_classes"
+)  # fmt: skip
+"""Settings that change no result: names of folders, when it is saved, the cut of the work."""
+
+
+def differences(
+    found: dict[str, Any], wanted: dict[str, Any], but: Collection[str] = INERT
+) -> list[str]:
+    """The settings of two runs of a method that differ and may change a result, in words."""
+    return [
+        f"{name} {found.get(name)!r}, now {value!r}"
+        for name, value in wanted.items()
+        if name not in but and found.get(name) != value
+    ]
 
 
 def _check(name: str, kind: Any, value: Any) -> None:

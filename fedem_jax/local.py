@@ -17,6 +17,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from fedem_jax.clients import BLOCK, SizeClass, over_trials, stacked
+from fedem_jax.config import Config
 from fedem_jax.draws import Draws
 
 Carry = TypeVar("Carry")
@@ -33,6 +34,15 @@ class Rule(NamedTuple):
     """Relative change of the running loss in an epoch below which the client stops."""
     offset: float = 1e-5
     """Added to the loss that the change is relative to."""
+    skip: bool = False
+    """Whether a client whose numbers are not finite is left out of the round, as if it had not
+    trained."""
+
+    @classmethod
+    def of(cls, config: Config, threshold: Float[Array, ""], offset: float = offset) -> Rule:
+        """The rule of a configuration."""
+        skip = config.on_nonfinite == "skip-client"
+        return cls(config.batch_size, config.local_epochs, threshold, offset, skip)
 
 
 class Session(NamedTuple):

@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
@@ -176,6 +178,28 @@ def _advice(config: Config, federation: Federation, layout: Layout, plan: Memory
     if left > 0 and not on_cpu(layout):
         advice.append(f"{math.ceil(plan.clients * plan.devices / left)} such devices")
     return f"{' or '.join(advice)} would fit" if advice else "take fewer clients or items"
+
+
+@contextmanager
+def advice_when_exhausted(
+    plan: MemoryPlan, config: Config, federation: Federation, layout: Layout
+) -> Iterator[None]:
+    """A device that runs out of memory all the same becomes advice.
+
+    Raises:
+        UserError: it did; names what was planned, and what would take a quarter less.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        less = plan._replace(limit=int(0.75 * plan.total / USABLE))
+        raise UserError(
+            f"memory: a device ran out of it, although the run was planned to need "
+            f"{in_bytes(plan.total)} of {in_bytes(plan.limit)} on each of {plan.devices}, so "
+            f"something else takes it; {_advice(config, federation, layout, less)}."
+        ) from None
 
 
 def device_memory(layout: Layout) -> int:

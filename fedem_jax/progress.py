@@ -16,7 +16,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
-from fedem_jax.config import Config
+from fedem_jax.config import INERT, Config
 from fedem_jax.data.federation import Federation
 from fedem_jax.record import (
     CURVES,
@@ -111,6 +111,10 @@ class Progress:
             names = ", ".join(self._files)
             self._console.print(f"[bold]{self._directory}/[/bold] holds {names}", soft_wrap=True)
 
+    def say(self, sentence: str) -> None:
+        """Show a sentence, above the bar if there is one."""
+        self._console.print(Text(sentence), soft_wrap=True)
+
     def _stop(self) -> None:
         if self._bar is not None:
             self._bar.stop()
@@ -154,12 +158,11 @@ def comparison(runs: Sequence[tuple[str, Run]]) -> RenderableType:
 
 def same_but_seed(runs: Sequence[tuple[str, Run]]) -> list[list[tuple[str, Run]]]:
     """The runs gathered into groups of at least two that differ in nothing but the seed (and in
-    what changes no result: names of folders, the cut of the work). A seed counts once."""
+    what changes no result). A seed counts once."""
     groups: dict[Config, dict[int, tuple[str, Run]]] = {}
+    alike: dict[str, Any] = {name: getattr(Config, name) for name in (*INERT, "seed", "per_client")}
     for label, run in runs:
-        settings = dataclasses.replace(
-            run.config, seed=0, out="", data_dir="", per_client=False, block_size=0, size_classes=1
-        )
+        settings = dataclasses.replace(run.config, **alike)
         groups.setdefault(settings, {})[run.config.seed] = (label, run)
     return [list(group.values()) for group in groups.values() if len(group) > 1]
 

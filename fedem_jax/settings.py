@@ -132,6 +132,8 @@ class CentralMF(Config):
     ml-100k under leak-free."""
 
     method: str = "central-mf"
+    on_nonfinite: Literal["stop"] = "stop"
+    """What is not finite ends the run: there are no clients to skip."""
     local_epochs: Count = 1
     """Passes over a round's samples, which are drawn anew in every round."""
     batch_size: Count = 1024
@@ -166,6 +168,8 @@ class FCF(Config):
     sampled: local_epochs, batch_size, num_negative and bce have no effect."""
 
     method: str = "fcf"
+    on_nonfinite: Literal["stop"] = "stop"
+    """What is not finite ends the run: clients solve for their vectors, nothing there explodes."""
     confidence: Weight = 4.0
     """Weight of an interaction over the rest: c = 1 + confidence."""
     regularization: Positive = 1.0

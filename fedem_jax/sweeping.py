@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fedem_jax.config import Config
+from fedem_jax.config import INERT, Config
 from fedem_jax.errors import UserError
 from fedem_jax.protocol import nearest
 from fedem_jax.search_space import Setting, Values, drawn, grid, space
@@ -108,7 +108,7 @@ class Sweep:
 
     def plan(self, federations: dict[int, Federation]) -> dict[str, Any]:
         """What decides the trials, as JSON holds it."""
-        apart = ("seed", "out", "data_dir", "per_client", "block_size", "size_classes")
+        apart = ("seed", "per_client", *INERT)
         config = dataclasses.asdict(self.config)
         splits = {str(seed): each.fingerprint for seed, each in federations.items()}
         return {

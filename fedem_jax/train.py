@@ -6,6 +6,7 @@ import dataclasses
 import platform
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -22,14 +23,17 @@ from fedem_jax import __version__
 from fedem_jax.base import Info, State
 from fedem_jax.clients import Layout, Lists, lay_out, lists_on_device, most_needed
 from fedem_jax.config import Config
+from fedem_jax.course import Course, Keeper
 from fedem_jax.data.federation import Federation
 from fedem_jax.data.sources import federation_of
 from fedem_jax.draws import Draws, Fresh
-from fedem_jax.errors import UserError
-from fedem_jax.memory import plan_memory
+from fedem_jax.errors import CannotResume, Stopped, UserError
+from fedem_jax.finite import finite_state
+from fedem_jax.memory import advice_when_exhausted, plan_memory
 from fedem_jax.methods import METHODS
 from fedem_jax.metrics import coverage, summarise
 from fedem_jax.ranking import HeldOut, Ranking, Ranks, rank_all
+from fedem_jax.record import RunDirectory
 from fedem_jax.rho import counter
 from fedem_jax.summary import best_round, per_client, summarise_run
 
@@ -74,7 +78,11 @@ class Result:
 
 
 def run(
-    config: Config, federation: Federation | None = None, observers: Sequence[Observer] = ()
+    config: Config,
+    federation: Federation | None = None,
+    observers: Sequence[Observer] = (),
+    directory: RunDirectory | None = None,
+    stop: Callable[[], int] = lambda: 0,
 ) -> Result:
     """Train and evaluate a federated method.
 
@@ -82,10 +90,14 @@ def run(
         config: all settings.
         federation: the data; None: what `config` names.
         observers: told of the start, of every evaluated round and of the end.
+        directory: where the run is written down and, if it is cut off, taken up again.
+        stop: asked before every segment of rounds; the number of a signal ends the run there.
 
     Raises:
-        UserError: unusable data, a list as long as the ranking, or numbers that ceased to be
-            finite.
+        UserError: unusable data, a list as long as the ranking, numbers that ceased to be finite, a
+            device without the memory, or a disk that takes no more.
+        CannotResume: what `directory` holds cannot be gone on with.
+        Stopped: `stop` asked for it; what was reached is in `directory`.
     """
     if federation is None:
         federation = federation_of(config)
@@ -97,41 +109,74 @@ def run(
         "device": device_name(),
         "versions": versions(),
     }
-    for observer in observers:
-        observer.start(setting)
+    watching = [*([directory] if directory else ()), *observers]
+    with ExitStack() as open_until_the_end:
+        if directory is not None:
+            open_until_the_end.enter_context(directory)
+        for observer in watching:
+            observer.start(setting)
+        keeper = None
+        if directory is not None:
+            keeper = open_until_the_end.enter_context(Keeper(directory, trial, setting))
+        try:
+            with advice_when_exhausted(trial.memory, config, federation, trial.layout):
+                course = (keeper.taken_up() if keeper else None) or Course(trial.init())
+                go_through(trial, course, watching, keeper, stop)
+        except CannotResume:
+            raise
+        except UserError as error:
+            kept = keeper.kept() if keeper else ""
+            raise UserError(f"{error} {kept}".rstrip()) from None
+        assert course.best is not None
+        clients = per_client(federation, course.best)
+        summary = summarise_run(config, federation, course.records, clients) | {
+            "compile_seconds": course.compile_seconds,
+            "seconds_per_round": course.seconds / config.rounds,
+            "resumed": course.resumed,
+            "device": setting["device"],
+            "versions": setting["versions"],
+        }
+        for observer in watching:
+            observer.finish(summary, clients)
+    return Result(config, federation, course.records, summary, clients, course.state, trial.layout)
 
-    records: list[dict[str, Any]] = []
-    seconds, compiling, best = 0.0, 0.0, None
-    state = trial.init()
-    count_rho = counter(trial.algorithm, federation, trial.layout, trial.lists)
-    for start in range(0, config.rounds, config.eval_every):
-        length = min(config.eval_every, config.rounds - start)
+
+def go_through(
+    trial: Trial,
+    course: Course,
+    watching: Sequence[Observer],
+    keeper: Keeper | None,
+    stop: Callable[[], int],
+) -> None:
+    """The rounds that a run has left, segment after segment; `course` is moved on, and kept."""
+    config = trial.config
+    count_rho = counter(trial.algorithm, trial.federation, trial.layout, trial.lists)
+    while course.round < config.rounds:
+        length = min(config.eval_every, config.rounds - course.round)
         begun = time.perf_counter()
-        segment = trial.segment(state, length)
+        segment = trial.segment(course.state, length)
         ready = time.perf_counter()
-        state, info, ranks = jax.block_until_ready(segment(state, start))
+        course.compile_seconds += ready - begun
+        if number := stop():
+            if keeper is not None:
+                keeper.keep(course, at_once=True)
+                keeper.wait()
+            raise Stopped(number)
+        course.state, info, ranks = jax.block_until_ready(segment(course.state, course.round))
         took = time.perf_counter() - ready
-        compiling, seconds = compiling + ready - begun, seconds + took
-        record = trial.record(start + length, info, ranks) | {"seconds": took / length}
+        course.round, course.seconds = course.round + length, course.seconds + took
+        record = trial.record(course.round, info, ranks) | {"seconds": took / length}
         if count_rho is not None:
-            record["rho"] = count_rho(state).tolist()
-        records.append(record)
-        if best_round(records, config.top_k) is record:
-            best = trial.by_client(ranks)
-        for observer in observers:
+            record["rho"] = count_rho(course.state).tolist()
+        course.records.append(record)
+        if best_round(course.records, config.top_k) is record:
+            course.best = trial.by_client(ranks)
+        for observer in watching:
             observer.record(record)
-
-    assert best is not None
-    clients = per_client(federation, best)
-    summary = summarise_run(config, federation, records, clients) | {
-        "compile_seconds": compiling,
-        "seconds_per_round": seconds / config.rounds,
-        "device": setting["device"],
-        "versions": setting["versions"],
-    }
-    for observer in observers:
-        observer.finish(summary, clients)
-    return Result(config, federation, records, summary, clients, state, trial.layout)
+        if keeper is not None:
+            keeper.keep(course, at_once=course.round == config.rounds)
+    if keeper is not None:
+        keeper.wait()
 
 
 class Trial:
@@ -198,7 +243,8 @@ class Trial:
         rules = self.federation.protocol
         ranking = Ranking(rules.ties, rules.scale, self.config.top_k)
         ranks = rank_all(self.algorithm, self.layout, state, lists, held_out, hyper, ranking)
-        return Segment(state, info, ranks)
+        sound = ranks.finite & finite_state(state, self.layout.padded)
+        return Segment(state, info, ranks._replace(finite=sound))
 
     def by_client(self, tree: Any) -> Any:
         """Arrays that have the client axis first, in the order of the federation, on the host."""
@@ -217,16 +263,29 @@ class Trial:
         sound = by_client.finite & (np.isfinite(loss) | ~trained)
         if not sound.all():
             lost = int(np.flatnonzero(~sound)[0])
+            diverged = not np.isfinite(loss[trained]).all()
+            what = "losses" if diverged else "parameters or scores"
             settings = dataclasses.asdict(self.config).items()
             steps = [
-                f"{name} (now {value:g})" for name, value in settings if name.startswith("lr_")
+                f"{name} (now {value:g})"
+                for name, value in settings
+                if name.startswith("lr_") or (name == "init_scale" and not diverged)
             ]
             raise UserError(
                 f"round {round}: client {lost} (user {self.federation.user_ids[lost]}) and "
-                f"{(~sound).sum() - 1} more have scores or losses that are not finite; "
+                f"{(~sound).sum() - 1} more have {what} that are not finite "
+                f"({'training diverged' if diverged else 'they saturate float32'}); "
                 f"a smaller {' or '.join(steps)} usually helps."
             )
-        return {
+        skipped = {}
+        if info.skipped is not None:
+            skipped = {"skipped": int(np.asarray(info.skipped).sum())}
+            if not trained.any():
+                raise UserError(
+                    f"round {round}: all clients that trained were skipped, so nothing is learned; "
+                    f"a smaller step size helps."
+                )
+        return skipped | {
             "round": round,
             "loss": float(loss[trained].mean()),
             "epochs": float(epochs[trained].mean()),

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from fedem_jax.base import Info, State
 from fedem_jax.clients import AXIS, BLOCK, Layout, SizeClass, for_each_block
 from fedem_jax.draws import Draws
+from fedem_jax.finite import finite_rows
 from fedem_jax.local import Rule, Session, Trained, open_session
 from fedem_jax.own_rows import OwnRows
 from fedem_jax.tables import held
@@ -80,7 +81,8 @@ def train_clients(
     """All participants, phase after phase, block after block, every device its own clients.
 
     Returns the clients, what they report, and the sum of what they sent, which starts at the zeros
-    of `nothing`; None where nothing is sent in this way.
+    of `nothing`; None where nothing is sent in this way. What a client sends is what it changed: a
+    client that `rule.skip` leaves out adds nothing, as if it had sent back what it was given.
     """
     takes_part = jnp.zeros(layout.padded, bool).at[layout.places(participants)].set(True)
 
@@ -94,14 +96,25 @@ def train_clients(
                 return client_round(session, clients, server, id)
 
             new = jax.vmap(one, axis_name=BLOCK)(ids)
+            skipped = info.skipped
+            if skipped is not None:
+                results = (new.own, new.table, new.sent, new.trained.loss)
+                lost = ~finite_rows(results, len(ids))
+                skipped = skipped.at[ids].set(lost, mode="drop")
+                ids = jnp.where(lost, layout.shard, ids)  # from here on they are not there
             info = Info(
                 loss=info.loss.at[ids].set(new.trained.loss, mode="drop"),
                 epochs=info.epochs.at[ids].set(new.trained.epochs, mode="drop"),
+                skipped=skipped,
             )
             return written(clients, ids, new), info, added(total, new.sent, ids < layout.shard)
 
         chosen = [takes_part & phase.chosen(clients) for phase in phases]
-        idle = Info(jnp.full(layout.shard, jnp.nan), jnp.zeros(layout.shard, jnp.int32))
+        idle = Info(
+            jnp.full(layout.shard, jnp.nan),
+            jnp.zeros(layout.shard, jnp.int32),
+            jnp.zeros(layout.shard, bool) if rule.skip else None,
+        )
         carry = (clients, idle, nothing)
         for phase, mask, of_device in zip(phases, chosen, members, strict=True):
             work = partial(block, phase.client_round)

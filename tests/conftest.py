@@ -15,8 +15,9 @@ from jaxtyping import install_import_hook
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 CHECKED = (
-    "aggregate", "base", "clients", "data", "draws", "local", "losses", "merge", "methods",
-    "metrics", "models", "ranking", "similarity", "stack", "summary", "train",
+    "aggregate", "base", "clients", "course", "data", "draws", "finite", "local", "losses", "merge",
+    "methods", "metrics", "models", "placement", "ranking", "similarity", "stack", "summary",
+    "train",
 )  # fmt: skip
 install_import_hook(
     [f"fedem_jax.{name}" for name in CHECKED],

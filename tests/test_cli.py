@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import signal
 import subprocess
 import sys
 import types
@@ -12,14 +13,15 @@ from made_up import federation, made_up
 from fedem_jax import cli
 from fedem_jax.config import Config
 from fedem_jax.data.federation import Federation
-from fedem_jax.errors import UserError
+from fedem_jax.errors import Stopped, UserError
 from fedem_jax.progress import against_chance
 from fedem_jax.settings import FedEM
 from fedem_jax.uncertainty import over_seeds
 
 
-def fake_run(config: FedEM, federation_: Federation | None = None, observers=()) -> None:
+def fake_run(config: FedEM, federation_: Federation | None, observers, directory, stop) -> None:
     """What `fedem_jax.train.run` tells its observers, with made-up numbers."""
+    observers = [directory, *observers]
     setting = {
         "config": config,
         "federation": federation_ or federation(config),
@@ -93,6 +95,30 @@ def test_flags_override_a_recorded_config(fake, tmp_path):
     assert settings(tmp_path / "y") == settings(tmp_path / "x") | {"out": "y", "rounds": 3}
 
 
+def test_a_run_that_was_cut_off_is_gone_on_with(fake, tmp_path, capsys):
+    """With its own settings; what changes no result may be given anew."""
+
+    def cut(config, federation_, observers, directory, stop):
+        directory.start({"config": config, "federation": federation(config)})
+        raise Stopped(signal.SIGTERM)
+
+    fake.run = cut
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--out", "x", "--rounds", "2", "--dim", "4"])
+    fake.run = fake_run
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["train", "--resume", "x", "--dim", "8"])
+    assert exit_.value.code == 2
+    said = capsys.readouterr().err
+    assert "x: holds a run with other settings (dim 4, now 8); a run goes on with its own" in said
+    cli.main(["train", "--resume", "x", "--data-dir", "d"])
+    assert settings(tmp_path / "x")["data_dir"] == "d"
+    assert (tmp_path / "x" / "summary.json").exists()
+    capsys.readouterr()
+    cli.main(["train", "--resume", "x"])
+    assert capsys.readouterr().out == "x: has finished; `fedem report x` shows it.\n"
+
+
 def test_every_field_of_config_is_a_flag(capsys):
     with pytest.raises(SystemExit) as exit_:
         cli.main(["train", "--help"])
@@ -112,7 +138,10 @@ def test_every_field_of_config_is_a_flag(capsys):
         (["train", "--lr-embedding", "nan"], "lr_embedding: nan"),
         (["train", "--client-fraction", "2"], "client_fraction: 2.0"),
         (["train", "--config", "absent.json"], "absent.json: cannot be read"),
-        (["train", "--out", "taken"], "taken: already holds a run"),
+        (["train", "--out", "taken"], "taken: already holds a run that can be gone on with"),
+        (["train", "--resume", "absent"], "absent/config.json: cannot be read"),
+        (["train", "--resume", "taken", "--config", "x"], "leave --config out"),
+        (["train", "--resume", "taken", "--out", "x"], "leave --out out"),
         (["report"], "report: names no run directory"),
         (["report", "absent"], "absent: there is no such run directory"),
     ],
@@ -151,19 +180,20 @@ def test_data_that_cannot_be_loaded_leave_nothing(fake, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("started", [False, True])
-def test_an_interruption_is_one_line(fake, capsys, started):
-    def interrupted(config, federation_=None, observers=()):
+def test_an_interruption_is_one_line(fake, capsys, started, number):
+    def interrupted(config, federation_, observers, directory, stop):
         if started:
-            fake_run(dataclasses.replace(config, rounds=2), None, observers[:1])
-        raise KeyboardInterrupt
+            directory.start({"config": config, "federation": federation(config)})
+        raise Stopped(number)
 
     fake.run = interrupted
     with pytest.raises(SystemExit) as exit_:
         cli.main(["train", "--out", "x"])
-    assert exit_.value.code == 130
+    assert exit_.value.code == 128 + number
     said = capsys.readouterr().err
-    kept = "x/metrics.jsonl holds the rounds so far." if started else "nothing was written."
+    kept = "go on with `fedem train --resume x`." if started else "nothing was written."
     assert said == f"interrupted: {kept}\n"
 
 

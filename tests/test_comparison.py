@@ -19,7 +19,7 @@ from fedem_jax import cli
 from fedem_jax.comparison import Entry, PlannedRun, missing, plan_comparison
 from fedem_jax.comparison_progress import in_words, time_left
 from fedem_jax.comparison_report import _results
-from fedem_jax.errors import UserError
+from fedem_jax.errors import CannotResume, UserError
 from fedem_jax.settings import SETTINGS, CentralMF, FedEM, FedMF, PFedRec
 from fedem_jax.significance import holm
 from fedem_jax.standings import PUBLISHED, published, standings
@@ -49,7 +49,8 @@ class Fake:
         self.begun = []
         self.failing, self.killed_at = "", None
 
-    def run(self, config, data, observers):
+    def run(self, config, data, observers, directory, stop):
+        observers = [directory, *observers]
         self.begun.append((config.method, config.seed))
         setting = {"config": config, "federation": data}
         summary, clients, records = told(config)
@@ -209,6 +210,32 @@ def test_a_killed_comparison_goes_on(fake, tmp_path, capsys):
     compare(*THREE)
     assert fake.begun == []
     assert (tmp_path / "c" / "table.csv").read_bytes() == whole
+
+
+@pytest.mark.parametrize("sound", [True, False])
+def test_a_run_with_a_checkpoint_goes_on_and_leaves_none(fake, tmp_path, capsys, sound):
+    """Under its own size classes, which its checkpoint depends on; one that cannot go on starts
+    anew, and says why."""
+    compare("--methods", "fedem", "--seeds", "1")
+    folder = tmp_path / "c" / "fedem-seed0"
+    (folder / "summary.json").unlink()
+    (folder / "checkpoint" / "round-000002").mkdir(parents=True)
+    how = []
+
+    def run(config, data, observers, directory, stop):
+        how.append((directory.resume, config.size_classes))
+        if directory.resume and not sound:
+            raise CannotResume("c/fedem-seed0/checkpoint: every checkpoint is damaged.")
+        directory.rewind(0)
+        fake.run(config, data, observers, directory, stop)
+
+    sys.modules["fedem_jax.train"].__dict__["run"] = run
+    compare("--methods", "fedem", "--seeds", "1", "--settings", "size_classes=2")
+    assert how == ([(True, 7)] if sound else [(True, 7), (False, 2)])
+    assert not (folder / "checkpoint").exists()
+    said = capsys.readouterr().out
+    assert ("every checkpoint is damaged" in said) == (not sound)
+    assert ("was cut off, starts anew" in said) == (not sound)
 
 
 def test_what_is_cut_off_in_its_first_file_starts_anew(fake, tmp_path):

@@ -63,13 +63,18 @@ class Toy(AdamClients):
     method: str = "toy"
 
 
+HUGE = np.float32(2.0**100)
+"""Stands for what is not finite in the parameters of the toy, which always are."""
+
+
 def toy(scores: np.ndarray):
     """A factory, as in `METHODS`, that scores with `scores` [R, C, I] in rounds 0 (before the
     first) to R - 1, and with the last of them from then on."""
 
     def bound(config, num_items, layout, samples) -> Algorithm:
         def init(key) -> State:
-            each = jnp.asarray(scores, jnp.float32).swapaxes(0, 1)
+            finite = np.nan_to_num(scores, nan=-HUGE, posinf=HUGE)
+            each = jnp.asarray(finite, jnp.float32).swapaxes(0, 1)
             nobody = jnp.zeros((layout.padded, *each.shape[1:]))
             return State({"score": nobody.at[layout.place].set(each)}, jnp.int32(0))
 
@@ -82,7 +87,8 @@ def toy(scores: np.ndarray):
             return State(state.clients, number), Info(loss, epochs)
 
         def score(state, ids, hyper):
-            return state.clients["score"][ids, jnp.minimum(state.server, len(scores) - 1)]
+            now = state.clients["score"][ids, jnp.minimum(state.server, len(scores) - 1)]
+            return jnp.where(now == -HUGE, jnp.nan, jnp.where(now == HUGE, jnp.inf, now))
 
         return Algorithm(
             init, round, score, num_items, hyper=(), traffic=Traffic(up=10, down=20),

@@ -44,7 +44,7 @@ def phases(trial: Trial, state: State) -> Phases:
 
     def draws(clients, server, number, key, lists, hyper):
         drawn = trial.draws(key, number, lists)
-        rule = Rule(config.batch_size, config.local_epochs, hyper.threshold)
+        rule = Rule.of(config, hyper.threshold)
         visiting = [Phase(visit, everybody, layout.classes)]
         state, participants = State(clients, server), drawn.participants()
         return train_clients(

@@ -212,4 +212,8 @@ def central_mf(
 
     hyper = numbers_of(Hyper, config)
     traffic = Traffic(up=0, down=0)
-    return Algorithm(init, round, score, num_items, hyper, traffic, scratch)
+
+    def placed(server: Server):
+        return server.moments.mu.user, server.moments.nu.user
+
+    return Algorithm(init, round, score, num_items, hyper, traffic, scratch, placed=placed)

@@ -105,7 +105,7 @@ def cofedrec(
 
     def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
         participants = draws.participants()
-        rule = Rule(config.batch_size, config.local_epochs, jnp.float32(0))
+        rule = Rule.of(config, jnp.float32(0))
         contrasts = (state.server.cluster[0] >= 0) & (hyper.contrast > 0)
         phases = [
             Phase(partial(train, hyper), lambda c: everybody(c) & ~contrasts, layout.classes),

@@ -108,7 +108,7 @@ def fedca(config: FedCA, num_items: int, layout: Layout, samples: Int[Array, " C
 
     def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
         participants = draws.participants()
-        rule = Rule(config.batch_size, config.local_epochs, hyper.threshold)
+        rule = Rule.of(config, hyper.threshold)
         phases = [
             Phase(partial(train_own, hyper), lambda c: c.slot == NOT_SERVED, layout.classes),
             Phase(partial(take_up_and_train, hyper), lambda c: served(c.slot), layout.coarse),

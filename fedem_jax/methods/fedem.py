@@ -163,7 +163,7 @@ def fedem(config: FedEM, num_items: int, layout: Layout, samples: Int[Array, " C
 
     def train(draws: Draws, state: State, participants, hyper: Hyper) -> tuple[Clients, Info]:
         """Clients in parallel: those that were served merge first, then everybody trains."""
-        rule = Rule(config.batch_size, config.local_epochs, hyper.threshold)
+        rule = Rule.of(config, hyper.threshold)
         phases = [
             Phase(partial(train_own, hyper), lambda c: ~merges(c.slot), layout.classes),
             Phase(partial(merge_and_train, hyper), lambda c: merges(c.slot), layout.coarse),

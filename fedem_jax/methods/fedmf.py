@@ -74,7 +74,7 @@ def fedmf(config: FedMF, num_items: int, layout: Layout, samples: Int[Array, " C
             sent = Contribution(rows, share * moved, ())
             return averaging.change(config, user_vector, trained, sent, table)
 
-        rule = Rule(config.batch_size, config.local_epochs, hyper.threshold)
+        rule = Rule.of(config, hyper.threshold)
         phases = [Phase(train, everybody, layout.classes)]
         nothing = Sum(jnp.zeros((num_items, config.dim)), ())
         clients, info, upload = train_clients(

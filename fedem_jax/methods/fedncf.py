@@ -94,7 +94,7 @@ def fedncf(config: FedNCF, num_items: int, layout: Layout, samples: Int[Array, "
             kept = {name: private[name] for name in clients.private}
             return averaging.change(config, kept, trained, sent, table)
 
-        rule = Rule(config.batch_size, config.local_epochs, hyper.threshold)
+        rule = Rule.of(config, hyper.threshold)
         phases = [Phase(train, everybody, layout.classes)]
         nothing = Sum(jnp.zeros((num_items, config.dim)), jax.tree.map(jnp.zeros_like, network))
         clients, info, upload = train_clients(

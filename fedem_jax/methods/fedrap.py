@@ -134,11 +134,13 @@ def fedrap(config: FedRAP, num_items: int, layout: Layout, samples: Int[Array, "
             fitted = fit(objective, norm, private, own[rows], start, session, weights, hyper)
             own = (fitted.shrink * own).at[rows].set(fitted.own, mode="drop")
             moved = fitted.common - fitted.shrink * start
-            sent = Contribution(rows, moved / num_participants, fitted.shrink / num_participants)
+            sent = Contribution(
+                rows, moved / num_participants, (fitted.shrink - 1) / num_participants
+            )
             kept = {"private": fitted.private, "items": held(own, stored)}
             return Change(kept, fitted.trained, sent=sent)
 
-        rule = Rule(config.batch_size, config.local_epochs, hyper.threshold, offset=0.0)
+        rule = Rule.of(config, hyper.threshold, offset=0.0)
         phases = [Phase(train, everybody, layout.classes)]
         nothing = Sum(jnp.zeros((num_items, config.dim)), jnp.float32(0))
         clients, info, upload = train_clients(
@@ -209,7 +211,7 @@ def fit(
 
 
 def serve(server: Server, upload: Sum) -> Server:
-    """The server's step: C <- mean of C_u. `upload.rest` is the mean factor of the rows that
+    """The server's step: C <- mean of C_u. `1 + upload.rest` is the mean factor of the rows that
     clients left alone."""
-    table = upload.rest * exact(server.items) + upload.items
+    table = (1 + upload.rest) * exact(server.items) + upload.items
     return Server(held(table, server.items.dtype), server.number + 1)

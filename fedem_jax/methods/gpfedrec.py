@@ -139,7 +139,7 @@ def gpfedrec(
             kept = {"private": fitted.private, "items": held(table, stored)}
             return Change(kept, fitted.trained)
 
-        rule = Rule(config.batch_size, config.local_epochs, jnp.float32(0))
+        rule = Rule.of(config, jnp.float32(0))
         phases = [Phase(train, everybody, layout.classes)]
         clients, info, _ = train_clients(
             phases, layout, draws, rule, num_items, state, draws.participants()

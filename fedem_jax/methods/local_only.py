@@ -66,7 +66,7 @@ def local_only(
             private, table, trained = fit_embedding(objective, private, table, session, optimiser)
             return Change({"private": private}, trained, rows, table)
 
-        rule = Rule(config.batch_size, config.local_epochs, hyper.threshold)
+        rule = Rule.of(config, hyper.threshold)
         phases = [Phase(train, everybody, layout.classes)]
         clients, info, _ = train_clients(
             phases, layout, draws, rule, num_items, state, draws.participants()

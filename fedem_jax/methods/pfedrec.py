@@ -74,7 +74,7 @@ def pfedrec(
             sent = Contribution(rows, moved / num_participants, ())
             return averaging.change(config, score_function, trained, sent, table)
 
-        rule = Rule(config.batch_size, config.local_epochs, jnp.float32(0))
+        rule = Rule.of(config, jnp.float32(0))
         phases = [Phase(train, everybody, layout.classes)]
         nothing, participants = Sum(jnp.zeros((num_items, config.dim)), ()), draws.participants()
         clients, info, upload = train_clients(

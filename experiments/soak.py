@@ -1,0 +1,294 @@
+"""`make soak`: runs of random methods and settings on small synthetic federations, killed at random
+moments, gone on with, and held against the same runs left in peace.
+
+Every process is a real `fedem train`; a kill is SIGKILL or SIGTERM.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from fedem_jax.checkpoint import FOLDER, found, read
+from fedem_jax.cli import told
+from fedem_jax.errors import UserError
+from fedem_jax.files import put
+from fedem_jax.record import METRICS, PER_CLIENT, RHO, SUMMARY
+from fedem_jax.settings import SETTINGS
+
+TIMES = ("compile_seconds", "seconds_per_round", "resumed")
+"""Entries of a summary that a cut may change."""
+
+
+@dataclass(frozen=True)
+class Soak:
+    """Run, kill, resume and compare for a while; say what was done. Exit status: 1 if anything was
+    lost or differed.
+
+    examples:
+      python experiments/soak.py --minutes 5
+      python experiments/soak.py --out experiments/soak.md
+    """
+
+    minutes: float = 30.0
+    """How long; the run at hand is brought to its end."""
+    seed: int = 0
+    """Of methods, settings, data and moments."""
+    out: str = ""
+    """File that receives the table; empty: it is shown alone."""
+
+
+@dataclass
+class Tally:
+    """What was done."""
+
+    methods: Counter[str] = field(default_factory=Counter)
+    """Runs by method."""
+    kills: Counter[str] = field(default_factory=Counter)
+    """By signal."""
+    resumes: int = 0
+    resumed_rounds: int = 0
+    """Rounds that did not have to be run again, over all resumes."""
+    diverged: int = 0
+    """Runs whose numbers explode; nothing is compared."""
+    mismatches: list[str] = field(default_factory=list)
+
+
+class Failed(Exception):
+    """A process ended as none should."""
+
+
+class Diverged(Exception):
+    """The settings make numbers explode, which the run says, as it should."""
+
+
+def train(arguments: Sequence[str], cache: Path) -> subprocess.Popen[bytes]:
+    """Start `fedem train` with these arguments."""
+    keep = {
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "fedem_jax", "train", *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=os.environ | keep,
+    )
+
+
+def to_its_end(process: subprocess.Popen[bytes], expected: Sequence[int] = (0,)) -> int:
+    """Wait for a process; its exit status.
+
+    Raises:
+        Failed: it is none of the expected; tells the process's last words.
+        Diverged: its numbers ceased to be finite.
+    """
+    _, said = process.communicate()
+    if process.returncode not in expected:
+        command = " ".join(map(str, process.args)) if isinstance(process.args, list) else ""
+        words = said.decode().strip().splitlines()[-1:] or ["nothing said"]
+        if process.returncode == 2 and "that are not finite" in words[0]:
+            raise Diverged(words[0])
+        raise Failed(f"status {process.returncode} of {command}: {words[0]}")
+    return process.returncode
+
+
+def killed(
+    process: subprocess.Popen[bytes], after: float, number: signal.Signals, tally: Tally
+) -> bool:
+    """Send a signal after so many seconds; whether it came before the process had ended.
+
+    Raises:
+        Failed: the process ended in another way than the signal or success explain.
+    """
+    try:
+        process.wait(timeout=after)
+    except subprocess.TimeoutExpired:
+        process.send_signal(number)
+    status = to_its_end(process, (0, -number, 128 + number))
+    if status:
+        tally.kills[number.name] += 1
+    return status != 0
+
+
+def survive(
+    arguments: Sequence[str], out: Path, cache: Path, moments: np.random.Generator,
+    longest: float, kills: int, tally: Tally, terminate: float = 0.3,
+) -> None:  # fmt: skip
+    """Run into `out`, killed up to `kills` times, each time at a random moment of at most `longest`
+    seconds, and gone on with to its end. `terminate`: share of the kills that ask (SIGTERM).
+
+    Raises:
+        Failed: it could not be gone on with.
+    """
+    for number in range(kills + 1):
+        begun = (out / "config.json").exists()
+        how = ["--resume", str(out)] if begun else [*arguments, "--out", str(out)]
+        process = train(how, cache)
+        if begun:
+            tally.resumes += 1
+            tally.resumed_rounds += max(found(out / FOLDER), default=0)
+        if number == kills:
+            to_its_end(process)
+            return
+        which = signal.SIGTERM if moments.random() < terminate else signal.SIGKILL
+        if not killed(process, moments.uniform(0, longest), which, tally):
+            return
+
+
+def apart(whole: Path, cut: Path) -> list[str]:
+    """In what a run that was cut off differs from one that was not; empty: in nothing.
+
+    Compared are the records but their seconds, counts of rho, the summary but its times, every
+    client's ranks, and all arrays of the last checkpoint, bit by bit.
+    """
+    differ = []
+    for name in (METRICS, RHO):
+        if (whole / name).exists() or (cut / name).exists():
+            lines = [(folder / name).read_text().splitlines() for folder in (whole, cut)]
+            ours, theirs = ([json.loads(line) | {"seconds": 0} for line in each] for each in lines)
+            if ours != theirs:
+                differ.append(name)
+    summaries = [json.loads((folder / SUMMARY).read_text()) for folder in (whole, cut)]
+    ours, theirs = ({k: v for k, v in each.items() if k not in TIMES} for each in summaries)
+    if ours != theirs:
+        differ.append(SUMMARY)
+    if (whole / PER_CLIENT).read_bytes() != (cut / PER_CLIENT).read_bytes():
+        differ.append(PER_CLIENT)
+    last = [found(folder / FOLDER) for folder in (whole, cut)]
+    ours, theirs = (read(folders[max(folders)]).arrays for folders in last)
+    for part in ours.keys() | theirs.keys():
+        mine, other = (
+            each[part] if isinstance(each[part], dict) else {"": each[part]}
+            for each in (ours, theirs)
+        )
+        for name in mine.keys() | other.keys():
+            if mine[name].tobytes() != other[name].tobytes():
+                differ.append(f"{part} {name}")
+    return differ
+
+
+def ratings(path: Path, draw: np.random.Generator) -> None:
+    """Write a federation of some tens of clients with tastes."""
+    users, items = draw.integers(8, 40), draw.integers(50, 120)
+    lines = []
+    for user in range(users):
+        size = draw.integers(10, 30)
+        liked = (draw.permutation(items // 2)[:size] * 2 + user % 2).tolist()
+        lines += [f"{user},{item},1,{time}" for time, item in enumerate(liked)]
+    path.write_text("user,item,rating,timestamp\n" + "\n".join(lines) + "\n")
+
+
+def drawn(draw: np.random.Generator, dataset: Path) -> tuple[str, list[str]]:
+    """A method, and the arguments of a run of it."""
+    method = str(draw.choice(list(SETTINGS)))
+
+    def one(*values: object) -> str:
+        return str(values[draw.integers(len(values))])
+
+    settings = {
+        "dataset": str(dataset),
+        "method": method,
+        "protocol": one("leak-free", "paper", "paper-p"),
+        "rounds": one(8, 13, 20),
+        "seed": one(0, 1, 2),
+        "eval-every": one(1, 1, 2, 3),
+        "checkpoint-every": one(1, 2, 5),
+        "dim": one(2, 4, 8),
+        "local-epochs": one(1, 2),
+        "batch-size": one(16, 64),
+        "num-candidates": "9",
+        "top-k": "5",
+        "min-interactions": "5",
+        "size-classes": one(1, 2),
+        "block-size": one(0, 1, 3),
+        "table-dtype": one("float32", "bfloat16"),
+    }
+    if method != "gpfedrec":
+        settings["client-fraction"] = one(0.5, 1.0)
+    flags = [word for name, value in settings.items() for word in (f"--{name}", value)]
+    return method, [*flags, "--per-client"]
+
+
+def soak(wanted: Soak, folder: Path, tally: Tally) -> None:
+    """Fill the time."""
+    until, cache, number = time.monotonic() + 60 * wanted.minutes, folder / "cache", 0
+    while time.monotonic() < until:
+        draw = np.random.default_rng((wanted.seed, number))
+        number += 1
+        here = folder / str(number)
+        here.mkdir()
+        ratings(here / "ratings.csv", draw)
+        method, arguments = drawn(draw, here / "ratings.csv")
+        print(f"{number}: {' '.join(arguments[2:])}", flush=True)
+        tally.methods[method] += 1
+        try:
+            to_its_end(train([*arguments, "--out", str(here / "whole")], cache))
+            begun = time.monotonic()
+            survive(arguments, here / "cut", cache, draw, 12.0, int(draw.integers(1, 6)), tally)
+            differ = apart(here / "whole", here / "cut")
+        except Diverged:
+            differ, tally.diverged = [], tally.diverged + 1
+            print("   its numbers explode", flush=True)
+        except Failed as failed:
+            differ = [str(failed)]
+        else:
+            print(f"   survived, {time.monotonic() - begun:.0f} s", flush=True)
+        tally.mismatches += [f"{' '.join(arguments)}: {what}" for what in differ]
+        if not differ:
+            shutil.rmtree(here)
+
+
+def table(tally: Tally, minutes: float) -> str:
+    """What was done, in Markdown."""
+    methods = ", ".join(f"{name} {count}" for name, count in sorted(tally.methods.items()))
+    kills = ", ".join(f"{name} {count}" for name, count in sorted(tally.kills.items()))
+    rows = [
+        ("minutes", f"{minutes:.0f}"),
+        ("runs, each beside one left in peace", str(tally.methods.total())),
+        ("by method", methods),
+        ("kills", f"{tally.kills.total()} ({kills})"),
+        ("resumes", str(tally.resumes)),
+        ("rounds taken from checkpoints", str(tally.resumed_rounds)),
+        ("runs whose numbers explode, not compared", str(tally.diverged)),
+        ("mismatches", str(len(tally.mismatches))),
+    ]
+    lines = ["| what | figure |", "| --- | --- |", *(f"| {a} | {b} |" for a, b in rows)]
+    return "\n".join([*lines, *(f"- {each}" for each in tally.mismatches)]) + "\n"
+
+
+def main() -> None:
+    wanted = tyro.cli(Soak)
+    if wanted.minutes <= 0:
+        raise UserError(f"minutes: {wanted.minutes:g} is out of range; give a number above 0.")
+    tally, begun = Tally(), time.monotonic()
+    folder = tempfile.mkdtemp(prefix="soak-")
+    try:
+        soak(wanted, Path(folder), tally)
+    finally:
+        if not tally.mismatches:
+            shutil.rmtree(folder)
+    text = table(tally, (time.monotonic() - begun) / 60)
+    print(f"\n{text}")
+    if wanted.out:
+        put(Path(wanted.out), lambda path: path.write_text(text))
+    if tally.mismatches:
+        print(f"what differed is in {folder}")
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    told(main)

@@ -1,0 +1,89 @@
+"""Files of a run: written whole or not at all, read back with clear errors."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fedem_jax.errors import UserError, in_short
+
+
+@contextmanager
+def telling(path: Path, remedy: str) -> Iterator[None]:
+    """What the system refuses becomes a sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({in_short(error)}); {remedy}.") from None
+
+
+def go_on(directory: Path) -> str:
+    """How to go on with a run that the disk ended."""
+    return f"make room, then go on with `fedem train --resume {directory}`"
+
+
+def put(path: Path, write: Callable[[Path], Any]) -> None:
+    """Have a file written whole or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        write(partial)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def append(path: Path, text: str) -> None:
+    """Add to the end of a file; if the disk does not take all of it, it takes nothing."""
+    size = path.stat().st_size if path.exists() else 0
+    try:
+        with path.open("a") as file:
+            file.write(text)
+    except OSError:
+        if path.exists():
+            os.truncate(path, size)
+        raise
+
+
+def in_line(value: dict[str, Any]) -> str:
+    """A line of JSON."""
+    return json.dumps(value, default=plain) + "\n"
+
+
+def plain(value: Any) -> Any:
+    """NumPy and JAX values as plain numbers and lists."""
+    return value.tolist()
+
+
+def read(path: Path) -> str:
+    """The text of a file of a finished run.
+
+    Raises:
+        UserError: it is missing or cannot be read.
+    """
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        raise UserError(f"{path}: is missing; the run has not finished.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}).") from None
+
+
+def parse(path: Path, text: str, line: int | None = None) -> dict[str, Any]:
+    """A JSON object; `text` is that of the file, or of a line of it.
+
+    Raises:
+        UserError: it is none; names file and line.
+    """
+    where = f"{path}, line {line}" if line else f"{path}"
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{where}: is not JSON ({error}); mend or remove it.") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: is no JSON object; mend or remove it.")
+    return value

@@ -1,0 +1,88 @@
+"""Runs that are cut off, gone on with and compared."""
+
+import dataclasses
+import json
+from functools import cache
+
+import jax
+import numpy as np
+import pytest
+from test_contract import assert_same
+from toy import Toy, toy
+
+from fedem_jax import train
+from fedem_jax.config import INERT, Config
+from fedem_jax.errors import Stopped
+from fedem_jax.methods import METHODS
+from fedem_jax.record import RunDirectory
+from fedem_jax.settings import SETTINGS
+from fedem_jax.train import Trial, run
+
+SAME = {name: getattr(Config, name) for name in INERT}
+
+
+@cache
+def compiled(config, federation):
+    """The programs of the toy, which all tests share."""
+    return Trial(config, federation)
+
+
+def toys(monkeypatch, federation):
+    """Settings of the toy, whose scores differ in each of 6 rounds. No curves are drawn."""
+    scores = np.random.default_rng(0).normal(size=(6, 7, federation.num_items))
+    monkeypatch.setitem(METHODS, "toy", toy(scores))
+    monkeypatch.setitem(SETTINGS, "toy", Toy)
+    monkeypatch.setattr("fedem_jax.record.draw_curves", lambda *_: None)
+    monkeypatch.setattr(
+        train, "Trial", lambda config, data: compiled(dataclasses.replace(config, **SAME), data)
+    )
+    return Toy(top_k=3, rounds=5, client_fraction=0.5)
+
+
+class After:
+    """Asks to stop once it was asked so many times."""
+
+    def __init__(self, asked):
+        self.left = asked
+
+    def __call__(self):
+        self.left -= 1
+        return 15 * (self.left < 0)
+
+
+def lines_of(path, name="metrics.jsonl"):
+    """Without the only figure that may differ."""
+    lines = [json.loads(line) for line in (path / name).read_text().splitlines()]
+    return [{key: line[key] for key in line if key != "seconds"} for line in lines]
+
+
+TIMES = ("compile_seconds", "seconds_per_round", "resumed")
+
+
+def assert_equal(ours, theirs, *folders):
+    """Two results, and what they left on disk."""
+    assert_same(*(jax.tree.map(np.asarray, result.state) for result in (ours, theirs)))
+    assert ours.per_client.equals(theirs.per_client)
+    plain = [{k: v for k, v in r.summary.items() if k not in TIMES} for r in (ours, theirs)]
+    assert plain[0] == plain[1]
+    records = [[record | {"seconds": 0} for record in r.records] for r in (ours, theirs)]
+    assert records[0] == records[1]
+    names = {path.name for path in folders[0].iterdir()}
+    assert names == {path.name for path in folders[1].iterdir()}
+    for name in {"metrics.jsonl", "rho.jsonl"} & names:
+        assert lines_of(folders[0], name) == lines_of(folders[1], name)
+
+
+def cut_off(config, federation, path, *segments, resume=False):
+    """A run that is stopped after so many segments, and again after so many more, ..."""
+    for number in segments:
+        with pytest.raises(Stopped) as stopped:
+            run(config, federation, (), RunDirectory(path, resume, str), After(number))
+        assert stopped.value.number == 15
+        resume = True
+
+
+def gone_on_with(config, federation, path):
+    """The rest of a run, and what was said of it."""
+    said = []
+    return run(config, federation, (), RunDirectory(path, True, said.append)), said

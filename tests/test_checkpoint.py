@@ -1,0 +1,227 @@
+"""Checkpoints on disk, the lock, and signals: none of them knows what is trained."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from fedem_jax.checkpoint import Checkpoints, Saved, found, read
+from fedem_jax.errors import CannotResume, UserError
+from fedem_jax.lock import LOCK, Lock, holder
+from fedem_jax.signals import Stopping
+
+
+def saved(number, validation=0.5):
+    """A checkpoint with every kind of array that a state has."""
+    rng = np.random.default_rng(number)
+    arrays = {
+        "state": {
+            "clients-items": rng.normal(size=(7, 5, 2)).astype(np.float32),
+            "clients-slot": rng.integers(0, 9, 7).astype(np.int32),
+            "server-bits": rng.integers(0, 2**16, (5, 2)).astype(np.uint16),
+            "server-number": np.array(number, np.int32),
+        },
+        "best": {"finite": np.ones(7, bool), "val": np.full(7, np.nan)},
+        "place": np.arange(7),
+    }
+    return Saved({"round": number, "validation": validation}, arrays)
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoint")
+    yield checkpoints
+    checkpoints.close()
+
+
+def write(checkpoints, *qualities):
+    """One checkpoint after the other, from round 1."""
+    for number, validation in enumerate(qualities, start=1):
+        checkpoints.save(saved(number, validation))
+        checkpoints.wait()
+
+
+def silent(sentence):
+    pytest.fail(f"nothing should be said: {sentence}")
+
+
+def test_what_is_read_is_what_was_written_to_the_bit(checkpoints):
+    write(checkpoints, 0.5)
+    about, arrays = checkpoints.latest(silent)
+    assert about == {"round": 1, "validation": 0.5}
+    for part, values in saved(1).arrays.items():
+        ours = values if isinstance(values, dict) else {"": values}
+        theirs = arrays[part] if isinstance(values, dict) else {"": arrays[part]}
+        assert set(ours) == set(theirs)
+        for name, array in ours.items():
+            assert theirs[name].dtype == array.dtype
+            np.testing.assert_array_equal(theirs[name], array)
+
+
+@pytest.mark.parametrize(
+    ("qualities", "kept"),
+    [
+        ([0.1], {1}),
+        ([0.1, 0.2, 0.3], {2, 3}),  # the best is the latest: the one before stays, too
+        ([0.1, 0.3, 0.2, 0.1], {2, 4}),
+        ([0.3, 0.3, 0.1], {2, 3}),  # of equals the latest, as for the headline
+    ],
+)
+def test_the_latest_and_the_best_stay(checkpoints, qualities, kept):
+    write(checkpoints, *qualities)
+    assert set(found(checkpoints.folder)) == kept
+
+
+def test_nothing_written_is_nothing_found(checkpoints):
+    assert checkpoints.latest(silent) is None
+
+
+def flip(path):
+    """Change a bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def largest(folder):
+    return max((path for path in folder.rglob("*") if path.is_file()), key=os.path.getsize)
+
+
+DAMAGES = {
+    "a bit": lambda folder: flip(largest(folder)),
+    "half a file": lambda folder: os.truncate(largest(folder), 100),
+    "a file": lambda folder: largest(folder).unlink(),
+    "the manifest": lambda folder: (folder / "manifest.json").unlink(),
+    "half the manifest": lambda folder: os.truncate(folder / "manifest.json", 60),
+    "a checksum": lambda folder: flip(folder / "manifest.json"),
+    "what it is of": lambda folder: flip(folder / "about.json"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_passed_over_and_the_one_before_is_taken(checkpoints, damage):
+    write(checkpoints, 0.1, 0.2)
+    DAMAGES[damage](found(checkpoints.folder)[2])
+    said = []
+    assert checkpoints.latest(said.append).about["round"] == 1
+    (sentence,) = said
+    assert "round-000002: is damaged (" in sentence
+    checkpoints.save(saved(2, 0.3))
+    checkpoints.wait()
+    assert checkpoints.latest(silent).about == {"round": 2, "validation": 0.3}
+
+
+def test_if_all_are_damaged_it_says_how_to_start_over(checkpoints):
+    write(checkpoints, 0.1, 0.2)
+    for folder in found(checkpoints.folder).values():
+        flip(largest(folder))
+    with pytest.raises(CannotResume, match=r"every checkpoint is damaged; remove that folder"):
+        checkpoints.latest(lambda _: None)
+    assert set(found(checkpoints.folder)) == {1, 2}
+
+
+def test_another_format_is_refused(checkpoints):
+    write(checkpoints, 0.1)
+    path = found(checkpoints.folder)[1] / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 0}))
+    with pytest.raises(CannotResume, match="is of format 0, this version reads 1"):
+        checkpoints.latest(silent)
+
+
+def test_what_was_cut_off_while_it_was_written_is_no_checkpoint(checkpoints):
+    write(checkpoints, 0.1, 0.2)
+    folder = checkpoints.folder
+    (folder / "round-000002").rename(folder / "unfinished")  # the last step of a write is missing
+    assert checkpoints.latest(silent).about["round"] == 1
+    assert not (folder / "unfinished").exists()
+
+
+def test_a_write_that_fails_is_told_and_harms_nothing(checkpoints, monkeypatch):
+    write(checkpoints, 0.1)
+    monkeypatch.setattr(
+        "fedem_jax.checkpoint.sha256",
+        lambda path: (_ for _ in ()).throw(OSError(28, os.strerror(28))),
+    )
+    checkpoints.save(saved(2))
+    with pytest.raises(
+        UserError, match=r"cannot be written \(No space left on device\); make room"
+    ):
+        checkpoints.wait()
+    monkeypatch.undo()
+    assert [path.name for path in checkpoints.folder.iterdir()] == ["round-000001"]
+    read(found(checkpoints.folder)[1])
+
+
+# --- one process at a time ------------------------------------------------------------------------
+
+HOLD = (
+    "import sys, time, pathlib; from fedem_jax.lock import Lock; "
+    "Lock(pathlib.Path(sys.argv[1])); print('held', flush=True); time.sleep(600)"
+)
+
+
+def test_a_lock_keeps_others_out_until_it_is_released(tmp_path):
+    lock = Lock(tmp_path)
+    assert f"process {os.getpid()} on " in holder(tmp_path)
+    with pytest.raises(UserError, match=f"process {os.getpid()} on .* is at work there"):
+        Lock(tmp_path)
+    lock.release()
+    assert holder(tmp_path) == ""
+    assert list(tmp_path.iterdir()) == []
+    Lock(tmp_path).release()
+
+
+def test_a_dead_process_holds_no_lock(tmp_path):
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with pytest.raises(UserError, match=f"process {process.pid} on"):
+            Lock(tmp_path)
+        process.kill()
+    assert (tmp_path / LOCK).exists()
+    Lock(tmp_path).release()
+
+
+# --- signals --------------------------------------------------------------------------------------
+
+
+def until(true):
+    """Wait for another thread."""
+    for _ in range(1000):
+        if true():
+            return
+        time.sleep(0.01)
+    pytest.fail("it never came")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_is_a_wish(number):
+    said = []
+    with Stopping(said.append) as stop:
+        assert stop() == 0
+        os.kill(os.getpid(), number)
+        until(stop)
+        assert stop() == number
+    assert said == ["stopping after this segment of rounds; once more stops at once"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_the_second_signal_ends_the_process_whatever_it_does():
+    script = (
+        "import hashlib; from fedem_jax.signals import Stopping\n"
+        "with Stopping(lambda sentence: print('told', flush=True)):\n"
+        "    print('ready', flush=True)\n"
+        "    hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"  # an hour in which no Python runs
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        for line in (b"ready\n", b"told\n"):
+            assert process.stdout.readline() == line
+            process.send_signal(signal.SIGTERM)
+        assert process.wait() == 128 + signal.SIGTERM

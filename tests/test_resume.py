@@ -1,0 +1,265 @@
+"""Runs that are cut off and gone on with: the same numbers to the bit, or a reason to refuse.
+
+The toy shows the loop, small federations what methods keep.
+"""
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from cutting import assert_equal, cut_off, gone_on_with, lines_of, toys
+from test_contract import config_of
+from toy import small_federation, toy
+
+from fedem_jax import train
+from fedem_jax.checkpoint import found
+from fedem_jax.config import INERT
+from fedem_jax.errors import CannotResume, UserError
+from fedem_jax.methods import METHODS
+from fedem_jax.record import RunDirectory
+from fedem_jax.train import Trial, run
+
+
+@pytest.fixture(scope="module")
+def federation():
+    return small_federation()
+
+
+# --- the loop, shown by the toy -------------------------------------------------------------------
+
+
+@pytest.fixture
+def config(monkeypatch, federation):
+    return toys(monkeypatch, federation)
+
+
+@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize("segments", [[1], [2, 1], [1, 0, 1]])
+def test_a_run_cut_off_at_any_round_ends_as_if_it_had_not_been(
+    config, federation, tmp_path, every, segments
+):
+    config = dataclasses.replace(config, eval_every=every, rounds=7)
+    whole = run(config, federation, (), RunDirectory(tmp_path / "whole"))
+    cut_off(config, federation, tmp_path / "cut", *segments)
+    result, said = gone_on_with(config, federation, tmp_path / "cut")
+    done = [every * sum(segments[: number + 1]) for number in range(len(segments))]
+    assert said == [f"{tmp_path / 'cut'}: goes on after round {done[-1]}."]
+    assert result.summary["resumed"] == sorted(set(done))
+    assert_equal(result, whole, tmp_path / "cut", tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("settings", "saved"), [
+    ({"checkpoint_every": 2}, [2, 4, 5]),
+    ({"checkpoint_every": 1}, [1, 2, 3, 4, 5]),
+    ({"checkpoint_every": 3, "checkpoint_minutes": 0.0}, [3, 5]),
+    ({"checkpoint_every": 3, "eval_every": 2}, [4, 5]),
+    ({"checkpoint_minutes": 1e-9}, [1, 2, 3, 4, 5]),
+    ({}, [5]),
+    ({"checkpoint_minutes": 0.0}, []),
+])  # fmt: skip
+def test_when_it_is_saved(config, federation, tmp_path, settings, saved):
+    """The latest saved round, and the best of the saved ones or else the one before."""
+    config = dataclasses.replace(config, **settings)
+    result = run(config, federation, (), RunDirectory(tmp_path / "run"))
+    quality = {record["round"]: record["val"]["hr@3"] for record in result.records}
+    best = max(saved, key=lambda number: (quality[number], number), default=0)
+    if saved and best == saved[-1]:
+        best = saved[-2] if len(saved) > 1 else best
+    assert set(found(tmp_path / "run" / "checkpoint")) == {*saved[-1:], *([best] if best else ())}
+
+
+def test_without_a_checkpoint_it_begins_anew(config, federation, tmp_path):
+    whole = run(config, federation, (), RunDirectory(tmp_path / "whole"))
+    config = dataclasses.replace(config, checkpoint_minutes=0.0)
+    cut_off(config, federation, tmp_path / "cut", 3)
+    assert len(lines_of(tmp_path / "cut")) == 3
+    config = dataclasses.replace(config, checkpoint_minutes=5.0)
+    result, said = gone_on_with(config, federation, tmp_path / "cut")
+    assert said == [f"{tmp_path / 'cut'}: has no checkpoint yet, so it begins anew."]
+    assert_equal(result, whole, tmp_path / "cut", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("tail", ['{"round": 3, "lo', '{"round": 3}\n{"rou', "\x00\x00", "\n"])
+def test_lines_after_the_checkpoint_may_be_torn(config, federation, tmp_path, tail):
+    whole = run(config, federation, (), RunDirectory(tmp_path / "whole"))
+    cut_off(config, federation, tmp_path / "cut", 2)
+    with (tmp_path / "cut" / "metrics.jsonl").open("a") as file:
+        file.write(tail)
+    result, _ = gone_on_with(config, federation, tmp_path / "cut")
+    assert_equal(result, whole, tmp_path / "cut", tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("line", "sentence"), [
+    ('{"round": 2, "lo', r"metrics\.jsonl, line 2: is not JSON"),
+    ("7", r"metrics\.jsonl, line 2: is no JSON object"),
+    (None, r"metrics\.jsonl: lacks round 2"),
+    ('{"loss": 2}', r"metrics\.jsonl: lacks round 2"),
+])  # fmt: skip
+def test_lines_before_the_checkpoint_must_be_whole(config, federation, tmp_path, line, sentence):
+    cut_off(config, federation, tmp_path, 3)
+    path = tmp_path / "metrics.jsonl"
+    lines = path.read_text().splitlines()
+    lines[1:2] = [] if line is None else [line]
+    path.write_text("\n".join(lines) + "\n")
+    before = path.read_text()
+    with pytest.raises(CannotResume, match=sentence):
+        gone_on_with(config, federation, tmp_path)
+    assert path.read_text() == before
+    assert not (tmp_path / "lock").exists()
+
+
+def test_a_damaged_checkpoint_costs_the_rounds_since_the_one_before(config, federation, tmp_path):
+    config = dataclasses.replace(config, checkpoint_every=1)
+    whole = run(config, federation, (), RunDirectory(tmp_path / "whole"))
+    cut_off(config, federation, tmp_path / "cut", 4)
+    folders = found(tmp_path / "cut" / "checkpoint")
+    number = min(folders)
+    (folders[4] / "about.json").write_text("{}")
+    result, said = gone_on_with(config, federation, tmp_path / "cut")
+    assert "round-000004: is damaged (about.json has 2 bytes of" in said[0]
+    assert said[1:] == [f"{tmp_path / 'cut'}: goes on after round {number}."]
+    assert_equal(result, whole, tmp_path / "cut", tmp_path / "whole")
+
+
+def edit(path, change):
+    """Change a checkpoint's description, and have the manifest agree."""
+    from fedem_jax.checkpoint import sha256
+
+    (folder,) = found(path / "checkpoint").values()
+    about = json.loads((folder / "about.json").read_text())
+    change(about)
+    (folder / "about.json").write_text(json.dumps(about))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    size = os.path.getsize(folder / "about.json")
+    manifest["files"]["about.json"] = [size, sha256(folder / "about.json")]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_what_belongs_to_another_run_is_refused_with_the_difference(config, federation, tmp_path):
+    cut_off(config, federation, tmp_path, 2)
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(CannotResume, match=r"holds a run with other settings \(dim 16, now 8; "):
+        gone_on_with(dataclasses.replace(config, dim=8, size_classes=2), federation, tmp_path)
+    other = dataclasses.replace(federation, fingerprint="0123")
+    with pytest.raises(CannotResume, match=rf"data '{federation.fingerprint}', now '0123'"):
+        gone_on_with(config, other, tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
+    edit(tmp_path, lambda about: about["versions"].update(fedem_jax="0.0.9"))
+    with pytest.raises(CannotResume, match=r"version '0\.0\.9', now '\d"):
+        gone_on_with(config, federation, tmp_path)
+    edit(tmp_path, lambda about: about["config"].update(seed=4))
+    with pytest.raises(CannotResume, match=r"checkpoint: belongs to another run \(seed 4, now 0"):
+        gone_on_with(config, federation, tmp_path)
+
+
+def test_another_jax_is_no_reason_to_refuse_but_to_say_so(config, federation, tmp_path):
+    cut_off(config, federation, tmp_path, 2)
+    edit(tmp_path, lambda about: about["versions"].update(jax="0.0.1"))
+    _, said = gone_on_with(config, federation, tmp_path)
+    assert re.search(r"begun with jax '0\.0\.1', now '.*'; the last digits", said[0])
+
+
+def test_what_changes_no_result_may_change_in_between(config, federation, tmp_path):
+    whole = run(config, federation, (), RunDirectory(tmp_path / "whole"))
+    cut_off(config, federation, tmp_path / "first", 2)
+    (tmp_path / "first").rename(tmp_path / "cut")
+    changes = {"out": "elsewhere", "data_dir": "d", "checkpoint_every": 1, "block_size": 2}
+    assert set(changes) <= set(INERT)
+    config = dataclasses.replace(config, **changes)
+    result, _ = gone_on_with(config, federation, tmp_path / "cut")
+    assert_equal(result, whole, tmp_path / "cut", tmp_path / "whole")
+    assert json.loads((tmp_path / "cut" / "config.json").read_text())["data_dir"] == "d"
+
+
+def test_candidates_are_those_of_the_run(config, federation, tmp_path):
+    cut_off(config, federation, tmp_path, 2)
+    (tmp_path / "candidates.npz").unlink()
+    gone_on_with(config, federation, tmp_path)
+    with np.load(tmp_path / "candidates.npz") as kept:
+        np.testing.assert_array_equal(kept["test_candidates"], federation.test_candidates)
+
+
+def test_a_run_at_work_is_left_alone(config, federation, tmp_path):
+    class Meddler:
+        """Starts the same run, and goes on with it, while it is at work."""
+
+        refused = 0
+
+        def start(self, setting):
+            pass
+
+        def record(self, record):
+            for resume in (False, True):
+                with pytest.raises(UserError, match=r"process \d+ on .* is at work there"):
+                    run(config, federation, (), RunDirectory(tmp_path / "run", resume))
+                self.refused += 1
+
+        def finish(self, summary, per_client):
+            pass
+
+    meddler = Meddler()
+    result = run(config, federation, [meddler], RunDirectory(tmp_path / "run"))
+    assert meddler.refused == 10
+    assert [line["round"] for line in lines_of(tmp_path / "run")] == [1, 2, 3, 4, 5]
+    assert result.summary["resumed"] == []
+
+
+def test_numbers_that_explode_leave_the_last_good_state(config, federation, tmp_path, monkeypatch):
+    scores = np.zeros((6, 7, federation.num_items))
+    scores[3] = np.nan
+    monkeypatch.setitem(METHODS, "toy", toy(scores))
+    monkeypatch.setattr(train, "Trial", Trial)
+    config = dataclasses.replace(config, checkpoint_every=1)
+    with pytest.raises(UserError) as error:
+        run(config, federation, (), RunDirectory(tmp_path))
+    kept = tmp_path / "checkpoint" / "round-000002"
+    assert "round 3: client 0" in str(error.value)
+    assert str(error.value).endswith(f"The state of round 2 is kept in {kept}.")
+    assert max(found(tmp_path / "checkpoint")) == 2
+
+
+# --- what methods keep ----------------------------------------------------------------------------
+
+KINDS = {
+    "local-only": {},
+    "fedmf": {"evaluated": "local"},
+    "central-mf": {},
+    "fedem": {"table_dtype": "bfloat16"},
+}
+"""Tables of the clients; ragged rows of their own; a server that knows the clients; everything, in
+bits, with counts of rho."""
+
+
+@pytest.mark.parametrize(
+    "method",
+    [name if name in ("fedmf", "central-mf") else pytest.param(name, marks=pytest.mark.slow)
+     for name in METHODS],
+)  # fmt: skip
+def test_every_method_goes_on(federation, tmp_path, monkeypatch, method):
+    """On the same devices to the bit; on one in place of two, metrics to 1e-5."""
+    if len(jax.devices()) < 2:
+        pytest.skip("needs 2 devices")
+    config = dataclasses.replace(
+        config_of(method, **KINDS.get(method, {})), rounds=2, checkpoint_every=1, top_k=5
+    )
+    whole = run(config, federation, (), RunDirectory(tmp_path / "whole"))
+    cut_off(config, federation, tmp_path / "cut", 1)
+    shutil.copytree(tmp_path / "cut", tmp_path / "other")
+    result, _ = gone_on_with(config, federation, tmp_path / "cut")
+    assert_equal(result, whole, tmp_path / "cut", tmp_path / "whole")
+
+    def on_one(*args):
+        return Trial(*args, devices=jax.devices()[:1])
+
+    monkeypatch.setattr(train, "Trial", on_one)
+    result, _ = gone_on_with(config, federation, tmp_path / "other")
+    assert result.layout.padded == 7 < whole.layout.padded
+    for ours, theirs in zip(result.records, whole.records, strict=True):
+        for part in ("val", "test", "val_full", "test_full"):
+            assert ours[part] == pytest.approx(theirs[part], abs=1e-5)
+        assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
