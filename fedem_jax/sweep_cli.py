@@ -70,6 +70,8 @@ class SweepCommand(cli.Train):
     chunk: int = 0
     """Trials of one call of the program, after which the tables are written; 0: WIDTH."""
 
+    resume: tyro.conf.Suppress[tyro.conf.Fixed[str]] = ""
+
 
 def sweep(args: Sequence[str]) -> None:
     """Run many settings; goes on where it was stopped."""

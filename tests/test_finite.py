@@ -55,7 +55,7 @@ def test_parameters_that_are_not_finite_end_the_run_though_scores_are(monkeypatc
 
     monkeypatch.setitem(METHODS, "toy", failing)
     with pytest.raises(UserError) as error:
-        run(Toy(rounds=1), small_federation())
+        run(Toy(rounds=1, top_k=5), small_federation())
     assert "round 1: client 3 (user " in str(error.value)
     assert "parameters or scores that are not finite (they saturate float32)" in str(error.value)
     assert "init_scale (now 1)" in str(error.value)
@@ -149,7 +149,7 @@ def test_the_record_counts_the_skipped_of_all_its_rounds():
 
 def test_if_all_are_skipped_the_run_ends():
     config = config_of("local-only", on_nonfinite="skip-client", lr_embedding=1e38)
-    config = dataclasses.replace(config, rounds=1)
+    config = dataclasses.replace(config, rounds=1, top_k=5)
     with pytest.raises(UserError, match="round 1: all clients that trained were skipped"):
         run(config, small_federation())
     with pytest.raises(UserError, match=r"losses that are not finite \(training diverged\)"):
@@ -181,7 +181,7 @@ def test_a_device_out_of_memory_ends_in_advice(monkeypatch):
 
     monkeypatch.setitem(METHODS, "toy", greedy)
     with pytest.raises(UserError, match=r"^memory: a device ran out of it, .*; take fewer clients"):
-        run(Toy(rounds=1), federation)
+        run(Toy(rounds=1, top_k=5), federation)
 
 
 def test_the_advice_is_that_of_the_plan():
@@ -201,4 +201,4 @@ def test_other_errors_of_the_device_are_none_of_memory(monkeypatch):
     monkeypatch.setitem(METHODS, "toy", toy(np.zeros((2, 7, small_federation().num_items))))
     monkeypatch.setattr(Trial, "segment", fail)
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
-        run(Toy(rounds=1), small_federation())
+        run(Toy(rounds=1, top_k=5), small_federation())

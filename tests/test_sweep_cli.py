@@ -64,9 +64,9 @@ def test_a_sweep_says_what_is_to_come_and_leaves_the_winner(tmp_path, capsys, mo
     assert "programs to compile" not in again
     assert "speed=1, dim=4: test HR@5" in again
     with pytest.raises(SystemExit) as end:
-        cli.main([*SWEEP.split(), "--top-k", "10"])
+        cli.main([*SWEEP.split(), "--top-k", "4"])
     assert end.value.code == 2
-    assert "holds another sweep (config top_k 5, now 10)" in capsys.readouterr().err
+    assert "holds another sweep (config top_k 5, now 4)" in capsys.readouterr().err
 
 
 def test_an_interrupted_sweep_says_how_to_go_on(tmp_path, capsys, monkeypatch):

@@ -63,8 +63,9 @@ class Toy(AdamClients):
     method: str = "toy"
 
 
-HUGE = np.float32(2.0**100)
-"""Stands for what is not finite in the parameters of the toy, which always are."""
+HUGE = 2.0**100
+STAND_INS = {np.nan: -HUGE, np.inf: HUGE, -np.inf: -2 * HUGE}
+"""For what is not finite, in the parameters of the toy, which always are."""
 
 
 def toy(scores: np.ndarray):
@@ -73,7 +74,8 @@ def toy(scores: np.ndarray):
 
     def bound(config, num_items, layout, samples) -> Algorithm:
         def init(key) -> State:
-            finite = np.nan_to_num(scores, nan=-HUGE, posinf=HUGE)
+            nan, above, below = STAND_INS.values()
+            finite = np.nan_to_num(scores, nan=nan, posinf=above, neginf=below)
             each = jnp.asarray(finite, jnp.float32).swapaxes(0, 1)
             nobody = jnp.zeros((layout.padded, *each.shape[1:]))
             return State({"score": nobody.at[layout.place].set(each)}, jnp.int32(0))
@@ -88,7 +90,8 @@ def toy(scores: np.ndarray):
 
         def score(state, ids, hyper):
             now = state.clients["score"][ids, jnp.minimum(state.server, len(scores) - 1)]
-            return jnp.where(now == -HUGE, jnp.nan, jnp.where(now == HUGE, jnp.inf, now))
+            here = [now == jnp.float32(stand_in) for stand_in in STAND_INS.values()]
+            return jnp.select(here, [jnp.float32(value) for value in STAND_INS], now)
 
         return Algorithm(
             init, round, score, num_items, hyper=(), traffic=Traffic(up=10, down=20),
