@@ -37,8 +37,8 @@ TUNED: dict[tuple[str, str], dict[str, Any]] = {
     # fedem sweep --dataset ml-100k --protocol leak-free --rounds 30 --seeds 3 --aggregation avg
     # --aggregation-fraction 1 --local-epochs 2 --init-scale 0.1 --vary lr_embedding=1,3 --vary
     # merging=0.5,0.8,0.95,replace
-    # Best of 8 settings by validation, val HR@10 0.5850 ± 0.0027 over 3 seeds. Learned weights, held
-    # against these on one seed, were worse (experiments/README.md).
+    # Best of 8 settings by validation, val HR@10 0.5850 ± 0.0027 over 3 seeds. Learned weights,
+    # held against these on one seed, were worse (experiments/README.md).
     ("fedem", "ml-100k"): {
         "aggregation": "avg",
         "aggregation_fraction": 1.0,
