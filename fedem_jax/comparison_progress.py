@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, SpinnerColumn, TextColumn
-from rich.progress import Progress as Bar
 from rich.text import Text
 
 from fedem_jax.comparison import Comparison, PlannedRun
+from fedem_jax.progress import live_bar
 from fedem_jax.record import read_run
 
 if TYPE_CHECKING:
@@ -36,16 +35,7 @@ class Watch:
         self._console, self._paces = console, dict(paces)
         self._ahead, self._total = list(todo), len(todo)
         self._begun = 0.0
-        self._bar = Bar(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.fields[values]}"),
-            console=console,
-            expand=True,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        self._bar = live_bar(console)
         self._runs = self._bar.add_task("", values="")
         self._rounds = self._bar.add_task("", values="")
 

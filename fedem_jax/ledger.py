@@ -13,9 +13,8 @@ any time; trials that are in them are not run again.
 from __future__ import annotations
 
 import json
-import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +23,7 @@ import numpy as np
 import pandas as pd
 
 from fedem_jax.errors import UserError
+from fedem_jax.files import put, telling
 from fedem_jax.record import check_free
 from fedem_jax.search_space import Setting, as_text
 
@@ -184,12 +184,8 @@ class Ledger:
             self._take_up(directory)
         else:
             check_free(directory)
-        try:
+        with telling(directory, "give another --out"):
             directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"{directory}: cannot be made ({error.strerror}); give another --out."
-            ) from None
         self._directory = directory
         self.save()
 
@@ -206,20 +202,15 @@ class Ledger:
         if self._directory is None or (sparing and begun - self._saved < 100 * self._cost):
             return
         held = json.dumps({"plan": self._plan, "settings": self.settings}, indent=2) + "\n"
-        try:
-            _atomically(self._directory / PLAN, lambda file: file.write_text(held))
+        with telling(self._directory, "its tables hold what was finished before"):
+            put(self._directory / PLAN, lambda file: file.write_text(held))
             if self.curves:
                 trials = self.trials()
                 for name in self.names:
                     trials[name] = trials[name].map(_portable)
-                _atomically(self._directory / CURVES, self.curve_table().to_parquet)
-                _atomically(self._directory / TRIALS_CSV, partial(trials.to_csv, index=False))
-                _atomically(self._directory / TRIALS, trials.to_parquet)
-        except OSError as error:
-            raise UserError(
-                f"{self._directory}: cannot be written ({error.strerror}); its tables hold what "
-                "was finished before."
-            ) from None
+                put(self._directory / CURVES, self.curve_table().to_parquet)
+                put(self._directory / TRIALS_CSV, partial(trials.to_csv, index=False))
+                put(self._directory / TRIALS, trials.to_parquet)
         self._saved = time.perf_counter()
         self._cost = self._saved - begun if self.curves else 0.0
 
@@ -268,13 +259,6 @@ def flat(plan: dict[str, Any]) -> dict[str, Any]:
 def _portable(value: Any) -> Any:
     """A value of a setting as a table can hold it."""
     return as_text(value) if isinstance(value, tuple) else value
-
-
-def _atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file, whole or not at all."""
-    partial_path = path.with_name(f"{path.name}.partial")
-    write(partial_path)
-    os.replace(partial_path, path)
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
-from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    ProgressColumn,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
@@ -32,6 +39,22 @@ from fedem_jax.uncertainty import over_seeds
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+def live_bar(console: Console, *columns: ProgressColumn, stays: bool = False) -> Bar:
+    """A bar with a description, the field `values` and further columns; in a terminal alone, where
+    it `stays` at its end or leaves nothing behind."""
+    return Bar(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[values]}"),
+        *columns,
+        console=console,
+        expand=True,
+        transient=not stays,
+        disable=not console.is_terminal,
+    )
 
 
 class Progress:
@@ -66,15 +89,7 @@ class Progress:
         if not self._console.is_terminal:
             self._console.print("compiling the first round ...")
             return
-        self._bar = Bar(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.fields[values]}"),
-            TimeRemainingColumn(compact=True),
-            console=self._console,
-            expand=True,
-        )
+        self._bar = live_bar(self._console, TimeRemainingColumn(compact=True), stays=True)
         self._task = self._bar.add_task("compiling", total=self._rounds, values="")
         self._bar.start()
 

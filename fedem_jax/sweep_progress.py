@@ -7,14 +7,13 @@ from collections.abc import Sequence
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, SpinnerColumn, TextColumn
-from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
 from fedem_jax.comparison_progress import in_words
 from fedem_jax.data.federation import Federation
 from fedem_jax.ledger import Ledger
+from fedem_jax.progress import live_bar
 from fedem_jax.search_space import Setting, as_text
 from fedem_jax.sweep_run import Shape
 from fedem_jax.sweeping import Sweep
@@ -33,16 +32,7 @@ class Watch:
     def __init__(self, console: Console):
         self._console = console
         self._wanted: Sweep | None = None
-        self._bar = Bar(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.fields[values]}"),
-            console=console,
-            expand=True,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        self._bar = live_bar(console)
         self._task = self._bar.add_task("", values="")
         self._ahead: list[tuple[Shape, int]] = []  # with the trials that are left
         self._paces: dict[int, float] = {}  # seconds per trial and round, by shape
