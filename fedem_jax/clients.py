@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from fedem_jax.data.federation import Federation
 
@@ -83,7 +83,7 @@ class Layout(NamedTuple):
     """Place of each client."""
     classes: tuple[SizeClass, ...]
     coarse: tuple[SizeClass, ...]
-    """Half as many classes, for work that few clients do: each class is compiled once more."""
+    """Half as many classes, for work that few clients do: see `classes_for`."""
     block: int
     """Clients worked on side by side."""
 
@@ -91,6 +91,11 @@ class Layout(NamedTuple):
     def padded(self) -> int:
         """Length of the client axis: a multiple of the number of devices."""
         return self.shard * self.mesh.size
+
+    def classes_for(self, clients: int) -> tuple[SizeClass, ...]:
+        """Size classes for what so many clients do in a round: the coarse ones unless it is most of
+        them, since whatever is done is compiled once for each class."""
+        return self.classes if 2 * clients > self.number else self.coarse
 
     def places(self, clients: Int[Array, "*n"]) -> Int[Array, "*n"]:
         """Places of clients."""
@@ -134,29 +139,44 @@ class Layout(NamedTuple):
 
 
 class Need(NamedTuple):
-    """What local training takes, client by client."""
+    """What local training takes, client by client, before any padding."""
 
-    rows: Int[np.ndarray, " C"]
-    """Items that the samples of a round touch at most."""
+    samples: Int[np.ndarray, " C"]
+    """Samples of a round, positives and negatives."""
     steps: Int[np.ndarray, " C"]
     """Local steps of an epoch."""
+    rows: Int[np.ndarray, " C"]
+    """Items that the samples of a round touch at most: those trained on, and for each positive as
+    many as it has negatives; never more than there are items."""
+    touched: Float[np.ndarray, " C"]
+    """Items that they touch on average. A client with n positives, each with k distinct negatives
+    out of a pool of u items, has an item of the pool among them with probability
+    1 - (1 - k / u)^n."""
+
+    @classmethod
+    def of(cls, federation: Federation, num_negative: int, batch_size: int) -> Need:
+        """What the clients of a federation need."""
+        k, sizes, num_items = num_negative, np.diff(federation.offsets), federation.num_items
+        client = np.repeat(np.arange(len(sizes)), sizes)
+        distinct = np.unique(client * num_items + federation.items) // num_items
+        positives = np.bincount(distinct, minlength=len(sizes))
+        pool = num_items - np.diff(federation.barred_offsets)
+        touched = positives + pool * (1 - (1 - k / np.maximum(pool, 1)) ** sizes)
+        rows = np.minimum(positives + k * sizes, num_items)
+        return cls(sizes * (1 + k), -(-sizes * (1 + k) // batch_size), rows, touched)
 
 
-def most_needed(federation: Federation, num_negative: int, batch_size: int) -> Need:
-    """A row for each item trained on, and for each positive as many as it has negatives; never more
-    than there are items."""
-    sizes, num_items = np.diff(federation.offsets), federation.num_items
-    client = np.repeat(np.arange(len(sizes)), sizes)
-    known = np.unique(client * num_items + federation.items) // num_items
-    rows = np.bincount(known, minlength=len(sizes)) + num_negative * sizes
-    return Need(np.minimum(rows, num_items), -(-sizes * (1 + num_negative) // batch_size))
+LITTLE_PADDING, MOST_CLASSES = 1.45, 7
+"""Padded over useful work that needs no further size class, and the most classes, unless a
+configuration says how many: each costs seconds of compilation."""
 
 
 def lay_out(
     federation: Federation, need: Need, *, devices: Sequence[Any], num_classes: int, block: int
 ) -> Layout:
     """Deal the clients out to `devices` and sort them into at most `num_classes` size classes, such
-    that the local steps times the rows that each of them moves are fewest."""
+    that the local steps times the rows that each of them moves are fewest; 0: into as few as there
+    is little padding with."""
     number, shard = federation.num_clients, -(-federation.num_clients // len(devices))
     client = np.full((len(devices), shard), shard * len(devices))
     by_size = np.lexsort((np.arange(number), -need.rows, -need.steps))
@@ -169,19 +189,20 @@ def lay_out(
     place = np.argsort(client, kind="stable")[:number]
     mesh = Mesh(np.asarray(devices), (AXIS,))
     layout = Layout(mesh, number, shard, client, place, (), (), block)
-    classes, coarse = (
-        size_classes(federation, need, layout, max(1, most))
-        for most in (num_classes, num_classes // 2)
-    )
+    padding, most = (0.0, num_classes) if num_classes else (LITTLE_PADDING, MOST_CLASSES)
+    classes = size_classes(federation, need, layout, most, padding)
+    coarse = size_classes(federation, need, layout, max(1, len(classes) // 2))
     return layout._replace(classes=classes, coarse=coarse)
 
 
 def size_classes(
-    federation: Federation, need: Need, layout: Layout, most: int
+    federation: Federation, need: Need, layout: Layout, most: int, padding: float = 0.0
 ) -> tuple[SizeClass, ...]:
-    """At most so many classes, by the rows that a client may touch."""
+    """At most so many classes, by the rows that a client may touch; no more than it takes for so
+    much padded over useful work."""
     sizes, barred = np.diff(federation.offsets), np.diff(federation.barred_offsets)
-    capacities = best_capacities(need.rows, need.steps, most)
+    enough = padding * float(need.steps @ need.touched)
+    capacities = best_capacities(need.rows, need.steps, most, enough)
     class_of = np.searchsorted(capacities, need.rows)
     by_size = np.lexsort((need.rows, need.steps))
     classes = []
@@ -197,9 +218,11 @@ def size_classes(
     return tuple(classes)
 
 
-def best_capacities(needs: np.ndarray, steps: np.ndarray, most: int) -> np.ndarray:
+def best_capacities(
+    needs: np.ndarray, steps: np.ndarray, most: int, enough: float = 0.0
+) -> np.ndarray:
     """Rising capacities of at most `most` classes that hold all needs, such that the sum over the
-    clients of steps times capacity is least.
+    clients of steps times capacity is least; of no more classes than bring it down to `enough`.
 
     Dynamic programming over the distinct needs: the best way to cover the smallest ones with k
     classes ends in one class after the best way to cover fewer with k - 1.
@@ -212,6 +235,8 @@ def best_capacities(needs: np.ndarray, steps: np.ndarray, most: int) -> np.ndarr
     closing[reached[:, None] < reached[None, :]] = np.inf
     best, choices = closing[:, 0].copy(), [np.zeros(len(distinct), int)]
     for _ in range(1, min(most, len(distinct))):
+        if best[-1] <= enough:
+            break
         before = np.concatenate([[0.0], best[:-1]])
         totals = before[None, :] + closing
         choices.append(totals.argmin(axis=1))

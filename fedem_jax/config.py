@@ -147,8 +147,8 @@ class Config:
     # how the work is cut: speed and memory, not the result
     block_size: Natural = 0
     """Clients trained side by side; 0: chosen for the device."""
-    size_classes: Count = 7
-    """Most size classes that clients are sorted into."""
+    size_classes: Natural = 0
+    """Most size classes that clients are sorted into; 0: as few as keep the padding small."""
     table_dtype: Literal["float32", "bfloat16"] = "float32"
     """Item tables between rounds and on the wire; bfloat16 halves memory, training stays float32.
     Unlike its neighbours it changes the result."""

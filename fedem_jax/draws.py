@@ -7,6 +7,8 @@ depend on how the clients are cut into blocks; a recorded run can be put in its 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -40,8 +42,8 @@ class Draws(Protocol):
         """Samples of one client with at most `capacity` positives."""
         ...
 
-    def order(self, client, epoch, position, count) -> Int[Array, " B"]:
-        """Index of the sample that is visited at each `position` (< `count`) of an epoch."""
+    def order(self, client, epoch, count) -> Callable[[Array], Array]:
+        """`positions [B] -> index [B]`: samples visited at positions (< `count`) of an epoch."""
         ...
 
     def aggregated(self, participants: Int[Array, " P"]) -> Int[Array, " A"]:
@@ -65,8 +67,9 @@ class Fresh(NamedTuple):
     """Draws of a new run, by keys of one round."""
 
     key_participants: Key[Array, ""]
-    key_samples: Key[Array, ""]
-    key_order: Key[Array, ""]
+    keys_samples: Key[Array, " C"]
+    """Of all clients at once, as every size class would compile a derivation of its own."""
+    keys_order: Key[Array, " C"]
     key_aggregated: Key[Array, ""]
     key_server: Key[Array, ""]
     lists: Lists
@@ -77,11 +80,17 @@ class Fresh(NamedTuple):
     num_aggregated: int
 
     @classmethod
-    def of_round(cls, key: Key[Array, ""], number: Int[Array, ""], *sizes) -> Fresh:
+    def of_round(
+        cls, key: Key[Array, ""], number: Int[Array, ""], lists: Lists, num_clients: int, *sizes
+    ) -> Fresh:
         """The draws of round `number` of the run with this key; `sizes` are the other fields."""
         key = jax.random.fold_in(key, number)
-        keys = [*jax.random.split(key, 4), jax.random.fold_in(key, SERVER)]
-        return cls(*keys, *sizes)
+        participants, samples, order, aggregated = jax.random.split(key, 4)
+        of_client = jax.vmap(jax.random.fold_in, (None, 0))
+        everyone = jnp.arange(num_clients)
+        samples, order = of_client(samples, everyone), of_client(order, everyone)
+        server = jax.random.fold_in(key, SERVER)
+        return cls(participants, samples, order, aggregated, server, lists, num_clients, *sizes)
 
     def participants(self) -> Int[Array, " P"]:
         everyone = jnp.arange(self.num_clients, dtype=jnp.int32)
@@ -90,20 +99,21 @@ class Fresh(NamedTuple):
         return jax.random.permutation(self.key_participants, everyone)[: self.num_participants]
 
     def samples(self, client, capacity: int, barred_capacity: int) -> Samples:
-        key = jax.random.fold_in(self.key_samples, client)
         positives, count = self.lists.positives(client, capacity)
         barred, num_barred = self.lists.barred_items(client, barred_capacity)
         ranks = distinct_ranks(
-            key, capacity, self.num_negative, (self.num_items - num_barred).astype(jnp.uint32)
+            self.keys_samples[client],
+            capacity,
+            self.num_negative,
+            (self.num_items - num_barred).astype(jnp.uint32),
         )
         negatives = items_outside(barred, num_barred, ranks)
         items = jnp.concatenate([positives[:, None], negatives], axis=1)
         labels = jnp.zeros(items.shape).at[:, 0].set(1.0)
         return Samples(items.ravel(), labels.ravel(), count * (1 + self.num_negative))
 
-    def order(self, client, epoch, position, count) -> Int[Array, " B"]:
-        key = jax.random.fold_in(self.key_order, client)
-        return shuffled(jax.random.fold_in(key, epoch), position, count)
+    def order(self, client, epoch, count) -> Callable[[Array], Array]:
+        return shuffle(jax.random.fold_in(self.keys_order[client], epoch), count)
 
     def aggregated(self, participants: Int[Array, " P"]) -> Int[Array, " A"]:
         return jax.random.permutation(self.key_aggregated, participants)[: self.num_aggregated]
@@ -156,13 +166,11 @@ def items_outside(
 
 
 SHUFFLE_ROUNDS = 12
-"""Rounds of `shuffled`: an element stays where it is in all of them once in 2^12 epochs."""
+"""Rounds of a shuffle: an element stays where it is in all of them once in 2^12 epochs."""
 
 
-def shuffled(
-    key: Key[Array, ""], position: Int[Array, " B"], count: Int[Array, ""]
-) -> Int[Array, " B"]:
-    """Image of each position under a random permutation of [0, count), one by one, without a sort.
+def shuffle(key: Key[Array, ""], count: Int[Array, ""]) -> Callable[[Array], Array]:
+    """A random permutation of [0, count), without a sort: `positions [B] -> images [B]`.
 
     Swap-or-not shuffle (Hoang, Morris, Rogaway, CRYPTO 2012): in every round the positions x and
     k - x (mod count), for a random k, change places or not by one random bit that both share. The
@@ -171,7 +179,11 @@ def shuffled(
     """
     count = count.astype(jnp.uint32)
     bits = jax.random.bits(key, (SHUFFLE_ROUNDS, 2))
-    centre, salt = bits[:, 0] % count, bits[:, 1]
+    return partial(_images, bits[:, 0] % count, bits[:, 1], count)
+
+
+@jax.jit
+def _images(centre, salt, count, position):
     here = position.astype(jnp.uint32)
     for r in range(SHUFFLE_ROUNDS):
         there = centre[r] - here + jnp.where(here > centre[r], count, jnp.uint32(0))

@@ -60,8 +60,8 @@ class Session(NamedTuple):
     """Row of each sample."""
     count: Int[Array, ""]
     """Samples; places from here on are padding."""
-    order: Callable[[Array, Array, Array], Array]
-    """`(epoch, positions [B], count) -> index [B]` of the samples visited there, out of so many."""
+    order: Callable[[Array, Array], Callable[[Array], Array]]
+    """`(epoch, count) -> (positions [B] -> index [B])`: samples visited there, out of so many."""
     rule: Rule
     client: Int[Array, ""]
     """Whose it is."""
@@ -90,10 +90,10 @@ def open_session(
     positive = jnp.where(present, samples.labels, 0.0)
     labels = jnp.zeros(rows.shape).at[row_of].max(positive, mode="drop")
 
-    def order(epoch, position, count):
+    def order(epoch, count):
         if length <= rule.batch_size:
-            return position  # one batch holds all samples
-        return draws.order(client, epoch, position, count)
+            return lambda position: position  # one batch holds all samples
+        return draws.order(client, epoch, count)
 
     return Session(rows, labels, row_of, samples.count, order, rule, client)
 
@@ -158,12 +158,13 @@ def run_epochs(
 
     def epoch(loop):
         e, active, carry, total, running, epochs = loop
+        visited = session.order(e, count)
 
         def batch(b, inner):
             carry, total = inner
             position = b * width + jnp.arange(width, dtype=jnp.int32)
             present = position < count
-            row = session.row_of[session.order(e, jnp.where(present, position, 0), count)]
+            row = session.row_of[visited(jnp.where(present, position, 0))]
             new, loss = step(carry, row, present)
             loss = loss * present.sum()
             if alone:

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedem_jax.clients import Layout
+from fedem_jax.clients import Layout, Need
 from fedem_jax.config import Config
 from fedem_jax.data.federation import Federation
 from fedem_jax.memory import MemoryPlan, plan_memory
-from fedem_jax.padding import ClassPlan, Useful, plan_class
+from fedem_jax.padding import ClassPlan, plan_class
 from fedem_jax.settings import FedEM
 from fedem_jax.units import in_bytes, in_seconds
 from fedem_jax.work import Machine, Work, measure_machine, round_work
@@ -33,14 +33,19 @@ class Plan(NamedTuple):
     machine: Machine
 
     @property
+    def usual(self) -> list[ClassPlan]:
+        """The classes that most clients are in."""
+        return max(self.classes, self.merging, key=len)
+
+    @property
     def padding(self) -> float:
-        """Computed over useful work of all clients as they train on their own rows."""
-        return sum(c.padded.sum() for c in self.classes) / sum(c.useful for c in self.classes)
+        """Computed over useful work, if all clients did what most of them do."""
+        return sum(c.padded.sum() for c in self.usual) / sum(c.useful for c in self.usual)
 
     @property
     def imbalance(self) -> float:
         """Work of the busiest device over the mean."""
-        each = sum((c.padded for c in self.classes), np.zeros(1))
+        each = sum((c.padded for c in self.usual), np.zeros(1))
         return each.max() / each.mean()
 
     @property
@@ -69,16 +74,19 @@ def plan_run(
         epochs: mean number of local epochs; None: none stops early.
     """
     memory = plan_memory(config, federation, layout)
-    useful, layout = Useful.of(config, federation), layout._replace(block=memory.block)
-    merges = isinstance(config, FedEM) and config.merging != "none"
+    need = Need.of(federation, config.num_negative, config.batch_size)
+    layout = layout._replace(block=memory.block)
+    served = 0
+    if merges := isinstance(config, FedEM) and config.merging != "none":
+        _, served = config.round_sizes(layout.number)
 
     def planned(classes) -> list[ClassPlan]:
-        return [plan_class(useful, size, layout) for size in classes]
+        return [plan_class(need, size, layout) for size in classes]
 
     return Plan(
         federation=federation,
-        classes=planned(layout.classes),
-        merging=planned(layout.coarse) if merges else [],
+        classes=planned(layout.classes_for(layout.number - served)),
+        merging=planned(layout.classes_for(served)) if merges else [],
         memory=memory,
         work=round_work(config, federation, layout, epochs),
         machine=measure_machine(layout) if machine is None else machine,

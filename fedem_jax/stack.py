@@ -166,8 +166,7 @@ class Stack:
         if state is None:
             state = self._init_from(member.start)(key_init)
         layout, method = self.trial.layout, self.trial.algorithm
-        shardings = State(layout.sharded(), layout.replicated())
-        state = lax.with_sharding_constraint(state, shardings)
+        state = lax.with_sharding_constraint(state, self.trial.shardings)
         rules = self.trial.federation.protocol
         ranking = Ranking(rules.ties, rules.scale, self.trial.config.top_k)
         present = jnp.asarray(layout.client < layout.number)

@@ -21,7 +21,7 @@ from jaxtyping import Array
 
 from fedem_jax import __version__
 from fedem_jax.base import Info, State
-from fedem_jax.clients import Layout, Lists, lay_out, lists_on_device, most_needed
+from fedem_jax.clients import Layout, Lists, Need, lay_out, lists_on_device
 from fedem_jax.config import Config
 from fedem_jax.course import Course, Keeper
 from fedem_jax.data.federation import Federation
@@ -192,7 +192,7 @@ class Trial:
         self.config, self.federation = config, federation
         layout = lay_out(
             federation,
-            most_needed(federation, config.num_negative, config.batch_size),
+            Need.of(federation, config.num_negative, config.batch_size),
             devices=devices,
             num_classes=config.size_classes,
             block=1,
@@ -215,9 +215,13 @@ class Trial:
             UserError: the run does not fit into the memory of a device; says what would.
         """
         self.memory.check()
-        shardings = State(self.layout.sharded(), self.layout.replicated())
         with jax.default_matmul_precision("highest"):
-            return jax.jit(self.algorithm.init, out_shardings=shardings)(self.key_init)
+            return jax.jit(self.algorithm.init, out_shardings=self.shardings)(self.key_init)
+
+    @property
+    def shardings(self) -> State:
+        """Where the state is: clients over the devices, the server's part on each."""
+        return State(self.layout.sharded(), self.layout.replicated())
 
     def draws(self, key: Array, number: Array, lists: Lists) -> Draws:
         """What decides the random choices of round `number`."""
@@ -240,6 +244,7 @@ class Trial:
             return self.algorithm.round(self.draws(key, number, lists), state, hyper)
 
         state, info = lax.scan(one, state, start + jnp.arange(length, dtype=jnp.int32))
+        state = lax.with_sharding_constraint(state, self.shardings)  # as the next segment takes it
         rules = self.federation.protocol
         ranking = Ranking(rules.ties, rules.scale, self.config.top_k)
         ranks = rank_all(self.algorithm, self.layout, state, lists, held_out, hyper, ranking)

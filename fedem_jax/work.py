@@ -17,11 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedem_jax.clients import Layout
+from fedem_jax.clients import Layout, Need
 from fedem_jax.config import Config
 from fedem_jax.data.federation import Federation
 from fedem_jax.memory import bound, bytes_of, on_cpu
-from fedem_jax.padding import Useful
 from fedem_jax.settings import FedEM, LocalOnly
 
 ADAM = 14
@@ -81,14 +80,15 @@ def round_work(
     """
     if not isinstance(config, FedEM | LocalOnly) or getattr(config, "backbone", "fcf") != "fcf":
         return {}
-    useful, items, dim = Useful.of(config, federation), federation.num_items, config.dim
+    need = Need.of(federation, config.num_negative, config.batch_size)
+    items, dim = federation.num_items, config.dim
     epochs = config.local_epochs if epochs is None else epochs
     clients, table = federation.num_clients, items * dim
     stored = table * jnp.dtype(config.table_dtype).itemsize  # bytes of a table between rounds
     participants, uploads = config.round_sizes(clients)
 
-    on_rows = epochs * float(useful.steps @ useful.rows)  # local steps times rows, all clients
-    touched = 2 * stored / items * float(useful.rows.sum())
+    on_rows = epochs * float(need.steps @ need.touched)  # local steps times rows, all clients
+    touched = 2 * stored / items * float(need.touched.sum())
     local = on_rows * (5 * dim + ADAM * dim + LOSS)
     plain = Work(local, touched, touched + 24 * dim * on_rows)
     evaluated = Work(2 * clients * table, stored * clients, stored * clients)
@@ -97,7 +97,7 @@ def round_work(
         return {"train": _scaled(plain, share), "evaluate": evaluated}
 
     serves = config.merging != "none"
-    whole, elastic = _elastic(config, useful, items, epochs, local)
+    whole, elastic = _elastic(config, need, items, epochs, local)
     tables = 3 * stored * clients
     served = uploads if serves else 0
     work = {"train": _scaled(plain, share - served / clients)}
@@ -115,7 +115,7 @@ def round_work(
 
 
 def _elastic(
-    config: FedEM, useful: Useful, items: int, epochs: float, local: float
+    config: FedEM, need: Need, items: int, epochs: float, local: float
 ) -> tuple[float, float]:
     """Operations to merge one whole table, and those of merging and training of all clients, whose
     training on their own rows takes `local`."""
@@ -124,13 +124,13 @@ def _elastic(
     matrices = sum(a * b for a, b in itertools.pairwise(widths))
     adapter, parameters = 2 * matrices, matrices + sum(widths[1:])
     whole = items * (3 * dim + (adapter if learned else 0))
-    samples, steps = epochs * float(useful.samples.sum()), epochs * useful.steps
+    samples, steps = epochs * float(need.samples.sum()), epochs * need.steps
     if config.merging == "per-batch":
         local = samples * (5 * adapter + 22 * dim + 2 * LOSS)
-        local += ADAM * (dim * float(steps @ useful.rows) + parameters * float(steps.sum()))
+        local += ADAM * (dim * float(steps @ need.touched) + parameters * float(steps.sum()))
     elif config.merging == "once":
         local += samples * (3 * adapter + 8 * dim + LOSS)
-    return whole, len(useful.steps) * whole + local
+    return whole, len(need.steps) * whole + local
 
 
 def _scaled(work: Work, share: float) -> Work:

@@ -83,8 +83,8 @@ class Recorded(NamedTuple):
             jnp.where(known, self.count[self.number, client], 0),
         )
 
-    def order(self, client, epoch, position, count):
-        return self.visits[self.number, client, epoch, position]
+    def order(self, client, epoch, count):
+        return lambda position: self.visits[self.number, client, epoch, position]
 
     def aggregated(self, participants):
         return self.served[self.number]
@@ -199,9 +199,8 @@ def state_before(trace: Trace, number: int, trial: Trial) -> State:
         slot[trace["agg_participants"][number - 1]] = np.arange(len(tables))
     own = Clients({"user": user}, jnp.asarray(items), theta, jnp.asarray(slot))
     state = State(own, Download(tables))
-    shardings = State(trial.layout.sharded(), trial.layout.replicated())
     at_place = partial(in_order_of_place, layout=trial.layout)
-    return jax.device_put(State(jax.tree.map(at_place, state.clients), state.server), shardings)
+    return jax.device_put(State(jax.tree.map(at_place, state.clients), state.server), trial.shardings)
 
 
 def in_order_of_place(leaf, layout: Layout):

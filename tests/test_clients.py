@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from fedem_jax.clients import (
+    LITTLE_PADDING,
+    MOST_CLASSES,
+    Need,
     best_capacities,
     for_each_block,
     lay_out,
     lists_on_device,
-    most_needed,
     size_classes,
 )  # fmt: skip
 from fedem_jax.data.interactions import Interactions
@@ -34,7 +36,7 @@ def layout_of(federation, devices=1, **settings):
 
 
 def need_of(federation):
-    return most_needed(federation, num_negative=2, batch_size=8)
+    return Need.of(federation, num_negative=2, batch_size=8)
 
 
 # --- size classes ---------------------------------------------------------------------------------
@@ -63,6 +65,30 @@ def test_capacities_are_the_cheapest_of_all(most):
         assert len(capacities) <= most
         assert (np.diff(capacities) > 0).all()
         assert total(needs, steps, capacities) == cheapest
+
+
+def test_no_more_classes_than_it_takes():
+    rng = np.random.default_rng(0)
+    needs, steps = rng.integers(1, 200, 60), rng.integers(1, 6, 60)
+    costs = [total(needs, steps, best_capacities(needs, steps, most)) for most in range(1, 8)]
+    assert costs == sorted(set(costs), reverse=True)
+    for most, cost in enumerate(costs, 1):
+        assert len(best_capacities(needs, steps, 7, float(cost))) == most
+        assert len(best_capacities(needs, steps, 7, cost - 1.0)) == min(most + 1, 7)
+
+
+def test_classes_end_where_there_is_little_padding(federation):
+    need = need_of(federation)
+    layout = layout_of(federation, num_classes=0)
+    assert 1 < len(layout.classes) < MOST_CLASSES
+
+    def padding(most):
+        classes = size_classes(federation, need, layout, most)
+        rows = np.array([size.rows for size in classes])
+        rows = rows[np.searchsorted(rows, need.rows)]
+        return (need.steps @ rows) / (need.steps @ need.touched)
+
+    assert padding(len(layout.classes)) <= LITTLE_PADDING < padding(len(layout.classes) - 1)
 
 
 @pytest.mark.parametrize("devices", [1, 2, 3])
@@ -94,7 +120,7 @@ def test_a_row_for_each_known_item_and_each_negative():
         np.concatenate([[40, 1, 40, 1, 40, 1, 37, 38, 39], np.arange(36)]),
     )
     federation = split(interactions, preset("paper", min_interactions=3, num_candidates=4), 0, "x")
-    need = most_needed(federation, num_negative=3, batch_size=10)
+    need = Need.of(federation, num_negative=3, batch_size=10)
     first, second = (federation.train_items(client) for client in range(2))
     assert len(np.unique(first)) < len(first)
     assert list(need.rows) == [len(np.unique(first)) + 3 * len(first), federation.num_items]

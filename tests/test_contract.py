@@ -310,8 +310,8 @@ class Renumbered:
     def samples(self, client, capacity, barred_capacity):
         return self.inner.samples(self.old[client], capacity, barred_capacity)
 
-    def order(self, client, epoch, position, count):
-        return self.inner.order(self.old[client], epoch, position, count)
+    def order(self, client, epoch, count):
+        return self.inner.order(self.old[client], epoch, count)
 
     def aggregated(self, participants):
         return self.new[self.inner.aggregated(self.old[participants])]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fedem_jax.clients import Lists
-from fedem_jax.draws import Fresh, distinct_ranks, items_outside, shuffled
+from fedem_jax.draws import Fresh, distinct_ranks, items_outside, shuffle
 
 NUM_ITEMS, NUM_NEGATIVE = 23, 3
 POSITIVES = [[5, 2, 9], [0], [22, 1, 7, 3, 4, 5, 6, 11], [8, 8], [0]]
@@ -130,7 +130,7 @@ def test_all_draws_change_with_the_round_and_the_seed():
     def everything(seed, number):
         draws = fresh(jax.random.key(seed), number)
         many = draws._replace(num_clients=60, num_participants=30, num_aggregated=20)
-        samples, order = draws.samples(0, 3, 20), draws.order(1, 0, position, jnp.int32(60))
+        samples, order = draws.samples(0, 3, 20), draws.order(1, 0, jnp.int32(60))(position)
         return samples.items, order, many.participants(), many.aggregated(position)
 
     base, again = everything(0, 0), everything(0, 0)
@@ -165,7 +165,7 @@ def test_items_outside_counts_the_missing_ones(barred):
 @jax.jit
 def orders(keys, places, count):
     """Image of the first positions under one permutation for each key."""
-    return jax.vmap(lambda key: shuffled(key, places, count))(keys)
+    return jax.vmap(lambda key: shuffle(key, count)(places))(keys)
 
 
 def many_orders(count, number, seed=5):
@@ -176,7 +176,7 @@ def many_orders(count, number, seed=5):
 def test_an_order_visits_each_sample_once():
     counts = [*range(1, 41), 255, 256, 257, 300, 511, 512, 513, 640]
     places, key = jnp.arange(640, dtype=jnp.int32), jax.random.key(1)
-    order = jax.jit(lambda count: shuffled(key, places, count))
+    order = jax.jit(lambda count: shuffle(key, count)(places))
     for count in counts:
         visited = np.asarray(order(jnp.int32(count)))[:count]
         np.testing.assert_array_equal(np.sort(visited), np.arange(count), err_msg=f"{count}")
@@ -184,8 +184,9 @@ def test_an_order_visits_each_sample_once():
 
 def test_positions_may_be_asked_for_in_any_part():
     key, count = jax.random.key(2), jnp.int32(100)
-    whole = shuffled(key, jnp.arange(100), count)
-    parts = [shuffled(key, jnp.arange(start, start + 30) % 100, count) for start in (0, 30, 60)]
+    images = shuffle(key, count)
+    whole = images(jnp.arange(100))
+    parts = [images(jnp.arange(start, start + 30) % 100) for start in (0, 30, 60)]
     np.testing.assert_array_equal(jnp.concatenate(parts), whole[:90])
 
 
@@ -222,7 +223,7 @@ def test_two_samples_share_a_batch_as_often_as_chance_has_it():
 def test_each_epoch_and_client_has_an_order_of_its_own():
     @jax.jit
     def order(number, client, epoch):
-        return fresh(number=number).order(client, epoch, jnp.arange(50), jnp.int32(50))
+        return fresh(number=number).order(client, epoch, jnp.int32(50))(jnp.arange(50))
 
     seen = np.array([order(*which) for which in np.ndindex(2, 3, 3)])
     alike = (seen[:, None] == seen).mean(2)

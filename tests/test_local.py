@@ -23,8 +23,8 @@ from fedem_jax.losses import logit_bce
 NUM_ITEMS, EPOCHS = 12, 4
 
 
-def in_order(epoch, position, count):
-    return position
+def in_order(epoch, count):
+    return lambda position: position
 
 
 # --- epochs ---------------------------------------------------------------------------------------
@@ -125,8 +125,8 @@ class Listed:
             self.items[client, :capacity], self.labels[client, :capacity], self.count[client]
         )
 
-    def order(self, client, epoch, position, count):
-        return self.visits[client, epoch, position]
+    def order(self, client, epoch, count):
+        return lambda position: self.visits[client, epoch, position]
 
     def aggregated(self, participants):
         raise NotImplementedError

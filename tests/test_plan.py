@@ -9,11 +9,12 @@ import pytest
 from toy import small_federation
 
 from fedem_jax import cli
+from fedem_jax.clients import Need
 from fedem_jax.data.federation import Federation
 from fedem_jax.data.sources import load
 from fedem_jax.errors import UserError
 from fedem_jax.memory import plan_memory
-from fedem_jax.padding import Useful, plan_class
+from fedem_jax.padding import plan_class
 from fedem_jax.plan import plan_run
 from fedem_jax.settings import FedEM
 from fedem_jax.train import Trial
@@ -31,6 +32,10 @@ def trial(federation: Federation | None = None, **settings) -> Trial:
     return Trial(FedEM(**values), federation or small_federation())
 
 
+def need_of(at_hand: Trial) -> Need:
+    return Need.of(at_hand.federation, at_hand.config.num_negative, at_hand.config.batch_size)
+
+
 def counted(federation: Federation, client: int, k: int) -> float:
     """Distinct items of a client's samples, drawn a few thousand times."""
     rng = np.random.default_rng(0)
@@ -44,19 +49,19 @@ def counted(federation: Federation, client: int, k: int) -> float:
 
 def test_useful_rows_are_what_draws_touch():
     at_hand = trial()
-    need, federation = Useful.of(at_hand.config, at_hand.federation), at_hand.federation
+    need, federation = need_of(at_hand), at_hand.federation
     sizes = np.diff(federation.offsets)
     np.testing.assert_array_equal(need.samples, 5 * sizes)
     np.testing.assert_array_equal(need.steps, np.ceil(5 * sizes / 16))
     for client in (0, int(sizes.argmax())):
-        assert need.rows[client] == pytest.approx(counted(federation, client, 4), rel=0.01)
+        assert need.touched[client] == pytest.approx(counted(federation, client, 4), rel=0.01)
 
 
 @pytest.mark.parametrize("block", [1, 2, 64])
 def test_padded_work_by_hand(block):
     at_hand = trial(block_size=block)
     layout = at_hand.layout
-    need = Useful.of(at_hand.config, at_hand.federation)
+    need = need_of(at_hand)
     for size in layout.classes:
         planned = plan_class(need, size, layout)
         rows, padded, useful = size.rows, 0, 0.0
@@ -68,7 +73,7 @@ def test_padded_work_by_hand(block):
             width = int(np.ceil(places / np.ceil(places / block)))
             for start in range(0, len(clients), width):
                 padded += width * rows * max(need.steps[clients[start : start + width]])
-            useful += sum(need.steps[c] * need.rows[c] for c in clients)
+            useful += sum(need.steps[c] * need.touched[c] for c in clients)
         assert planned.rows == rows
         assert planned.padded.sum() == padded
         assert planned.padding == pytest.approx(padded / useful)
@@ -88,12 +93,12 @@ def test_work_by_hand():
     at_hand = trial(merging="none", aggregation="avg")
     config, federation = at_hand.config, at_hand.federation
     clients, items = federation.num_clients, federation.num_items
-    need = Useful.of(config, federation)
+    need = need_of(at_hand)
     work = round_work(config, federation, at_hand.layout, epochs=3)
     assert set(work) == {"train", "aggregate", "evaluate"}
-    on_rows = 3 * float(need.steps @ need.rows)
+    on_rows = 3 * float(need.steps @ need.touched)
     assert work["train"].operations == pytest.approx(on_rows * (4 * (5 + ADAM) + LOSS))
-    assert work["train"].moved == pytest.approx(8 * 4 * need.rows.sum())
+    assert work["train"].moved == pytest.approx(8 * 4 * need.touched.sum())
     assert work["evaluate"].operations == 2 * clients * items * 4
     assert work["aggregate"].operations == 2 * items * 4  # one table, of one upload
     merging = round_work(dataclasses.replace(config, merging="per-batch"), federation,

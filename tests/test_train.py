@@ -191,3 +191,15 @@ def test_a_segment_takes_the_state_over_and_stays_on_the_device(trial):
         after, *_ = segment(before, number)
     assert before.clients["score"].is_deleted()
     assert not after.clients["score"].is_deleted()
+
+
+def test_what_nobody_downloads_goes_into_the_next_segment_all_the_same():
+    """Without a reader, XLA would leave the tables of the served on the devices that made them."""
+    config = FedEM(
+        merging="none", aggregation_fraction=0.5, dim=4, local_epochs=1, size_classes=1, top_k=3
+    )
+    trial = Trial(config, small_federation(clients=8))
+    state = trial.init()
+    for number in range(2):
+        state, *_ = trial.segment(state, 1)(state, number)
+    assert state.server.items.sharding.is_fully_replicated

@@ -226,10 +226,11 @@ def time_twin(trial, state, number: int, sample: int) -> Row:
     from phases import parameters
     from sequential import Sequential, drawer
 
-    from fedem_jax.padding import Useful
+    from fedem_jax.clients import Need
 
     twin, draw = Sequential(trial.config), drawer(trial)
-    steps = Useful.of(trial.config, trial.federation).steps
+    config = trial.config
+    steps = Need.of(trial.federation, config.num_negative, config.batch_size).steps
     merges = trial.by_client(state.clients.slot) >= 0
     rng, total, trained = np.random.default_rng(0), 0.0, 0
     for kind in (merges, ~merges):

@@ -75,9 +75,8 @@ def phases(trial: Trial, state: State) -> Phases:
     first, asked = jnp.int32(0), (trial.lists, trial.held_out, algorithm.hyper)
     drawing = compiled(draws, *state, first, *given)
     training = compiled(train, *state, first, *given, donate_argnums=0)
-    where = State(layout.sharded(), layout.replicated())
     serving = compiled(
-        aggregate, state.clients, first, *given, donate_argnums=0, out_shardings=where
+        aggregate, state.clients, first, *given, donate_argnums=0, out_shardings=trial.shardings
     )
     ranks = compiled(evaluate, state, *asked)
     return Phases(
@@ -94,7 +93,7 @@ def visit(session, clients, server, id) -> Change:
     present = position < session.count
 
     def epoch(e, seen):
-        row = session.row_of[session.order(e, jnp.where(present, position, 0), session.count)]
+        row = session.row_of[session.order(e, session.count)(jnp.where(present, position, 0))]
         return seen + jnp.sum(jnp.where(present, session.labels[row], 0.0))
 
     seen = lax.fori_loop(0, session.rule.local_epochs, epoch, 0.0)

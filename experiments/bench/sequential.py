@@ -52,7 +52,7 @@ def drawer(trial: Trial) -> Callable[[int, int], Drawn]:
         draws = trial.draws(trial.key_draws, number, lists)
         items, labels, count = draws.samples(client, capacity, barred)
         position = jnp.minimum(jnp.arange(len(items), dtype=jnp.int32), count - 1)
-        orders = jax.vmap(lambda epoch: draws.order(client, epoch, position, count))(epochs)
+        orders = jax.vmap(lambda epoch: draws.order(client, epoch, count)(position))(epochs)
         return items, labels, orders
 
     def draw(client: int, number: int) -> Drawn:

@@ -25,7 +25,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, Num
 from fedem_jax.averaging import copies
 from fedem_jax.base import Algorithm, Info, State, Traffic, numbers_of
 from fedem_jax.clients import AXIS, Layout, SizeClass, for_each_block
-from fedem_jax.draws import Draws, shuffled
+from fedem_jax.draws import Draws, shuffle
 from fedem_jax.losses import LOSSES, logit_bce
 from fedem_jax.models.fcf import item_table
 from fedem_jax.settings import CentralMF
@@ -169,7 +169,8 @@ def central_mf(
             epoch, batch = jnp.divmod(number, num_batches)
             position = batch * width + jnp.arange(width, dtype=jnp.int32)
             present = position < count
-            index = shuffled(jax.random.fold_in(key, epoch), jnp.where(present, position, 0), count)
+            visited = shuffle(jax.random.fold_in(key, epoch), count)
+            index = visited(jnp.where(present, position, 0))
             positive, column = jnp.divmod(index, each)
             user = pool.user[positive]
 

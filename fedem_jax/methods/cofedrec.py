@@ -93,6 +93,7 @@ def cofedrec(
     backbone = Score()
     logits, objective = scoring(backbone, config.bce)
     num_participants, _ = config.round_sizes(layout.number)
+    plain = layout.coarse if config.contrast else layout.classes  # the first round alone, or all
     num_clusters = min(config.num_clusters, num_items)
 
     def init(key: Key[Array, ""]) -> State:
@@ -108,8 +109,8 @@ def cofedrec(
         rule = Rule.of(config, jnp.float32(0))
         contrasts = (state.server.cluster[0] >= 0) & (hyper.contrast > 0)
         phases = [
-            Phase(partial(train, hyper), lambda c: everybody(c) & ~contrasts, layout.classes),
-            Phase(partial(train_apart, hyper), lambda c: everybody(c) & contrasts, layout.coarse),
+            Phase(partial(train, hyper), lambda c: everybody(c) & ~contrasts, plain),
+            Phase(partial(train_apart, hyper), lambda c: everybody(c) & contrasts, layout.classes),
         ]
         clients, info, _ = train_clients(
             phases, layout, draws, rule, num_items, state, participants

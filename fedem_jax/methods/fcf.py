@@ -130,7 +130,7 @@ def fcf(config: FCF, num_items: int, layout: Layout, samples: Int[Array, " C"]) 
             return visited(carry, ids, jax.vmap(partial(closed_form, table, gram, hyper))(own))
 
         blocks = layout._replace(block=wide(layout.block))
-        return for_each_block(block, carry, takes_part, layout.coarse, members, blocks)
+        return for_each_block(block, carry, takes_part, layout.classes, members, blocks)
 
     def own_items(draws: Draws, client: Int[Array, ""], size: SizeClass) -> Int[Array, " n"]:
         """A client's training positives, each once; I in the places that are left."""
@@ -227,4 +227,4 @@ def serve(server: Server, upload: Upload, hyper: Hyper) -> Server:
 
 def whereabouts(layout: Layout) -> tuple[Array, list[Array]]:
     """Client at each place, and the members of each class."""
-    return jnp.asarray(layout.client), [jnp.asarray(size.members) for size in layout.coarse]
+    return jnp.asarray(layout.client), [jnp.asarray(size.members) for size in layout.classes]

@@ -96,6 +96,8 @@ def fedca(config: FedCA, num_items: int, layout: Layout, samples: Int[Array, " C
     logits, objective = scoring(backbone, config.bce)
     stored, num_directions = held_as(config), min(config.directions, config.dim)
     _, num_served = config.round_sizes(layout.number)
+    for_served = layout.classes_for(num_served)
+    for_others = layout.classes_for(layout.number - num_served)
 
     def init(key: Key[Array, ""]) -> State:
         key_items, key_private, _ = jax.random.split(key, 3)  # the same start as FedEM's
@@ -110,8 +112,8 @@ def fedca(config: FedCA, num_items: int, layout: Layout, samples: Int[Array, " C
         participants = draws.participants()
         rule = Rule.of(config, hyper.threshold)
         phases = [
-            Phase(partial(train_own, hyper), lambda c: c.slot == NOT_SERVED, layout.classes),
-            Phase(partial(take_up_and_train, hyper), lambda c: served(c.slot), layout.coarse),
+            Phase(partial(train_own, hyper), lambda c: c.slot == NOT_SERVED, for_others),
+            Phase(partial(take_up_and_train, hyper), lambda c: served(c.slot), for_served),
         ]
         clients, info, _ = train_clients(
             phases, layout, draws, rule, num_items, state, participants

@@ -122,6 +122,8 @@ def fedem(config: FedEM, num_items: int, layout: Layout, samples: Int[Array, " C
     adapter = Adapter(config.adapter_widths) if config.adapter == "row" else Single()
     logits, objective = scoring(backbone, config.bce)
     _, num_served = config.round_sizes(layout.number)
+    for_served = layout.classes_for(num_served)
+    for_others = layout.classes_for(layout.number - num_served)
     num_tables = 1 if config.aggregation == "avg" else num_served
     stored, learned = held_as(config), config.merging in ("per-batch", "once")
 
@@ -165,8 +167,8 @@ def fedem(config: FedEM, num_items: int, layout: Layout, samples: Int[Array, " C
         """Clients in parallel: those that were served merge first, then everybody trains."""
         rule = Rule.of(config, hyper.threshold)
         phases = [
-            Phase(partial(train_own, hyper), lambda c: ~merges(c.slot), layout.classes),
-            Phase(partial(merge_and_train, hyper), lambda c: merges(c.slot), layout.coarse),
+            Phase(partial(train_own, hyper), lambda c: ~merges(c.slot), for_others),
+            Phase(partial(merge_and_train, hyper), lambda c: merges(c.slot), for_served),
         ]
         if config.merging == "none":
             phases = phases[:1]
@@ -251,7 +253,7 @@ def fedem(config: FedEM, num_items: int, layout: Layout, samples: Int[Array, " C
         if config.ldp_scale or config.ldp_clip:
             numbers["upload"] = (2 * num_served + 4) * num_items * dim
         if serves:
-            hidden, rows = sum(config.adapter_widths) + 3, max(c.rows for c in layout.coarse)
+            hidden, rows = sum(config.adapter_widths) + 3, max(c.rows for c in layout.classes)
             numbers["merge"] = numbers["train"] + block * (
                 num_items * (3 * dim + hidden) - rows * dim
             )

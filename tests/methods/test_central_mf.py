@@ -14,7 +14,7 @@ import twin
 from replay import draws_of, rounds_of
 from toy import CHANCE, checkerboard, small_federation
 
-from fedem_jax.draws import shuffled
+from fedem_jax.draws import shuffle
 from fedem_jax.settings import CentralMF
 from fedem_jax.train import Trial
 
@@ -40,7 +40,7 @@ def order_of(trial, number, epoch, count):
     key = jax.random.fold_in(draws.server(), epoch)
     every = len(trial.federation.items) * (1 + trial.config.num_negative)
     position = jnp.minimum(jnp.arange(every, dtype=jnp.int32), count - 1)
-    return np.asarray(jax.jit(shuffled)(key, position, jnp.int32(count)))[:count]
+    return np.asarray(shuffle(key, jnp.int32(count))(position))[:count]
 
 
 def pool_of(trial, number):
