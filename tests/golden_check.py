@@ -200,7 +200,9 @@ def state_before(trace: Trace, number: int, trial: Trial) -> State:
     own = Clients({"user": user}, jnp.asarray(items), theta, jnp.asarray(slot))
     state = State(own, Download(tables))
     at_place = partial(in_order_of_place, layout=trial.layout)
-    return jax.device_put(State(jax.tree.map(at_place, state.clients), state.server), trial.shardings)
+    return jax.device_put(
+        State(jax.tree.map(at_place, state.clients), state.server), trial.shardings
+    )
 
 
 def in_order_of_place(leaf, layout: Layout):
