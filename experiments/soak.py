@@ -31,6 +31,9 @@ from fedem_jax.settings import SETTINGS
 
 TIMES = ("compile_seconds", "seconds_per_round", "resumed")
 """Entries of a summary that a cut may change."""
+SHORTLY = 0.4
+"""Seconds after a checkpoint within which most kills come: about as long as the rounds of a run
+take, beside a start-up of many seconds."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,13 @@ def to_its_end(process: subprocess.Popen[bytes], expected: Sequence[int] = (0,))
     return process.returncode
 
 
+def next_checkpoint(process: subprocess.Popen[bytes], folder: Path) -> None:
+    """Wait until the process has written a checkpoint there, or has ended."""
+    before = max(found(folder), default=0)
+    while process.poll() is None and max(found(folder), default=0) <= before:
+        time.sleep(0.005)
+
+
 def killed(
     process: subprocess.Popen[bytes], after: float, number: signal.Signals, tally: Tally
 ) -> bool:
@@ -126,10 +136,14 @@ def killed(
 
 def survive(
     arguments: Sequence[str], out: Path, cache: Path, moments: np.random.Generator,
-    longest: float, kills: int, tally: Tally, terminate: float = 0.3,
+    longest: float, kills: int, tally: Tally, terminate: float = 0.3, aimed: float = 0.0,
 ) -> None:  # fmt: skip
     """Run into `out`, killed up to `kills` times, each time at a random moment of at most `longest`
-    seconds, and gone on with to its end. `terminate`: share of the kills that ask (SIGTERM).
+    seconds, and gone on with to its end.
+
+    Args:
+        terminate: share of the kills that ask (SIGTERM).
+        aimed: share of the kills that come shortly after a new checkpoint instead.
 
     Raises:
         Failed: it could not be gone on with.
@@ -145,7 +159,11 @@ def survive(
             to_its_end(process)
             return
         which = signal.SIGTERM if moments.random() < terminate else signal.SIGKILL
-        if not killed(process, moments.uniform(0, longest), which, tally):
+        within = longest
+        if moments.random() < aimed:
+            next_checkpoint(process, out / FOLDER)
+            within = SHORTLY
+        if not killed(process, moments.uniform(0, within), which, tally):
             return
 
 
@@ -203,7 +221,7 @@ def drawn(draw: np.random.Generator, dataset: Path) -> tuple[str, list[str]]:
         "dataset": str(dataset),
         "method": method,
         "protocol": one("leak-free", "paper", "paper-p"),
-        "rounds": one(8, 13, 20),
+        "rounds": one(30, 60, 90),
         "seed": one(0, 1, 2),
         "eval-every": one(1, 1, 2, 3),
         "checkpoint-every": one(1, 2, 5),
@@ -238,7 +256,8 @@ def soak(wanted: Soak, folder: Path, tally: Tally) -> None:
         try:
             to_its_end(train([*arguments, "--out", str(here / "whole")], cache))
             begun = time.monotonic()
-            survive(arguments, here / "cut", cache, draw, 12.0, int(draw.integers(1, 6)), tally)
+            kills = int(draw.integers(1, 6))
+            survive(arguments, here / "cut", cache, draw, 12.0, kills, tally, aimed=0.8)
             differ = apart(here / "whole", here / "cut")
         except Diverged:
             differ, tally.diverged = [], tally.diverged + 1

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, get_args, get_type_
 from fedem_jax.checkpoint import FOLDER as CHECKPOINTS
 from fedem_jax.config import Config, differences
 from fedem_jax.errors import CannotResume, Stopped, UserError
-from fedem_jax.files import telling
-from fedem_jax.lock import Lock
+from fedem_jax.lock import alone_in
 from fedem_jax.presets import PRESETS, preset
 from fedem_jax.protocol import SWITCHES, nearest
 from fedem_jax.record import (
@@ -233,13 +232,8 @@ def run_all(
             there.
         Stopped: `stop` asked for it.
     """
-    with telling(directory, "give another --out"):
-        directory.mkdir(parents=True, exist_ok=True)
-        lock = Lock(directory)
-    try:
+    with alone_in(directory):
         return _run_all(todo, watch, stop)
-    finally:
-        lock.release()
 
 
 def _run_all(todo: Sequence[PlannedRun], watch: Watcher, stop: Callable[[], int]) -> dict[str, str]:

@@ -24,7 +24,7 @@ import pandas as pd
 
 from fedem_jax.errors import UserError
 from fedem_jax.files import put, telling
-from fedem_jax.record import check_free
+from fedem_jax.record import check_untaken
 from fedem_jax.search_space import Setting, as_text
 
 PLAN, TRIALS, TRIALS_CSV, CURVES = "sweep.json", "trials.parquet", "trials.csv", "curves.parquet"
@@ -183,7 +183,7 @@ class Ledger:
             ]
             self._take_up(directory)
         else:
-            check_free(directory)
+            check_untaken(directory)
         with telling(directory, "give another --out"):
             directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory

@@ -7,9 +7,12 @@ import json
 import os
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fedem_jax.errors import UserError
+from fedem_jax.files import telling
 
 LOCK = "lock"
 """File in the folder that says who is at work there."""
@@ -62,6 +65,22 @@ class Lock:
             self._path.unlink(missing_ok=True)
             os.close(self._file)
             self._file = -1
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Be the only process at work in a folder, which is made if need be.
+
+    Raises:
+        UserError: another process is at work there, or nothing can be written.
+    """
+    with telling(folder, "give another --out"):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = Lock(folder)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def holder(folder: Path) -> str:

@@ -14,12 +14,14 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fedem_jax.config import INERT, Config
 from fedem_jax.errors import UserError
+from fedem_jax.lock import alone_in
 from fedem_jax.protocol import nearest
 from fedem_jax.search_space import Setting, Values, drawn, grid, space
 
@@ -195,7 +197,8 @@ def sweep(
 
     Raises:
         UserError: settings that do not go together or do not fit into memory, unusable data, a
-            folder with another sweep, or no trial that stayed finite.
+            folder with another sweep or another process at work in it, or no trial that stayed
+            finite.
     """
     wanted = Sweep(
         config=config,
@@ -230,15 +233,16 @@ def run_sweep(
     names = [values.name for values in wanted.varied]
     ledger = Ledger(names, config.top_k, config.rounds, wanted.select)
     plan = wanted.plan(federations)
-    if out:
-        ledger.keep_in(Path(out), plan, wanted.may_grow())
-    runner = Runner(wanted, federations, ledger, width=width, chunk=chunk, watch=watch)
-    at_once = runner.at_once if wanted.search == "optuna" else 1
-    try:
-        for batch in batches(wanted, ledger, at_once):
-            runner.run(batch)
-    finally:
-        ledger.save()
+    with alone_in(Path(out)) if out else nullcontext():
+        if out:
+            ledger.keep_in(Path(out), plan, wanted.may_grow())
+        runner = Runner(wanted, federations, ledger, width=width, chunk=chunk, watch=watch)
+        at_once = runner.at_once if wanted.search == "optuna" else 1
+        try:
+            for batch in batches(wanted, ledger, at_once):
+                runner.run(batch)
+        finally:
+            ledger.save()
     ranked = ledger.ranking(wanted.seeds)
     if ranked.empty or ranked["status"].iloc[0] != "done":
         raise UserError(

@@ -17,6 +17,7 @@ from fedem_jax import sweeping
 from fedem_jax.base import Algorithm, Info, State, Traffic, numbers_of
 from fedem_jax.config import Positive
 from fedem_jax.errors import UserError
+from fedem_jax.lock import LOCK, Lock
 from fedem_jax.methods import METHODS
 from fedem_jax.searches import Rung, rungs
 from fedem_jax.settings import Config
@@ -98,6 +99,16 @@ def method(monkeypatch):
 
 def quick(**changes):
     return Slope(dataset="small", **{"rounds": 4, "eval_every": 2} | changes)
+
+
+def test_a_folder_belongs_to_one_process_at_a_time(tmp_path):
+    lock = Lock(tmp_path)
+    with pytest.raises(UserError, match="is at work there"):
+        sweep(quick(), ["speed=0.1"], out=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [LOCK]
+    lock.release()
+    sweep(quick(), ["speed=0.1"], out=tmp_path)
+    assert not (tmp_path / LOCK).exists()
 
 
 def test_a_sweep_enters_every_trial_and_finds_the_best(tmp_path):
