@@ -71,6 +71,12 @@ ablation: $(READY)  ## change one part of FedEM after the other; goes on where i
   ## DATA_DIR=data ARGS="--parts merging alpha --settings lr_embedding=0.03"
 	@$(RUN) experiments/ablation.py $(foreach name,DATASET PROTOCOL SEEDS ROUNDS OUT DATA_DIR,$(call flag,$(name))) $(ARGS)
 
+.PHONY: noise
+noise: $(READY)  ## show what Laplace noise on uploads costs; goes on where it was stopped
+  ## DATASET=ml-1m PROTOCOL=leak-free SEEDS=3 ROUNDS=30 OUT=results/x
+  ## DATA_DIR=data ARGS="--methods fedem fedmf --clip 1 --scales 0 0.5 1"
+	@$(RUN) experiments/noise.py $(foreach name,DATASET PROTOCOL SEEDS ROUNDS OUT DATA_DIR,$(call flag,$(name))) $(ARGS)
+
 .PHONY: audit
 audit: $(READY)  ## say whether a protocol leaks held-out items; fails if it does
   ## DATASET=ml-1m PROTOCOL=leak-free ROUNDS=50 SEED=0 OUT=results/x
