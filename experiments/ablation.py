@@ -124,9 +124,14 @@ def draw(
         layout=ConstrainedLayoutEngine(h_pad=0.05, w_pad=0.08),
     )  # fmt: skip
     figure.suptitle(title, x=0.012, ha="left", fontsize=13, fontweight="bold")
+    marks = (
+        "small dots are seeds, large ones means ± sd;\nline and band"
+        if usual.n > 1
+        else ("one seed;\nline")
+    )
     figure.supxlabel(
-        f"test {metric[1].upper()} at the best validation round, sampled candidates; small dots "
-        f"are seeds, large ones means ± sd;\nline and band: the base, {base}; dotted: chance",
+        f"test {metric[1].upper()} at the best validation round, sampled candidates; {marks}: the "
+        f"base, {base}; dotted: chance",
         x=0.012, ha="left", fontsize=8.5, color=plots.GREY,
     )  # fmt: skip
     panels = figure.subplots(len(parts), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]

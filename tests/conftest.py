@@ -1,10 +1,16 @@
-"""Two devices, checked annotations, and data that are not in the repository.
+"""Two devices, quick compilation, checked annotations, and data that are not in the repository.
 
 Tests that need such data are skipped without.
 """
 
 import os
 from pathlib import Path
+
+# Hundreds of programs that run for moments: what counts is how long they take to compile. Who sets
+# XLA_FLAGS, also to nothing, has them compiled in that way instead.
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+)
 
 import jax
 import numpy as np
