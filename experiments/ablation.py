@@ -27,7 +27,7 @@ from fedem_jax.comparison_report import write_up
 from fedem_jax.errors import UserError
 from fedem_jax.protocol import nearest
 from fedem_jax.standings import Standing, standings
-from fedem_jax.uncertainty import over_seeds
+from fedem_jax.uncertainty import Spread, over_seeds
 
 BASE = "fedem"
 PARTS: dict[str, tuple[str, ...]] = {
@@ -103,16 +103,17 @@ def ablate(args: Sequence[str]) -> None:
     about = next(entry.summaries[0] for entry in entries if not entry.failed)
     title = f"FedEM, part by part: {about['dataset']}, protocol {about['protocol']}"
     picture = comparison.directory / "ablation.png"
-    draw(standings(entries)[1], base, wanted.parts, picture, title, about["chance"])
+    lines, clients = standings(entries)[1], about["clients"]
+    draw(lines, base, wanted.parts, picture, title, about["chance"], clients)
     console.print(f"{picture} shows it by part")
 
 
 def draw(
     lines: Sequence[Standing], base: str, parts: Sequence[str], path: Path, title: str,
-    chance: dict[str, dict[str, float]],
+    chance: dict[str, dict[str, float]], clients: int,
 ) -> None:  # fmt: skip
     """HR among the sampled candidates of each variant, a panel for each part; the base is the
-    vertical line, and its standard deviation over seeds the band around it."""
+    vertical line, and its `spread` the band around it."""
     by_name = {line.name: line for line in lines if not line.failed}
     if base not in by_name:
         raise UserError(f"{base} failed, so there is nothing to hold the variants against.")
@@ -124,14 +125,10 @@ def draw(
         layout=ConstrainedLayoutEngine(h_pad=0.05, w_pad=0.08),
     )  # fmt: skip
     figure.suptitle(title, x=0.012, ha="left", fontsize=13, fontweight="bold")
-    marks = (
-        "small dots are seeds, large ones means ± sd;\nline and band"
-        if usual.n > 1
-        else ("one seed;\nline")
-    )
+    marks = "dots are seeds, large ones means ± sd" if usual.n > 1 else "one seed ± se over clients"
     figure.supxlabel(
-        f"test {metric[1].upper()} at the best validation round, sampled candidates; {marks}: the "
-        f"base, {base}; dotted: chance",
+        f"test {metric[1].upper()} at the best validation round, sampled candidates; {marks};\n"
+        f"line and band: the base, {base}; dotted: chance",
         x=0.012, ha="left", fontsize=8.5, color=plots.GREY,
     )  # fmt: skip
     panels = figure.subplots(len(parts), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
@@ -140,25 +137,33 @@ def draw(
         panel.set_xlabel("")
         panel.grid(axis="x", color="#E6E6E6", linewidth=0.7)
         panel.axvline(usual.mean, color=plots.COLOURS[1], linewidth=1.2)
-        if usual.n > 1:
-            low, high = usual.mean - usual.sd, usual.mean + usual.sd
-            panel.axvspan(low, high, color=plots.COLOURS[1], alpha=0.15, linewidth=0)
+        panel.axvspan(
+            usual.mean - spread(usual, clients), usual.mean + spread(usual, clients),
+            color=plots.COLOURS[1], alpha=0.15, linewidth=0,
+        )  # fmt: skip
         level = chance[metric[0]][metric[1]]
         panel.axvline(level, color=plots.GREY, linewidth=0.9, linestyle=plots.DOTTED)
         changes = list(reversed(PARTS[part]))
         for row, change in enumerate(changes):
             if line := by_name.get(f"{base}:{change}"):
                 values = line.scores[metric]
-                spread = over_seeds(values)
+                found = over_seeds(values)
                 panel.plot(values, np.full(len(values), row), ".", color=plots.GREY, markersize=4)
                 panel.errorbar(
-                    [spread.mean], [row], xerr=[spread.sd if spread.n > 1 else 0], fmt="o",
+                    [found.mean], [row], xerr=[spread(found, clients)], fmt="o",
                     color=plots.COLOURS[0], markersize=6, elinewidth=1.4,
                 )  # fmt: skip
         panel.set_yticks(range(len(changes)), [change.replace("_", " ") for change in changes])
         panel.set_ylim(-0.6, len(changes) - 0.4)
     panels[-1].tick_params(labelbottom=True)
     figure.savefig(path)
+
+
+def spread(found: Spread, clients: int) -> float:
+    """Standard deviation of a hit rate over seeds; of one seed, its standard error over clients."""
+    if found.n > 1:
+        return found.sd
+    return (found.mean * (1 - found.mean) / clients) ** 0.5
 
 
 if __name__ == "__main__":

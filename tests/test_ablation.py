@@ -9,6 +9,7 @@ from fedem_jax.comparison import plan_comparison
 from fedem_jax.errors import UserError
 from fedem_jax.settings import FedEM
 from fedem_jax.standings import Standing
+from fedem_jax.uncertainty import over_seeds
 
 
 @pytest.mark.parametrize("part", ablation.PARTS)
@@ -38,7 +39,12 @@ def test_a_panel_for_each_part(tmp_path):
 
     lines = [line("fedem"), line("fedem:alpha=0.1"), line("fedem:alpha=0.3", "out of memory")]
     chance = {"test": {"hr@10": 0.1}}
-    ablation.draw(lines, "fedem", ["alpha", "widths"], tmp_path / "a.png", "title", chance)
+    ablation.draw(lines, "fedem", ["alpha", "widths"], tmp_path / "a.png", "title", chance, 50)
     assert (tmp_path / "a.png").stat().st_size > 10_000
     with pytest.raises(UserError, match="nothing to hold the variants against"):
-        ablation.draw(lines[1:], "fedem", ["alpha"], tmp_path / "b.png", "title", chance)
+        ablation.draw(lines[1:], "fedem", ["alpha"], tmp_path / "b.png", "title", chance, 50)
+
+
+def test_the_spread_of_one_seed_is_that_over_clients():
+    assert ablation.spread(over_seeds([0.1, 0.3]), 100) == pytest.approx(0.02**0.5)
+    assert ablation.spread(over_seeds([0.2]), 100) == pytest.approx(0.04)
