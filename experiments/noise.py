@@ -148,7 +148,8 @@ def table(wanted: Noise, results: dict[str, SweepResult], command: str) -> str:
 
 
 def draw(wanted: Noise, results: dict[str, SweepResult], path: Path) -> None:
-    """A curve for each method, with its standard deviation over the seeds; 0 stands at the left."""
+    """A curve for each method, with its standard deviation over the seeds, or of one seed its
+    standard error over the clients; 0 stands at the left."""
     first = next(iter(results.values()))
     k, level = first.sweep.config.top_k, first.about["chance"]
     figure = Figure(figsize=(7, 4.2), dpi=200, layout=ConstrainedLayoutEngine(h_pad=0.06))
@@ -164,9 +165,11 @@ def draw(wanted: Noise, results: dict[str, SweepResult], path: Path) -> None:
         results.items(), plots.COLOURS * 2, "osD^vPX" * 2, strict=False
     ):
         rows = by_scale(result)
-        spread = rows[f"test hr@{k} sd"].fillna(0)
+        rate = rows[f"test hr@{k}"]
+        over_clients = (rate * (1 - rate) / result.about["clients"]) ** 0.5
+        spread = rows[f"test hr@{k} sd"].fillna(over_clients)
         panel.errorbar(
-            rows["ldp_scale"], rows[f"test hr@{k}"], yerr=spread, label=method, color=colour,
+            rows["ldp_scale"], rate, yerr=spread, label=method, color=colour,
             marker=marker, markersize=5, linewidth=1.5, elinewidth=1.1, capsize=3,
         )  # fmt: skip
     panel.axhline(
@@ -176,10 +179,12 @@ def draw(wanted: Noise, results: dict[str, SweepResult], path: Path) -> None:
     panel.set_xticks(sorted(wanted.scales), [f"{scale:g}" for scale in sorted(wanted.scales)])
     panel.minorticks_off()
     panel.set_ylim(bottom=0)
-    bars = "; bars: ± sd over seeds" if wanted.seeds > 1 else ""
-    panel.set_xlabel(f"scale of the Laplace noise on every number of an upload{bars}", fontsize=9)
+    bars = "sd over seeds" if wanted.seeds > 1 else "se over clients, one seed"
+    panel.set_xlabel(
+        f"scale of the Laplace noise on every number of an upload (± {bars})", fontsize=9
+    )
     panel.set_ylabel(f"test HR@{k}, sampled candidates", fontsize=9)
-    panel.legend(frameon=False, fontsize=9)
+    figure.legend(loc="outside lower center", ncols=len(results) + 1, frameon=False, fontsize=9)
     figure.savefig(path)
 
 
