@@ -25,7 +25,7 @@ from fedem_jax.settings import FedEM, load_settings
         ("num_negative", 0, "num_negative: 0 is out of range"),
         ("top_k", 0, "top_k: 0 is out of range"),
         ("block_size", -1, "block_size: -1 is out of range"),
-        ("size_classes", 0, "size_classes: 0 is out of range"),
+        ("size_classes", -1, "size_classes: -1 is out of range"),
         ("num_candidates", -1, "num_candidates: -1 is out of range"),
         ("min_interactions", -1, "min_interactions: -1 is out of range"),
         ("lr_embedding", 0.0, "lr_embedding: 0.0 is out of range; give a number above 0"),

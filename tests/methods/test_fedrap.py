@@ -173,7 +173,13 @@ def test_small_losses_do_not_stop_a_client_as_they_do_elsewhere(offset, epochs):
     rule = Rule(4, 3, jnp.float32(0.5), offset)
     nothing = jnp.zeros(4, jnp.int32)
     session = Session(
-        nothing, jnp.zeros(4), nothing, jnp.int32(4), lambda e, position, n: position, rule, 0
+        nothing,
+        jnp.zeros(4),
+        nothing,
+        jnp.int32(4),
+        lambda e, n: lambda position: position,
+        rule,
+        0,
     )
 
     def run(_):
