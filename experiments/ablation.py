@@ -27,7 +27,7 @@ from fedem_jax.comparison_report import write_up
 from fedem_jax.errors import UserError
 from fedem_jax.protocol import nearest
 from fedem_jax.standings import Standing, standings
-from fedem_jax.uncertainty import Spread, over_seeds
+from fedem_jax.uncertainty import Spread, error_over_clients, over_seeds
 
 BASE = "fedem"
 PARTS: dict[str, tuple[str, ...]] = {
@@ -161,9 +161,7 @@ def draw(
 
 def spread(found: Spread, clients: int) -> float:
     """Standard deviation of a hit rate over seeds; of one seed, its standard error over clients."""
-    if found.n > 1:
-        return found.sd
-    return (found.mean * (1 - found.mean) / clients) ** 0.5
+    return found.sd if found.n > 1 else error_over_clients(found.mean, clients)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from fedem_jax.presets import TUNED, preset
 from fedem_jax.search_space import space
 from fedem_jax.sweep_progress import Watch
 from fedem_jax.sweeping import Sweep, SweepResult, run_sweep
+from fedem_jax.uncertainty import error_over_clients
 
 METHODS = ("fedem", "fedmf", "pfedrec")
 """Methods whose uploads may be noisy, and that are drawn unless others are asked for."""
@@ -166,8 +167,8 @@ def draw(wanted: Noise, results: dict[str, SweepResult], path: Path) -> None:
     ):
         rows = by_scale(result)
         rate = rows[f"test hr@{k}"]
-        over_clients = (rate * (1 - rate) / result.about["clients"]) ** 0.5
-        spread = rows[f"test hr@{k} sd"].fillna(over_clients)
+        over_clients = [error_over_clients(each, result.about["clients"]) for each in rate]
+        spread = rows[f"test hr@{k} sd"].fillna(pd.Series(over_clients, rate.index))
         panel.errorbar(
             rows["ldp_scale"], rate, yerr=spread, label=method, color=colour,
             marker=marker, markersize=5, linewidth=1.5, elinewidth=1.1, capsize=3,

@@ -52,6 +52,11 @@ def bootstrap_interval(
     return np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2], axis=0)
 
 
+def error_over_clients(rate: float, clients: int) -> float:
+    """Standard error of a hit rate over so many clients: sqrt(r (1 - r) / C)."""
+    return (rate * (1 - rate) / clients) ** 0.5
+
+
 class Spread(NamedTuple):
     """Runs that differ in nothing but the seed, as one number."""
 
