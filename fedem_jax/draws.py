@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, Int, Key, UInt32
 
 from fedem_jax.clients import Lists
@@ -184,10 +185,18 @@ def shuffle(key: Key[Array, ""], count: Int[Array, ""]) -> Callable[[Array], Arr
 
 @jax.jit
 def _images(centre, salt, count, position):
-    here = position.astype(jnp.uint32)
-    for r in range(SHUFFLE_ROUNDS):
+    def trade(r, here):
         there = centre[r] - here + jnp.where(here > centre[r], count, jnp.uint32(0))
         mixed = (jnp.maximum(here, there) + salt[r]) * jnp.uint32(0x85EBCA6B)
         mixed = (mixed ^ (mixed >> 15)) * jnp.uint32(0xC2B2AE35)
-        here = jnp.where(mixed >> 31 == 1, there, here)
+        return jnp.where(mixed >> 31 == 1, there, here)
+
+    def rounds(here, at_once):
+        return lax.fori_loop(0, SHUFFLE_ROUNDS, trade, here, unroll=at_once)
+
+    here = lax.platform_dependent(
+        position.astype(jnp.uint32),
+        cpu=partial(rounds, at_once=4),  # XLA's CPU code for twelve at once is ten times slower
+        default=partial(rounds, at_once=SHUFFLE_ROUNDS),
+    )
     return here.astype(position.dtype)
