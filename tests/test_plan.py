@@ -101,6 +101,7 @@ def test_work_by_hand():
     assert work["train"].moved == pytest.approx(8 * 4 * need.touched.sum())
     assert work["evaluate"].operations == 2 * clients * items * 4
     assert work["aggregate"].operations == 2 * items * 4  # one table, of one upload
+    assert at_hand.algorithm.traffic.down == 0 < trial().algorithm.traffic.down
     merging = round_work(dataclasses.replace(config, merging="per-batch"), federation,
                          at_hand.layout, epochs=3)  # fmt: skip
     assert merging["train"].operations == pytest.approx(work["train"].operations * 6 / 7)

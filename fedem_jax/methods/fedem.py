@@ -126,6 +126,7 @@ def fedem(config: FedEM, num_items: int, layout: Layout, samples: Int[Array, " C
     for_others = layout.classes_for(layout.number - num_served)
     num_tables = 1 if config.aggregation == "avg" else num_served
     stored, learned = held_as(config), config.merging in ("per-batch", "once")
+    downloads = config.merging != "none"
 
     def weigh(theta, local, aggregated, rho) -> Float[Array, "*M"]:
         """rho: the share of the aggregated row, item by item."""
@@ -170,7 +171,7 @@ def fedem(config: FedEM, num_items: int, layout: Layout, samples: Int[Array, " C
             Phase(partial(train_own, hyper), lambda c: ~merges(c.slot), for_others),
             Phase(partial(merge_and_train, hyper), lambda c: merges(c.slot), for_served),
         ]
-        if config.merging == "none":
+        if not downloads:
             phases = phases[:1]
         clients, info, _ = train_clients(
             phases, layout, draws, rule, num_items, state, participants
@@ -179,7 +180,7 @@ def fedem(config: FedEM, num_items: int, layout: Layout, samples: Int[Array, " C
 
     def merges(slot: Int[Array, "*C"]) -> Bool[Array, "*C"]:
         """Who was served; nobody merges where the method never downloads."""
-        return (slot != NOT_SERVED) & (config.merging != "none")
+        return (slot != NOT_SERVED) & downloads
 
     def apart(session: Session) -> tuple[Session, Session]:
         """The samples that embeddings are fitted on, and those that the adapter is."""
@@ -245,14 +246,14 @@ def fedem(config: FedEM, num_items: int, layout: Layout, samples: Int[Array, " C
         the network's input and widest layer, [I]. Aggregating: a copy of the uploads, their
         signatures, and 6 arrays of clients by clients. Uploading, with noise or a bound: the tables
         before and after; one client's, its noise and its bits."""
-        serves, dim = config.merging != "none", config.dim
-        numbers = training_scratch(layout, num_items, dim, block, tables=3 if serves else 1)
+        dim = config.dim
+        numbers = training_scratch(layout, num_items, dim, block, tables=3 if downloads else 1)
         if config.backbone == "ncf":
             numbers["evaluate"] += block * num_items * ncf.inside(dim, config.network_widths)
         numbers["aggregate"] = num_served * (num_items * (dim + 2) + 6 * num_served)
         if config.ldp_scale or config.ldp_clip:
             numbers["upload"] = (2 * num_served + 4) * num_items * dim
-        if serves:
+        if downloads:
             hidden, rows = sum(config.adapter_widths) + 3, max(c.rows for c in layout.classes)
             numbers["merge"] = numbers["train"] + block * (
                 num_items * (3 * dim + hidden) - rows * dim
@@ -260,7 +261,7 @@ def fedem(config: FedEM, num_items: int, layout: Layout, samples: Int[Array, " C
         return numbers
 
     table = stored.itemsize * num_items * config.dim
-    traffic = Traffic(up=num_served * (table + 4), down=num_served * table)
+    traffic = Traffic(up=num_served * (table + 4), down=num_served * table * downloads)
     elastic = Elastic(learned, lambda state: merges(state.clients.slot), share)
     return Algorithm(init, round, score, num_items, Hyper.of(config), traffic, scratch, elastic)
 
