@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from rich.console import Console
 
-from fedem_jax import cli, plots
+from fedem_jax import plots, process
 from fedem_jax.errors import UserError
 from fedem_jax.files import telling
 from fedem_jax.presets import TUNED, preset
@@ -73,8 +73,8 @@ def measure(args: Sequence[str]) -> None:
     stem = Path(wanted.dataset).stem or "data"
     out = Path(wanted.out or f"results/noise-{stem}-{wanted.protocol}")
     sweeps = {method: described(wanted, method) for method in wanted.methods}
-    cli.use_all_cores()
-    cli.cache_programs()
+    process.use_all_cores()
+    process.cache_programs()
     console = Console(highlight=False)
     results = {}
     for method, asked in sweeps.items():
@@ -190,4 +190,4 @@ def draw(wanted: Noise, results: dict[str, SweepResult], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    cli.told(lambda: measure(sys.argv[1:]))
+    process.told(lambda: measure(sys.argv[1:]))

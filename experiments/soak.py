@@ -23,9 +23,9 @@ import numpy as np
 import tyro
 
 from fedem_jax.checkpoint import FOLDER, found, read
-from fedem_jax.cli import told
 from fedem_jax.errors import UserError
 from fedem_jax.files import put
+from fedem_jax.process import told
 from fedem_jax.record import METRICS, PER_CLIENT, RHO, SUMMARY
 from fedem_jax.settings import SETTINGS
 

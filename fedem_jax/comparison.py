@@ -34,7 +34,8 @@ from fedem_jax.record import (
     check_free,
     read_run,
 )
-from fedem_jax.settings import SETTINGS, load_settings, settings_of
+from fedem_jax.settings import SETTINGS, settings_of
+from fedem_jax.settings_file import load_settings
 
 if TYPE_CHECKING:
     import pandas as pd

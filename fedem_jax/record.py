@@ -29,7 +29,8 @@ from fedem_jax.errors import CannotResume, UserError
 from fedem_jax.files import append, go_on, in_line, parse, plain, put, read, telling
 from fedem_jax.lock import Lock, holder
 from fedem_jax.protocol import PROTOCOLS, SWITCHES
-from fedem_jax.settings import FedEM, load_settings
+from fedem_jax.settings import FedEM
+from fedem_jax.settings_file import load_settings
 
 if TYPE_CHECKING:
     import pandas as pd

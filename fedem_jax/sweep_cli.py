@@ -11,14 +11,15 @@ from typing import Annotated
 
 import tyro
 
-from fedem_jax import cli
 from fedem_jax.config import Config
+from fedem_jax.options import Train, settings
+from fedem_jax.process import cache_programs, use_all_cores
 from fedem_jax.search_space import space
 from fedem_jax.sweeping import Sweep, run_sweep
 
 
 @dataclass(frozen=True)
-class SweepCommand(cli.Train):
+class SweepCommand(Train):
     """Run many settings of a method, stacked on the accelerator, and find the best by validation:
     table.md, best.json (for `fedem train --config`), effects.png, settings.png, trials.csv.
 
@@ -75,7 +76,7 @@ class SweepCommand(cli.Train):
 
 def sweep(args: Sequence[str]) -> None:
     """Run many settings; goes on where it was stopped."""
-    wanted = cli.settings(SweepCommand, "fedem sweep", args)[0]
+    wanted = settings(SweepCommand, "fedem sweep", args)[0]
     config = wanted.settings
     asked = Sweep(
         config=dataclasses.replace(config, out=""),
@@ -88,8 +89,8 @@ def sweep(args: Sequence[str]) -> None:
         halving=wanted.halving,
     )
     out = Path(config.out) if config.out else folder(config)
-    cli.use_all_cores()
-    cli.cache_programs()
+    use_all_cores()
+    cache_programs()
 
     from rich.console import Console
 

@@ -304,7 +304,7 @@ def test_help_is_quick_because_it_imports_nothing_heavy():
 
 def test_every_core_becomes_a_device():
     script = (
-        "from fedem_jax import cli; cli.use_all_cores(); import jax\n"
-        "assert len(jax.devices('cpu')) == cli.usable_cores()"
+        "from fedem_jax import process; process.use_all_cores(); import jax\n"
+        "assert len(jax.devices('cpu')) == process.usable_cores()"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

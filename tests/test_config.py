@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedem_jax.errors import UserError
-from fedem_jax.settings import FedEM, load_settings
+from fedem_jax.settings import FedEM
+from fedem_jax.settings_file import load_settings
 
 
 @pytest.mark.parametrize(

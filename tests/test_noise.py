@@ -29,8 +29,8 @@ def test_what_takes_no_noise_is_refused(dataset, arguments, said):
 
 
 def test_a_curve_of_one_method(monkeypatch, dataset, tmp_path, capsys):
-    monkeypatch.setattr(noise.cli, "use_all_cores", lambda: None)
-    monkeypatch.setattr(noise.cli, "cache_programs", lambda: None)
+    monkeypatch.setattr(noise.process, "use_all_cores", lambda: None)
+    monkeypatch.setattr(noise.process, "cache_programs", lambda: None)
     monkeypatch.setattr(noise, "preset", small(noise.preset))
     out = tmp_path / "out"
     arguments = f"--dataset {dataset} --methods fedmf --scales 0 1 --seeds 2 --rounds 2 --clip 3"

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from test_sweep import FEDERATION, Slope, slope
 
-from fedem_jax import cli, presets
+from fedem_jax import cli, presets, sweep_cli
 from fedem_jax.methods import METHODS
-from fedem_jax.settings import SETTINGS, load_settings
+from fedem_jax.settings import SETTINGS
+from fedem_jax.settings_file import load_settings
 
 
 @pytest.fixture(autouse=True)
@@ -21,8 +22,8 @@ def method(monkeypatch, tmp_path):
         "fedem_jax.data.sources.federation_of",
         lambda config: dataclasses.replace(FEDERATION, seed=config.seed),
     )
-    monkeypatch.setattr(cli, "use_all_cores", lambda: None)
-    monkeypatch.setattr(cli, "cache_programs", lambda: None)
+    monkeypatch.setattr(sweep_cli, "use_all_cores", lambda: None)
+    monkeypatch.setattr(sweep_cli, "cache_programs", lambda: None)
     monkeypatch.chdir(tmp_path)
 
 

@@ -1,0 +1,166 @@
+"""What a benchmark leaves behind: a section of RESULTS.md, and a picture."""
+
+from __future__ import annotations
+
+import datetime
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+CLIENTS, SWEEP, START_UP = "clients", "sweep", "start-up"
+GROUPS = {
+    "data sets": "Data sets",
+    CLIENTS: "Number of clients (synthetic, 500 items, 10 to 100 interactions each)",
+    "items": "Number of items (500 synthetic clients, 10 to 200 interactions each)",
+    "width": "Width of the embeddings (1,000 synthetic clients, 1,000 items)",
+    "block": "Clients side by side (1,000 synthetic clients, 1,000 items)",
+    SWEEP: "Trials of a sweep, stacked, against one by itself; 10 rounds each (--quick: 2)",
+    START_UP: "Start-up, seconds",
+}
+HEADING = """# Measurements
+
+Every section is one call of `make bench`. A round is merging, local training, aggregation and
+evaluation of all clients, from the second round on: median of warm repetitions. The floor is that
+of `fedem plan` for the local epochs that were run. Sequential training is timed on a sample of
+clients, without its draws, and scaled to all of them by their local steps.
+
+"""
+Row = dict[str, Any]
+"""What was measured of a case, or why it was not, as `refused`."""
+Cells = dict[str, Callable[[Row], str]]
+
+
+def seconds(name: str) -> Callable[[Row], str]:
+    """A column of seconds."""
+    return lambda row: f"{row[name]:.3g}"
+
+
+def size(name: str) -> Callable[[Row], str]:
+    """A column of bytes, in megabytes."""
+    return lambda row: f"{row[name] / 1e6:,.0f}"
+
+
+def ratio(above: str, below: str) -> Callable[[Row], str]:
+    """A column of quotients."""
+    return lambda row: f"{row[above] / row[below]:.3g}"
+
+
+ROUND: Cells = {
+    "round, s": seconds("round"),
+    "floor, s": seconds("floor"),
+    "round / floor": ratio("round", "floor"),
+    "streamed floor, s": seconds("streamed"),
+    "local epochs": lambda row: f"{row['epochs']:.1f}",
+    "block": lambda row: str(row["block"]),
+    "padded / useful": lambda row: f"{row['padding']:.2f}",
+    "compile, s": seconds("compile"),
+    "planned, MB": size("planned"),
+    "peak, MB": size("peak"),
+}
+PARTS: Cells = {name: seconds(name) for name in ("draws", "train", "aggregate", "evaluate")}
+TWIN: Cells = {
+    "sequential training, s": seconds("twin"),
+    "clients timed": lambda row: str(row["twin clients"]),
+    "training, s": seconds("train"),
+    "times faster": ratio("twin", "train"),
+    "whole round, s": seconds("round"),
+    "sequential training / whole round": ratio("twin", "round"),
+}
+STACKED: Cells = {
+    "one trial, s": seconds("one"),
+    "all trials, s": seconds("stacked"),
+    "all / one": ratio("stacked", "one"),
+    "trials": lambda row: str(row["trials"]),
+    "side by side": lambda row: str(row["width"]),
+    "compile one, s": seconds("one compile"),
+    "compile stack, s": seconds("stacked compile"),
+}
+START: Cells = {
+    "import of JAX": seconds("import jax"),
+    "import of the package beyond it": seconds("import"),
+    "lower and compile": seconds("compile"),
+    "ready for round 1": seconds("ready"),
+}
+
+
+def as_table(rows: list[tuple[str, Row]], cells: Cells) -> str:
+    """A Markdown table with a row for each case; a refused one says why."""
+    lines = ["| | " + " | ".join(cells) + " |", "|---|" + "---:|" * len(cells)]
+    for label, row in rows:
+        if "refused" in row:
+            lines.append(f"| {label} | {row['refused']} |" + " |" * (len(cells) - 1))
+        else:
+            shown = (cell(row) for cell in cells.values())
+            lines.append(f"| {label} | " + " | ".join(shown) + " |")
+    return "\n".join(lines)
+
+
+def section(results: dict[str, list[tuple[str, Row]]], command: str) -> str:
+    """All tables of one call, with what they were measured on."""
+    rows = [row for group in results.values() for _, row in group if "machine" in row]
+    parts = [f"## {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC, {commit()}"]
+    parts.append(f"`{command}` on {rows[0]['machine'] if rows else 'nothing that ran'}.")
+    if rated := [row for row in rows if "rate" in row]:
+        bandwidth, rate = (median([row[name] for row in rated]) for name in ("bandwidth", "rate"))
+        parts[-1] += (
+            f" It copies {bandwidth / 1e9:.3g} GB/s and multiplies {rate / 1e9:,.4g} Gflop/s."
+        )
+    for group, table in results.items():
+        cells = {START_UP: START, SWEEP: STACKED}.get(group, ROUND)
+        parts += [f"### {GROUPS[group]}", as_table(table, cells)]
+        if any("twin" in row for _, row in table):
+            parts += [
+                "Parts of the round, seconds; training includes its draws.",
+                as_table(table, PARTS),
+            ]
+            parts += [
+                "Against one client after another, one optimiser step per call.",
+                as_table(table, TWIN),
+            ]
+    return "\n\n".join(parts) + "\n"
+
+
+def commit() -> str:
+    """The commit that is measured, and whether there is more than that."""
+
+    def git(*args: str) -> str:
+        return subprocess.run(
+            ["git", *args], cwd=HERE, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        changed = " with changes" if git("status", "--porcelain", "--untracked-files=no") else ""
+        return f"commit {git('rev-parse', '--short', 'HEAD')}{changed}"
+    except (OSError, subprocess.CalledProcessError):
+        return "commit unknown"
+
+
+def draw_scaling(rows: list[tuple[str, Row]], path: Path) -> None:
+    """Round time against the number of clients, with a line of slope 1."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.2), dpi=200, layout="constrained")
+    panel = figure.subplots()
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for label, row in rows:
+        if "round" in row:
+            curves.setdefault(label.split(", ")[-1], []).append((row["clients"], row["round"]))
+    for (label, points), colour in zip(curves.items(), ("#0072B2", "#D55E00"), strict=False):
+        panel.plot(*zip(*points, strict=True), "o-", color=colour, linewidth=1.6, label=label)
+    clients, took = next(iter(curves.values()))[-1]
+    ends = [min(c for points in curves.values() for c, _ in points), clients]
+    panel.plot(
+        ends, [took * end / clients for end in ends], color="#6B6B6B", linewidth=1,
+        linestyle=(0, (4, 1.5)), label="slope 1", zorder=1,
+    )  # fmt: skip
+    panel.set(xscale="log", yscale="log", xlabel="clients", ylabel="seconds per round")
+    machine = next(row["machine"] for _, row in rows if "round" in row)
+    figure.suptitle("Seconds per round against clients", x=0.012, ha="left", fontweight="bold")
+    panel.set_title(f"500 items, 10 to 100 interactions each; {machine}", loc="left", fontsize=7.5)
+    panel.grid(color="#E6E6E6", linewidth=0.7)
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.legend(frameon=False)
+    figure.savefig(path)
