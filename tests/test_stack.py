@@ -22,6 +22,7 @@ FEDERATIONS = {
 EXPLODES = {
     "fcf": ("lr_server", 1e30), "fedrap": ("lr_embedding", 1e30), "pfedrec": ("lr_network", 1e30),
     "gpfedrec": ("lr_network", 1e30), "cofedrec": ("lr_network", 1e30),
+    "fedncf": ("lr_network", 1e30),
 }  # fmt: skip
 """Step size that ends in numbers that are not finite; `lr_embedding` otherwise."""
 
