@@ -4,6 +4,7 @@ Tests that need such data are skipped without.
 """
 
 import os
+import tempfile
 from pathlib import Path
 
 # Hundreds of programs that run for moments: what counts is how long they take to compile. Who sets
@@ -11,6 +12,12 @@ from pathlib import Path
 os.environ.setdefault(
     "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
 )
+# A program that several tests compile is compiled once. The workers of pytest-xdist find the
+# variable set by the process that starts them, which removes the folder at its end.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    compiled = tempfile.TemporaryDirectory(prefix="fedem_jax-tests-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
 import jax
 import numpy as np
