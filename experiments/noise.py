@@ -23,10 +23,11 @@ from rich.console import Console
 from fedem_jax import plots, process
 from fedem_jax.errors import UserError
 from fedem_jax.files import telling
-from fedem_jax.presets import TUNED, preset
+from fedem_jax.presets import preset
 from fedem_jax.search_space import space
 from fedem_jax.sweep_progress import Watch
 from fedem_jax.sweeping import Sweep, SweepResult, run_sweep
+from fedem_jax.tuned import TUNED
 from fedem_jax.uncertainty import error_over_clients
 
 METHODS = ("fedem", "fedmf", "pfedrec")

@@ -1,4 +1,4 @@
-"""Named settings: those of the released programs, and those found on validation here."""
+"""Named settings: those of the released programs, and those found on validation (`tuned.py`)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from fedem_jax.config import Config
 from fedem_jax.errors import UserError
 from fedem_jax.protocol import nearest
 from fedem_jax.settings import settings_of
+from fedem_jax.tuned import TUNED
 
 RELEASED: dict[tuple[str, str], dict[str, Any]] = {
     # log posted by the authors; theirs of ml-100k is of the defaults. The command in the README of
@@ -21,41 +22,6 @@ RELEASED: dict[tuple[str, str], dict[str, Any]] = {
     ("cofedrec", "lastfm-2k"): {"num_clusters": 500},
 }
 """Where a released program does not run with its defaults, by method and data set."""
-
-AVERAGED: dict[str, Any] = {
-    "aggregation": "avg",
-    "aggregation_fraction": 1.0,
-    "init_scale": 0.1,
-    "local_epochs": 2,
-    "lr_embedding": 3.0,
-    "merging": "replace",
-    "rounds": 30,
-}
-"""FedEM with one average that replaces the table of every client."""
-
-TUNED: dict[tuple[str, str], dict[str, Any]] = {
-    # Best validation HR@10 among 21 settings of 30 to 60 rounds under leak-free, seed 0. With the
-    # released settings a client keeps its own table and stays at chance level there.
-    ("fedem", "synthetic"): {
-        "aggregation": "sim",
-        "aggregation_fraction": 1.0,
-        "init_scale": 0.1,
-        "lr_embedding": 0.03,
-        "lr_adapter": 0.003,
-        "local_epochs": 2,
-        "rounds": 60,
-    },
-    # fedem sweep --dataset ml-100k --protocol leak-free --rounds 30 --seeds 3 --aggregation avg
-    # --aggregation-fraction 1 --local-epochs 2 --init-scale 0.1 --vary lr_embedding=1,3 --vary
-    # merging=0.5,0.8,0.95,replace
-    # Best of 8 settings by validation, val HR@10 0.5850 ± 0.0027 over 3 seeds. Learned weights,
-    # held against these on one seed, were worse (experiments/README.md).
-    ("fedem", "ml-100k"): AVERAGED,
-    # The same command with --dataset filmtrust: val HR@10 0.7495 ± 0.0065 over 3 seeds.
-    ("fedem", "filmtrust"): AVERAGED,
-}
-"""By method and data set, each with the command that found it; `fedem sweep` ends by printing such
-an entry for its winner."""
 
 PRESETS = ("auto", "released", "tuned")
 
@@ -81,9 +47,10 @@ def preset(
     values = RELEASED.get((method, dataset), {})
     if name == "tuned":
         if (method, dataset) not in TUNED:
-            known = ", ".join(f"{method} on {dataset}" for method, dataset in TUNED)
+            known = ", ".join(searched for tuned, searched in TUNED if tuned == method)
             raise UserError(
-                f"preset: {method} on {dataset} has no tuned settings; there are some for {known}."
+                f"preset: {method} on {dataset} has no tuned settings; it has some for "
+                f"{known or 'no data set'}."
             )
         values = TUNED[method, dataset]
     chosen: dict[str, Any] = {"dataset": dataset, "method": method} | values | settings

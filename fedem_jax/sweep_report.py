@@ -47,7 +47,7 @@ def write_up(result: SweepResult, directory: Path, command: str) -> RenderableTy
     return Group(
         in_terminal(result),
         Text(f"\n{outcome(result)}\n"),
-        Text("as an entry of TUNED in fedem_jax/presets.py:", "dim"),
+        Text("as an entry of TUNED in fedem_jax/tuned.py:", "dim"),
         Text(as_preset(result, command)),
         Text(f"{directory}/ holds {', '.join(files)}"),
         Text(f"fedem train --config {directory / BEST}   runs the winner"),
@@ -88,7 +88,7 @@ def in_markdown(result: SweepResult, command: str) -> str:
         *notes(result),
         "## The winner on test",
         outcome(result),
-        f"As an entry of `TUNED` in `fedem_jax/presets.py`:\n\n```python\n"
+        f"As an entry of `TUNED` in `fedem_jax/tuned.py`:\n\n```python\n"
         f"{as_preset(result, command)}\n```",
     ]
     return "\n\n".join(parts) + "\n"
@@ -145,7 +145,7 @@ def outcome(result: SweepResult) -> str:
 
 
 def as_preset(result: SweepResult, command: str) -> str:
-    """The winner as an entry of `fedem_jax.presets.TUNED`, to be pasted there as it stands."""
+    """The winner as an entry of `fedem_jax.tuned.TUNED`, to be pasted there as it stands."""
     best, row = result.best, result.settings.iloc[0].to_dict()
     seeds, metric = len(result.sweep.seeds), _metric(result)
     comment = (
