@@ -161,6 +161,110 @@ TUNED: dict[tuple[str, str], dict[str, Any]] = {
         "aggregation_fraction": 1.0,
         "interpolation": 0.5,
     },
+    # fedem sweep --dataset amazon-video --method fedem --protocol leak-free --rounds 30
+    # --aggregation avg --aggregation-fraction 1 --local-epochs 2 --init-scale 0.1 --vary
+    # merging=0.5,0.8,0.95,replace --vary lr_embedding=1,3,10
+    # Best of 12 settings by validation, val HR@10 0.3229 over 1 seed; sweep 844cc3f609927346.
+    ("fedem", "amazon-video"): {
+        "rounds": 30,
+        "local_epochs": 2,
+        "init_scale": 0.1,
+        "lr_embedding": 10.0,
+        "aggregation_fraction": 1.0,
+        "aggregation": "avg",
+        "merging": "replace",
+    },
+    # fedem sweep --dataset amazon-video --method central-mf --protocol leak-free --rounds 30 --vary
+    # lr_embedding=0.001,0.003,0.01 --vary weight_decay=0,5e-6,5e-5 --seeds 2
+    # Best of 9 settings by validation, val HR@10 0.5000 ± 0.0021 over 2 seeds; sweep
+    # 7c9b670e1e90aa43.
+    ("central-mf", "amazon-video"): {
+        "rounds": 30,
+    },
+    # fedem sweep --dataset amazon-video --method fedmf --protocol leak-free --rounds 30
+    # --local-epochs 2 --vary init_scale=0.1,1 --vary lr_embedding=0.1,0.3,1,3 --seeds 2
+    # Best of 8 settings by validation, val HR@10 0.3058 ± 0.0160 over 2 seeds; sweep
+    # d85162a65dcda3b8.
+    ("fedmf", "amazon-video"): {
+        "rounds": 30,
+        "local_epochs": 2,
+        "init_scale": 0.1,
+        "lr_embedding": 3.0,
+    },
+    # fedem sweep --dataset amazon-video --method fcf --protocol leak-free --rounds 30 --vary
+    # confidence=1,4,16 --vary regularization=0.3,1,3 --vary lr_server=0.02,0.05,0.1 --seeds 2
+    # Best of 27 settings by validation, val HR@10 0.5408 ± 0.0062 over 2 seeds; sweep
+    # 229761646ba25bbc.
+    ("fcf", "amazon-video"): {
+        "rounds": 30,
+        "confidence": 16.0,
+        "regularization": 0.3,
+        "lr_server": 0.1,
+    },
+    # fedem sweep --dataset amazon-video --method fedncf --protocol leak-free --rounds 30
+    # --local-epochs 2 --vary init_scale=0.1,1 --vary lr_embedding=0.03,0.1,0.3,1
+    # Best of 8 settings by validation, val HR@10 0.2915 over 1 seed; sweep f4829681d7b591ec.
+    ("fedncf", "amazon-video"): {
+        "rounds": 30,
+        "local_epochs": 2,
+        "init_scale": 0.1,
+        "lr_embedding": 0.3,
+    },
+    # fedem sweep --dataset amazon-video --method pfedrec --protocol leak-free --rounds 30 --vary
+    # evaluated=local,global --vary lr_network=0.03,0.1,0.3 --vary lr_item_factor=20,80,320
+    # Best of 18 settings by validation, val HR@10 0.4687 over 1 seed; sweep d431cc223f78dbd7.
+    ("pfedrec", "amazon-video"): {
+        "rounds": 30,
+        "lr_network": 0.03,
+        "evaluated": "global",
+    },
+    # fedem sweep --dataset lastfm-2k --method fedem --protocol leak-free --rounds 30 --aggregation
+    # avg --aggregation-fraction 1 --local-epochs 2 --init-scale 0.1 --vary
+    # merging=0.5,0.8,0.95,replace --vary lr_embedding=1,3,10
+    # Best of 12 settings by validation, val HR@10 0.5891 over 1 seed; sweep 25ae506ef93c7ed1.
+    ("fedem", "lastfm-2k"): {
+        "rounds": 30,
+        "local_epochs": 2,
+        "init_scale": 0.1,
+        "lr_embedding": 3.0,
+        "aggregation_fraction": 1.0,
+        "aggregation": "avg",
+        "merging": "replace",
+    },
+    # fedem sweep --dataset lastfm-2k --method central-mf --protocol leak-free --rounds 30 --vary
+    # lr_embedding=0.001,0.003,0.01 --vary weight_decay=0,5e-6,5e-5 --seeds 2
+    # Best of 9 settings by validation, val HR@10 0.6850 ± 0.0120 over 2 seeds; sweep
+    # bbe98e4eabcba49a.
+    ("central-mf", "lastfm-2k"): {
+        "rounds": 30,
+    },
+    # fedem sweep --dataset lastfm-2k --method fedmf --protocol leak-free --rounds 30 --local-epochs
+    # 2 --vary init_scale=0.1,1 --vary lr_embedding=0.1,0.3,1,3 --seeds 2
+    # Best of 8 settings by validation, val HR@10 0.5726 ± 0.0088 over 2 seeds; sweep
+    # a423b7a1436656bd.
+    ("fedmf", "lastfm-2k"): {
+        "rounds": 30,
+        "local_epochs": 2,
+        "init_scale": 0.1,
+        "lr_embedding": 3.0,
+    },
+    # fedem sweep --dataset lastfm-2k --method fcf --protocol leak-free --rounds 30 --vary
+    # confidence=1,4,16 --vary regularization=0.3,1,3 --vary lr_server=0.02,0.05,0.1 --seeds 2
+    # Best of 27 settings by validation, val HR@10 0.6998 ± 0.0104 over 2 seeds; sweep
+    # 21468353be5426a8.
+    ("fcf", "lastfm-2k"): {
+        "rounds": 30,
+        "confidence": 16.0,
+        "regularization": 0.3,
+    },
+    # fedem sweep --dataset lastfm-2k --method pfedrec --protocol leak-free --rounds 30 --vary
+    # evaluated=local,global --vary lr_network=0.03,0.1,0.3 --vary lr_item_factor=20,80,320
+    # Best of 18 settings by validation, val HR@10 0.6163 over 1 seed; sweep 35822eefbb2be8c6.
+    ("pfedrec", "lastfm-2k"): {
+        "rounds": 30,
+        "lr_item_factor": 320.0,
+        "evaluated": "global",
+    },
 }
 """By method and data set, each with the command that found it; `fedem sweep` ends by printing such
 an entry for its winner."""

@@ -8,9 +8,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fedem_jax.data.sources import known_datasets
 from fedem_jax.errors import UserError
+from fedem_jax.presets import RELEASED, preset
 from fedem_jax.settings import FedEM
 from fedem_jax.settings_file import load_settings
+from fedem_jax.tuned import TUNED
 
 
 @pytest.mark.parametrize(
@@ -78,6 +81,17 @@ def test_all_ways_of_merging_are_taken(merging):
 
 def test_limits_are_inside():
     FedEM(rounds=1, client_fraction=1.0, threshold=0.0, alpha=0.0, block_size=0, adapter_widths=())
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "method", "dataset"),
+    [("released", values, *key) for key, values in RELEASED.items()]
+    + [("tuned", values, *key) for key, values in TUNED.items()],
+)
+def test_presets_are_settings_of_their_method_on_known_data(name, values, method, dataset):
+    assert dataset in {"synthetic", *(known.name for known in known_datasets())}
+    config = preset(name, dataset=dataset, method=method)
+    assert values.items() <= dataclasses.asdict(config).items()
 
 
 # --- files ----------------------------------------------------------------------------------------
