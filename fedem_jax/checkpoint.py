@@ -21,6 +21,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -209,7 +210,7 @@ def _saved(path: Path, arrays: dict[str, Any]) -> None:
     """Have orbax write arrays.
 
     Orbax tells of a failure in tracebacks, and once more when its coroutines are let go; here that
-    becomes the one error.
+    becomes the one error. Its threads may come to the closed loop even later, and are not heard.
     """
     import orbax.checkpoint as ocp
 
@@ -228,11 +229,16 @@ def _saved(path: Path, arrays: dict[str, Any]) -> None:
         if failure:
             gc.collect()
     finally:
-        sys.unraisablehook = hook
+        sys.unraisablehook = partial(_but_for_late_threads, hook) if failure else hook
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)
     if failure:
         raise OSError(failure)
+
+
+def _but_for_late_threads(hook: Callable[[Any], Any], unraisable: Any) -> None:
+    if str(unraisable.exc_value) != "Event loop is closed":
+        hook(unraisable)
 
 
 def _restored(path: Path) -> dict[str, Any]:
