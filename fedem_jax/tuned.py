@@ -165,15 +165,7 @@ TUNED: dict[tuple[str, str], dict[str, Any]] = {
     # --aggregation avg --aggregation-fraction 1 --local-epochs 2 --init-scale 0.1 --vary
     # merging=0.5,0.8,0.95,replace --vary lr_embedding=1,3,10
     # Best of 12 settings by validation, val HR@10 0.3229 over 1 seed; sweep 844cc3f609927346.
-    ("fedem", "amazon-video"): {
-        "rounds": 30,
-        "local_epochs": 2,
-        "init_scale": 0.1,
-        "lr_embedding": 10.0,
-        "aggregation_fraction": 1.0,
-        "aggregation": "avg",
-        "merging": "replace",
-    },
+    ("fedem", "amazon-video"): AVERAGED | {"lr_embedding": 10.0},
     # fedem sweep --dataset amazon-video --method central-mf --protocol leak-free --rounds 30 --vary
     # lr_embedding=0.001,0.003,0.01 --vary weight_decay=0,5e-6,5e-5 --seeds 2
     # Best of 9 settings by validation, val HR@10 0.5000 ± 0.0021 over 2 seeds; sweep
@@ -222,15 +214,7 @@ TUNED: dict[tuple[str, str], dict[str, Any]] = {
     # avg --aggregation-fraction 1 --local-epochs 2 --init-scale 0.1 --vary
     # merging=0.5,0.8,0.95,replace --vary lr_embedding=1,3,10
     # Best of 12 settings by validation, val HR@10 0.5891 over 1 seed; sweep 25ae506ef93c7ed1.
-    ("fedem", "lastfm-2k"): {
-        "rounds": 30,
-        "local_epochs": 2,
-        "init_scale": 0.1,
-        "lr_embedding": 3.0,
-        "aggregation_fraction": 1.0,
-        "aggregation": "avg",
-        "merging": "replace",
-    },
+    ("fedem", "lastfm-2k"): AVERAGED,
     # fedem sweep --dataset lastfm-2k --method central-mf --protocol leak-free --rounds 30 --vary
     # lr_embedding=0.001,0.003,0.01 --vary weight_decay=0,5e-6,5e-5 --seeds 2
     # Best of 9 settings by validation, val HR@10 0.6850 ± 0.0120 over 2 seeds; sweep
