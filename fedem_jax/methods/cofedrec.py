@@ -18,11 +18,13 @@ round.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key, Num
 
@@ -156,11 +158,12 @@ def cofedrec(
         return jax.vmap(logits)(private, exact(rows))
 
     def scratch(block: int) -> dict[str, int]:
-        """Contrast: table, both gradients, unit vectors and what is around them, [I D] each; the
-        nearness of all items to all. Serving: means and their sums, [I D], distances to all
+        """Contrast: table, both gradients, unit vectors and what is around them, [I D]; half of
+        the nearness of all items to all. Serving: means and their sums, [I D], distances to all
         centres, and the likeness of each client's items."""
         dim, numbers = config.dim, training_scratch(layout, num_items, config.dim, block)
-        numbers["contrast"] = block * num_items * (8 * dim + num_items)
+        count, side = tiling(num_items)
+        numbers["contrast"] = block * (8 * num_items * dim + count * (count + 1) // 2 * side**2)
         numbers["serve"] = num_items * (6 * dim + 2 * num_clusters + layout.shard)
         return numbers
 
@@ -205,27 +208,76 @@ def _contrast(table, cluster, temperature, base_temperature):
     k_ij = exp s_ij, off the diagonal, h_i = 1 / (|P_i| + eps), or 0 if P_i is empty, and
     u_i = h_i |P_i| / (sum_j k_ij + eps),
 
-    I tau_0 dL/dz_i = u_i sum_j k_ij z_j + sum_j k_ij u_j z_j - 2 h_i sum_{j in P_i} z_j
+    I tau_0 dL/dz_i = sum_j k_ij (u_i + u_j) z_j - 2 h_i sum_{j in P_i} z_j
     """
     length = jnp.maximum(jnp.linalg.norm(table, axis=1, keepdims=True), 1e-12)
-    units, (number, dim) = table / length, table.shape
+    units, number = table / length, len(table)
     others = jnp.zeros(number).at[cluster].add(1.0)[cluster] - 1
     company = jnp.zeros_like(units).at[cluster].add(units)[cluster] - units
     # what is left as the company of an item that has none is rounding
     mean_over = jnp.where(others > 0, 1 / (others + EPSILON), 0.0)
 
-    near = jnp.exp((units @ units.T - 1) / temperature)
-    near = jnp.where(jnp.eye(number, dtype=bool), 0.0, near)
-    total = near.sum(axis=1) + EPSILON
+    total, pulled = crowd(units, temperature)
+    total = total + EPSILON
     attraction = jnp.sum(units * company, axis=1) - others
     loss = mean_over * (temperature * others * jnp.log(total) - attraction)
 
-    pull = (mean_over * others / total)[:, None]
-    around = near @ jnp.concatenate([units, pull * units], axis=1)
-    slope = pull * around[:, :dim] + around[:, dim:] - 2 * mean_over[:, None] * company
+    slope = pulled(mean_over * others / total) - 2 * mean_over[:, None] * company
     slope = slope - units * jnp.sum(units * slope, axis=1, keepdims=True)
     scale = 1 / (number * base_temperature)
     return scale * loss.sum(), scale * slope / length
+
+
+def crowd(
+    units: Float[Array, "I D"], temperature: Float[Array, ""]
+) -> tuple[Float[Array, " I"], Callable[[Float[Array, " I"]], Float[Array, "I D"]]]:
+    """sum_j k_ij, and the function of u that gives sum_j k_ij (u_i + u_j) z_j.
+
+    k is symmetric: of its tiles, those on one side of the diagonal do for both.
+    """
+    number = len(units)
+    count, side = tiling(number)
+
+    def cut(rows):
+        padding = [(0, count * side - number)] + [(0, 0)] * (rows.ndim - 1)
+        return jnp.pad(rows, padding).reshape(count, side, *rows.shape[1:])
+
+    def joined(tiles):
+        return tiles.reshape(count * side, *tiles.shape[2:])[:number]
+
+    z, present, pairs = cut(units), cut(jnp.ones(number)), np.triu_indices(count)
+    same = jnp.eye(side, dtype=bool)
+
+    def nearness(total, pair):
+        i, j = pair
+        near = jnp.exp((z[i] @ z[j].T - 1) / temperature)
+        near = jnp.where((i == j) & same, 0.0, near)
+        total = total.at[i].add(near @ present[j])
+        return total.at[j].add((i < j) * (present[i] @ near)), near
+
+    total, near = lax.scan(nearness, jnp.zeros((count, side)), pairs)
+
+    def pulled(u):
+        u = cut(u)
+
+        def pull(sums, tile):
+            (i, j), near = tile
+            near = near * (u[i][:, None] + u[j][None, :])
+            return sums.at[i].add(near @ z[j]).at[j].add((i < j) * (near.T @ z[i])), None
+
+        return joined(lax.scan(pull, jnp.zeros_like(z), (pairs, near))[0])
+
+    return joined(total), pulled
+
+
+def tiling(num_items: int) -> tuple[int, int]:
+    """Tiles along a side of a matrix of all items by all, and items along a side of a tile."""
+    count = -(-num_items // WIDEST_TILE)
+    return count, -(-num_items // count)
+
+
+WIDEST_TILE = 256
+"""Items along a side of a tile at most: such a tile stays in a core's cache."""
 
 
 def _forward(table, cluster, temperature, base_temperature):

@@ -196,6 +196,10 @@ def naive(table, cluster, tau, tau_0):
     return (-tau / tau_0 * (together * log_share).sum(1) / (together.sum(1) + 1e-6)).mean()
 
 
+ITEMS = 601
+"""Three tiles to a side, the last of them padded."""
+
+
 @cache
 def program(loss):
     return jax.jit(jax.value_and_grad(loss))
@@ -203,14 +207,14 @@ def program(loss):
 
 def both(cluster, tau=0.1):
     """Loss and gradient of ours, and of the formula."""
-    table = jnp.float32(np.random.default_rng(0).normal(size=(300, 8)))
+    table = jnp.float32(np.random.default_rng(0).normal(size=(ITEMS, 8)))
     rest = jnp.asarray(cluster, jnp.int32), jnp.float32(tau), jnp.float32(0.5)
     return [program(loss)(table, *rest) for loss in (supervised_contrast, naive)]
 
 
 @pytest.mark.parametrize("tau", [0.1, 0.5])
 def test_contrast_is_that_of_all_pairs(tau):
-    cluster = np.random.default_rng(1).integers(0, 20, 300)
+    cluster = np.random.default_rng(1).integers(0, 20, ITEMS)
     cluster[7] = 20  # alone
     (ours, slope), (theirs, expected) = both(cluster, tau)
     assert ours == pytest.approx(float(theirs), rel=1e-5)
@@ -218,13 +222,13 @@ def test_contrast_is_that_of_all_pairs(tau):
 
 
 def test_contrast_of_one_cluster_and_of_singletons():
-    (ours, slope), (theirs, expected) = both(np.zeros(300))
+    (ours, slope), (theirs, expected) = both(np.zeros(ITEMS))
     assert ours == pytest.approx(float(theirs), rel=1e-5)
     np.testing.assert_allclose(slope, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
     assert np.abs(expected).max() > 1e-4
-    (ours, slope), _ = both(np.arange(300))
+    (ours, slope), _ = both(np.arange(ITEMS))
     assert ours == 0
-    np.testing.assert_array_equal(slope, np.zeros((300, 8)))
+    np.testing.assert_array_equal(slope, np.zeros((ITEMS, 8)))
 
 
 def test_contrast_of_two_pairs_by_hand():
