@@ -12,6 +12,7 @@ import twin
 from replay import draws_of
 from toy import CHANCE, checkerboard, small_federation
 
+from fedem_jax.contrast import supervised_contrast
 from fedem_jax.methods.cofedrec import (
     elbow,
     k_means,
@@ -19,7 +20,6 @@ from fedem_jax.methods.cofedrec import (
     mean_table,
     settled,
     spread_out,
-    supervised_contrast,
 )
 from fedem_jax.settings import CoFedRec
 from fedem_jax.train import Trial
