@@ -115,15 +115,11 @@ WIDEST_TILE = 256
 """Items along a side of a tile at most: such a tile stays in a core's cache."""
 
 
-def _forward(table, cluster, temperature, base_temperature):
-    return _contrast(table, cluster, temperature, base_temperature)
-
-
 def _backward(slope, cotangent):
     return cotangent * slope, None, None, None
 
 
-supervised_contrast.defvjp(_forward, _backward)
+supervised_contrast.defvjp(_contrast, _backward)
 
 EPSILON = 1e-6
 """Keeps logarithm and mean finite (released program)."""
