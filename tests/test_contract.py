@@ -142,6 +142,16 @@ def test_item_tables_may_be_stored_in_half_the_bytes(method):
     assert [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(after)] == kind
 
 
+def test_a_gpu_has_all_operations_that_a_round_asks_for(method):
+    """Some linear algebra is there on a CPU only; and shuffles and small systems have code of their
+    own elsewhere."""
+    trial = Trial(config_of(method, block_size=4), small_federation(), jax.devices()[:1])
+    state = jax.eval_shape(trial.algorithm.init, trial.key_init)
+    rest = (trial.key_draws, trial.lists, trial.held_out, trial.algorithm.hyper)
+    traced = jax.jit(partial(trial._rounds, 1)).trace(state, jnp.int32(0), *rest)
+    assert traced.lower(lowering_platforms=("cuda",)).as_text()
+
+
 def test_rounds_are_traced_once_and_stay_on_the_device(lab, result):
     traced, numbers = lab.traces, [jnp.int32(number) for number in range(3)]
     state = lab.start
