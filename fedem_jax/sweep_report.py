@@ -124,6 +124,10 @@ def notes(result: SweepResult) -> list[str]:
         f"early. Validation at each trial's best round, {spread}; chosen by "
         f"{_title(_metric(result))}.",
     ]
+    found += [
+        f"The best {name} is the {end} that was searched; there may be better ones beyond."
+        for name, end in at_an_edge(result).items()
+    ]
     if seconds["running"]:
         found.append(
             f"This call: {seconds['running']:.1f} s of compiled programs, "
@@ -131,6 +135,30 @@ def notes(result: SweepResult) -> list[str]:
             f"({seconds['host'] / sums:.1%})."
         )
     return found
+
+
+def at_an_edge(result: SweepResult) -> dict[str, str]:
+    """By name, the settings whose best value is the "smallest" or the "largest" of the numbers that
+    were listed, if the method takes any beyond it."""
+    found = {}
+    for name, listed, *_ in result.sweep.varied:
+        if len(set(listed)) < 2 or any(type(value) not in (int, float) for value in listed):
+            continue
+        best = getattr(result.best, name)
+        smaller, larger = (best - 1, best + 1) if type(best) is int else (best / 2, best * 2)
+        if best == min(listed) and _takes(result.best, name, smaller):
+            found[name] = "smallest"
+        if best == max(listed) and _takes(result.best, name, larger):
+            found[name] = "largest"
+    return found
+
+
+def _takes(config: Config, name: str, value: Any) -> bool:
+    """Whether a setting may have a value other than the one it has."""
+    try:
+        return dataclasses.replace(config, **{name: value}) != config
+    except UserError:
+        return False
 
 
 def outcome(result: SweepResult) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,8 +10,10 @@ from test_sweep import FEDERATION, Slope, slope
 
 from fedem_jax import cli, presets, sweep_cli
 from fedem_jax.methods import METHODS
-from fedem_jax.settings import SETTINGS
+from fedem_jax.search_space import space
+from fedem_jax.settings import SETTINGS, FedEM
 from fedem_jax.settings_file import load_settings
+from fedem_jax.sweep_report import at_an_edge
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +42,7 @@ def test_a_sweep_says_what_is_to_come_and_leaves_the_winner(tmp_path, capsys, mo
         "12 trials, rounds 1 to 4: 2 programs to compile, 12 calls, 1 side by side",
         "12/12",
         "6 settings, 12 trials: 4 diverged",
+        "The best dim is the smallest that was searched",
         "speed=1, dim=4: test HR@5",
         "fedem train --config s/best.json",
     ):
@@ -68,6 +72,27 @@ def test_a_sweep_says_what_is_to_come_and_leaves_the_winner(tmp_path, capsys, mo
         cli.main([*SWEEP.split(), "--top-k", "4"])
     assert end.value.code == 2
     assert "holds another sweep (config top_k 5, now 4)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("values", "best", "edge"),
+    [
+        ("lr_embedding=0.01,0.1", 0.1, {"lr_embedding": "largest"}),
+        ("lr_embedding=0.01,0.1", 0.01, {"lr_embedding": "smallest"}),
+        ("lr_embedding=0.01,0.1,1", 0.1, {}),
+        ("lr_embedding=0.1", 0.1, {}),
+        ("local_epochs=2,5", 2, {"local_epochs": "smallest"}),
+        ("local_epochs=1,5", 1, {}),  # no fewer
+        ("aggregation_fraction=0.5,1", 1.0, {}),  # no more
+        ("alpha=0,0.5", 0.0, {}),
+        ("merging=0.5,replace", "replace", {}),
+        ("lr_embedding=log:0.01:1", 0.01, {}),
+    ],
+)
+def test_a_winner_at_the_edge_of_what_was_searched_is_called_so(values, best, edge):
+    (varied,) = space(FedEM, [values])
+    winner = dataclasses.replace(FedEM(), **{varied.name: best})
+    assert at_an_edge(SimpleNamespace(sweep=SimpleNamespace(varied=[varied]), best=winner)) == edge
 
 
 def test_an_interrupted_sweep_says_how_to_go_on(tmp_path, capsys, monkeypatch):
