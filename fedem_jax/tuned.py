@@ -33,8 +33,6 @@ TUNED: dict[tuple[str, str], dict[str, Any]] = {
     # Best of 8 settings by validation, val HR@10 0.5850 ± 0.0027 over 3 seeds. Learned weights,
     # held against these on one seed, were worse (experiments/README.md).
     ("fedem", "ml-100k"): AVERAGED,
-    # The same command with --dataset filmtrust: val HR@10 0.7495 ± 0.0065 over 3 seeds.
-    ("fedem", "filmtrust"): AVERAGED,
     # fedem sweep --dataset ml-100k --method central-mf --protocol leak-free --rounds 30 --vary
     # lr_embedding=0.001,0.003,0.01 --vary weight_decay=0,5e-6,5e-5 --seeds 2
     # Best of 9 settings by validation, val HR@10 0.6978 ± 0.0000 over 2 seeds; sweep
@@ -103,6 +101,16 @@ TUNED: dict[tuple[str, str], dict[str, Any]] = {
         "aggregation_fraction": 1.0,
         "interpolation": 0.0,
     },
+    # fedem sweep --dataset ml-100k --method cofedrec --protocol leak-free --rounds 30 --contrast 0
+    # --vary lr_network=0.03,0.1,0.3 --vary lr_item_factor=80,320,1280
+    # Best of 9 settings by validation, val HR@10 0.6469 over 1 seed; sweep 81a04d0b2cd6354b.
+    ("cofedrec", "ml-100k"): {
+        "rounds": 30,
+        "lr_item_factor": 320.0,
+        "contrast": 0.0,
+    },
+    # As on ml-100k, with --dataset filmtrust: val HR@10 0.7495 ± 0.0065 over 3 seeds.
+    ("fedem", "filmtrust"): AVERAGED,
     # fedem sweep --dataset filmtrust --method central-mf --protocol leak-free --rounds 30 --vary
     # lr_embedding=0.001,0.003,0.01 --vary weight_decay=0,5e-6,5e-5 --seeds 2
     # Best of 9 settings by validation, val HR@10 0.7899 ± 0.0035 over 2 seeds; sweep
@@ -174,6 +182,14 @@ TUNED: dict[tuple[str, str], dict[str, Any]] = {
         "aggregation_fraction": 1.0,
         "interpolation": 0.5,
     },
+    # fedem sweep --dataset filmtrust --method cofedrec --protocol leak-free --rounds 30 --contrast
+    # 0 --vary lr_network=0.03,0.1,0.3 --vary lr_item_factor=80,320,1280
+    # Best of 9 settings by validation, val HR@10 0.7625 over 1 seed; sweep c95b31b786ada57d.
+    ("cofedrec", "filmtrust"): {
+        "rounds": 30,
+        "lr_network": 0.3,
+        "contrast": 0.0,
+    },
     # fedem sweep --dataset amazon-video --method fedem --protocol leak-free --rounds 30
     # --aggregation avg --aggregation-fraction 1 --local-epochs 2 --init-scale 0.1 --vary
     # merging=0.5,0.8,0.95,replace --vary lr_embedding=1,3,10
@@ -223,6 +239,29 @@ TUNED: dict[tuple[str, str], dict[str, Any]] = {
         "lr_network": 0.03,
         "evaluated": "global",
     },
+    # fedem sweep --dataset amazon-video --method fedrap --protocol leak-free --rounds 30
+    # --independence 0.0001 --sparsity 0.0001 --vary init_scale=0.1,1 --vary
+    # lr_embedding=200,2000,20000 --vary lr_network=0.05,0.5 --halving 3
+    # Best of 12 settings by validation, val HR@10 0.4206 over 1 seed; sweep 1339d1ed97e49c83.
+    ("fedrap", "amazon-video"): {
+        "rounds": 30,
+        "lr_network": 0.05,
+        "lr_embedding": 2000.0,
+        "independence": 0.0001,
+        "sparsity": 0.0001,
+    },
+    # fedem sweep --dataset amazon-video --method fedca --protocol leak-free --rounds 30
+    # --aggregation-fraction 1 --local-epochs 2 --init-scale 0.1 --vary interpolation=0,0.5 --vary
+    # lr_embedding=0.1,0.3,1,3
+    # Best of 8 settings by validation, val HR@10 0.4045 over 1 seed; sweep 9fc4fe410b63b036.
+    ("fedca", "amazon-video"): {
+        "rounds": 30,
+        "local_epochs": 2,
+        "init_scale": 0.1,
+        "lr_embedding": 0.3,
+        "aggregation_fraction": 1.0,
+        "interpolation": 0.0,
+    },
     # fedem sweep --dataset lastfm-2k --method fedem --protocol leak-free --rounds 30 --aggregation
     # avg --aggregation-fraction 1 --local-epochs 2 --init-scale 0.1 --vary
     # merging=0.5,0.8,0.95,replace --vary lr_embedding=1,3,10
@@ -253,6 +292,14 @@ TUNED: dict[tuple[str, str], dict[str, Any]] = {
         "rounds": 30,
         "confidence": 16.0,
         "regularization": 0.3,
+    },
+    # fedem sweep --dataset lastfm-2k --method fedncf --protocol leak-free --rounds 30
+    # --local-epochs 2 --vary init_scale=0.1,1 --vary lr_embedding=0.03,0.1,0.3,1
+    # Best of 8 settings by validation, val HR@10 0.4994 over 1 seed; sweep 8b4aef2232a864ca.
+    ("fedncf", "lastfm-2k"): {
+        "rounds": 30,
+        "local_epochs": 2,
+        "lr_embedding": 0.3,
     },
     # fedem sweep --dataset lastfm-2k --method pfedrec --protocol leak-free --rounds 30 --vary
     # evaluated=local,global --vary lr_network=0.03,0.1,0.3 --vary lr_item_factor=20,80,320
