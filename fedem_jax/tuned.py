@@ -81,13 +81,19 @@ TUNED: dict[tuple[str, str], dict[str, Any]] = {
         "rounds": 30,
         "lr_network": 0.3,
     },
-    # fedem sweep --dataset ml-100k --method fedrap --protocol leak-free --rounds 30 --vary
-    # independence=0.001,0.01,0.1 --vary sparsity=0.001,0.01,0.1 --vary lr_embedding=60,200
-    # Best of 18 settings by validation, val HR@10 0.2853 over 1 seed; sweep 4ddf301ab89192e6.
+    # fedem sweep --dataset ml-100k --method fedrap --protocol leak-free --rounds 30 --init-scale
+    # 0.1 --independence 0.0001 --sparsity 0.0001 --vary local_epochs=1,3 --vary
+    # lr_embedding=600,2000 --vary lr_network=0.05,0.5 --vary weight_decay=1e-5,1e-4,3e-4
+    # Best of 24 settings by validation, val HR@10 0.4125 over 1 seed; sweep c5fe1373ba666004.
     ("fedrap", "ml-100k"): {
         "rounds": 30,
-        "independence": 0.001,
-        "sparsity": 0.001,
+        "local_epochs": 1,
+        "init_scale": 0.1,
+        "lr_network": 0.05,
+        "lr_embedding": 2000.0,
+        "independence": 0.0001,
+        "sparsity": 0.0001,
+        "weight_decay": 0.0003,
     },
     # fedem sweep --dataset ml-100k --method fedca --protocol leak-free --rounds 30
     # --aggregation-fraction 1 --local-epochs 2 --init-scale 0.1 --vary interpolation=0,0.5,0.9
@@ -162,13 +168,16 @@ TUNED: dict[tuple[str, str], dict[str, Any]] = {
     ("gpfedrec", "filmtrust"): {
         "rounds": 30,
     },
-    # fedem sweep --dataset filmtrust --method fedrap --protocol leak-free --rounds 30 --vary
-    # independence=0.001,0.01,0.1 --vary sparsity=0.001,0.01,0.1 --vary lr_embedding=60,200
-    # Best of 18 settings by validation, val HR@10 0.4401 over 1 seed; sweep 0416c723c436fd01.
+    # fedem sweep --dataset filmtrust --method fedrap --protocol leak-free --rounds 30
+    # --independence 0.0001 --sparsity 0.0001 --vary init_scale=0.1,1 --vary
+    # lr_embedding=200,2000,20000 --vary lr_network=0.05,0.5 --halving 3
+    # Best of 12 settings by validation, val HR@10 0.6946 over 1 seed; sweep 2f2dc07b550cd58f.
     ("fedrap", "filmtrust"): {
         "rounds": 30,
-        "independence": 0.001,
-        "sparsity": 0.001,
+        "lr_network": 0.05,
+        "lr_embedding": 2000.0,
+        "independence": 0.0001,
+        "sparsity": 0.0001,
     },
     # fedem sweep --dataset filmtrust --method fedca --protocol leak-free --rounds 30
     # --aggregation-fraction 1 --local-epochs 2 --init-scale 0.1 --vary interpolation=0,0.5,0.9
@@ -262,6 +271,14 @@ TUNED: dict[tuple[str, str], dict[str, Any]] = {
         "aggregation_fraction": 1.0,
         "interpolation": 0.0,
     },
+    # fedem sweep --dataset amazon-video --method cofedrec --protocol leak-free --rounds 30
+    # --contrast 0 --vary lr_network=0.03,0.1,0.3 --vary lr_item_factor=80,320,1280
+    # Best of 9 settings by validation, val HR@10 0.4526 over 1 seed; sweep 65091e73a1bcf6a8.
+    ("cofedrec", "amazon-video"): {
+        "rounds": 30,
+        "lr_network": 0.03,
+        "contrast": 0.0,
+    },
     # fedem sweep --dataset lastfm-2k --method fedem --protocol leak-free --rounds 30 --aggregation
     # avg --aggregation-fraction 1 --local-epochs 2 --init-scale 0.1 --vary
     # merging=0.5,0.8,0.95,replace --vary lr_embedding=1,3,10
@@ -308,6 +325,25 @@ TUNED: dict[tuple[str, str], dict[str, Any]] = {
         "rounds": 30,
         "lr_item_factor": 320.0,
         "evaluated": "global",
+    },
+    # fedem sweep --dataset lastfm-2k --method gpfedrec --protocol leak-free --rounds 20 --vary
+    # graph=distance,similarity --vary lr_network=0.1,0.3 --halving 2
+    # Best of 4 settings by validation, val HR@10 0.4813 over 1 seed; sweep 8f27ecce8063eb84.
+    ("gpfedrec", "lastfm-2k"): {
+        "rounds": 20,
+        "lr_network": 0.3,
+    },
+    # fedem sweep --dataset lastfm-2k --method fedrap --protocol leak-free --rounds 30
+    # --independence 0.0001 --sparsity 0.0001 --vary init_scale=0.1,1 --vary
+    # lr_embedding=200,2000,20000 --vary lr_network=0.05,0.5 --halving 3
+    # Best of 12 settings by validation, val HR@10 0.5392 over 1 seed; sweep 20ac1ccb4aa786a8.
+    ("fedrap", "lastfm-2k"): {
+        "rounds": 30,
+        "init_scale": 0.1,
+        "lr_network": 0.05,
+        "lr_embedding": 2000.0,
+        "independence": 0.0001,
+        "sparsity": 0.0001,
     },
 }
 """By method and data set, each with the command that found it; `fedem sweep` ends by printing such
