@@ -41,9 +41,8 @@ TUNED: dict[tuple[str, str], dict[str, Any]] = {
         "rounds": 30,
     },
     # fedem sweep --dataset ml-100k --method fedmf --protocol leak-free --rounds 30 --local-epochs 2
-    # --vary init_scale=0.1,1 --vary lr_embedding=0.1,0.3,1,3 --seeds 2
-    # Best of 8 settings by validation, val HR@10 0.5880 ± 0.0022 over 2 seeds; sweep
-    # b2f72297ce8b06c1.
+    # --vary init_scale=0.1,1 --vary lr_embedding=0.03,0.1,0.3,1,3,10,30
+    # Best of 14 settings by validation, val HR@10 0.5864 over 1 seed; sweep 7ee922e26d823f28.
     ("fedmf", "ml-100k"): {
         "rounds": 30,
         "local_epochs": 2,
@@ -59,16 +58,17 @@ TUNED: dict[tuple[str, str], dict[str, Any]] = {
         "lr_server": 0.1,
     },
     # fedem sweep --dataset ml-100k --method fedncf --protocol leak-free --rounds 30 --local-epochs
-    # 2 --vary init_scale=0.1,1 --vary lr_embedding=0.03,0.1,0.3,1
-    # Best of 8 settings by validation, val HR@10 0.4062 over 1 seed; sweep 07425cf37d1c50c8.
+    # 2 --vary lr_embedding=3,10,30 --vary lr_network=0.0003,0.001,0.003
+    # Best of 9 settings by validation, val HR@10 0.5048 over 1 seed; sweep 707794e52fcb7ba1.
     ("fedncf", "ml-100k"): {
         "rounds": 30,
         "local_epochs": 2,
-        "lr_embedding": 1.0,
+        "lr_embedding": 10.0,
+        "lr_network": 0.0003,
     },
-    # fedem sweep --dataset ml-100k --method pfedrec --protocol leak-free --rounds 30 --vary
-    # evaluated=local,global --vary lr_network=0.03,0.1,0.3 --vary lr_item_factor=20,80,320
-    # Best of 18 settings by validation, val HR@10 0.6819 over 1 seed; sweep a3537e9f63139ecb.
+    # fedem sweep --dataset ml-100k --method pfedrec --protocol leak-free --rounds 30 --evaluated
+    # global --vary lr_network=0.03,0.1,0.3,1 --vary lr_item_factor=80,320,1280
+    # Best of 12 settings by validation, val HR@10 0.6819 over 1 seed; sweep 3c4dc42226f13242.
     ("pfedrec", "ml-100k"): {
         "rounds": 30,
         "lr_item_factor": 320.0,
@@ -96,14 +96,14 @@ TUNED: dict[tuple[str, str], dict[str, Any]] = {
         "weight_decay": 0.0003,
     },
     # fedem sweep --dataset ml-100k --method fedca --protocol leak-free --rounds 30
-    # --aggregation-fraction 1 --local-epochs 2 --init-scale 0.1 --vary interpolation=0,0.5,0.9
-    # --vary lr_embedding=0.1,0.3,1,3
-    # Best of 12 settings by validation, val HR@10 0.4475 over 1 seed; sweep e2f45efd5d376799.
+    # --aggregation-fraction 1 --local-epochs 2 --init-scale 0.1 --vary interpolation=0,0.5 --vary
+    # lr_embedding=0.01,0.03,0.1,0.3
+    # Best of 8 settings by validation, val HR@10 0.4666 over 1 seed; sweep 02203ba16321aa5f.
     ("fedca", "ml-100k"): {
         "rounds": 30,
         "local_epochs": 2,
         "init_scale": 0.1,
-        "lr_embedding": 0.1,
+        "lr_embedding": 0.03,
         "aggregation_fraction": 1.0,
         "interpolation": 0.0,
     },
@@ -126,9 +126,8 @@ TUNED: dict[tuple[str, str], dict[str, Any]] = {
         "lr_embedding": 0.01,
     },
     # fedem sweep --dataset filmtrust --method fedmf --protocol leak-free --rounds 30 --local-epochs
-    # 2 --vary init_scale=0.1,1 --vary lr_embedding=0.1,0.3,1,3 --seeds 2
-    # Best of 8 settings by validation, val HR@10 0.7505 ± 0.0014 over 2 seeds; sweep
-    # 9bd7b9d26b87d109.
+    # 2 --vary init_scale=0.1,1 --vary lr_embedding=0.03,0.1,0.3,1,3,10,30
+    # Best of 14 settings by validation, val HR@10 0.7515 over 1 seed; sweep 2b91702a1d80bde9.
     ("fedmf", "filmtrust"): {
         "rounds": 30,
         "local_epochs": 2,
@@ -146,17 +145,18 @@ TUNED: dict[tuple[str, str], dict[str, Any]] = {
         "lr_server": 0.1,
     },
     # fedem sweep --dataset filmtrust --method fedncf --protocol leak-free --rounds 30
-    # --local-epochs 2 --vary init_scale=0.1,1 --vary lr_embedding=0.03,0.1,0.3,1
-    # Best of 8 settings by validation, val HR@10 0.7485 over 1 seed; sweep 33471056ac86917d.
+    # --local-epochs 2 --vary init_scale=0.1,1 --vary lr_embedding=0.3,1,3,10 --vary
+    # lr_network=0.001,0.01,0.1 --halving 3
+    # Best of 24 settings by validation, val HR@10 0.7555 over 1 seed; sweep d670b301957e96a5.
     ("fedncf", "filmtrust"): {
         "rounds": 30,
         "local_epochs": 2,
-        "init_scale": 0.1,
-        "lr_embedding": 1.0,
+        "lr_embedding": 10.0,
+        "lr_network": 0.1,
     },
-    # fedem sweep --dataset filmtrust --method pfedrec --protocol leak-free --rounds 30 --vary
-    # evaluated=local,global --vary lr_network=0.03,0.1,0.3 --vary lr_item_factor=20,80,320
-    # Best of 18 settings by validation, val HR@10 0.7615 over 1 seed; sweep 3f86a708cc22682f.
+    # fedem sweep --dataset filmtrust --method pfedrec --protocol leak-free --rounds 30 --evaluated
+    # global --vary lr_network=0.03,0.1,0.3,1 --vary lr_item_factor=80,320,1280
+    # Best of 12 settings by validation, val HR@10 0.7615 over 1 seed; sweep ddda2874512e926f.
     ("pfedrec", "filmtrust"): {
         "rounds": 30,
         "lr_network": 0.3,
@@ -247,6 +247,13 @@ TUNED: dict[tuple[str, str], dict[str, Any]] = {
         "rounds": 30,
         "lr_network": 0.03,
         "evaluated": "global",
+    },
+    # fedem sweep --dataset amazon-video --method gpfedrec --protocol leak-free --rounds 16 --vary
+    # graph=distance,similarity --vary lr_network=0.1,0.3 --halving 2
+    # Best of 4 settings by validation, val HR@10 0.3987 over 1 seed; sweep f6fe98824071e05f.
+    ("gpfedrec", "amazon-video"): {
+        "rounds": 16,
+        "lr_network": 0.3,
     },
     # fedem sweep --dataset amazon-video --method fedrap --protocol leak-free --rounds 30
     # --independence 0.0001 --sparsity 0.0001 --vary init_scale=0.1,1 --vary
@@ -344,6 +351,28 @@ TUNED: dict[tuple[str, str], dict[str, Any]] = {
         "lr_embedding": 2000.0,
         "independence": 0.0001,
         "sparsity": 0.0001,
+    },
+    # fedem sweep --dataset lastfm-2k --method fedca --protocol leak-free --rounds 30
+    # --aggregation-fraction 1 --local-epochs 2 --init-scale 0.1 --vary interpolation=0,0.5 --vary
+    # lr_embedding=0.1,0.3,1,3 --halving 2
+    # Best of 8 settings by validation, val HR@10 0.5289 over 1 seed; sweep 48cb83ff2c59fa28.
+    ("fedca", "lastfm-2k"): {
+        "rounds": 30,
+        "local_epochs": 2,
+        "init_scale": 0.1,
+        "lr_embedding": 0.3,
+        "aggregation_fraction": 1.0,
+        "interpolation": 0.0,
+    },
+    # fedem sweep --dataset lastfm-2k --method cofedrec --protocol leak-free --rounds 30 --contrast
+    # 0 --vary lr_network=0.03,0.1,0.3 --vary lr_item_factor=80,320,1280
+    # Best of 9 settings by validation, val HR@10 0.5244 over 1 seed; sweep 6f0049d078e101c9.
+    ("cofedrec", "lastfm-2k"): {
+        "rounds": 30,
+        "lr_network": 0.03,
+        "lr_item_factor": 1280.0,
+        "num_clusters": 500,
+        "contrast": 0.0,
     },
 }
 """By method and data set, each with the command that found it; `fedem sweep` ends by printing such
