@@ -141,7 +141,8 @@ def at_an_edge(result: SweepResult) -> dict[str, str]:
     """By name, the settings whose best value is the "smallest" or the "largest" of the numbers that
     were listed, if the method takes any beyond it."""
     found = {}
-    for name, listed, *_ in result.sweep.varied:
+    for values in result.sweep.varied:
+        name, listed = values.name, values.listed
         if len(set(listed)) < 2 or any(type(value) not in (int, float) for value in listed):
             continue
         best = getattr(result.best, name)
