@@ -32,6 +32,8 @@ def rows(interactions: Interactions) -> list[tuple]:
         ("a.csv", "1\t10\t5\t100\n1\t20\t3\t200\n2\t10\t4\t300\n", {"separator": "\\t"}),
         ("a.csv", "1→10→5→100\n1→20→3→200\n2→10→4→300\n", {"separator": "→"}),
         ("a.csv", "timestamp,rating,item,user\n100,5,10,1\n200,3,20,1\n300,4,10,2\n", {}),
+        ("a.csv", "item_id,user_id,rating,timestamp\n10,1,5,100\n20,1,3,200\n10,2,4,300\n", {}),
+        ("a.txt", "Item-ID;User-ID;Timestamp;Rating\n10;1;100;5\n20;1;200;3\n10;2;300;4\n", {}),
         (
             "a.csv",
             "when,who,what,stars\n100,1,10,5\n200,1,20,3\n300,2,10,4\n",
@@ -57,6 +59,21 @@ def test_reads_every_shape(tmp_path, name, content, how):
     assert [str(kind) for kind in interactions.frame.dtypes] == [
         "int64", "int64", "float64", "int64",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("ahead", ["", "item_id\tuser_id\ttitle, as sold, with year\n"])
+@pytest.mark.parametrize("name", ["a.tsv", "a.txt", "a.dat", "a"])
+def test_commas_in_a_title_do_not_separate(tmp_path, name, ahead):
+    path = tmp_path / name
+    path.write_text(ahead + "10\t1\tGood, Bad and Ugly, The, 1966\n20\t1\tM, 1931\n10\t2\tZ\n")
+    columns = () if ahead else ("1", "0")
+    assert rows(read(path, columns)) == [(1, 10, 1.0, 0), (1, 20, 1.0, 1), (2, 10, 1.0, 0)]
+
+
+def test_a_parquet_file_is_read_by_name(tmp_path):
+    path = tmp_path / "a.parquet"
+    pd.DataFrame({"item_id": [10, 20, 10], "user_id": [1, 1, 2]}).to_parquet(path)
+    assert rows(read(path)) == [(1, 10, 1.0, 0), (1, 20, 1.0, 1), (2, 10, 1.0, 0)]
 
 
 def test_without_rating_and_time_all_ratings_are_one_and_items_are_the_clock(tmp_path):
