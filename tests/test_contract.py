@@ -200,6 +200,49 @@ def test_what_is_sent_is_what_the_specification_says(labs, name):
     assert trial.algorithm.traffic.down == clients * (down * table + down_beside)
 
 
+CROSSING = {
+    # table 40 x 4 x 2 = 320 bytes; 4 of 6 clients are aggregated, each with a count of 4 bytes
+    "fedem": (4 * (320 + 4), 4 * 320),
+    "local-only": (0, 0),
+    "central-mf": (0, 0),
+    "fedmf": (6 * (320 + 4), 6 * 320),
+    # gradients stay float32: 40 x 4 x 4 = 640
+    "fcf": (6 * 640, 6 * 320),
+    # so does the network: (8 x 16 + 16) + (16 x 8 + 8) + (8 + 1) = 289 numbers, 1156 bytes
+    "fedncf": (6 * (320 + 1156 + 4), 6 * (320 + 1156)),
+    "pfedrec": (6 * 320, 6 * 320),
+    # and so do the 4 directions of 4 numbers, 64 bytes
+    "fedca": (4 * (320 + 64 + 4), 4 * 320),
+    # the clusters of 40 items, 160 bytes, go to all 7 clients
+    "cofedrec": (6 * 320, 6 * 320 + 7 * 160),
+    # all 7 take part; own and common table go down
+    "gpfedrec": (7 * 320, 7 * 2 * 320),
+    "fedrap": (6 * 320, 6 * 320),
+}
+"""Bytes up and down of a round with tables in bfloat16: 7 clients, 6 of them train, 40 items."""
+
+
+def traffic_of(name, **changes):
+    federation = small_federation()
+    assert (federation.num_clients, federation.num_items) == (7, 40)
+    return Trial(config_of(name, **changes), federation, jax.devices()[:1]).algorithm.traffic
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_tables_in_half_the_bytes_cost_half_to_send_and_nothing_else_does(name):
+    assert traffic_of(name, table_dtype="bfloat16") == CROSSING[name]
+
+
+def test_clusters_of_items_are_sent_to_all_clients():
+    assert traffic_of("cofedrec") == (6 * 640, 6 * 640 + 7 * 160)
+    # 3 of 7 train, and still all are told
+    assert traffic_of("cofedrec", client_fraction=0.5) == (3 * 640, 3 * 640 + 7 * 160)
+
+
+def test_who_never_merges_downloads_nothing():
+    assert traffic_of("fedem", merging="none") == (4 * (640 + 4), 0)
+
+
 # --- seeds ----------------------------------------------------------------------------------------
 
 
