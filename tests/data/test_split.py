@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain_split import histories, plain_histories
 
 from fedem_jax.data.interactions import Interactions
 from fedem_jax.data.sources import load
@@ -23,16 +24,6 @@ def small(name: str, **switches):
 def interactions(rows) -> Interactions:
     user, item, rating, time = zip(*rows, strict=True)
     return Interactions.of(user, item, rating, time)
-
-
-def histories(federation) -> list[list]:
-    """Each client's items, oldest first, as the file calls them."""
-    return [
-        federation.item_ids[
-            [*federation.train_items(u), federation.val_item[u], federation.test_item[u]]
-        ].tolist()
-        for u in range(federation.num_clients)
-    ]
 
 
 # two more users, whose items lie outside of the histories below
@@ -55,6 +46,29 @@ def test_among_equal_times_the_first_row_is_the_latest():
     federation = split(interactions(rows), small("leak-free"), 0, "x")
     assert histories(federation)[0] == [14, 13, 12, 11]
     assert federation.cleaning["tied_users"] == 1
+
+
+def test_repeats_at_equal_times_stay_in_the_order_of_the_file():
+    """Of 25 items at one time, each twice, the first row of each stays: a sort that may swap equal
+    times keeps others. Rows of another user, earlier and later, lie between, so that there is
+    something to sort."""
+    items = np.random.default_rng(0).permutation(25).tolist()
+    repeats = [(1, item, 1, 7) for item in items + sorted(items)]
+    between = [(2, 50 + place, 1, 3 + 8 * (place % 2)) for place in range(50)]
+    rows = [row for both in zip(repeats, between, strict=True) for row in both]
+    collapsed = split(interactions(rows), small("leak-free"), 0, "x")
+    assert histories(collapsed)[0] == items[::-1]
+    assert collapsed.item_ids[:50:2].tolist() == items
+    kept = split(interactions(rows), small("paper"), 0, "x")
+    assert histories(kept)[0] == sorted(items, reverse=True) + items[::-1]
+
+
+def test_of_many_repeats_the_first_in_time_stays_and_at_equal_times_the_first_row():
+    rng = np.random.default_rng(1)
+    rows = [(1, int(item), 1, int(time)) for item, time in rng.integers(0, (20, 3), (300, 2))]
+    federation = split(interactions(rows + OTHERS), small("leak-free"), 0, "x")
+    expected = plain_histories(interactions(rows), small("leak-free"))
+    assert histories(federation)[0] == expected[1]
 
 
 @pytest.mark.parametrize(
@@ -131,6 +145,20 @@ def test_nth_missing_against_a_plain_loop():
         assert found[u].tolist() == missing
 
 
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_candidates_of_each_protocol(name):
+    """Programs of the PFedRec line draw 198 items, the first 99 for validation and the last 99 for
+    test; those of the FedEM line draw 99 for both."""
+    rows = [(user, user * 100 + item, 1, item) for user in range(4) for item in range(100)]
+    federation = split(interactions(rows), preset(name), 0, "x")
+    for val, test in zip(federation.val_candidates, federation.test_candidates, strict=True):
+        assert len(set(val)) == len(set(test)) == 99
+        if name == "paper":
+            assert val.tolist() == test.tolist()
+        else:
+            assert not set(val) & set(test)
+
+
 def test_candidates_are_uniform_over_the_items_outside():
     rows = [(1, item, 1, item) for item in range(4)] + [(2, item, 1, item) for item in range(4, 16)]
     found = np.zeros(16)
@@ -142,47 +170,46 @@ def test_candidates_are_uniform_over_the_items_outside():
     assert found[4:].max() < 56
 
 
-FILES = st.lists(
-    st.tuples(
-        st.sampled_from("abcd"),
-        st.integers(0, 11),
-        st.sampled_from([0, 1, 1, 1]),
-        st.integers(0, 9),
-    ),
-    min_size=1,
-    max_size=60,
-)
+ROWS = st.tuples(st.integers(0, 11), st.sampled_from([0, 1, 1, 1]), st.integers(0, 9))
+"""Item, rating and time of a row, in which little is distinct."""
+APART = [("y", item, 1, 5) for item in (12, 13, 14)] + [("z", item, 1, 5) for item in (15, 16, 17)]
+"""Two more users: of their items each client has at least three to draw candidates from."""
 
 
-@settings(max_examples=60, deadline=None)
-@given(rows=FILES, name=st.sampled_from(list(PROTOCOLS)), seed=st.integers(0, 3))
-def test_properties_of_any_split(rows, name, seed):
-    rules = small(name, num_candidates=1)
-    try:
+@st.composite
+def files(draw):
+    """Rows of up to four users in any order, and those of `APART` among them."""
+    rows = [(user, *row) for user in "abcd" for row in draw(st.lists(ROWS, max_size=14))]
+    return draw(st.permutations(rows + APART))
+
+
+@pytest.mark.parametrize(("name", "lists"), [("leak-free", 2), ("paper", 1), ("paper-p", 2)])
+def test_properties_of_any_split(name, lists):
+    rules, clients = small(name, num_candidates=1), []
+
+    @settings(max_examples=40, deadline=None)
+    @given(rows=files(), seed=st.integers(0, 3))
+    def holds(rows, seed):
         federation = split(interactions(rows), rules, seed, "x")
-    except UserError:
-        return
-    assert sum(map(len, histories(federation))) == federation.cleaning["interactions"]
-    frame = interactions(rows).frame.query("rating > 0")
-    for u, label in enumerate(federation.user_ids):
-        mine = frame[frame["user"] == label].sort_values("time", kind="stable")
-        if rules.repeats == "collapse":
-            mine = mine.drop_duplicates("item")
+        clients.append(federation.num_clients)
         # train + validation + test = the input, and in order of time
-        assert sorted(histories(federation)[u]) == sorted(mine["item"])
-        if rules.repeats == "collapse":
-            time = mine.set_index("item")["time"]
-            assert time[histories(federation)[u]].is_monotonic_increasing
-        seen = set(mine["item"])
-        drawn = {*federation.val_candidates[u], *federation.test_candidates[u]}
-        assert len(drawn) == (1 if rules.candidates == "shared" else 2)
-        assert not seen & set(federation.item_ids[list(drawn)].tolist())
-        barred = federation.barred_items(u)
-        assert (np.diff(barred) > 0).all()
-        spared = set() if rules.negative_pool == "untrained" else {
-            federation.val_item[u], federation.test_item[u]
-        }  # fmt: skip
-        assert set(barred) == set(federation.train_items(u)) | spared
+        expected = plain_histories(interactions(rows), rules)
+        found = dict(zip(federation.user_ids.tolist(), histories(federation), strict=True))
+        assert found == expected
+        assert sum(map(len, expected.values())) == federation.cleaning["interactions"]
+        for u, label in enumerate(federation.user_ids):
+            seen = set(expected[label])
+            drawn = {*federation.val_candidates[u], *federation.test_candidates[u]}
+            assert len(drawn) == lists
+            assert not seen & set(federation.item_ids[list(drawn)].tolist())
+            barred = federation.barred_items(u)
+            assert (np.diff(barred) > 0).all()
+            held_out = {federation.val_item[u], federation.test_item[u]}
+            spared = set() if name == "leak-free" else held_out
+            assert set(barred) == set(federation.train_items(u)) | spared
+
+    holds()
+    assert max(clients) > 2  # not only those that are always there
 
 
 def test_order_of_users_in_the_file_changes_nothing_but_numbers():
