@@ -4,10 +4,13 @@ For the tests by hypothesis and for the fuzzer (`tests/fuzz_readers.py`).
 """
 
 import io
+import itertools
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from plain_split import histories, plain_histories
 
 from fedem_jax.data.interactions import Interactions
 from fedem_jax.data.readers import parse
@@ -37,9 +40,17 @@ COLUMNS = ((), ("0", "1"), ("1", "0", "", "2"), ("user", "item", "3"), ("item", 
 """Settings `columns` to go with them."""
 
 
-def judge(kind: str, content: bytes, columns: tuple[str, ...] = ()) -> Interactions | None:
-    """Read a file; its interactions are sound and can be split or refused, or it is refused (None)
-    in a sentence fit to be shown."""
+class Read(NamedTuple):
+    """What came of a file that was read."""
+
+    interactions: Interactions
+    clients: int
+    """Users of the file that a split makes clients, among them and two more."""
+
+
+def judge(kind: str, content: bytes, columns: tuple[str, ...] = ()) -> Read | None:
+    """Read a file; its interactions are sound and can be split, or it is refused (None) in a
+    sentence fit to be shown."""
     name, separator, header = HOW[kind]
     try:
         interactions = parse(Path(name), content, columns, separator, header)
@@ -47,8 +58,7 @@ def judge(kind: str, content: bytes, columns: tuple[str, ...] = ()) -> Interacti
         assert_sentence(str(error))
         return None
     assert_sound(interactions)
-    assert_split(interactions)
-    return interactions
+    return Read(interactions, split_clients(interactions))
 
 
 def judge_lastfm(path: Path) -> Interactions | None:
@@ -82,13 +92,29 @@ def assert_sound(interactions: Interactions) -> None:
     assert np.isfinite(frame[["rating", "time"]]).all(axis=None)
 
 
-def assert_split(interactions: Interactions) -> None:
-    try:
-        federation = split(interactions, RULES, 0, "f")
-    except UserError:
-        return
-    assert federation.num_items == len(federation.item_ids)
-    assert len(federation.items) + 2 * federation.num_clients <= len(interactions)
+def split_clients(interactions: Interactions) -> int:
+    """How many users of a file a split makes clients. It splits the file and two more users, whose
+    items let nobody run out of candidates, and is held against plain loops."""
+    frame = interactions.frame
+    users, items = unused(frame["user"], 2), unused(frame["item"], 6)
+    more = pd.DataFrame({"user": np.repeat(users, 3), "item": items, "rating": 1.0, "time": 0})
+    both = Interactions(pd.concat([frame, more.astype(frame.dtypes)], ignore_index=True))
+    federation = split(both, RULES, 0, "f")
+    expected = plain_histories(both, RULES)
+    assert dict(zip(federation.user_ids.tolist(), histories(federation), strict=True)) == expected
+    for u, label in enumerate(federation.user_ids.tolist()):
+        drawn = [*federation.val_candidates[u], *federation.test_candidates[u]]
+        assert len(set(drawn)) == 2
+        assert not set(expected[label]) & set(federation.item_ids[drawn].tolist())
+    return federation.num_clients - 2
+
+
+def unused(labels: pd.Series, number: int) -> list:
+    """Labels of the same kind that are not among these."""
+    taken = set(labels)
+    kind = type(labels.tolist()[0])
+    free = (kind(label) for label in itertools.count() if kind(label) not in taken)
+    return list(itertools.islice(free, number))
 
 
 def parquet_bytes(**columns) -> bytes:
@@ -99,17 +125,22 @@ def parquet_bytes(**columns) -> bytes:
 
 
 SOUND = {
-    "csv": b'user,item,rating,timestamp\n1,10,5,100\n1,"20",3,200\r\n2,10,4,300\n',
-    "tsv": b"user\titem\n7\tA1\n7\tB2\n8\tA1\n",
-    "guessed": "\ufeff1;10;5.5;100\n\n1;20;-3;200\n2;10;4e0;300\n".encode(),
-    "bars": b'who|item|rating|timestamp|note\n1|"a|b"|5|100|"two\nlines"\n1| 20|3|200|\n',
-    "arrows": "1→10→5→100\n1→20→3→200\n".encode(),
-    "ml-100k": b"196\t242\t3\t881250949\n186\t302\t3\t891717742\n22\t377\t1\t878887116\n",
+    "csv": b'user,item,rating,timestamp\n1,10,5,100\n1,"20",3,200\r\n2,10,4,300\n1,30,2,200\n',
+    "tsv": b"user\titem\n7\tA1\n7\tB2\n8\tA1\n7\tC3\n",
+    "guessed": "\ufeff1;10;5.5;100\n\n1;20;-3;200\n2;10;4e0;300\n1;30;1;3\n1;40;2;3\n".encode(),
+    "bars": b'who|item|rating|timestamp|note\n1|"a|b"|5|100|"two\nlines"\n1| 20|3|200|\n1|c|1|5|\n',
+    "arrows": "1→10→5→100\n1→20→3→200\n1→30→4→300\n".encode(),
+    "ml-100k": b"196\t242\t3\t881250949\n186\t302\t3\t891717742\n196\t377\t1\t878887116\n"
+    b"196\t51\t2\t881250949\n",
     "ml-1m": b"1::1193::5::978300760\n1::661::3::978302109\n1::914::3::978301968\n",
     "filmtrust": b"1 1 2\n1 2 4\n1 3 3.5\n1 4 3\n1 5 4\n",
-    "amazon": b"A1,B000,5,1400000000\nA1,B001,4,1400000001\nA2,B000,3,1400000002\n",
+    "amazon": b"A1,B000,5,1400000000\nA1,B001,4,1400000001\nA2,B000,3,1400000002\n"
+    b"A1,B002,1,1400000000\n",
     "parquet": parquet_bytes(
-        user=["a", "a", "b"], item=[3, 4, 3], rating=[1.0, 2.0, 3.0], timestamp=[1, 2, 3]
+        user=["a", "a", "b", "a"],
+        item=[3, 4, 3, 5],
+        rating=[1.0, 2.0, 3.0, 4.0],
+        timestamp=[1, 2, 3, 1],
     ),
 }
 """A sound file of each kind."""
