@@ -94,10 +94,10 @@ def test_classes_end_where_there_is_little_padding(federation):
 @pytest.mark.parametrize("devices", [1, 2, 3])
 @pytest.mark.parametrize("most", [1, 4])
 def test_classes_hold_each_client_once(federation, devices, most):
-    if len(jax.devices()) < devices:
-        pytest.skip(f"needs {devices} devices")
     sizes, barred = np.diff(federation.offsets), np.diff(federation.barred_offsets)
-    layout, need = layout_of(federation, devices), need_of(federation)
+    names = [f"device {number}" for number in range(devices)]  # nothing is computed on them
+    need = need_of(federation)
+    layout = lay_out(federation, need, devices=names, num_classes=3, block=2)
     shard, classes = layout.shard, size_classes(federation, need, layout, most)
     assert 1 <= len(classes) <= most
     seen = []

@@ -1,5 +1,4 @@
-"""The skeleton in CONTRIBUTING.md is a method: it runs, learns, and is the FedMF that it looks
-like."""
+"""The skeleton in CONTRIBUTING.md is a method: it runs, and computes what FedMF computes."""
 
 import re
 from pathlib import Path
@@ -10,7 +9,8 @@ from toy import small_federation
 
 from fedem_jax.methods import METHODS
 from fedem_jax.settings import FedMF
-from fedem_jax.train import run
+from fedem_jax.summary import PARTS
+from fedem_jax.train import Trial, run
 
 PAGE = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text()
 
@@ -23,20 +23,31 @@ def skeleton():
     return scope
 
 
-def test_the_skeleton_is_a_method(skeleton, monkeypatch):
+def test_the_skeleton_is_fedmf(skeleton, monkeypatch):
+    """With uniform weights, after the same rounds of the same seed."""
     monkeypatch.setitem(METHODS, "skeleton", skeleton["skeleton"])
     settings = {
-        "dim": 4, "rounds": 2, "bce": "logit", "local_epochs": 2, "client_fraction": 0.8,
-        "size_classes": 1, "top_k": 3,
+        "dim": 4, "rounds": 3, "bce": "logit", "local_epochs": 2, "client_fraction": 0.8,
+        "size_classes": 1, "top_k": 3, "lr_embedding": 0.1, "seed": 2,
     }  # fmt: skip
     federation = small_federation()
-    ours = run(skeleton["Skeleton"](**settings), federation)
-    theirs = run(FedMF(**settings, weighting="uniform"), federation)
-    assert [r["loss"] for r in ours.records] != [ours.records[0]["loss"]] * 2
-    table = ours.state.server.items
-    assert table.shape == theirs.state.server.items.shape
-    assert np.isfinite(table).all()
-    assert [r["bytes_down"] for r in ours.records] == [r["bytes_down"] for r in theirs.records]
+    config = FedMF(**settings, weighting="uniform")
+    ours, theirs = run(skeleton["Skeleton"](**settings), federation), run(config, federation)
+    start = Trial(config, federation).init()
+    for read in (lambda state: state.server.items, lambda state: state.clients.private["user"]):
+        began, mine, other = (np.asarray(read(each)) for each in (start, ours.state, theirs.state))
+        assert mine.shape == other.shape
+        np.testing.assert_allclose(mine, other, rtol=1e-6, atol=1e-6)
+        assert np.abs(mine - began).max() > 0.1  # training has changed it
+    assert len(ours.records) == len(theirs.records) == 3
+    for mine, other in zip(ours.records, theirs.records, strict=True):
+        for part in PARTS:
+            assert mine[part] == other[part]
+        assert mine["loss"] == pytest.approx(other["loss"], rel=1e-6)
+        for name in ("epochs", "coverage", "bytes_down"):
+            assert mine[name] == other[name]
+        # FedMF also counts the 4 bytes in which a client tells its sample count
+        assert mine["bytes_up"] == other["bytes_up"] - 4 * config.round_sizes(7)[0]
 
 
 @pytest.mark.parametrize(
