@@ -23,6 +23,7 @@ import jax
 import numpy as np
 import pytest
 from jaxtyping import install_import_hook
+from matplotlib.figure import Figure
 
 # before JAX first computes and before anything imports the package
 jax.config.update("jax_num_cpu_devices", 2)
@@ -46,6 +47,19 @@ def _found(variable: str, beside: str) -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data: neither ${variable} nor {folder} is a folder")
     return folder
+
+
+@pytest.fixture
+def pictures(monkeypatch) -> dict[str, Figure]:
+    """Figures that are saved in a test, by the names of their files."""
+    saved, save = {}, Figure.savefig
+
+    def keep(figure: Figure, path, **settings) -> None:
+        save(figure, path, **settings)
+        saved[Path(path).name] = figure
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    return saved
 
 
 @pytest.fixture(scope="session")
