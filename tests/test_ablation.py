@@ -4,9 +4,11 @@ import dataclasses
 
 import ablation
 import pytest
+from pictures import bars, curve, curves, said, ticks, upright
 
 from fedem_jax.comparison import plan_comparison
 from fedem_jax.errors import UserError
+from fedem_jax.plots import COLOURS, GREY
 from fedem_jax.settings import FedEM
 from fedem_jax.standings import Standing
 from fedem_jax.uncertainty import over_seeds
@@ -30,19 +32,68 @@ def test_an_unknown_part_is_answered_with_the_nearest():
         ablation.ablate(["--parts", "merge"])
 
 
-def test_a_panel_for_each_part(tmp_path):
-    metric = ("test", "hr@10")
+METRIC, CHANCE = ("test", "hr@10"), {"test": {"hr@10": 0.1}}
 
-    def line(name, failed=""):
-        scores = {} if failed else {metric: [0.1, 0.2]}
-        return Standing(name, "fedem", failed, scores, {}, {}, (1, 1), 1, 0, 0, 0)
 
-    lines = [line("fedem"), line("fedem:alpha=0.1"), line("fedem:alpha=0.3", "out of memory")]
-    chance = {"test": {"hr@10": 0.1}}
-    ablation.draw(lines, "fedem", ["alpha", "widths"], tmp_path / "a.png", "title", chance, 50)
-    assert (tmp_path / "a.png").stat().st_size > 10_000
+def line(name: str, values: list[float]) -> Standing:
+    scores = {METRIC: values} if values else {}
+    failed = "" if values else "out of memory"
+    return Standing(name, "fedem", failed, scores, {}, {}, (1, 1), 1, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("base", "variants", "sd"),
+    [
+        ([0.1, 0.2], [[0.3, 0.5], [0.2, 0.6]], [0.05, 0.1, 0.2]),  # half the gap of two seeds
+        ([0.2], [[0.5], [0.1]], [0.04, 0.05, 0.03]),  # standard errors over 100 clients
+    ],
+)
+def test_a_panel_for_each_part(tmp_path, pictures, base, variants, sd):
+    lines = [
+        line("fedem", base), line("fedem:alpha=0.1", variants[0]), line("fedem:alpha=0.3", []),
+        line("fedem:adapter_widths=8", variants[1]),
+    ]  # fmt: skip
+    seeds = len(base)
+    sd = [value * 2**0.5 if seeds == 2 else value for value in sd]
+    parts = ["alpha", "widths"]
+    ablation.draw(lines, "fedem", parts, tmp_path / "a.png", "a title", CHANCE, 100)
+    figure = pictures["a.png"]
+    title, caption = said(figure)
+    assert title == "a title"
+    marks = "dots are seeds, large ones means ± sd" if seeds == 2 else "one seed ± se over clients"
+    assert caption == (
+        f"test HR@10 at the best validation round, sampled candidates; {marks};\n"
+        "line and band: the base, fedem; dotted: chance"
+    )
+    rows = [
+        ["alpha=1.0", "alpha=0.7", "alpha=0.5", "alpha=0.3", "alpha=0.1"],
+        ["adapter widths=64,32", "adapter widths=32,16", "adapter widths=8"],
+    ]
+    for panel, names, values, spread, row in zip(
+        figure.axes, rows, variants, sd[1:], (4, 2), strict=True
+    ):
+        assert ticks(panel.yaxis) == dict(enumerate(names))
+        (usual,) = curves(panel, COLOURS[1])
+        assert upright(usual) == pytest.approx(sum(base) / seeds)
+        (band,) = panel.patches
+        middle = sum(base) / seeds
+        assert band.get_x() == pytest.approx(middle - sd[0])
+        assert band.get_x() + band.get_width() == pytest.approx(middle + sd[0])
+        guess, dots = curves(panel, GREY)
+        assert upright(guess) == 0.1
+        assert curve(dots) == (values, [row] * seeds)
+        (mean,) = bars(panel, sideways=True)  # what failed or was not run has none
+        middle = sum(values) / seeds
+        assert (mean.x, mean.y) == (pytest.approx([middle]), [row])
+        assert (mean.low, mean.high) == (
+            pytest.approx([middle - spread]), pytest.approx([middle + spread])
+        )  # fmt: skip
+
+
+def test_without_its_base_there_is_no_picture(tmp_path):
+    lines = [line("fedem", []), line("fedem:alpha=0.1", [0.1])]
     with pytest.raises(UserError, match="nothing to hold the variants against"):
-        ablation.draw(lines[1:], "fedem", ["alpha"], tmp_path / "b.png", "title", chance, 50)
+        ablation.draw(lines, "fedem", ["alpha"], tmp_path / "b.png", "title", CHANCE, 50)
 
 
 def test_the_spread_of_one_seed_is_that_over_clients():

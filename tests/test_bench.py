@@ -7,6 +7,8 @@ import numpy as np
 import phases
 import pytest
 import sequential
+from bench_tables import draw_scaling
+from pictures import curve, key
 from toy import small_federation
 
 from fedem_jax.settings import FedEM
@@ -60,3 +62,26 @@ def test_sequential_twin_is_the_same_method(trial, rounds, merges):
     for a, b in zip(jax.tree.leaves(ours.adapter), jax.tree.leaves(theirs.adapter), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
     assert jnp.allclose(ours.private["user"], theirs.private["user"], atol=1e-4)
+
+
+def test_the_picture_of_scaling_is_that_of_the_rows(tmp_path, pictures):
+    def row(clients, seconds):
+        return {"clients": clients, "round": seconds, "machine": "a machine"}
+
+    rows = [
+        ("100 clients, fedem", row(100, 0.2)), ("1000 clients, fedem", row(1000, 1.5)),
+        ("50 clients, fedmf", row(50, 0.1)), ("9 clients, fedem", {"refused": "too few"}),
+    ]  # fmt: skip
+    draw_scaling(rows, tmp_path / "scaling.png")
+    figure = pictures["scaling.png"]
+    (panel,) = figure.axes
+    assert figure.get_suptitle() == "Seconds per round against clients"
+    assert "a machine" in panel.get_title(loc="left")
+    assert (panel.get_xlabel(), panel.get_ylabel()) == ("clients", "seconds per round")
+    assert (panel.get_xscale(), panel.get_yscale()) == ("log", "log")
+    assert [line.get_label() for line in panel.lines] == ["fedem", "fedmf", "slope 1"]
+    assert list(key(panel.get_legend())) == ["fedem", "fedmf", "slope 1"]
+    fedem, fedmf, slope = map(curve, panel.lines)
+    assert fedem == ([100, 1000], [0.2, 1.5])
+    assert fedmf == ([50], [0.1])
+    assert slope == ([50, 1000], pytest.approx([0.075, 1.5]))

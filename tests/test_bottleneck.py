@@ -2,15 +2,18 @@
 
 import jax
 import jax.numpy as jnp
+import made_up
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_hex
+from pictures import axes_of, band, colour_of, curve, curves, key, level, said, ticks
 from replay import draws_of
 from toy import small_federation
 
 from fedem_jax import bottleneck
-from fedem_jax.bottleneck import STAGES, distances, heterogeneity_of, in_rows, reader
-from fedem_jax.bottleneck_report import fitted, points
+from fedem_jax.bottleneck import STAGES, Bottleneck, distances, heterogeneity_of, in_rows, reader
+from fedem_jax.bottleneck_report import draw_drops, draw_stages, fitted, points
 from fedem_jax.errors import UserError
 from fedem_jax.rho import SHAPE, counter, in_order, quantiles
 from fedem_jax.settings import FedEM
@@ -178,3 +181,119 @@ def test_what_replacing_costs_is_more_loss_and_less_quality():
     np.testing.assert_allclose(y, [0.6, 0])
     x, y = points(clients, "loss", "heterogeneity")
     np.testing.assert_allclose([x, y], [[1], [0.3]])
+
+
+# --- pictures -------------------------------------------------------------------------------------
+
+
+def measured(*, rounds: int = 9) -> Bottleneck:
+    """Made-up numbers of eight clients; client 7 has no distance, client 3 no heterogeneity."""
+    rng = np.random.default_rng(5)
+    each = [(number, u) for number in range(1, rounds + 1) for u in range(8) if (number + u) % 3]
+    seen = pd.DataFrame(each, columns=["round", "client"])
+    clients = pd.DataFrame(
+        {"user": [f"u{u}" for u in range(8)], "history": [3, 10, 30, 100, 20, 5, 60, 90],
+         "heterogeneity": rng.uniform(0, 2, 8)}
+    )  # fmt: skip
+    for stage in STAGES:
+        seen[f"rank {stage}"] = rng.integers(1, 8, len(seen)).astype(float)
+        seen[f"loss {stage}"] = rng.uniform(0.2, 0.9, len(seen))
+        clients[f"distance {stage}"] = rng.uniform(0, 1, 8)
+    clients.loc[3, "heterogeneity"] = np.nan
+    clients.loc[7, [f"distance {stage}" for stage in STAGES]] = np.nan
+    config = FedEM(rounds=rounds, top_k=3, aggregation_fraction=0.5)
+    return Bottleneck(config, made_up.federation(config), seen, clients, 0.01)
+
+
+def test_the_picture_of_the_stages(tmp_path, pictures):
+    found = measured()
+    draw_stages(found, tmp_path / "stages.png")
+    figure = pictures["stages.png"]
+    title, caption = said(figure)
+    assert title == "Before and after aggregation"
+    assert "synthetic · protocol leak-free · fingerprint 0123456789abcdef" in caption
+    assert "9 rounds · seed 0" in caption
+    assert "(fraction 0.5); bands: 95 % interval of the mean" in caption
+    hr, loss, distance = figure.axes
+    assert [axes_of(panel) for panel in figure.axes] == [
+        ("HR@3, sampled candidates", "communication round", "share of clients"),
+        ("train loss before the next round", "communication round", "nats per sample"),
+        ("distance to the client's own optimum", "item table", "root mean square over its items"),
+    ]
+    colours = {name: colour_of(line) for name, line in key(loss.get_legend()).items()}
+    assert list(colours) == list(STAGES)
+    rows = [found.rounds[found.rounds["round"] == number] for number in range(1, 10)]
+    for number, stage in enumerate(STAGES):
+        hits = [(of[f"rank {stage}"].to_numpy() <= 3) * 1.0 for of in rows]
+        losses = [of[f"loss {stage}"].to_numpy() for of in rows]
+        for panel, values in ((hr, hits), (loss, losses)):
+            (line,) = curves(panel, colours[stage])
+            x, y = curve(line)
+            assert x == list(range(1, 10))
+            mean = np.array([each.mean() for each in values])
+            wide = 1.96 * np.array([each.std(ddof=1) / len(each) ** 0.5 for each in values])
+            np.testing.assert_allclose(y, mean)
+            _, low, high = band(panel, number)
+            np.testing.assert_allclose([low, high], [mean - wide, mean + wide], atol=1e-12)
+            assert to_hex(panel.collections[number].get_facecolor()[0]) == colours[stage]
+    assert hr.get_ylim()[0] == distance.get_ylim()[0] == 0
+    assert ticks(distance.xaxis) == dict(enumerate(STAGES, start=1))
+    assert len(distance.patches) == len(STAGES)
+    for stage, box in zip(STAGES, distance.patches, strict=True):
+        known = found.clients[f"distance {stage}"].to_numpy()[:7]  # all but the last client
+        heights = box.get_path().vertices[:, 1]
+        np.testing.assert_allclose(
+            [heights.min(), heights.max()], np.quantile(known, [0.25, 0.75])
+        )
+        assert to_hex(box.get_facecolor()) == colours[stage]
+    medians = [curve(line)[1] for line in curves(distance, "black") if line.get_zorder() > 2]
+    for stage in STAGES:
+        middle = np.median(found.clients[f"distance {stage}"][:7])
+        assert any(line == pytest.approx([middle, middle]) for line in medians)
+
+
+def test_the_picture_of_what_replacing_costs(tmp_path, pictures):
+    found = measured()
+    draw_drops(found, tmp_path / "drops.png")
+    figure = pictures["drops.png"]
+    title, caption = said(figure)
+    assert title == "What a client loses when the aggregated table takes the place of its own"
+    assert "its mean over the last third of the rounds" in caption
+    panels = np.array(figure.axes).reshape(2, 2)
+    units = [[panel.get_ylabel() for panel in row] for row in panels]
+    assert units == [["added train loss, nats"] * 2, ["lost NDCG@3"] * 2]
+    assert [panel.get_xlabel() for panel in panels[1]] == [
+        "heterogeneity: distance of its optimum from the others'", "training items of the client",
+    ]  # fmt: skip
+    late = found.rounds[found.rounds["round"] > 6]
+    cost = {"loss": {}, "ndcg": {}}
+    for client, rows in late.groupby("client"):
+        gains = {}
+        for stage in ("local", "replaced"):
+            rank = rows[f"rank {stage}"].to_numpy()
+            gains[stage] = np.where(rank <= 3, 1 / np.log2(1 + rank), 0).mean()
+        cost["ndcg"][client] = gains["local"] - gains["replaced"]
+        cost["loss"][client] = (rows["loss replaced"] - rows["loss local"]).mean()
+    causes = (found.clients["heterogeneity"].to_dict(), np.log10(found.clients["history"]))
+    for row, drop in zip(panels, cost.values(), strict=True):
+        for panel, cause, per in zip(row, causes, ("unit", "tenfold"), strict=True):
+            sound = [client for client in drop if np.isfinite(cause[client])]
+            x, y = [cause[u] for u in sound], [drop[u] for u in sound]
+            zero, dots, line = panel.lines
+            assert level(zero) == 0
+            np.testing.assert_allclose(curve(dots), [x, y])
+            slope, height = np.polyfit(x, y, 1)
+            at, drawn = curve(line)
+            assert (at[0], at[-1]) == pytest.approx((min(x), max(x)))
+            np.testing.assert_allclose(drawn, height + slope * np.array(at), atol=1e-12)
+            told = panel.get_title(loc="left")
+            assert told.startswith(f"slope {slope:+.4f} (")
+            assert told.endswith(f") per {per}")
+            low, high = (float(end) for end in told[told.index("(") + 1 : -len(per) - 6].split(" to "))
+            assert low < slope < high
+            _, below, above = band(panel, 0)
+            assert (below <= np.array(drawn)).all()
+            assert (above >= np.array(drawn)).all()
+    at = {10**place: name for place, name in ticks(panels[1, 1].xaxis).items()}
+    assert list(at.values()) == ["3", "10", "30", "100"]
+    assert list(at) == pytest.approx([3, 10, 30, 100])

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from made_up import federation, made_up
+from pictures import bars, said, ticks
 
 from fedem_jax import cli
 from fedem_jax.comparison import Entry, PlannedRun, missing, plan_comparison
@@ -114,7 +115,7 @@ def table(path) -> dict[str, dict[str, str]]:
         return {row["method"]: row for row in csv.DictReader(file)}
 
 
-def test_the_tables_hold_what_the_runs_say(fake, tmp_path, capsys):
+def test_the_tables_hold_what_the_runs_say(fake, tmp_path, capsys, pictures):
     compare(*THREE)
     shown = capsys.readouterr().out
     assert fake.begun == [(m, s) for s in range(3) for m in ("fedem", "fedmf", "pfedrec")]
@@ -153,7 +154,28 @@ def test_the_tables_hold_what_the_runs_say(fake, tmp_path, capsys):
         assert [float(cost) for cost in costs] == [10, 20_000, 0.02]
     assert "| fedmf | 4 | 10 B | 20 kB | 20 ms |" in document
     assert "| chance |  | 0.1000 |" in document
-    assert (tmp_path / "c" / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    figure = pictures["comparison.png"]
+    title, caption = said(figure)
+    assert title == "synthetic, protocol leak-free"
+    assert caption == (
+        "test metrics at the best validation round · protocol leak-free · 8 clients · 120 items · "
+        "99 sampled candidates · 3 seeds"
+    )
+    names = ticks(figure.axes[0].yaxis)
+    assert set(names.values()) == set(CONFIGS)
+    means = [mean_of(names[row], METRICS[0]) for row in sorted(names)]
+    assert means == sorted(means)  # the best is on top
+    for panel, metric in zip(figure.axes, METRICS, strict=True):
+        assert panel.get_title(loc="left") == (
+            f"{metric[1].upper()}, {'sampled' if metric[0] == 'test' else 'all items'}"
+        )
+        for bar in bars(panel, sideways=True):
+            assert bar.x == pytest.approx([mean_of(names[bar.y[0]], metric)])
+        doubt = {names[bar.y[0]]: bar.hollow for bar in bars(panel, sideways=True)}
+        assert doubt == {
+            name: name != "fedem" and float(rows[name][f"{' '.join(metric)} p_holm"]) >= 0.05
+            for name in CONFIGS
+        }
     assert "Best test value" not in document
 
 
@@ -483,7 +505,7 @@ def ratings(tmp_path):
     return path
 
 
-def test_in_earnest(ratings, tmp_path, capsys, monkeypatch):
+def test_in_earnest(ratings, tmp_path, capsys, monkeypatch, pictures):
     monkeypatch.setattr(cli, "use_all_cores", lambda: None)
     monkeypatch.setattr(cli, "cache_programs", lambda: None)
     out = tmp_path / "c"
@@ -512,7 +534,13 @@ def test_in_earnest(ratings, tmp_path, capsys, monkeypatch):
             )
         assert float(row["bytes_up_per_round"]) == 20 * 40 * 4 * 4
     assert "Difference" not in (out / "table.md").read_text()  # no FedEM to hold them against
-    assert (out / "comparison.png").stat().st_size > 10_000
+    figure = pictures["comparison.png"]
+    shown = ticks(figure.axes[0].yaxis)
+    for panel, metric in zip(figure.axes, METRICS, strict=True):
+        values = {shown[bar.y[0]]: bar.x[0] for bar in bars(panel, sideways=True)}
+        assert values == pytest.approx(
+            {name: float(row[f"{' '.join(metric)} mean"]) for name, row in rows.items()}
+        )
     capsys.readouterr()
     (out / "pfedrec-seed0" / "summary.json").unlink()
     cli.main(args)

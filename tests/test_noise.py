@@ -1,11 +1,18 @@
 """The curve of accuracy against noise: what is run, what is refused, what is written."""
 
+import re
+from types import SimpleNamespace
+from typing import Any
+
 import noise
 import numpy as np
+import pandas as pd
 import pytest
 import soak
+from pictures import bars, curves, labels, level, ticks
 
 from fedem_jax.errors import UserError
+from fedem_jax.plots import GREY
 
 
 @pytest.fixture
@@ -28,7 +35,7 @@ def test_what_takes_no_noise_is_refused(dataset, arguments, said):
         noise.measure(["--dataset", dataset, *arguments])
 
 
-def test_a_curve_of_one_method(monkeypatch, dataset, tmp_path, capsys):
+def test_a_curve_of_one_method(monkeypatch, dataset, tmp_path, capsys, pictures):
     monkeypatch.setattr(noise.process, "use_all_cores", lambda: None)
     monkeypatch.setattr(noise.process, "cache_programs", lambda: None)
     monkeypatch.setattr(noise, "preset", small(noise.preset))
@@ -41,8 +48,64 @@ def test_a_curve_of_one_method(monkeypatch, dataset, tmp_path, capsys):
     assert "L1 bound 3" in text
     rows = [line for line in text.splitlines() if line.startswith(("| 0 |", "| 1 |"))]
     assert len(rows) == 2
-    assert all("±" in row for row in rows)
-    assert (out / "noise.png").stat().st_size > 10_000
+    told = [re.findall(r"0\.\d{4}", row) for row in rows]  # HR, its deviation, NDCG
+    (bar,) = bars(pictures["noise.png"].axes[0])
+    assert (bar.label, bar.x) == ("fedmf", [0, 1])
+    half = (np.array(bar.high) - np.array(bar.low)) / 2
+    shown = [[f"{hr:.4f}", f"{sd:.4f}"] for hr, sd in zip(bar.y, half, strict=True)]
+    assert shown == [row[:2] for row in told]
+    trials = pd.read_parquet(out / "fedmf" / "trials.parquet")
+    found = trials.groupby("ldp_scale")["test hr@5"]
+    assert bar.y == pytest.approx(found.mean().tolist())
+    assert half == pytest.approx(found.std(ddof=1).to_numpy())
+
+
+def result(rows: list[tuple[float, str, float, float]], k: int = 5) -> Any:
+    """A sweep over the scale: scale, status, HR, standard deviation."""
+    columns = ["ldp_scale", "status", f"test hr@{k}", f"test hr@{k} sd"]
+    about = {"dataset": "d", "protocol": "paper", "clients": 100}
+    chance = {"test": {f"hr@{k}": 0.05}}
+    return SimpleNamespace(
+        sweep=SimpleNamespace(config=SimpleNamespace(top_k=k)),
+        settings=pd.DataFrame(rows, columns=columns), about=about | {"chance": chance},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_the_picture_has_a_curve_for_each_method(tmp_path, pictures, seeds):
+    sd = [0.01, 0.02, 0.03] if seeds == 2 else [np.nan] * 3
+    results = {
+        "fedem": result([
+            (1.0, "done", 0.2, sd[1]), (0.0, "done", 0.5, sd[0]), (2.0, "diverged", 0.9, sd[2]),
+        ]),
+        "fedmf": result([(2.0, "done", 0.1, sd[2]), (0.0, "done", 0.4, sd[0])]),
+    }  # fmt: skip
+    wanted = noise.Noise(scales=(2.0, 0.0, 1.0), seeds=seeds)
+    noise.draw(wanted, results, tmp_path / "n.png")
+    figure = pictures["n.png"]
+    assert figure.get_suptitle() == "Noise on uploads: d, protocol paper"
+    (panel,) = figure.axes
+    spread = "sd over seeds" if seeds == 2 else "se over clients, one seed"
+    assert panel.get_xlabel() == (
+        f"scale of the Laplace noise on every number of an upload (± {spread})"
+    )
+    assert panel.get_ylabel() == "test HR@5, sampled candidates"
+    assert labels(figure.legends[0]) == ["chance", "fedem", "fedmf"]
+    expected = {"fedem": ([0, 1], [0.5, 0.2]), "fedmf": ([0, 2], [0.4, 0.1])}
+    halves = {"fedem": [0.01, 0.02], "fedmf": [0.01, 0.03]}
+    if seeds == 1:  # sqrt(r (1 - r) / 100)
+        halves = {"fedem": [0.05, 0.04], "fedmf": [0.24**0.5 / 10, 0.03]}
+    drawn = bars(panel)
+    assert [bar.label for bar in drawn] == list(expected)
+    assert len({bar.colour for bar in drawn}) == 2
+    for bar in drawn:
+        assert (bar.x, bar.y) == expected[bar.label]
+        half = np.array(halves[bar.label])
+        np.testing.assert_allclose([bar.low, bar.high], [bar.y - half, bar.y + half])
+    (guess,) = curves(panel, GREY)
+    assert level(guess) == 0.05
+    assert ticks(panel.xaxis) == {0: "0", 1: "1", 2: "2"}
+    assert panel.get_ylim()[0] == 0
 
 
 def small(preset):
