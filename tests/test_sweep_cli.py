@@ -5,15 +5,21 @@ import re
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
+from matplotlib.colors import to_rgb
+from pictures import curve, curves, key, said, ticks
 from test_sweep import FEDERATION, Slope, slope
 
 from fedem_jax import cli, presets, sweep_cli
 from fedem_jax.methods import METHODS
+from fedem_jax.plots import COLOURS
 from fedem_jax.search_space import space
 from fedem_jax.settings import SETTINGS, FedEM
 from fedem_jax.settings_file import load_settings
+from fedem_jax.sweep_plots import effects_chart, settings_chart
 from fedem_jax.sweep_report import at_an_edge
+from fedem_jax.sweeping import sweep
 
 
 @pytest.fixture(autouse=True)
@@ -124,17 +130,123 @@ def test_mistakes_are_one_sentence(args, message, capsys):
     assert "Traceback" not in said
 
 
-def test_pictures_of_all_kinds_of_values_can_be_drawn(tmp_path):
-    """Ranges, lists of numbers, words; trials that ended early."""
-    from fedem_jax.sweep_plots import effects_chart, settings_chart
-    from fedem_jax.sweeping import sweep
+@pytest.fixture(scope="module")
+def searched():
+    """Numbers, a range of ratios, words; six settings with two seeds each."""
+    speeds, scales = [0.5, 0.5, 1.0, 1.0, 2.0, 2.0], [0.5, 0.9, 1.1, 2.0, 1.6, 1.3]
+    words = ["logit", "probability"] * 3
+    status = ["done", "done", "stopped early", "done", "diverged in round 3", "done"]
+    values = [0.31, 0.52, 0.28, 0.73, np.nan, 0.44]
+    settings = pd.DataFrame({
+        "setting": range(6), "speed": speeds, "init_scale": scales, "bce": words,
+        "status": status, "val hr@5": values,
+    })  # fmt: skip
+    apart = settings.loc[settings.index.repeat(2)].reset_index(drop=True)
+    trials = apart.assign(**{"val hr@5": apart["val hr@5"] + [-0.02, 0.02] * 6})
+    ranked = settings.sort_values("val hr@5", ascending=False).reset_index(drop=True)
+    vary = ["speed=0.5,1,2", "init_scale=log:0.5:2", "bce=logit,probability"]
+    sweep = SimpleNamespace(
+        config=Slope(rounds=4, top_k=5), varied=space(Slope, vary, ""), select="val", seeds=(0, 1)
+    )
+    about = {"dataset": "d", "protocol": "paper", "fingerprint": "0123"}
+    return SimpleNamespace(sweep=sweep, trials=trials, settings=ranked, about=about)
 
+
+CAPTION = (
+    "protocol paper · 6 settings x 2 seeds · 4 rounds, each trial at its best validation round · "
+    "sweep 0123"
+)
+
+
+def test_main_effects_are_those_of_the_trials(searched, tmp_path, pictures):
+    effects_chart(searched, tmp_path / "effects.png")
+    figure, trials = pictures["effects.png"], searched.trials
+    assert said(figure) == ("slope on d: main effects", CAPTION)
+    shown = key(figure.legends[0])
+    assert list(shown) == ["trial", "stopped early", "mean", "best setting", "diverged"]
+    assert figure.axes[0].get_ylabel() == "HR@5 on validation, sampled"
+    assert [panel.get_xlabel() for panel in figure.axes] == ["speed", "init_scale, log", "bce"]
+    assert [panel.get_xscale() for panel in figure.axes] == ["linear", "log", "linear"]
+    assert ticks(figure.axes[0].xaxis) == {0.5: "0.5", 1: "1", 2: "2"}
+    assert ticks(figure.axes[2].xaxis) == {0: "logit", 1: "probability"}
+    quality = trials["val hr@5"].tolist()
+    places = {
+        "speed": trials["speed"].tolist(),
+        "init_scale": trials["init_scale"].tolist(),
+        "bce": [0, 0, 1, 1] * 3,
+    }
+    of_status = {
+        "trial": [0, 1, 2, 3, 6, 7, 10, 11], "stopped early": [4, 5], "best setting": [6, 7],
+        "diverged": [8, 9],
+    }  # fmt: skip
+    # over the trials that ran to their end; of the range, groups of 2, 2, 1, 1, 1, 1 trials
+    means = {
+        "speed": ([0.5, 1, 2], [0.415, 0.73, 0.44]),
+        "init_scale": ([0.5, 0.9, 1.3, 1.3, 2, 2], [0.31, 0.52, 0.42, 0.46, 0.71, 0.75]),
+        "bce": ([0, 1], [0.31, (0.52 + 0.73 + 0.44) / 3]),
+    }
+    for panel, (name, x) in zip(figure.axes, places.items(), strict=True):
+        lines = dict(zip(shown, panel.lines, strict=False))
+        for label in shown:
+            for look in ("get_marker", "get_color", "get_markerfacecolor"):
+                assert getattr(lines[label], look)() == getattr(shown[label], look)()
+        for label, rows in of_status.items():
+            across, upright = curve(lines[label])
+            assert across == [x[row] for row in rows]
+            if label == "diverged":  # has no quality, so it lies at the bottom
+                assert upright == [0.02] * 2
+            else:
+                assert upright == [quality[row] for row in rows]
+        np.testing.assert_allclose(curve(lines["mean"]), means[name])
+
+
+def test_a_line_for_each_setting_ends_at_its_quality(searched, tmp_path, pictures):
+    settings_chart(searched, tmp_path / "settings.png")
+    figure = pictures["settings.png"]
+    assert said(figure) == ("slope on d: settings", CAPTION)
+    (panel,) = figure.axes
+    assert ticks(panel.xaxis) == {
+        0: "speed", 1: "init_scale, log", 2: "bce", 3: "HR@5 on validation, sampled",
+    }  # fmt: skip
+    assert list(key(figure.legends[0])) == ["best setting", "good", "bad"]
+    # a share of each axis, from its lowest to its highest; the worst first, what diverged not
+    low, span = 0.28, 0.45
+    expected = np.array([
+        [1 / 3, np.log(1.1 / 0.5) / np.log(4), 0, 0],
+        [0, 0, 0, (0.31 - low) / span],
+        [1, np.log(1.3 / 0.5) / np.log(4), 1, (0.44 - low) / span],
+        [0, np.log(0.9 / 0.5) / np.log(4), 1, (0.52 - low) / span],
+        [1 / 3, 1, 1, 1],
+    ])  # fmt: skip
+    lines = [line for line in panel.lines if len(line.get_xdata()) == 4]
+    np.testing.assert_allclose(
+        [curve(line)[1] for line in lines[:5]], expected, atol=0.0151
+    )  # set apart a little
+    (winner,) = curves(panel, COLOURS[1])
+    assert winner is lines[5]
+    np.testing.assert_allclose(curve(winner), [[0, 1, 2, 3], expected[-1]])
+    shades = [np.mean(to_rgb(line.get_color())) for line in lines[:5]]
+    assert shades == sorted(shades, reverse=True)  # the better, the darker
+    good, bad = (np.mean(to_rgb(key(figure.legends[0])[of].get_color())) for of in ("good", "bad"))
+    assert good == pytest.approx(shades[-1])
+    assert bad == pytest.approx(shades[0])
+    marks = {(text.get_text(), *text.xy) for text in panel.texts}
+    assert {("0.5", 0, 0.0), ("2", 0, 1.0), ("logit", 2, 0.0), ("probability", 2, 1.0)} <= marks
+    assert {("0.5", 1, 0.0), ("2", 1, 1.0), ("0.2800", 3, 0), ("0.7300", 3, 1)} <= marks
+
+
+def test_pictures_of_a_random_search_hold_all_its_trials(tmp_path, pictures):
+    """Ranges and words; trials that ended early."""
     vary = ["speed=log:0.1:4", "init_scale=0.5:2", "bce=logit,probability"]
     config = Slope(rounds=4)
     result = sweep(config, vary, search="random", trials=6, halving=2)
     assert "stopped early" in set(result.trials["status"])
-    for draw in (effects_chart, settings_chart):
-        path = tmp_path / "picture.png"
-        draw(result, path)
-        content = np.frombuffer(path.read_bytes()[16:24], ">u4")
-        assert content[0] > content[1] > 500  # wider than high, in pixels
+    effects_chart(result, tmp_path / "effects.png")
+    settings_chart(result, tmp_path / "settings.png")
+    metric = f"val hr@{config.top_k}"
+    panel = pictures["effects.png"].axes[0]
+    both = [curve(line) for line in panel.lines[:2]]
+    shown = {point for x, y in both for point in zip(x, y, strict=True)}
+    assert shown == set(zip(result.trials["speed"], result.trials[metric], strict=True))
+    lines = pictures["settings.png"].axes[0].lines
+    assert sum(len(line.get_xdata()) == 4 for line in lines) == 6 + 1  # the best is drawn twice
