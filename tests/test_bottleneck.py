@@ -242,9 +242,7 @@ def test_the_picture_of_the_stages(tmp_path, pictures):
     for stage, box in zip(STAGES, distance.patches, strict=True):
         known = found.clients[f"distance {stage}"].to_numpy()[:7]  # all but the last client
         heights = box.get_path().vertices[:, 1]
-        np.testing.assert_allclose(
-            [heights.min(), heights.max()], np.quantile(known, [0.25, 0.75])
-        )
+        np.testing.assert_allclose([heights.min(), heights.max()], np.quantile(known, [0.25, 0.75]))
         assert to_hex(box.get_facecolor()) == colours[stage]
     medians = [curve(line)[1] for line in curves(distance, "black") if line.get_zorder() > 2]
     for stage in STAGES:
@@ -289,7 +287,9 @@ def test_the_picture_of_what_replacing_costs(tmp_path, pictures):
             told = panel.get_title(loc="left")
             assert told.startswith(f"slope {slope:+.4f} (")
             assert told.endswith(f") per {per}")
-            low, high = (float(end) for end in told[told.index("(") + 1 : -len(per) - 6].split(" to "))
+            low, high = (
+                float(end) for end in told[told.index("(") + 1 : -len(per) - 6].split(" to ")
+            )
             assert low < slope < high
             _, below, above = band(panel, 0)
             assert (below <= np.array(drawn)).all()

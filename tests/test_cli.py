@@ -9,6 +9,7 @@ import types
 
 import pytest
 from made_up import federation, made_up
+from pictures import curve, key, said
 
 from fedem_jax import cli
 from fedem_jax.config import Config
@@ -256,7 +257,7 @@ def test_chance_within_the_interval_is_said_plainly(interval, level, clients, sa
     assert against_chance(summary) == sentence
 
 
-def test_report_redraws_and_compares(fake, tmp_path, capsys):
+def test_report_redraws_and_compares(fake, tmp_path, capsys, pictures):
     for name in ("x", "y"):
         cli.main(["train", "--out", name, "--rounds", "2", "--top-k", "5" if name == "x" else "20"])
         (tmp_path / name / "curves.png").unlink()
@@ -264,6 +265,12 @@ def test_report_redraws_and_compares(fake, tmp_path, capsys):
     cli.main(["report", "x", "y", "--picture", "both.png"])
     for picture in ("x/curves.png", "y/curves.png", "both.png"):
         assert (tmp_path / picture).exists()
+    assert said(pictures["curves.png"])[0] == "fedem on synthetic"
+    both = pictures["both.png"]
+    assert said(both)[0] == "Learning curves"
+    assert list(key(both.axes[3].get_legend())) == ["x", "y"]
+    losses = [curve(line) for line in both.axes[3].lines]
+    assert losses == [([1, 2], [1, 1 / 2])] * 2
     shown = capsys.readouterr().out
     table = shown[shown.index("Test metrics at the best validation round") :]
     assert "HR@10  NDCG@10" in table

@@ -35,6 +35,12 @@ def layout_of(federation, devices=1, **settings):
     return lay_out(federation, need_of(federation), devices=jax.devices()[:devices], **settings)
 
 
+def named_layout(federation, devices):
+    """For any number of devices: where nothing is computed on them, names will do."""
+    names = [f"device {number}" for number in range(devices)]
+    return lay_out(federation, need_of(federation), devices=names, num_classes=3, block=2)
+
+
 def need_of(federation):
     return Need.of(federation, num_negative=2, batch_size=8)
 
@@ -95,9 +101,7 @@ def test_classes_end_where_there_is_little_padding(federation):
 @pytest.mark.parametrize("most", [1, 4])
 def test_classes_hold_each_client_once(federation, devices, most):
     sizes, barred = np.diff(federation.offsets), np.diff(federation.barred_offsets)
-    names = [f"device {number}" for number in range(devices)]  # nothing is computed on them
-    need = need_of(federation)
-    layout = lay_out(federation, need, devices=names, num_classes=3, block=2)
+    layout, need = named_layout(federation, devices), need_of(federation)
     shard, classes = layout.shard, size_classes(federation, need, layout, most)
     assert 1 <= len(classes) <= most
     seen = []
@@ -127,9 +131,9 @@ def test_a_row_for_each_known_item_and_each_negative():
     assert list(need.steps) == [-(-4 * len(first) // 10), -(-4 * len(second) // 10)]
 
 
-def test_devices_are_dealt_even_work(federation):
-    devices = len(jax.devices())
-    layout, need = layout_of(federation, devices), need_of(federation)
+@pytest.mark.parametrize("devices", [2, 3, 4])
+def test_devices_are_dealt_even_work(federation, devices):
+    layout, need = named_layout(federation, devices), need_of(federation)
     client = layout.client.reshape(devices, -1)
     work = [int(need.steps[own[own < layout.padded]].sum()) for own in client]
     assert max(work) - min(work) <= need.steps.max()

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from made_up import federation, made_up
-from pictures import bars, said, ticks
+from pictures import bars, key, said, ticks
 
 from fedem_jax import cli
 from fedem_jax.comparison import Entry, PlannedRun, missing, plan_comparison
@@ -161,6 +161,8 @@ def test_the_tables_hold_what_the_runs_say(fake, tmp_path, capsys, pictures):
         "test metrics at the best validation round · protocol leak-free · 8 clients · 120 items · "
         "99 sampled candidates · 3 seeds"
     )
+    legend = ["single seed", "differs from fedem", "difference in doubt", "fedem", "chance"]
+    assert list(key(figure.legends[0])) == legend
     names = ticks(figure.axes[0].yaxis)
     assert set(names.values()) == set(CONFIGS)
     means = [mean_of(names[row], METRICS[0]) for row in sorted(names)]

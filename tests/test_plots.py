@@ -171,7 +171,7 @@ HR, NDCG = ("test", "hr@10"), ("test_full", "ndcg@10")
 
 def standing(name: str, hr: list[float], ndcg: list[float], p: tuple[float, float] | None):
     """A line of the table; `p`: corrected, of HR and of NDCG."""
-    against = {} if p is None else dict(zip((HR, NDCG), (Difference(0, 0, v) for v in p)))
+    against = {} if p is None else {HR: Difference(0, 0, p[0]), NDCG: Difference(0, 0, p[1])}
     scores = {HR: hr, NDCG: ndcg} if hr else {}
     return Standing(name, name, "" if hr else "failed", scores, {}, against, (1, 1), 1, 0, 0, 0)
 
@@ -215,9 +215,7 @@ def test_standings_are_those_of_the_lines(tmp_path, pictures, reference):
         [([0.10, 0.16], 0.13, 0.03), ([0.30, 0.34], 0.32, 0.02), ([0.50, 0.40], 0.45, 0.05)],
         [([0.30, 0.32], 0.31, 0.01), ([0.11, 0.15], 0.13, 0.02), ([0.20, 0.26], 0.23, 0.03)],
     ]
-    for panel, rows, doubt, guess in zip(
-        figure.axes, expected, doubts, (0.07, 0.02), strict=True
-    ):
+    for panel, rows, doubt, guess in zip(figure.axes, expected, doubts, (0.07, 0.02), strict=True):
         line, *seeds = curves(panel, GREY)
         assert upright(line) == guess
         for row, (mean, (values, middle, half)) in enumerate(

@@ -148,8 +148,7 @@ def test_the_picture_of_the_slices(tmp_path, pictures):
         x = np.array(lines[0][0])
         assert (x[0], x[-1]) == pytest.approx((values[0], values[-1]))
         tau2, sigma, n, clients = (
-            x if name == each else of
-            for each, of in zip(SLICES, (1 / 8, 1.0, 8, 8), strict=True)
+            x if name == each else of for each, of in zip(SLICES, (1 / 8, 1.0, 8, 8), strict=True)
         )
         s = sigma**2 / n
         others = tau2 + (tau2 + s) / (clients - 1)
