@@ -181,6 +181,51 @@ def test_the_tables_hold_what_the_runs_say(fake, tmp_path, capsys, pictures):
     assert "Best test value" not in document
 
 
+def test_differences_are_taken_to_fedem_wherever_it_stands(fake, tmp_path, capsys):
+    names = ["fedmf", "fedem", "pfedrec:evaluated=global"]
+    compare("--methods", *names, "--seeds", "3")
+    rows, document = table(tmp_path / "c" / "table.csv"), (tmp_path / "c" / "table.md").read_text()
+    assert list(rows) == names
+    for metric in METRICS:
+        column = f"{' '.join(metric)} difference"
+        assert rows["fedem"][column] == ""
+        for name in ("fedmf", "pfedrec:evaluated=global"):
+            gap = client_means(name, *metric) - client_means("fedem", *metric)
+            assert abs(gap.mean()) > 1e-3
+            assert float(rows[name][column]) == pytest.approx(gap.mean())
+    section = document[document.index("## Difference to fedem\n") : document.index("## Published")]
+    named = [line.split(" | ")[0] for line in section.splitlines() if line.startswith("| ")]
+    assert named == ["| method", "| ---", "| fedmf", "| pfedrec:evaluated=global"]
+    assert "Difference to fedem" in capsys.readouterr().out
+
+
+def test_the_reference_is_the_first_fedem_that_did_not_fail():
+    def entry(name, hits, failed=""):
+        """Of 4 clients, whose metrics are all 1 for the first `hits` and 0 for the others."""
+        config = FedMF() if name == "fedmf" else FedEM()
+        if failed:
+            return Entry(name, config, failed)
+        summary, *_ = told(FedEM(rounds=2))
+        values = (np.arange(4) < hits).astype(float)
+        clients = pd.DataFrame({" ".join(metric): values for metric in METRICS})
+        return Entry(name, config, "", [summary], [clients])
+
+    entries = [
+        entry("fedmf", 1), entry("fedem", 0, failed="memory"), entry("fedem:dim=8", 3),
+        entry("fedem:dim=4", 4),
+    ]  # fmt: skip
+    reference, lines = standings(entries)
+    assert reference == "fedem:dim=8"
+    found = {
+        line.name: {metric: difference.value for metric, difference in line.against.items()}
+        for line in lines
+    }
+    assert found == {
+        "fedmf": dict.fromkeys(METRICS, -0.5), "fedem": {}, "fedem:dim=8": {},
+        "fedem:dim=4": dict.fromkeys(METRICS, 0.25),
+    }  # fmt: skip
+
+
 def exact_p(gap: np.ndarray) -> float:
     """Over all signs of eight clients."""
     flips = np.array(list(itertools.product([-1, 1], repeat=8))) @ gap

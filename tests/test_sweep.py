@@ -309,10 +309,70 @@ def test_a_value_out_of_range_is_refused_before_anything_runs():
             sweep(quick(), ["speed=1,-1"], **search)
 
 
-def test_select_decides_by_all_items():
-    result = sweep(quick(), ["speed=0.1,1,3"], select="val_full")
-    order = result.settings["val_full hr@5"]
-    assert order.is_monotonic_decreasing
+@dataclass(frozen=True)
+class Turning(Config):
+    """Settings of a method that turns from one kind of model into another after `turn` rounds."""
+
+    method: str = "turning"
+    rounds: int = 2
+    top_k: int = 5
+    turn: Positive = 1.0
+
+
+def turning(config, num_items, layout, samples) -> Algorithm:
+    """Up to the turn all clients rank the validation item above its candidates, but below all other
+    items; then 4 of 7 rank it first, and 3 last."""
+    client = np.arange(FEDERATION.num_clients)
+    before = np.full((len(client), num_items), 2.0)
+    np.put_along_axis(before, FEDERATION.val_candidates, 0.0, axis=1)
+    before[client, FEDERATION.val_item] = 1.0
+    after = np.zeros((len(client), num_items))
+    after[client, FEDERATION.val_item] = np.where(client < 4, 1.0, -1.0)
+    place = layout.client % len(client)
+    kinds = jnp.asarray(np.stack([before[place], after[place]]), jnp.float32)
+
+    class Turn(NamedTuple):
+        turn: Any
+
+    def init(key) -> State:
+        return State({"score": kinds[0]}, jnp.int32(0))
+
+    def round(draws, state, hyper):
+        number = state.server + 1
+        score = jnp.where(number > hyper.turn, kinds[1], kinds[0])
+        trained = Info(jnp.ones(layout.padded), jnp.ones(layout.padded, jnp.int32))
+        return State({"score": score}, number), trained
+
+    def score(state, ids, hyper):
+        return state.clients["score"][ids]
+
+    return Algorithm(
+        init, round, score, num_items, numbers_of(Turn, config), Traffic(0, 0),
+        scratch=lambda block: {"round": 0},
+    )  # fmt: skip
+
+
+SELECTED = {
+    "val": ({9.0: (1, 0), 0.5: (4 / 7, 4 / 7), 1.5: (1, 0)}, 1, [9.0, 1.5, 0.5]),
+    "val_full": ({9.0: (1, 0), 0.5: (4 / 7, 4 / 7), 1.5: (4 / 7, 4 / 7)}, 2, [0.5, 1.5, 9.0]),
+}
+"""What decides; by `turn` the HR@5 of val and val_full at the round that it chooses; that round
+where a setting turns in between; the settings, the best first."""
+
+
+@pytest.mark.parametrize("select", SELECTED)
+def test_select_decides_about_rounds_and_settings(monkeypatch, select):
+    """Settings that are best among the candidates are the worst among all items."""
+    monkeypatch.setitem(METHODS, "turning", turning)
+    values, chosen, order = SELECTED[select]
+    result = sweep(Turning(dataset="small"), ["turn=9,0.5,1.5"], select=select)
+    for trial in result.trials.to_dict("records"):
+        found = (trial["val hr@5"], trial["val_full hr@5"])
+        assert found == pytest.approx(values[trial["turn"]])
+    best_round = result.trials.set_index("turn")["best_round"]
+    assert best_round[1.5] == chosen
+    assert list(result.settings["turn"]) == order
+    assert result.best.turn == order[0]
 
 
 def test_the_winner_is_an_experiment_of_its_own(tmp_path):

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 from pictures import curve, curves, key, said, ticks
-from test_sweep import FEDERATION, Slope, slope
+from test_sweep import FEDERATION, SELECTED, Slope, Turning, slope, turning
 
 from fedem_jax import cli, presets, sweep_cli
 from fedem_jax.methods import METHODS
@@ -78,6 +78,18 @@ def test_a_sweep_says_what_is_to_come_and_leaves_the_winner(tmp_path, capsys, mo
         cli.main([*SWEEP.split(), "--top-k", "4"])
     assert end.value.code == 2
     assert "holds another sweep (config top_k 5, now 4)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("select", SELECTED)
+def test_the_winner_is_chosen_by_what_was_asked_for(tmp_path, capsys, monkeypatch, select):
+    monkeypatch.setitem(METHODS, "turning", turning)
+    monkeypatch.setitem(SETTINGS, "turning", Turning)
+    monkeypatch.setattr("fedem_jax.sweep_plots.effects_chart", lambda *_: None)
+    monkeypatch.setattr("fedem_jax.sweep_plots.settings_chart", lambda *_: None)
+    cli.main(f"sweep --method turning --out s --vary turn=9,0.5 --select {select}".split())
+    best = load_settings(tmp_path / "s" / "best.json")
+    assert isinstance(best, Turning)
+    assert best.turn == SELECTED[select][2][0]
 
 
 @pytest.mark.parametrize(
