@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -51,6 +52,42 @@ def test_a_run_cut_off_at_any_round_ends_as_if_it_had_not_been(
     assert said == [f"{tmp_path / 'cut'}: goes on after round {done[-1]}."]
     assert result.summary["resumed"] == sorted(set(done))
     assert_equal(result, whole, tmp_path / "cut", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("segments", [[], [1], [2, 1]])
+def test_seconds_are_those_of_all_parts(config, federation, tmp_path, monkeypatch, segments):
+    """By a clock that moves in the rounds and in compiling alone; each part has its own pace."""
+    config = dataclasses.replace(config, eval_every=2, rounds=7)
+    now, pace, segment = 0.0, 5.0, Trial.segment
+
+    def timed(self, state, length):
+        nonlocal now
+        program = segment(self, state, length)
+        now += 10
+
+        def rounds(*args):
+            nonlocal now
+            now += pace * length
+            return program(*args)
+
+        return rounds
+
+    monkeypatch.setattr(Trial, "segment", timed)
+    monkeypatch.setattr(train, "time", SimpleNamespace(perf_counter=lambda: now))
+    taken = []
+    for part, number in enumerate(segments):
+        cut_off(config, federation, tmp_path, number, resume=part > 0)
+        taken += 2 * number * [pace]
+        pace += 3
+    if segments:
+        result, _ = gone_on_with(config, federation, tmp_path)
+    else:
+        result = run(config, federation, (), RunDirectory(tmp_path))
+    taken += (7 - len(taken)) * [pace]
+    assert result.summary["seconds_per_round"] == pytest.approx(sum(taken) / 7)
+    assert [record["seconds"] for record in result.records] == [taken[n - 1] for n in (2, 4, 6, 7)]
+    # what was compiled just before the signal is compiled again
+    assert result.summary["compile_seconds"] == 10 * (4 + len(segments))
 
 
 @pytest.mark.parametrize(("settings", "saved"), [

@@ -9,6 +9,7 @@ from toy import Toy, small_federation, toy
 import fedem_jax as fj
 from fedem_jax.errors import UserError
 from fedem_jax.methods import METHODS
+from fedem_jax.metrics import summarise
 from fedem_jax.settings import FedEM
 from fedem_jax.train import Trial, run
 
@@ -92,6 +93,31 @@ def test_the_headline_is_the_latest_of_the_best_validation_rounds(go):
     assert (val == 1).sum() == 5
     assert list(result.curve.index) == [1, 2, 3, 4, 5]
     assert result.curve.loc[3, "test hr@3"] == pytest.approx(6 / 7)
+
+
+@pytest.mark.parametrize("rounds", [(1, 2), (2, 1)])
+def test_ranks_of_clients_and_headline_are_of_the_same_round(go, federation, rounds):
+    """Two rounds in which as many clients hit their validation item, but not the same ones."""
+    hits = {1: ((0, 1, 2), (0,)), 2: ((4, 5, 6), (2, 3, 5, 6))}
+    scores = np.tile(-np.arange(federation.num_items, dtype=float), (4, 7, 1))
+    for number, of in zip((1, 2), rounds, strict=True):
+        for items, chosen in zip(
+            (federation.val_item, federation.test_item), hits[of], strict=True
+        ):
+            there = np.isin(np.arange(7), chosen)
+            scores[number, np.arange(7), items] = np.where(there, 1, -99)
+    result = go(scores, rounds=2)
+    first, second = result.records
+    assert first["val"] == second["val"]
+    assert first["test"] != second["test"]
+    assert result.summary["headline"]["round"] == 2  # of equals, the latest
+    for part, chosen in zip(("val", "test"), hits[rounds[1]], strict=True):
+        hit = result.per_client[part] <= 3
+        assert list(np.flatnonzero(hit)) == list(chosen)
+        assert result.summary["headline"][part]["hr@3"] == pytest.approx(len(chosen) / 7)
+    for part in ("val", "test", "val_full", "test_full"):
+        found = summarise(result.per_client[part].to_numpy(), 3)
+        assert found == pytest.approx(result.summary["headline"][part])
 
 
 @pytest.mark.parametrize(("every", "rounds"), [(2, [2, 4, 5]), (5, [5]), (9, [5])])
