@@ -6,6 +6,7 @@ default; what stands in for the work keeps what it was given.
 
 import dataclasses
 import importlib
+import pkgutil
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ import pytest
 import tyro
 from made_up import federation
 
+import fedem_jax
 from fedem_jax import cli, sweep_cli
 from fedem_jax.config import Config
 from fedem_jax.data import readers, sources
@@ -23,6 +25,11 @@ from fedem_jax.presets import preset
 from fedem_jax.record import Run
 from fedem_jax.settings import SETTINGS, FedEM, FedMF
 from fedem_jax.train import run
+
+# a module that is imported later would keep what only stands in for a function in a test
+for module in pkgutil.walk_packages(fedem_jax.__path__, "fedem_jax."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
 
 STARTS = [
     ("train", "config"), ("train", "preset"), ("train", "resume"), ("plan", "config"),
