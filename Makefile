@@ -106,10 +106,11 @@ test: $(READY_DEV)  ## run the tests but the slow ones; ARGS="-m slow" for those
 		set -x; $(RUN) -m pytest $$workers -m 'not slow' $(ARGS)
 
 .PHONY: check
-check: $(READY_DEV)  ## lint, formatting, types
+check: $(READY_DEV)  ## lint, formatting, types, walls between the folders
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m pyright --pythonpath "$$($(RUN) -c 'import sys; print(sys.executable)')"
+	$(RUN) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
 
 .PHONY: format
 format: $(READY_DEV)  ## format the code and mend what the linter can mend

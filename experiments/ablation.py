@@ -20,15 +20,15 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from rich.console import Console
 
-from fedem_jax import plots
-from fedem_jax.cli import run_missing
-from fedem_jax.comparison import gather, plan_comparison
-from fedem_jax.comparison_report import write_up
-from fedem_jax.errors import UserError
-from fedem_jax.process import told
-from fedem_jax.protocol import nearest
-from fedem_jax.standings import Standing, standings
-from fedem_jax.uncertainty import Spread, error_over_clients, over_seeds
+from fedem_jax.cli.compare import run_missing
+from fedem_jax.cli.process import told
+from fedem_jax.compare.plan import plan_comparison
+from fedem_jax.compare.results import gather
+from fedem_jax.compare.standings import Standing, standings
+from fedem_jax.compare.tables import write_up
+from fedem_jax.errors import UserError, nearest
+from fedem_jax.evaluation.statistics import Spread, error_over_clients, over_seeds
+from fedem_jax.report import curves as plots
 
 BASE = "fedem"
 PARTS: dict[str, tuple[str, ...]] = {

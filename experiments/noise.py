@@ -20,15 +20,17 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from rich.console import Console
 
-from fedem_jax import plots, process
+from fedem_jax.cli import process
+from fedem_jax.config.presets import preset
+from fedem_jax.config.tuned import TUNED
 from fedem_jax.errors import UserError
-from fedem_jax.files import telling
-from fedem_jax.presets import preset
-from fedem_jax.search_space import space
-from fedem_jax.sweep_progress import Watch
-from fedem_jax.sweeping import Sweep, SweepResult, run_sweep
-from fedem_jax.tuned import TUNED
-from fedem_jax.uncertainty import error_over_clients
+from fedem_jax.evaluation.statistics import error_over_clients
+from fedem_jax.report import curves as plots
+from fedem_jax.storage.files import telling
+from fedem_jax.sweep.description import Sweep
+from fedem_jax.sweep.progress import Watch
+from fedem_jax.sweep.run import SweepResult, run_sweep
+from fedem_jax.sweep.space import space
 
 METHODS = ("fedem", "fedmf", "pfedrec")
 """Methods whose uploads may be noisy, and that are drawn unless others are asked for."""
@@ -74,8 +76,7 @@ def measure(args: Sequence[str]) -> None:
     stem = Path(wanted.dataset).stem or "data"
     out = Path(wanted.out or f"results/noise-{stem}-{wanted.protocol}")
     sweeps = {method: described(wanted, method) for method in wanted.methods}
-    process.use_all_cores()
-    process.cache_programs()
+    process.prepare_jax()
     console = Console(highlight=False)
     results = {}
     for method, asked in sweeps.items():

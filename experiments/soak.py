@@ -22,12 +22,12 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from fedem_jax.checkpoint import FOLDER, found, read
+from fedem_jax.cli.process import told
+from fedem_jax.config.settings import SETTINGS
 from fedem_jax.errors import UserError
-from fedem_jax.files import put
-from fedem_jax.process import told
-from fedem_jax.record import METRICS, PER_CLIENT, RHO, SUMMARY
-from fedem_jax.settings import SETTINGS
+from fedem_jax.runs.directory import METRICS, PER_CLIENT, RHO, SUMMARY
+from fedem_jax.storage.checkpoint import FOLDER, found, read
+from fedem_jax.storage.files import put
 
 TIMES = ("compile_seconds", "seconds_per_round", "resumed")
 """Entries of a summary that a cut may change."""

@@ -11,43 +11,44 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from fedem_jax.version import __version__
+
 if TYPE_CHECKING:
-    from fedem_jax.auditing import audit
-    from fedem_jax.config import Config
+    from fedem_jax.analysis.audit import audit
+    from fedem_jax.analysis.verdict import Audit
+    from fedem_jax.config.base import Config
+    from fedem_jax.config.presets import preset
+    from fedem_jax.config.protocol import Protocol
     from fedem_jax.data.federation import Federation
     from fedem_jax.data.sources import load
     from fedem_jax.errors import UserError
+    from fedem_jax.evaluation.ranking import evaluate
     from fedem_jax.methods import METHODS
-    from fedem_jax.presets import preset
-    from fedem_jax.protocol import Protocol
-    from fedem_jax.ranking import evaluate
-    from fedem_jax.sweeping import SweepResult, sweep
-    from fedem_jax.train import Result, Trial, run
-    from fedem_jax.verdict import Audit
-
-__version__ = "0.1.0"
+    from fedem_jax.runs.simulation import Trial
+    from fedem_jax.runs.train import Result, run
+    from fedem_jax.sweep.run import SweepResult, sweep
 
 __all__ = [
     "METHODS", "Audit", "Config", "Federation", "Protocol", "Result", "SweepResult", "Trial",
-    "UserError", "audit", "evaluate", "load", "preset", "run", "sweep",
+    "UserError", "__version__", "audit", "evaluate", "load", "preset", "run", "sweep",
 ]  # fmt: skip
 
 _HOME = {
     "METHODS": "methods",
-    "Audit": "verdict",
-    "audit": "auditing",
-    "Config": "config",
+    "Audit": "analysis.verdict",
+    "audit": "analysis.audit",
+    "Config": "config.base",
     "Federation": "data.federation",
-    "Protocol": "protocol",
-    "preset": "presets",
-    "Result": "train",
-    "SweepResult": "sweeping",
-    "sweep": "sweeping",
-    "Trial": "train",
+    "Protocol": "config.protocol",
+    "preset": "config.presets",
+    "Result": "runs.train",
+    "SweepResult": "sweep.run",
+    "sweep": "sweep.run",
+    "Trial": "runs.simulation",
     "UserError": "errors",
-    "evaluate": "ranking",
+    "evaluate": "evaluation.ranking",
     "load": "data.sources",
-    "run": "train",
+    "run": "runs.train",
 }
 
 

@@ -1,5 +1,5 @@
 """`python -m fedem_jax`: the same as `fedem`."""
 
-from fedem_jax.cli import main
+from fedem_jax.cli.main import main
 
 main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import os
 
@@ -38,3 +39,10 @@ def in_short(error: BaseException) -> str:
     known = (os.strerror(number) for number in SYSTEM)
     lines = str(error).splitlines() or [type(error).__name__]
     return next((words for words in known if words in str(error)), lines[0][:200])
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """The end of an error sentence: the nearest of `known`, if any is near, and the whole list."""
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean '{close[0]}'? " if close else ""
+    return f"{hint}known: {', '.join(known)}"

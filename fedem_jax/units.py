@@ -19,3 +19,11 @@ def in_seconds(seconds: float) -> str:
             return f"{seconds:.3g} {unit}"
         seconds *= 1000
     raise AssertionError
+
+
+def in_words(seconds: float) -> str:
+    """A duration, roughly: `12 s`, `3 min`, `1 h 05 min`."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02} min"

@@ -10,13 +10,14 @@ import pytest
 from test_contract import assert_same
 from toy import Toy, toy
 
-from fedem_jax import train
-from fedem_jax.config import INERT, Config
+from fedem_jax.config.base import INERT, Config
+from fedem_jax.config.settings import SETTINGS
 from fedem_jax.errors import Stopped
 from fedem_jax.methods import METHODS
-from fedem_jax.record import RunDirectory
-from fedem_jax.settings import SETTINGS
-from fedem_jax.train import Trial, run
+from fedem_jax.runs import train
+from fedem_jax.runs.directory import RunDirectory
+from fedem_jax.runs.simulation import Trial
+from fedem_jax.runs.train import run
 
 SAME = {name: getattr(Config, name) for name in INERT}
 
@@ -32,7 +33,7 @@ def toys(monkeypatch, federation):
     scores = np.random.default_rng(0).normal(size=(6, 7, federation.num_items))
     monkeypatch.setitem(METHODS, "toy", toy(scores))
     monkeypatch.setitem(SETTINGS, "toy", Toy)
-    monkeypatch.setattr("fedem_jax.record.draw_curves", lambda *_: None)
+    monkeypatch.setattr("fedem_jax.report.pictures.draw_curves", lambda *_: None)
     monkeypatch.setattr(
         train, "Trial", lambda config, data: compiled(dataclasses.replace(config, **SAME), data)
     )

@@ -23,23 +23,23 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from fedem_jax.aggregate import aggregated, aggregation_weights, sample_shares
-from fedem_jax.base import State
-from fedem_jax.clients import Layout
+from fedem_jax.client.merging import merged
+from fedem_jax.config.protocol import PROTOCOLS
+from fedem_jax.config.settings import FedEM
+from fedem_jax.core.algorithm import State
+from fedem_jax.core.draws import Samples
+from fedem_jax.core.layout import Layout
 from fedem_jax.data.federation import Federation
 from fedem_jax.data.interactions import Interactions
 from fedem_jax.data.split import split
-from fedem_jax.draws import Samples
-from fedem_jax.losses import probability_bce
-from fedem_jax.merge import merged
+from fedem_jax.evaluation.metrics import summarise
+from fedem_jax.evaluation.ranking import rank
 from fedem_jax.methods.fedem import Clients, Download
-from fedem_jax.metrics import summarise
 from fedem_jax.models.adapter import Adapter
-from fedem_jax.protocol import PROTOCOLS
-from fedem_jax.ranking import rank
-from fedem_jax.settings import FedEM
-from fedem_jax.similarity import SIMILARITIES, principal_axes, principal_scores, rounded_up
-from fedem_jax.train import Trial
+from fedem_jax.models.losses import probability_bce
+from fedem_jax.runs.simulation import Trial
+from fedem_jax.server.aggregation import aggregated, aggregation_weights, sample_shares
+from fedem_jax.server.similarity import SIMILARITIES, principal_axes, principal_scores, rounded_up
 
 Trace = dict[str, np.ndarray]
 
@@ -59,7 +59,7 @@ class Row(NamedTuple):
 
 
 class Recorded(NamedTuple):
-    """The random choices of round `number` of a trace, as `fedem_jax.draws.Draws`."""
+    """The random choices of round `number` of a trace, as `fedem_jax.core.draws.Draws`."""
 
     number: Any
     chosen: Any

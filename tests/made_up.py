@@ -4,12 +4,12 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
+from fedem_jax.config.settings import FedEM
 from fedem_jax.data.federation import Federation
-from fedem_jax.metrics import coverage, summarise
-from fedem_jax.ranking import Ranks
-from fedem_jax.record import Run
-from fedem_jax.settings import FedEM
-from fedem_jax.summary import PARTS, best_round, per_client, summarise_run
+from fedem_jax.evaluation.metrics import coverage, summarise
+from fedem_jax.evaluation.ranking import Ranks
+from fedem_jax.evaluation.summary import PARTS, best_round, per_client, summarise_run
+from fedem_jax.runs.directory import Run
 
 CLIENTS, ITEMS, CANDIDATES = 8, 120, 99
 
@@ -58,7 +58,7 @@ def ranks(number: int, seed: int = 0) -> Ranks:
 
 
 def made_up(config: FedEM) -> tuple[Run, pd.DataFrame]:
-    """What `fedem_jax.train.run` would tell of a run: records, summary, ranks of the clients."""
+    """What `fedem_jax.runs.train.run` would tell: records, summary, ranks of the clients."""
     data, k, records, best = federation(config), config.top_k, [], ranks(1)
     for number in range(1, config.rounds + 1):
         now = ranks(number, config.seed)

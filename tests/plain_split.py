@@ -1,8 +1,8 @@
 """Histories of clients: those of a federation, and in plain loops those that a split must find."""
 
+from fedem_jax.config.protocol import Protocol
 from fedem_jax.data.federation import Federation
 from fedem_jax.data.interactions import Interactions
-from fedem_jax.protocol import Protocol
 
 
 def histories(federation: Federation) -> list[list]:

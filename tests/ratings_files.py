@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 from plain_split import histories, plain_histories
 
+from fedem_jax.config.protocol import preset
 from fedem_jax.data.interactions import Interactions
 from fedem_jax.data.readers import parse
 from fedem_jax.data.sources import SOURCES
 from fedem_jax.data.split import split
 from fedem_jax.errors import UserError
-from fedem_jax.protocol import preset
 
 RULES = preset("leak-free", num_candidates=1, min_interactions=3)
 """Of the splits: few users are dropped."""

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from sequential import Drawn, drawer
 
-from fedem_jax.train import Trial
+from fedem_jax.runs.simulation import Trial
 
 
 def draws_of(trial: Trial, number: int) -> dict[int, Drawn]:

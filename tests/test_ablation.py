@@ -6,12 +6,12 @@ import ablation
 import pytest
 from pictures import bars, curve, curves, said, ticks, upright
 
-from fedem_jax.comparison import plan_comparison
+from fedem_jax.compare.plan import plan_comparison
+from fedem_jax.compare.standings import Standing
+from fedem_jax.config.settings import FedEM
 from fedem_jax.errors import UserError
-from fedem_jax.plots import COLOURS, GREY
-from fedem_jax.settings import FedEM
-from fedem_jax.standings import Standing
-from fedem_jax.uncertainty import over_seeds
+from fedem_jax.evaluation.statistics import over_seeds
+from fedem_jax.report.style import COLOURS, GREY
 
 
 @pytest.mark.parametrize("part", ablation.PARTS)

@@ -7,8 +7,13 @@ import numpy as np
 import pytest
 import twin
 
-from fedem_jax.aggregate import aggregated, aggregation_weights, project_to_simplex, sample_shares
-from fedem_jax.similarity import SIMILARITIES, principal_axes, principal_scores, rounded_up
+from fedem_jax.server.aggregation import (
+    aggregated,
+    aggregation_weights,
+    project_to_simplex,
+    sample_shares,
+)
+from fedem_jax.server.similarity import SIMILARITIES, principal_axes, principal_scores, rounded_up
 
 COUNTS = np.array([60, 15, 240, 5], np.int32)
 

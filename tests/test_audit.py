@@ -8,14 +8,15 @@ import pytest
 from scipy.stats import binom, binomtest
 from toy import small_federation
 
-from fedem_jax import cli
-from fedem_jax.auditing import audit, drawn_as_negative, renumbered
+from fedem_jax.analysis.audit import audit, drawn_as_negative, renumbered
+from fedem_jax.analysis.verdict import DECISIVE, Audit, Figures, Share
+from fedem_jax.cli import main as cli
+from fedem_jax.config.protocol import preset
+from fedem_jax.config.settings import FedEM, LocalOnly
 from fedem_jax.data.sources import load
 from fedem_jax.errors import UserError
-from fedem_jax.protocol import preset
-from fedem_jax.settings import FedEM, LocalOnly
-from fedem_jax.train import Trial, run
-from fedem_jax.verdict import DECISIVE, Audit, Figures, Share
+from fedem_jax.runs.simulation import Trial
+from fedem_jax.runs.train import run
 
 QUICK = LocalOnly(rounds=12, eval_every=12, top_k=3, dim=4, size_classes=1)
 
@@ -195,8 +196,7 @@ def flags(**values) -> list[str]:
 @pytest.fixture
 def alone(monkeypatch, tmp_path):
     """The command line with JAX left alone, in a folder of its own."""
-    monkeypatch.setattr(cli, "use_all_cores", lambda: None)
-    monkeypatch.setattr(cli, "cache_programs", lambda: None)
+    monkeypatch.setattr("fedem_jax.cli.process.prepare_jax", lambda: None)
     monkeypatch.chdir(tmp_path)
 
 

@@ -11,8 +11,8 @@ from bench_tables import draw_scaling
 from pictures import curve, key
 from toy import small_federation
 
-from fedem_jax.settings import FedEM
-from fedem_jax.train import Trial
+from fedem_jax.config.settings import FedEM
+from fedem_jax.runs.simulation import Trial
 
 
 @pytest.fixture(scope="module")

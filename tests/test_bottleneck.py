@@ -11,13 +11,21 @@ from pictures import axes_of, band, colour_of, curve, curves, key, level, said, 
 from replay import draws_of
 from toy import small_federation
 
-from fedem_jax import bottleneck
-from fedem_jax.bottleneck import STAGES, Bottleneck, distances, heterogeneity_of, in_rows, reader
-from fedem_jax.bottleneck_report import draw_drops, draw_stages, fitted, points
+from fedem_jax.analysis import bottleneck
+from fedem_jax.analysis.bottleneck import (
+    STAGES,
+    Bottleneck,
+    distances,
+    heterogeneity_of,
+    in_rows,
+    reader,
+)
+from fedem_jax.analysis.bottleneck_charts import draw_drops, draw_stages
+from fedem_jax.analysis.bottleneck_figures import fitted, points
+from fedem_jax.config.settings import FedEM
 from fedem_jax.errors import UserError
-from fedem_jax.rho import SHAPE, counter, in_order, quantiles
-from fedem_jax.settings import FedEM
-from fedem_jax.train import Trial
+from fedem_jax.evaluation.rho import SHAPE, counter, in_order, quantiles
+from fedem_jax.runs.simulation import Trial
 
 CLIENTS = 9
 

@@ -10,10 +10,10 @@ import time
 import numpy as np
 import pytest
 
-from fedem_jax.checkpoint import Checkpoints, Saved, found, read
+from fedem_jax.cli.signals import Stopping
 from fedem_jax.errors import CannotResume, UserError
-from fedem_jax.lock import LOCK, Lock, holder
-from fedem_jax.signals import Stopping
+from fedem_jax.storage.checkpoint import Checkpoints, Saved, found, read
+from fedem_jax.storage.lock import LOCK, Lock, holder
 
 
 def saved(number, validation=0.5):
@@ -144,7 +144,7 @@ def test_what_was_cut_off_while_it_was_written_is_no_checkpoint(checkpoints):
 def test_a_write_that_fails_is_told_and_harms_nothing(checkpoints, monkeypatch):
     write(checkpoints, 0.1)
     monkeypatch.setattr(
-        "fedem_jax.checkpoint.sha256",
+        "fedem_jax.storage.checkpoint.sha256",
         lambda path: (_ for _ in ()).throw(OSError(28, os.strerror(28))),
     )
     checkpoints.save(saved(2))
@@ -160,7 +160,7 @@ def test_a_write_that_fails_is_told_and_harms_nothing(checkpoints, monkeypatch):
 # --- one process at a time ------------------------------------------------------------------------
 
 HOLD = (
-    "import sys, time, pathlib; from fedem_jax.lock import Lock; "
+    "import sys, time, pathlib; from fedem_jax.storage.lock import Lock; "
     "Lock(pathlib.Path(sys.argv[1])); print('held', flush=True); time.sleep(600)"
 )
 
@@ -214,7 +214,7 @@ def test_the_first_signal_is_a_wish(number):
 
 def test_the_second_signal_ends_the_process_whatever_it_does():
     script = (
-        "import hashlib; from fedem_jax.signals import Stopping\n"
+        "import hashlib; from fedem_jax.cli.signals import Stopping\n"
         "with Stopping(lambda sentence: print('told', flush=True)):\n"
         "    print('ready', flush=True)\n"
         "    hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"  # an hour in which no Python runs

@@ -11,17 +11,17 @@ import pytest
 from made_up import federation, made_up
 from pictures import curve, key, said
 
-from fedem_jax import cli
-from fedem_jax.config import Config
+from fedem_jax.cli import main as cli
+from fedem_jax.config.base import Config
+from fedem_jax.config.settings import FedEM
 from fedem_jax.data.federation import Federation
 from fedem_jax.errors import Stopped, UserError
-from fedem_jax.progress import against_chance
-from fedem_jax.settings import FedEM
-from fedem_jax.uncertainty import over_seeds
+from fedem_jax.evaluation.statistics import over_seeds
+from fedem_jax.report.run_tables import against_chance
 
 
 def fake_run(config: FedEM, federation_: Federation | None, observers, directory, stop) -> None:
-    """What `fedem_jax.train.run` tells its observers, with made-up numbers."""
+    """What `fedem_jax.runs.train.run` tells its observers, with made-up numbers."""
     observers = [directory, *observers]
     setting = {
         "config": config,
@@ -40,11 +40,10 @@ def fake_run(config: FedEM, federation_: Federation | None, observers, directory
 @pytest.fixture
 def fake(monkeypatch, tmp_path):
     """`fedem train` with `fake_run`, in an empty working directory, and with JAX left alone."""
-    module = types.ModuleType("fedem_jax.train")
+    module = types.ModuleType("fedem_jax.runs.train")
     module.__dict__["run"] = fake_run
-    monkeypatch.setitem(sys.modules, "fedem_jax.train", module)
-    monkeypatch.setattr(cli, "use_all_cores", lambda: None)
-    monkeypatch.setattr(cli, "cache_programs", lambda: None)
+    monkeypatch.setitem(sys.modules, "fedem_jax.runs.train", module)
+    monkeypatch.setattr("fedem_jax.cli.process.prepare_jax", lambda: None)
     monkeypatch.chdir(tmp_path)
     return module
 
@@ -278,7 +277,7 @@ def test_report_redraws_and_compares(fake, tmp_path, capsys, pictures):
 
 
 def test_report_sums_up_runs_that_differ_in_the_seed(fake, capsys, monkeypatch):
-    monkeypatch.setattr("fedem_jax.record.draw_curves", lambda *_: None)
+    monkeypatch.setattr("fedem_jax.report.pictures.draw_curves", lambda *_: None)
     runs = {f"s{seed}": ["--seed", str(seed)] for seed in range(3)}
     runs |= {"again": ["--seed", "2", "--block-size", "4"], "wide": ["--seed", "3", "--dim", "32"]}
     for name, flags in runs.items():
@@ -301,7 +300,7 @@ def test_report_sums_up_runs_that_differ_in_the_seed(fake, capsys, monkeypatch):
 
 def test_help_is_quick_because_it_imports_nothing_heavy():
     script = (
-        "import sys; from fedem_jax.cli import main; main([])\n"
+        "import sys; from fedem_jax.cli.main import main; main([])\n"
         "heavy = {'jax', 'pandas', 'matplotlib', 'flax'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
@@ -311,7 +310,7 @@ def test_help_is_quick_because_it_imports_nothing_heavy():
 
 def test_every_core_becomes_a_device():
     script = (
-        "from fedem_jax import process; process.use_all_cores(); import jax\n"
+        "from fedem_jax.cli import process; process.use_all_cores(); import jax\n"
         "assert len(jax.devices('cpu')) == process.usable_cores()"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

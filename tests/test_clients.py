@@ -7,20 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedem_jax.clients import (
+from fedem_jax.config.protocol import preset
+from fedem_jax.core.blocks import for_each_block
+from fedem_jax.core.layout import (
     LITTLE_PADDING,
     MOST_CLASSES,
     Need,
     best_capacities,
-    for_each_block,
     lay_out,
-    lists_on_device,
     size_classes,
-)  # fmt: skip
+)
+from fedem_jax.core.lists import lists_on_device
 from fedem_jax.data.interactions import Interactions
 from fedem_jax.data.split import split
 from fedem_jax.data.synthetic import synthetic
-from fedem_jax.protocol import preset
 
 
 @pytest.fixture(scope="module")

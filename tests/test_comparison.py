@@ -16,15 +16,17 @@ import pytest
 from made_up import federation, made_up
 from pictures import bars, key, said, ticks
 
-from fedem_jax import cli
-from fedem_jax.comparison import Entry, PlannedRun, missing, plan_comparison
-from fedem_jax.comparison_progress import in_words, time_left
-from fedem_jax.comparison_report import _results
+from fedem_jax.cli import main as cli
+from fedem_jax.compare.plan import PlannedRun, plan_comparison
+from fedem_jax.compare.progress import time_left
+from fedem_jax.compare.results import Entry
+from fedem_jax.compare.run import missing
+from fedem_jax.compare.standings import PUBLISHED, published, standings
+from fedem_jax.compare.tables import _results
+from fedem_jax.config.settings import SETTINGS, CentralMF, FedEM, FedMF, PFedRec
 from fedem_jax.errors import CannotResume, UserError
-from fedem_jax.settings import SETTINGS, CentralMF, FedEM, FedMF, PFedRec
-from fedem_jax.significance import holm
-from fedem_jax.standings import PUBLISHED, published, standings
-from fedem_jax.units import in_bytes
+from fedem_jax.evaluation.statistics import holm
+from fedem_jax.units import in_bytes, in_words
 
 METRICS = [(part, name) for part in ("test", "test_full") for name in ("hr@10", "ndcg@10")]
 
@@ -44,7 +46,7 @@ def told(config) -> tuple[dict, pd.DataFrame, list]:
 
 
 class Fake:
-    """Stands for `fedem_jax.train`."""
+    """Stands for `fedem_jax.runs.train`."""
 
     def __init__(self):
         self.begun = []
@@ -71,13 +73,12 @@ class Fake:
 @pytest.fixture
 def fake(monkeypatch, tmp_path) -> Fake:
     """`fedem compare` with made-up runs, in an empty working directory."""
-    fake, module = Fake(), types.ModuleType("fedem_jax.train")
+    fake, module = Fake(), types.ModuleType("fedem_jax.runs.train")
     module.__dict__["run"] = fake.run
-    monkeypatch.setitem(sys.modules, "fedem_jax.train", module)
+    monkeypatch.setitem(sys.modules, "fedem_jax.runs.train", module)
     monkeypatch.setattr("fedem_jax.data.sources.federation_of", lambda *_: federation())
-    monkeypatch.setattr(cli, "use_all_cores", lambda: None)
-    monkeypatch.setattr(cli, "cache_programs", lambda: None)
-    monkeypatch.setattr("fedem_jax.record.draw_curves", lambda *_: None)
+    monkeypatch.setattr("fedem_jax.cli.process.prepare_jax", lambda: None)
+    monkeypatch.setattr("fedem_jax.report.pictures.draw_curves", lambda *_: None)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.chdir(tmp_path)
     return fake
@@ -298,7 +299,7 @@ def test_a_run_with_a_checkpoint_goes_on_and_leaves_none(fake, tmp_path, capsys,
         directory.rewind(0)
         fake.run(config, data, observers, directory, stop)
 
-    sys.modules["fedem_jax.train"].__dict__["run"] = run
+    sys.modules["fedem_jax.runs.train"].__dict__["run"] = run
     compare("--methods", "fedem", "--seeds", "1", "--settings", "size_classes=2")
     assert how == ([(True, 0)] if sound else [(True, 0), (False, 2)])
     assert not (folder / "checkpoint").exists()
@@ -411,7 +412,8 @@ def test_a_method_without_the_preset_is_a_line_that_says_so(fake, tmp_path):
 )
 def test_a_mistake_is_one_sentence(tmp_path, capsys, monkeypatch, args, sentence):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "use_all_cores", lambda: pytest.fail("the mistake came too late"))
+    late = "the mistake came too late"
+    monkeypatch.setattr("fedem_jax.cli.process.prepare_jax", lambda: pytest.fail(late))
     with pytest.raises(SystemExit) as exit_:
         cli.main(["compare", *args])
     assert exit_.value.code == 2
@@ -427,7 +429,7 @@ def test_mistakes_are_told_before_jax_is_imported(tmp_path):
     (tmp_path / "c" / "fedem-seed0").mkdir(parents=True)
     (tmp_path / "c" / "fedem-seed0" / "config.json").write_text('{"rounds": 7}')
     script = (
-        "import sys; from fedem_jax.cli import main\n"
+        "import sys; from fedem_jax.cli.main import main\n"
         "for args in ('--dataset ml100k', '--methods x', '--rounds 5 --out c'):\n"
         "    try: main(['compare', *args.split()])\n"
         "    except SystemExit as exit: assert exit.code == 2\n"
@@ -471,7 +473,7 @@ def test_the_centralised_reference_is_never_the_best():
         headline = summary["headline"]
         for part in ("test", "test_full"):
             headline[part] = dict.fromkeys(headline[part], shift)
-        from fedem_jax.summary import with_metrics
+        from fedem_jax.evaluation.summary import with_metrics
 
         return Entry(config.method, config, "", [summary], [with_metrics(clients, 10)])
 
@@ -507,7 +509,7 @@ def test_published_numbers_stand_beside_those_of_their_protocol_alone(fake, tmp_
             best = told(FedEM(rounds=4, protocol=protocol, dataset="ml-100k"))[0]["best_test"]
             assert f"| 0.9799 | 0.8910 | {best['test']['hr@10']:.4f} |" in section
         else:
-            assert "experiments/published.csv has none of ml-100k under protocol" in section
+            assert "fedem_jax/compare/published.csv has none of ml-100k under protocol" in section
 
 
 def test_the_list_of_published_numbers_is_sound():
@@ -553,8 +555,7 @@ def ratings(tmp_path):
 
 
 def test_in_earnest(ratings, tmp_path, capsys, monkeypatch, pictures):
-    monkeypatch.setattr(cli, "use_all_cores", lambda: None)
-    monkeypatch.setattr(cli, "cache_programs", lambda: None)
+    monkeypatch.setattr("fedem_jax.cli.process.prepare_jax", lambda: None)
     out = tmp_path / "c"
     args = [
         "compare",

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fedem_jax.config.file import load_settings
+from fedem_jax.config.presets import RELEASED, preset
+from fedem_jax.config.settings import FedEM
+from fedem_jax.config.tuned import TUNED
 from fedem_jax.data.sources import known_datasets
 from fedem_jax.errors import UserError
-from fedem_jax.presets import RELEASED, preset
-from fedem_jax.settings import FedEM
-from fedem_jax.settings_file import load_settings
-from fedem_jax.tuned import TUNED
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from toy import CHANCE, checkerboard, permuted, small_federation
 
-from fedem_jax.draws import Fresh
+from fedem_jax.config.presets import preset
+from fedem_jax.config.settings import SETTINGS
+from fedem_jax.core.draws import Fresh
+from fedem_jax.core.sparse_tables import OwnRows
 from fedem_jax.methods import METHODS
-from fedem_jax.own_rows import OwnRows
-from fedem_jax.presets import preset
-from fedem_jax.settings import SETTINGS
-from fedem_jax.train import Trial
+from fedem_jax.runs.simulation import Trial
 
 SMALL = {
     "dim": 4, "local_epochs": 3, "batch_size": 16, "num_negative": 2, "lr_embedding": 0.03,

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from toy import small_federation
 
+from fedem_jax.config.settings import FedMF
+from fedem_jax.evaluation.summary import PARTS
 from fedem_jax.methods import METHODS
-from fedem_jax.settings import FedMF
-from fedem_jax.summary import PARTS
-from fedem_jax.train import Trial, run
+from fedem_jax.runs.simulation import Trial
+from fedem_jax.runs.train import run
 
 PAGE = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text()
 

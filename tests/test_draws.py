@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedem_jax.clients import Lists
-from fedem_jax.draws import Fresh, distinct_ranks, items_outside, shuffle
+from fedem_jax.core.draws import Fresh
+from fedem_jax.core.lists import Lists
+from fedem_jax.core.sampling import distinct_ranks, items_outside, shuffle
 
 NUM_ITEMS, NUM_NEGATIVE = 23, 3
 POSITIVES = [[5, 2, 9], [0], [22, 1, 7, 3, 4, 5, 6, 11], [8, 8], [0]]

@@ -10,14 +10,15 @@ import pytest
 from test_contract import Lab, assert_same, config_of, differs, own
 from toy import Toy, small_federation, toy
 
-from fedem_jax.base import State
-from fedem_jax.config import Config
+from fedem_jax.config.base import Config
+from fedem_jax.config.settings import SETTINGS
+from fedem_jax.core.algorithm import State
+from fedem_jax.core.finite import finite_rows, finite_state
 from fedem_jax.errors import UserError
-from fedem_jax.finite import finite_rows, finite_state
-from fedem_jax.memory import advice_when_exhausted
 from fedem_jax.methods import METHODS
-from fedem_jax.settings import SETTINGS
-from fedem_jax.train import Trial, run
+from fedem_jax.runs.memory import advice_when_exhausted
+from fedem_jax.runs.simulation import Trial
+from fedem_jax.runs.train import run
 
 
 def test_every_kind_of_number_is_looked_at():

@@ -17,14 +17,14 @@ import tyro
 from made_up import federation
 
 import fedem_jax
-from fedem_jax import cli, sweep_cli
-from fedem_jax.config import Config
+from fedem_jax.cli import main as cli
+from fedem_jax.config.base import Config
+from fedem_jax.config.presets import preset
+from fedem_jax.config.settings import SETTINGS, FedEM, FedMF
 from fedem_jax.data import readers, sources
 from fedem_jax.data.synthetic import synthetic
-from fedem_jax.presets import preset
-from fedem_jax.record import Run
-from fedem_jax.settings import SETTINGS, FedEM, FedMF
-from fedem_jax.train import run
+from fedem_jax.runs.directory import Run
+from fedem_jax.runs.train import run
 
 # a module that is imported later would keep what only stands in for a function in a test
 for module in pkgutil.walk_packages(fedem_jax.__path__, "fedem_jax."):
@@ -161,9 +161,7 @@ def work(monkeypatch, tmp_path) -> SimpleNamespace:
     """What the work of the commands was given; nothing is computed."""
     given = SimpleNamespace(configs=[], called={})
     monkeypatch.chdir(tmp_path)
-    for module in (cli, sweep_cli):
-        monkeypatch.setattr(module, "use_all_cores", lambda: None)
-        monkeypatch.setattr(module, "cache_programs", lambda: None)
+    monkeypatch.setattr("fedem_jax.cli.process.prepare_jax", lambda: None)
 
     def replace(module: str, **by):
         for name, new in by.items():
@@ -191,10 +189,11 @@ def work(monkeypatch, tmp_path) -> SimpleNamespace:
 
     # each may load its data
     replace("data.sources", federation_of=data_of)
-    replace("auditing", federation_of=data_of)
-    replace("bottleneck", federation_of=data_of)
+    replace("analysis.audit", federation_of=data_of)
+    replace("analysis.bottleneck", federation_of=data_of)
+    replace("sweep.run", federation_of=data_of)
 
-    replace("train", run=begun)
+    replace("runs.train", run=begun)
 
     def trial(config, *_):
         given.configs.append(config)
@@ -203,10 +202,11 @@ def work(monkeypatch, tmp_path) -> SimpleNamespace:
     def plan_run(config, *_):
         given.configs.append(config)
 
-    replace("plan", plan_run=plan_run, shown=lambda _: "")
-    replace("train", Trial=trial)
+    replace("analysis.cost", plan_run=plan_run)
+    replace("analysis.cost_tables", shown=lambda _: "")
+    replace("runs.simulation", Trial=trial)
 
-    auditing = importlib.import_module("fedem_jax.auditing")
+    auditing = importlib.import_module("fedem_jax.analysis.audit")
     audit = auditing.audit
 
     def audited(config, observers):
@@ -218,9 +218,9 @@ def work(monkeypatch, tmp_path) -> SimpleNamespace:
         given.configs.append(config)
         raise ArrivedError
 
-    replace("auditing", audit=audited, run=alone)
+    replace("analysis.audit", audit=audited, run=alone)
 
-    bottleneck = importlib.import_module("fedem_jax.bottleneck").bottleneck
+    bottleneck = importlib.import_module("fedem_jax.analysis.bottleneck").bottleneck
     still = SimpleNamespace(
         init=lambda: None,
         segment=lambda *_: lambda *_: (None, None, None),
@@ -236,13 +236,15 @@ def work(monkeypatch, tmp_path) -> SimpleNamespace:
             bottleneck(config, **how)
 
     replace(
-        "bottleneck", bottleneck=looked_at, Trial=still_trial, check_list=lambda *_: None,
+        "analysis.bottleneck", bottleneck=looked_at, Trial=still_trial, check_list=lambda *_: None,
         reader=lambda _: lambda *_: None, in_rows=lambda *_: None,
         trained_on=lambda trial, state, rounds: arrived(alone=rounds),
     )  # fmt: skip
-    replace("bottleneck_report", save=lambda found, out: keep(out=str(out)), shown=lambda _: "")
+    replace(
+        "analysis.bottleneck_tables", save=lambda found, out: keep(out=str(out)), shown=lambda _: ""
+    )
 
-    run_sweep = sweep_cli.run_sweep
+    run_sweep = importlib.import_module("fedem_jax.sweep.run").run_sweep
 
     def swept(*args, **how):
         with suppress(ArrivedError):
@@ -258,24 +260,23 @@ def work(monkeypatch, tmp_path) -> SimpleNamespace:
         )  # fmt: skip
 
     (tmp_path / "space.json").write_text('{"num_negative": [2, 3]}')
-    replace("sweep_cli", run_sweep=swept)
-    replace("sweep_run", Runner=runner)
-    replace("train", check_list=lambda *_: None)
-    replace("sweep_report", write_up=written)
+    replace("sweep.run", run_sweep=swept, Runner=runner, check_list=lambda *_: None)
+    replace("sweep.tables", write_up=written)
 
     def compared(comparison, failed, command, reach=0.0):
         keep(out=str(comparison.directory), reach=reach, failed=failed)
         return ""
 
-    replace("comparison_report", write_up=compared)
+    replace("compare.tables", write_up=compared)
 
     def read(path):
         keep(directories=(*given.called.get("directories", ()), str(path)))
         return Run(FedEM(), [], {})
 
-    replace("record", read_run=read, draw_curves=lambda *_: None, draw_rho=lambda *_: None)
-    replace("progress", closing=lambda _: "", comparison=lambda _: "")
-    replace("plots", learning_curves=lambda runs, path, title: keep(picture=path))
+    replace("runs.directory", read_run=read)
+    replace("report.pictures", draw_run=lambda *_: None)
+    replace("report.run_tables", closing=lambda _: "", comparison=lambda _: "")
+    replace("report.curves", learning_curves=lambda runs, path, title: keep(picture=path))
     return given
 
 
@@ -416,7 +417,7 @@ def test_a_run_has_the_data_of_its_settings(monkeypatch):
     def arrived(wanted):
         raise ArrivedError(wanted)
 
-    monkeypatch.setattr("fedem_jax.train.federation_of", arrived)
+    monkeypatch.setattr("fedem_jax.runs.train.federation_of", arrived)
     with pytest.raises(ArrivedError) as error:
         run(config)
     assert error.value.args == (config,)

@@ -10,7 +10,7 @@ import pytest
 from golden_check import Row
 from trace_maker import make_trace
 
-from fedem_jax.train import Trial
+from fedem_jax.runs.simulation import Trial
 
 
 def failures(rows):

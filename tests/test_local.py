@@ -7,18 +7,12 @@ import optax
 import pytest
 import twin
 
-from fedem_jax.clients import BLOCK, SizeClass
-from fedem_jax.draws import Samples
-from fedem_jax.local import (
-    Rule,
-    Session,
-    batch_weights,
-    fit_embedding,
-    open_session,
-    run_epochs,
-    set_aside,
-)
-from fedem_jax.losses import logit_bce
+from fedem_jax.client.local import batch_weights, fit_embedding, run_epochs
+from fedem_jax.core.blocks import BLOCK
+from fedem_jax.core.draws import Samples
+from fedem_jax.core.layout import SizeClass
+from fedem_jax.core.samples import Rule, Session, open_session, set_aside
+from fedem_jax.models.losses import logit_bce
 
 NUM_ITEMS, EPOCHS = 12, 4
 

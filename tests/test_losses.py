@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import twin
 
-from fedem_jax.losses import LOSSES, logit_bce, probability_bce
+from fedem_jax.models.losses import LOSSES, logit_bce, probability_bce
 
 LOGITS = np.array([-90, -40, -29, -27, -20, -5, -1, 0, 0.5, 3, 12, 16.6, 16.7, 20, 40, 200])
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import twin
 
-from fedem_jax.local import place_weights
-from fedem_jax.merge import merged
+from fedem_jax.client.local import place_weights
+from fedem_jax.client.merging import merged
 from fedem_jax.models.adapter import Adapter
 
 

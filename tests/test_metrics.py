@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from fedem_jax.errors import UserError
-from fedem_jax.metrics import (
+from fedem_jax.evaluation.metrics import (
     CUTOFFS,
     chance_level,
     coverage,
@@ -18,7 +18,7 @@ from fedem_jax.metrics import (
     reciprocal_rank,
     summarise,
 )
-from fedem_jax.ranking import rank
+from fedem_jax.evaluation.ranking import rank
 
 TIES = st.sampled_from(["pessimistic", "average"])
 RANKS = st.lists(st.integers(2, 400).map(lambda twice: twice / 2), min_size=1, max_size=20)

@@ -12,7 +12,7 @@ import soak
 from pictures import bars, curves, labels, level, ticks
 
 from fedem_jax.errors import UserError
-from fedem_jax.plots import GREY
+from fedem_jax.report.style import GREY
 
 
 @pytest.fixture
@@ -36,8 +36,7 @@ def test_what_takes_no_noise_is_refused(dataset, arguments, said):
 
 
 def test_a_curve_of_one_method(monkeypatch, dataset, tmp_path, capsys, pictures):
-    monkeypatch.setattr(noise.process, "use_all_cores", lambda: None)
-    monkeypatch.setattr(noise.process, "cache_programs", lambda: None)
+    monkeypatch.setattr(noise.process, "prepare_jax", lambda: None)
     monkeypatch.setattr(noise, "preset", small(noise.preset))
     out = tmp_path / "out"
     arguments = f"--dataset {dataset} --methods fedmf --scales 0 1 --seeds 2 --rounds 2 --clip 3"

@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 from toy import permuted, small_federation
 
-from fedem_jax import cli
-from fedem_jax.bottleneck import bottleneck
+from fedem_jax.analysis.bottleneck import bottleneck
+from fedem_jax.cli import main as cli
+from fedem_jax.config.protocol import preset
+from fedem_jax.config.settings import SETTINGS, FedEM
 from fedem_jax.data.interactions import Interactions
 from fedem_jax.data.readers import read
 from fedem_jax.data.split import split
 from fedem_jax.data.synthetic import synthetic
 from fedem_jax.errors import UserError
 from fedem_jax.methods import METHODS
-from fedem_jax.protocol import preset
-from fedem_jax.settings import SETTINGS, FedEM
-from fedem_jax.train import run
+from fedem_jax.runs.train import run
 
 SMALL = {
     "dim": 2, "rounds": 2, "eval_every": 2, "local_epochs": 1, "batch_size": 16, "num_negative": 2,
@@ -159,8 +159,7 @@ def test_a_list_as_long_as_the_ranking_is_refused_by_all_commands(tmp_path, monk
         run(config_of("fedem", top_k=7), small_federation())
     with pytest.raises(UserError, match=words):
         bottleneck(config_of("fedem", top_k=7), small_federation())
-    monkeypatch.setattr(cli, "use_all_cores", lambda: None)
-    monkeypatch.setattr(cli, "cache_programs", lambda: None)
+    monkeypatch.setattr("fedem_jax.cli.process.prepare_jax", lambda: None)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as exit_:
         cli.main(["train", "--num-candidates", "6", "--top-k", "7", "--out", "x"])

@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 from toy import small_federation
 
-from fedem_jax import cli
-from fedem_jax.clients import Need
+from fedem_jax.analysis.cost import plan_run
+from fedem_jax.analysis.padding import plan_class
+from fedem_jax.analysis.work import ADAM, LOSS, Machine, Work, measure_machine, round_work
+from fedem_jax.cli import main as cli
+from fedem_jax.config.settings import FedEM
+from fedem_jax.core.layout import Need
 from fedem_jax.data.federation import Federation
 from fedem_jax.data.sources import load
 from fedem_jax.errors import UserError
-from fedem_jax.memory import plan_memory
-from fedem_jax.padding import plan_class
-from fedem_jax.plan import plan_run
-from fedem_jax.settings import FedEM
-from fedem_jax.train import Trial
+from fedem_jax.runs.memory import plan_memory
+from fedem_jax.runs.simulation import Trial
 from fedem_jax.units import in_bytes, in_seconds
-from fedem_jax.work import ADAM, LOSS, Machine, Work, measure_machine, round_work
 
 
 def trial(federation: Federation | None = None, **settings) -> Trial:
@@ -184,7 +184,7 @@ def test_blocks_are_as_wide_as_fits(monkeypatch):
     at_hand = trial()
     given = (at_hand.config, at_hand.federation, at_hand.layout)
     assert plan_memory(*given).block == 1  # a table in the cache of its core
-    monkeypatch.setattr("fedem_jax.memory.on_cpu", lambda layout: False)
+    monkeypatch.setattr("fedem_jax.runs.memory.on_cpu", lambda layout: False)
     widest = plan_memory(*given, limit=10**12)
     assert widest.block == 256
     one = plan_memory(dataclasses.replace(at_hand.config, block_size=2), *given[1:], limit=10**12)
@@ -211,8 +211,9 @@ def test_units():
 
 def test_the_command_prints_a_plan_of_80_columns(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr(cli, "use_all_cores", lambda: None)
-    monkeypatch.setattr("fedem_jax.plan.measure_machine", lambda layout: Machine(1e10, 1e11))
+    monkeypatch.setattr("fedem_jax.cli.process.prepare_jax", lambda: None)
+    machine = Machine(1e10, 1e11)
+    monkeypatch.setattr("fedem_jax.analysis.cost.measure_machine", lambda layout: machine)
     cli.main(["plan"])
     shown = capsys.readouterr().out
     assert "…" not in shown

@@ -25,11 +25,13 @@ from pictures import (
     upright,
 )
 
-from fedem_jax.plots import GREY, learning_curves, standings_chart
-from fedem_jax.record import Run
-from fedem_jax.rho_plot import rho_chart
-from fedem_jax.settings import FedEM
-from fedem_jax.standings import Difference, Standing
+from fedem_jax.compare.charts import standings_chart
+from fedem_jax.compare.standings import Difference, Standing
+from fedem_jax.config.settings import FedEM
+from fedem_jax.report.curves import learning_curves
+from fedem_jax.report.rho_chart import rho_chart
+from fedem_jax.report.style import GREY
+from fedem_jax.runs.directory import Run
 
 
 def run(rounds: int, **settings) -> Run:
@@ -155,8 +157,9 @@ def test_a_metric_of_zero_throughout_is_drawn(tmp_path, pictures):
 def test_global_state_of_matplotlib_is_left_alone(tmp_path):
     _, records, summary = run(3)
     script = (
-        "import sys; from fedem_jax.settings import FedEM; from fedem_jax.record import Run\n"
-        "from fedem_jax.plots import learning_curves\n"
+        "import sys; from fedem_jax.config.settings import FedEM\n"
+        "from fedem_jax.runs.directory import Run\n"
+        "from fedem_jax.report.curves import learning_curves\n"
         f"run = Run(FedEM(), {records!r}, {summary!r})\n"
         f"learning_curves([('x', run)], {str(tmp_path / 'x.png')!r}, title='x')\n"
         "assert 'matplotlib.pyplot' not in sys.modules"

@@ -17,13 +17,13 @@ from jax import lax
 from jaxtyping import Array, Int, Key
 from toy import small_federation
 
-from fedem_jax import averaging
-from fedem_jax.draws import Samples
-from fedem_jax.privacy import clipped, epsilon, noise, noisy_tables
-from fedem_jax.settings import FedEM, FedMF, FedNCF, PFedRec
-from fedem_jax.similarity import upright
-from fedem_jax.tables import exact, held
-from fedem_jax.train import Trial
+from fedem_jax.client.privacy import clipped, epsilon, noise, noisy_tables
+from fedem_jax.config.settings import FedEM, FedMF, FedNCF, PFedRec
+from fedem_jax.core.draws import Samples
+from fedem_jax.core.linalg import upright
+from fedem_jax.core.table_storage import exact, held
+from fedem_jax.runs.simulation import Trial
+from fedem_jax.server import averaging
 
 fedem = import_module("fedem_jax.methods.fedem")  # the package names the method by its function
 SMALL = {

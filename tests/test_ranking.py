@@ -8,10 +8,10 @@ import twin
 from toy import Toy, small_federation, toy
 
 import fedem_jax as fj
+from fedem_jax.evaluation.metrics import summarise
+from fedem_jax.evaluation.ranking import Ranking, rank, rank_all
 from fedem_jax.methods import METHODS
-from fedem_jax.metrics import summarise
-from fedem_jax.ranking import Ranking, rank, rank_all
-from fedem_jax.train import Trial
+from fedem_jax.runs.simulation import Trial
 
 TIES = ["pessimistic", "average"]
 

@@ -4,8 +4,8 @@ import dataclasses
 import re
 from pathlib import Path
 
-from fedem_jax.settings import SETTINGS
-from fedem_jax.sweep_cli import SweepCommand
+from fedem_jax.cli.sweep import SweepCommand
+from fedem_jax.config.settings import SETTINGS
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 

@@ -9,16 +9,11 @@ import pandas as pd
 import pytest
 from made_up import federation, made_up
 
+from fedem_jax.config.settings import FedEM
 from fedem_jax.errors import UserError
-from fedem_jax.record import (
-    RunDirectory,
-    check_free,
-    first_free,
-    protocol_label,
-    read_run,
-    shared_k,
-)
-from fedem_jax.settings import FedEM
+from fedem_jax.evaluation.summary import protocol_label, shared_k
+from fedem_jax.report.pictures import draw_run
+from fedem_jax.runs.directory import RunDirectory, check_free, first_free, read_run
 
 CONFIG = FedEM(rounds=3, adapter_widths=(4,))
 
@@ -26,7 +21,7 @@ CONFIG = FedEM(rounds=3, adapter_widths=(4,))
 def written(path, config=CONFIG):
     """A run directory, and the run that it holds."""
     run, clients = made_up(config)
-    directory = RunDirectory(path)
+    directory = RunDirectory(path, draw=draw_run)
     directory.start({"config": config, "federation": federation(config)})
     for record in run.records:
         directory.record(record)

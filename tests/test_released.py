@@ -7,12 +7,12 @@ import dataclasses
 
 import pytest
 
-from fedem_jax.config import INERT
-from fedem_jax.presets import RELEASED, preset
-from fedem_jax.protocol import PROTOCOLS
-from fedem_jax.settings import SETTINGS
-from fedem_jax.settings_file import load_settings
-from fedem_jax.tuned import TUNED
+from fedem_jax.config.base import INERT
+from fedem_jax.config.file import load_settings
+from fedem_jax.config.presets import RELEASED, preset
+from fedem_jax.config.protocol import PROTOCOLS
+from fedem_jax.config.settings import SETTINGS
+from fedem_jax.config.tuned import TUNED
 
 OURS = {
     "dataset": "synthetic", "protocol": "leak-free", "out": "", "eval_every": 1,

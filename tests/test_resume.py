@@ -17,13 +17,14 @@ from cutting import assert_equal, cut_off, gone_on_with, lines_of, toys
 from test_contract import config_of
 from toy import small_federation, toy
 
-from fedem_jax import train
-from fedem_jax.checkpoint import found
-from fedem_jax.config import INERT
+from fedem_jax.config.base import INERT
 from fedem_jax.errors import CannotResume, UserError
 from fedem_jax.methods import METHODS
-from fedem_jax.record import RunDirectory
-from fedem_jax.train import Trial, run
+from fedem_jax.runs import train
+from fedem_jax.runs.directory import RunDirectory
+from fedem_jax.runs.simulation import Trial
+from fedem_jax.runs.train import run
+from fedem_jax.storage.checkpoint import found
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +166,7 @@ def test_a_damaged_checkpoint_costs_the_rounds_since_the_one_before(config, fede
 
 def edit(path, change):
     """Change a checkpoint's description, and have the manifest agree."""
-    from fedem_jax.checkpoint import sha256
+    from fedem_jax.storage.checkpoint import sha256
 
     (folder,) = found(path / "checkpoint").values()
     about = json.loads((folder / "about.json").read_text())

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from fedem_jax.config.settings import FedEM
 from fedem_jax.errors import UserError
-from fedem_jax.search_space import drawn, grid, space
-from fedem_jax.settings import FedEM
+from fedem_jax.sweep.space import drawn, grid, space
 
 
 def values_of(text):

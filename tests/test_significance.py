@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.stats import permutation_test
 
-from fedem_jax import significance
 from fedem_jax.errors import UserError
-from fedem_jax.significance import holm, sign_flip_p
+from fedem_jax.evaluation import statistics as significance
+from fedem_jax.evaluation.statistics import holm, sign_flip_p
 
 
 def test_all_signs_of_eight_clients():

@@ -8,10 +8,11 @@ import pytest
 from test_contract import config_of
 from toy import small_federation
 
-from fedem_jax.memory import USABLE, WIDEST_BLOCK, plan_stack
 from fedem_jax.methods import METHODS
-from fedem_jax.stack import AT_START, SWITCHED, Stack, metrics_of, program_of
-from fedem_jax.train import Trial, run
+from fedem_jax.runs.memory import USABLE, WIDEST_BLOCK, plan_stack
+from fedem_jax.runs.simulation import Trial
+from fedem_jax.runs.train import run
+from fedem_jax.sweep.stack import AT_START, SWITCHED, Stack, metrics_of, program_of
 
 FEDERATION = small_federation()
 FEDERATIONS = {
@@ -140,7 +141,7 @@ def test_as_many_trials_lie_side_by_side_as_fit(monkeypatch):
     config = config_of("fedem", block_size=0, dim=16)
     layout = Trial(config, FEDERATION).layout
     assert plan_stack(config, FEDERATION, layout, 10)[1] == 1  # on a CPU
-    monkeypatch.setattr("fedem_jax.memory.on_cpu", lambda layout: False)
+    monkeypatch.setattr("fedem_jax.runs.memory.on_cpu", lambda layout: False)
     ample, width = plan_stack(config, FEDERATION, layout, 10, limit=10**9)
     assert (width, ample.block) == (10, WIDEST_BLOCK)
     each = ample.total - ample.data

@@ -8,10 +8,17 @@ import pytest
 from made_up import CLIENTS, ITEMS, federation, made_up, ranks
 from toy import small_federation
 
-from fedem_jax.metrics import summarise
-from fedem_jax.settings import FedEM
-from fedem_jax.summary import PARTS, best_round, by_activity, chance, per_client, with_metrics
-from fedem_jax.uncertainty import bootstrap_interval
+from fedem_jax.config.settings import FedEM
+from fedem_jax.evaluation.metrics import summarise
+from fedem_jax.evaluation.statistics import bootstrap_interval
+from fedem_jax.evaluation.summary import (
+    PARTS,
+    best_round,
+    by_activity,
+    chance,
+    per_client,
+    with_metrics,
+)
 
 
 @pytest.fixture(scope="module")

@@ -19,11 +19,11 @@ import soak
 from cutting import assert_equal, cut_off, gone_on_with, lines_of, toys
 from toy import small_federation
 
-from fedem_jax.checkpoint import FOLDER, found, read
 from fedem_jax.errors import UserError
-from fedem_jax.lock import LOCK
-from fedem_jax.record import RunDirectory
-from fedem_jax.train import run
+from fedem_jax.runs.directory import RunDirectory
+from fedem_jax.runs.train import run
+from fedem_jax.storage.checkpoint import FOLDER, found, read
+from fedem_jax.storage.lock import LOCK
 
 
 @pytest.fixture(scope="module")
@@ -163,11 +163,11 @@ def test_lost_data_are_named_and_the_run_is_kept(config, tmp_path):
 # --- processes ------------------------------------------------------------------------------------
 
 STAGES = {
-    "the arrays are written": "fedem_jax.checkpoint.put",
-    "they are summed up": "fedem_jax.checkpoint.sha256",
+    "the arrays are written": "fedem_jax.storage.checkpoint.put",
+    "they are summed up": "fedem_jax.storage.checkpoint.sha256",
     "it gets its name": "pathlib.Path.rename",
-    "old ones go": "fedem_jax.checkpoint.found",
-    "one is half removed": "fedem_jax.checkpoint.shutil.rmtree",
+    "old ones go": "fedem_jax.storage.checkpoint.found",
+    "one is half removed": "fedem_jax.storage.checkpoint.shutil.rmtree",
 }
 DIE = """
 import os, signal, sys
@@ -175,7 +175,7 @@ from pathlib import Path
 from unittest.mock import patch
 sys.path.insert(0, sys.argv[3])
 from test_checkpoint import saved
-from fedem_jax.checkpoint import Checkpoints
+from fedem_jax.storage.checkpoint import Checkpoints
 
 checkpoints = Checkpoints(Path(sys.argv[1]))
 for number in (1, 2):
@@ -193,7 +193,7 @@ with patch(sys.argv[2], lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)):
      for name in STAGES],
 )  # fmt: skip
 def test_killed_while_a_checkpoint_is_written(tmp_path, stage):
-    from fedem_jax.checkpoint import Checkpoints
+    from fedem_jax.storage.checkpoint import Checkpoints
 
     folder = tmp_path / FOLDER
     here = os.path.dirname(__file__)

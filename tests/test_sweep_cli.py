@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,15 +10,17 @@ from matplotlib.colors import to_rgb
 from pictures import curve, curves, key, said, ticks
 from test_sweep import FEDERATION, SELECTED, Slope, Turning, slope, turning
 
-from fedem_jax import cli, presets, sweep_cli
+from fedem_jax.cli import main as cli
+from fedem_jax.config import presets
+from fedem_jax.config.file import load_settings
+from fedem_jax.config.settings import SETTINGS, FedEM
 from fedem_jax.methods import METHODS
-from fedem_jax.plots import COLOURS
-from fedem_jax.search_space import space
-from fedem_jax.settings import SETTINGS, FedEM
-from fedem_jax.settings_file import load_settings
-from fedem_jax.sweep_plots import effects_chart, settings_chart
-from fedem_jax.sweep_report import at_an_edge
-from fedem_jax.sweeping import sweep
+from fedem_jax.report.style import COLOURS
+from fedem_jax.sweep.charts import effects_chart, settings_chart
+from fedem_jax.sweep.description import Sweep
+from fedem_jax.sweep.run import SweepResult, sweep
+from fedem_jax.sweep.space import space
+from fedem_jax.sweep.tables import at_an_edge
 
 
 @pytest.fixture(autouse=True)
@@ -28,11 +29,10 @@ def method(monkeypatch, tmp_path):
     monkeypatch.setitem(METHODS, "slope", slope)
     monkeypatch.setitem(SETTINGS, "slope", Slope)
     monkeypatch.setattr(
-        "fedem_jax.data.sources.federation_of",
+        "fedem_jax.sweep.run.federation_of",
         lambda config: dataclasses.replace(FEDERATION, seed=config.seed),
     )
-    monkeypatch.setattr(sweep_cli, "use_all_cores", lambda: None)
-    monkeypatch.setattr(sweep_cli, "cache_programs", lambda: None)
+    monkeypatch.setattr("fedem_jax.cli.process.prepare_jax", lambda: None)
     monkeypatch.chdir(tmp_path)
 
 
@@ -84,8 +84,8 @@ def test_a_sweep_says_what_is_to_come_and_leaves_the_winner(tmp_path, capsys, mo
 def test_the_winner_is_chosen_by_what_was_asked_for(tmp_path, capsys, monkeypatch, select):
     monkeypatch.setitem(METHODS, "turning", turning)
     monkeypatch.setitem(SETTINGS, "turning", Turning)
-    monkeypatch.setattr("fedem_jax.sweep_plots.effects_chart", lambda *_: None)
-    monkeypatch.setattr("fedem_jax.sweep_plots.settings_chart", lambda *_: None)
+    monkeypatch.setattr("fedem_jax.sweep.charts.effects_chart", lambda *_: None)
+    monkeypatch.setattr("fedem_jax.sweep.charts.settings_chart", lambda *_: None)
     cli.main(f"sweep --method turning --out s --vary turn=9,0.5 --select {select}".split())
     best = load_settings(tmp_path / "s" / "best.json")
     assert isinstance(best, Turning)
@@ -110,14 +110,14 @@ def test_the_winner_is_chosen_by_what_was_asked_for(tmp_path, capsys, monkeypatc
 def test_a_winner_at_the_edge_of_what_was_searched_is_called_so(values, best, edge):
     (varied,) = space(FedEM, [values])
     winner = dataclasses.replace(FedEM(), **{varied.name: best})
-    assert at_an_edge(SimpleNamespace(sweep=SimpleNamespace(varied=[varied]), best=winner)) == edge
+    assert at_an_edge([varied], winner) == edge
 
 
 def test_an_interrupted_sweep_says_how_to_go_on(tmp_path, capsys, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fedem_jax.sweep_progress.Watch.chunk", interrupted)
+    monkeypatch.setattr("fedem_jax.sweep.progress.Watch.chunk", interrupted)
     with pytest.raises(SystemExit) as end:
         cli.main(SWEEP.split())
     assert end.value.code == 130
@@ -157,11 +157,10 @@ def searched():
     trials = apart.assign(**{"val hr@5": apart["val hr@5"] + [-0.02, 0.02] * 6})
     ranked = settings.sort_values("val hr@5", ascending=False).reset_index(drop=True)
     vary = ["speed=0.5,1,2", "init_scale=log:0.5:2", "bce=logit,probability"]
-    sweep = SimpleNamespace(
-        config=Slope(rounds=4, top_k=5), varied=space(Slope, vary, ""), select="val", seeds=(0, 1)
-    )
+    config = Slope(rounds=4, top_k=5)
+    sweep = Sweep(config, space(Slope, vary), seeds=(0, 1), search="random", trials=6)
     about = {"dataset": "d", "protocol": "paper", "fingerprint": "0123"}
-    return SimpleNamespace(sweep=sweep, trials=trials, settings=ranked, about=about)
+    return SweepResult(sweep, trials, curves=trials, settings=ranked, best=config, about=about)
 
 
 CAPTION = (

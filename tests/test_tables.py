@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from jax import lax
 
-from fedem_jax.local import Trained
-from fedem_jax.settings import FedEM
-from fedem_jax.tables import exact, held, held_as
-from fedem_jax.training import Change, written
+from fedem_jax.config.settings import FedEM
+from fedem_jax.core.round import Change, Trained, written
+from fedem_jax.core.table_storage import exact, held, held_as
 
 CLIENTS, ITEMS, DIM, ROWS = 40, 300, 8, 20
 

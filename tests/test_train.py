@@ -7,11 +7,12 @@ import pytest
 from toy import Toy, small_federation, toy
 
 import fedem_jax as fj
+from fedem_jax.config.settings import FedEM
 from fedem_jax.errors import UserError
+from fedem_jax.evaluation.metrics import summarise
 from fedem_jax.methods import METHODS
-from fedem_jax.metrics import summarise
-from fedem_jax.settings import FedEM
-from fedem_jax.train import Trial, run
+from fedem_jax.runs.simulation import Trial
+from fedem_jax.runs.train import run
 
 
 @pytest.fixture(scope="module")

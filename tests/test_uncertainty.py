@@ -6,9 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from fedem_jax import uncertainty
 from fedem_jax.errors import UserError
-from fedem_jax.uncertainty import bootstrap_interval, over_seeds
+from fedem_jax.evaluation import statistics as uncertainty
+from fedem_jax.evaluation.statistics import bootstrap_interval, over_seeds
 
 
 @pytest.mark.parametrize("level", [0.5, 0.9])

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 import numpy as np
 
-from fedem_jax.base import Algorithm, Info, State, Traffic
+from fedem_jax.config.protocol import preset
+from fedem_jax.config.settings import AdamClients
+from fedem_jax.core.algorithm import Algorithm, Info, State, Traffic
 from fedem_jax.data.federation import Federation
 from fedem_jax.data.interactions import Interactions
 from fedem_jax.data.split import split
 from fedem_jax.data.synthetic import synthetic
-from fedem_jax.protocol import preset
-from fedem_jax.settings import AdamClients
 
 
 def small_federation(protocol="leak-free", clients=7, items=60, seed=3, **switches) -> Federation:

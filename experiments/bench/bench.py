@@ -108,10 +108,10 @@ def measure(case: Case, begun: float) -> Row:
     if hasattr(os, "sched_getaffinity"):  # one device per core, as `fedem train` has it
         jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
     jax_there = time.time()
+    from fedem_jax.analysis.cost import plan_run
     from fedem_jax.errors import UserError
-    from fedem_jax.memory import plan_memory
-    from fedem_jax.plan import plan_run
-    from fedem_jax.train import Trial, device_name
+    from fedem_jax.runs.memory import plan_memory
+    from fedem_jax.runs.simulation import Trial, device_name
 
     there = time.time()
     machine = f"{device_name()} ({os.cpu_count()} cores of {processor()}), jax {jax.__version__}"
@@ -165,10 +165,10 @@ def processor() -> str:
 
 def federation_of(case: Case):
     """The settings of a case and its data."""
+    from fedem_jax.config.settings import FedEM
     from fedem_jax.data.sources import load
     from fedem_jax.data.split import split
     from fedem_jax.data.synthetic import synthetic
-    from fedem_jax.settings import FedEM
 
     if isinstance(case.data, str):
         config = FedEM(dataset=case.data, **case.settings)
@@ -208,7 +208,7 @@ def time_twin(trial, state, number: int, sample: int) -> Row:
     from phases import parameters
     from sequential import Sequential, drawer
 
-    from fedem_jax.clients import Need
+    from fedem_jax.core.layout import Need
 
     twin, draw = Sequential(trial.config), drawer(trial)
     config = trial.config
@@ -235,9 +235,9 @@ def time_stack(config, federation, case: Case) -> Row:
     """Seconds of one trial by itself and of all of them, side by side as far as memory goes, from
     initial parameters to the last evaluation; medians of warm repetitions."""
     from fedem_jax.errors import UserError
-    from fedem_jax.stack import Stack, program_of
-    from fedem_jax.sweep_run import stacked_as
-    from fedem_jax.train import Trial
+    from fedem_jax.runs.simulation import Trial
+    from fedem_jax.sweep.runner import stacked_as
+    from fedem_jax.sweep.stack import Stack, program_of
 
     steps = [config.lr_embedding * 10 ** (n / case.trials - 0.5) for n in range(case.trials)]
     trials = [dataclasses.replace(config, lr_embedding=step) for step in steps]

@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedem_jax.base import State
-from fedem_jax.local import Rule, run_epochs
+from fedem_jax.client.local import run_epochs
+from fedem_jax.config.settings import FedEM
+from fedem_jax.core.algorithm import State
+from fedem_jax.core.round import Change, Phase, everybody, train_clients
+from fedem_jax.core.samples import Rule
+from fedem_jax.evaluation.ranking import Ranking, rank_all
 from fedem_jax.methods.fedem import NOT_SERVED, Upload, serve
-from fedem_jax.ranking import Ranking, rank_all
-from fedem_jax.settings import FedEM
-from fedem_jax.train import Trial
-from fedem_jax.training import Change, Phase, everybody, train_clients
+from fedem_jax.runs.simulation import Trial
 
 
 class Phases(NamedTuple):

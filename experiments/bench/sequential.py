@@ -16,12 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fedem_jax.losses import LOSSES
-from fedem_jax.merge import merged
+from fedem_jax.client.merging import merged
+from fedem_jax.config.settings import FedEM
 from fedem_jax.models.adapter import Adapter
-from fedem_jax.models.fcf import FCF
-from fedem_jax.settings import FedEM
-from fedem_jax.train import Trial
+from fedem_jax.models.losses import LOSSES
+from fedem_jax.models.mf import FCF
+from fedem_jax.runs.simulation import Trial
 
 
 class Drawn(NamedTuple):

@@ -45,7 +45,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
-from fedem_jax.plots import COLOURS, DASHED, DOTTED, GREY, frame
+from fedem_jax.report.style import COLOURS, DASHED, DOTTED, GREY, frame
 
 ERRORS = "slices.png"
 FITS = "fits.png"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int32
 
-from fedem_jax.protocol import Protocol
+from fedem_jax.config.protocol import Protocol
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,14 +16,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedem_jax.config import Config
+from fedem_jax.config.base import Config
+from fedem_jax.config.protocol import Protocol, preset
 from fedem_jax.data import readers
 from fedem_jax.data.federation import Federation
 from fedem_jax.data.interactions import Interactions
 from fedem_jax.data.split import split
 from fedem_jax.data.synthetic import synthetic
-from fedem_jax.errors import UserError
-from fedem_jax.protocol import Protocol, nearest, preset
+from fedem_jax.errors import UserError, nearest
 
 MAX_BYTES = 100 * 2**20
 """Largest archive or file that a download may bring; the largest known one has 24 MB."""
@@ -169,7 +169,7 @@ def load(
     """Read a data set and split it into one client per user.
 
     dataset: a known name (`known_datasets`) or the path of a file of your own.
-    protocol: rules of the split, by name or as made by `fedem_jax.protocol.preset`.
+    protocol: rules of the split, by name or as made by `fedem_jax.config.protocol.preset`.
     seed: of the candidates that held-out items are ranked against.
     The others: see `read`.
 

@@ -9,10 +9,10 @@ import json
 import numpy as np
 import pandas as pd
 
+from fedem_jax.config.protocol import Protocol
 from fedem_jax.data.federation import Federation
 from fedem_jax.data.interactions import Interactions
 from fedem_jax.errors import UserError
-from fedem_jax.protocol import Protocol
 
 
 def split(interactions: Interactions, protocol: Protocol, seed: int, name: str) -> Federation:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fedem_jax.base import Algorithm
+from fedem_jax.core.algorithm import Algorithm
 from fedem_jax.methods.central_mf import central_mf
 from fedem_jax.methods.cofedrec import cofedrec
 from fedem_jax.methods.fcf import fcf

@@ -26,18 +26,19 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key, Num
 
-from fedem_jax.averaging import copies
-from fedem_jax.base import Algorithm, Info, State, Traffic, numbers_of
-from fedem_jax.clients import AXIS, Layout
-from fedem_jax.contrast import contrast_scratch, supervised_contrast
-from fedem_jax.draws import Draws
-from fedem_jax.local import Rule, Session, fit_in_turn, tree_at
-from fedem_jax.models.fcf import item_table
-from fedem_jax.models.score import Score
+from fedem_jax.client.contrast import contrast_scratch, supervised_contrast
+from fedem_jax.client.local import fit_in_turn
+from fedem_jax.config.settings import CoFedRec
+from fedem_jax.core.algorithm import Algorithm, Info, State, Traffic, numbers_of, tree_at
+from fedem_jax.core.draws import Draws
+from fedem_jax.core.layout import AXIS, Layout
+from fedem_jax.core.round import Change, Phase, everybody, train_clients, training_scratch
+from fedem_jax.core.samples import Rule, Session
+from fedem_jax.core.table_storage import exact, held, held_as
+from fedem_jax.models.linear import Score
+from fedem_jax.models.mf import item_table
 from fedem_jax.models.scoring import scoring
-from fedem_jax.settings import CoFedRec
-from fedem_jax.tables import exact, held, held_as
-from fedem_jax.training import Change, Phase, everybody, train_clients, training_scratch
+from fedem_jax.server.averaging import copies
 
 
 class Hyper(NamedTuple):

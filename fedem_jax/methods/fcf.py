@@ -26,14 +26,15 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key, Num
 
-from fedem_jax.averaging import copies
-from fedem_jax.base import Algorithm, Info, State, Traffic, numbers_of
-from fedem_jax.clients import AXIS, Layout, SizeClass, for_each_block
-from fedem_jax.draws import Draws
-from fedem_jax.models.fcf import item_table
-from fedem_jax.settings import FCF
-from fedem_jax.small_systems import solution
-from fedem_jax.tables import exact, held, held_as
+from fedem_jax.config.settings import FCF
+from fedem_jax.core.algorithm import Algorithm, Info, State, Traffic, numbers_of
+from fedem_jax.core.blocks import for_each_block
+from fedem_jax.core.draws import Draws
+from fedem_jax.core.layout import AXIS, Layout, SizeClass
+from fedem_jax.core.linalg import solution
+from fedem_jax.core.table_storage import exact, held, held_as
+from fedem_jax.models.mf import item_table
+from fedem_jax.server.averaging import copies
 
 
 class Hyper(NamedTuple):

@@ -24,24 +24,20 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key, Num
 
-from fedem_jax.aggregate import aggregated, normalised, project_to_simplex, sample_shares
-from fedem_jax.base import Algorithm, Info, State, Traffic, numbers_of
-from fedem_jax.clients import Layout, over_trials
-from fedem_jax.draws import Draws
-from fedem_jax.local import Rule, Session, batch_weights, fit_embedding, tree_at
-from fedem_jax.models.fcf import FCF, item_table
+from fedem_jax.client.local import batch_weights, fit_embedding
+from fedem_jax.config.settings import FedCA
+from fedem_jax.core.algorithm import Algorithm, Info, State, Traffic, numbers_of, tree_at
+from fedem_jax.core.blocks import over_trials
+from fedem_jax.core.draws import Draws
+from fedem_jax.core.layout import Layout
+from fedem_jax.core.linalg import eigensystem, upright
+from fedem_jax.core.round import Change, Phase, train_clients, training_scratch
+from fedem_jax.core.samples import Rule, Session
+from fedem_jax.core.table_storage import exact, held, held_as
+from fedem_jax.models.mf import FCF, item_table
 from fedem_jax.models.scoring import scoring
-from fedem_jax.settings import FedCA
-from fedem_jax.similarity import (
-    l2_similarity,
-    principal_axes,
-    principal_scores,
-    rounded_up,
-    upright,
-)
-from fedem_jax.small_systems import eigensystem
-from fedem_jax.tables import exact, held, held_as
-from fedem_jax.training import Change, Phase, train_clients, training_scratch
+from fedem_jax.server.aggregation import aggregated, normalised, project_to_simplex, sample_shares
+from fedem_jax.server.similarity import l2_similarity, principal_axes, principal_scores, rounded_up
 
 
 class Hyper(NamedTuple):

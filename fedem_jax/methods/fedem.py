@@ -23,21 +23,23 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key, Num
 
-from fedem_jax.aggregate import aggregated, aggregation_weights, sample_shares
-from fedem_jax.base import Algorithm, Elastic, Info, State, Traffic
-from fedem_jax.clients import Layout, over_trials
-from fedem_jax.draws import Draws
-from fedem_jax.local import Rule, Session, fit_embedding, fit_network, set_aside, tree_at
-from fedem_jax.merge import fit_adapter, fit_elastic, merged
+from fedem_jax.client.local import fit_embedding, fit_network
+from fedem_jax.client.merging import fit_adapter, fit_elastic, merged
+from fedem_jax.client.privacy import noisy_tables
+from fedem_jax.config.settings import FedEM
+from fedem_jax.core.algorithm import Algorithm, Elastic, Info, State, Traffic, tree_at
+from fedem_jax.core.blocks import over_trials
+from fedem_jax.core.draws import Draws
+from fedem_jax.core.layout import Layout
+from fedem_jax.core.round import Change, Phase, train_clients, training_scratch
+from fedem_jax.core.samples import Rule, Session, set_aside
+from fedem_jax.core.table_storage import exact, held, held_as
 from fedem_jax.models import ncf
 from fedem_jax.models.adapter import Adapter, Single
-from fedem_jax.models.fcf import FCF, item_table
+from fedem_jax.models.mf import FCF, item_table
 from fedem_jax.models.scoring import scoring
-from fedem_jax.privacy import noisy_tables
-from fedem_jax.settings import FedEM
-from fedem_jax.similarity import SIMILARITIES, principal_axes, principal_scores, rounded_up
-from fedem_jax.tables import exact, held, held_as
-from fedem_jax.training import Change, Phase, train_clients, training_scratch
+from fedem_jax.server.aggregation import aggregated, aggregation_weights, sample_shares
+from fedem_jax.server.similarity import SIMILARITIES, principal_axes, principal_scores, rounded_up
 
 
 class Hyper(NamedTuple):

@@ -18,19 +18,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from fedem_jax import averaging
-from fedem_jax.averaging import Clients
-from fedem_jax.base import Algorithm, Info, State, Traffic, numbers_of
-from fedem_jax.clients import Layout
-from fedem_jax.draws import Draws
-from fedem_jax.local import Rule, fit_network
-from fedem_jax.models.fcf import item_table
+from fedem_jax.client.local import fit_network
+from fedem_jax.client.privacy import clipped, noisy_sum
+from fedem_jax.config.settings import FedNCF
+from fedem_jax.core.algorithm import Algorithm, Info, State, Traffic, numbers_of
+from fedem_jax.core.draws import Draws
+from fedem_jax.core.layout import Layout
+from fedem_jax.core.round import Change, Contribution, Phase, Sum, everybody, train_clients
+from fedem_jax.core.samples import Rule
+from fedem_jax.core.table_storage import exact, held_as
+from fedem_jax.models.mf import item_table
 from fedem_jax.models.ncf import NCF, adam, inside
 from fedem_jax.models.scoring import scoring
-from fedem_jax.privacy import clipped, noisy_sum
-from fedem_jax.settings import FedNCF
-from fedem_jax.tables import exact, held_as
-from fedem_jax.training import Change, Contribution, Phase, Sum, everybody, train_clients
+from fedem_jax.server import averaging
+from fedem_jax.server.averaging import Clients
 
 
 class Hyper(NamedTuple):

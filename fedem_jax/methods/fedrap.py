@@ -21,25 +21,27 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, Num
 
-from fedem_jax.averaging import copies
-from fedem_jax.base import Algorithm, Info, State, Traffic, numbers_of
-from fedem_jax.clients import Layout
-from fedem_jax.draws import Draws
-from fedem_jax.local import Rule, Session, Trained, batch_weights, run_epochs, tree_at
-from fedem_jax.models.fcf import item_table
-from fedem_jax.models.score import Score
-from fedem_jax.models.scoring import scoring
-from fedem_jax.settings import FedRAP
-from fedem_jax.tables import exact, held, held_as
-from fedem_jax.training import (
+from fedem_jax.client.local import batch_weights, run_epochs
+from fedem_jax.config.settings import FedRAP
+from fedem_jax.core.algorithm import Algorithm, Info, State, Traffic, numbers_of, tree_at
+from fedem_jax.core.draws import Draws
+from fedem_jax.core.layout import Layout
+from fedem_jax.core.round import (
     Change,
     Contribution,
     Phase,
     Sum,
+    Trained,
     everybody,
     train_clients,
     training_scratch,
 )
+from fedem_jax.core.samples import Rule, Session
+from fedem_jax.core.table_storage import exact, held, held_as
+from fedem_jax.models.linear import Score
+from fedem_jax.models.mf import item_table
+from fedem_jax.models.scoring import scoring
+from fedem_jax.server.averaging import copies
 
 
 class Hyper(NamedTuple):

@@ -23,19 +23,20 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key, Num
 
-from fedem_jax.averaging import copies
-from fedem_jax.base import Algorithm, Info, State, Traffic, numbers_of
-from fedem_jax.clients import AXIS, Layout
-from fedem_jax.draws import Draws
+from fedem_jax.client.local import place_weights, run_epochs
+from fedem_jax.client.privacy import noise
+from fedem_jax.config.settings import GPFedRec
+from fedem_jax.core.algorithm import Algorithm, Info, State, Traffic, numbers_of, tree_at
+from fedem_jax.core.draws import Draws
+from fedem_jax.core.layout import AXIS, Layout
+from fedem_jax.core.round import Change, Phase, Trained, everybody, train_clients, training_scratch
+from fedem_jax.core.samples import Rule, Session
+from fedem_jax.core.table_storage import exact, held, held_as
 from fedem_jax.errors import UserError
-from fedem_jax.local import Rule, Session, Trained, place_weights, run_epochs, tree_at
-from fedem_jax.models.fcf import item_table
+from fedem_jax.models.mf import item_table
 from fedem_jax.models.ncf import NCF
 from fedem_jax.models.scoring import scoring
-from fedem_jax.privacy import noise
-from fedem_jax.settings import GPFedRec
-from fedem_jax.tables import exact, held, held_as
-from fedem_jax.training import Change, Phase, everybody, train_clients, training_scratch
+from fedem_jax.server.averaging import copies
 
 ITEMS_AT_ONCE = 64
 """Items of all tables that the server multiplies at once."""

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from fedem_jax.models.fcf import Scale
+from fedem_jax.models.mf import Scale
 from fedem_jax.models.perceptron import perceptron
 
 

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from fedem_jax.losses import LOSSES
+from fedem_jax.models.losses import LOSSES
 
 
 class Scoring(NamedTuple):

@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from ratings_files import assert_sentence
 
+from fedem_jax.config.protocol import preset
 from fedem_jax.data import parquet, readers
 from fedem_jax.data.readers import read
 from fedem_jax.data.split import split
 from fedem_jax.errors import UserError
-from fedem_jax.protocol import preset
 
 
 def told(path, content: bytes, *how, **named) -> str:

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import requests.adapters
 
+from fedem_jax.config.protocol import preset
 from fedem_jax.data import sources
 from fedem_jax.data.sources import SOURCES, known_datasets, load, read
 from fedem_jax.errors import UserError
-from fedem_jax.protocol import preset
 
 RATINGS = b"1\t10\t5\t100\n1\t20\t3\t200\n"
 

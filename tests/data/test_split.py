@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_split import histories, plain_histories
 
+from fedem_jax.config.protocol import PROTOCOLS, preset
 from fedem_jax.data.interactions import Interactions
 from fedem_jax.data.sources import load
 from fedem_jax.data.split import nth_missing, split
 from fedem_jax.errors import UserError
-from fedem_jax.protocol import PROTOCOLS, preset
 
 
 def small(name: str, **switches):

@@ -12,8 +12,8 @@ import twin
 from replay import draws_of, rounds_of
 from toy import CHANCE, checkerboard, small_federation
 
-from fedem_jax.settings import FedMF, PFedRec
-from fedem_jax.train import Trial
+from fedem_jax.config.settings import FedMF, PFedRec
+from fedem_jax.runs.simulation import Trial
 
 SMALL = {
     "dim": 4, "num_negative": 2, "batch_size": 16, "bce": "logit", "client_fraction": 0.8,

@@ -14,9 +14,9 @@ import twin
 from replay import draws_of, rounds_of
 from toy import CHANCE, checkerboard, small_federation
 
-from fedem_jax.draws import shuffle
-from fedem_jax.settings import CentralMF
-from fedem_jax.train import Trial
+from fedem_jax.config.settings import CentralMF
+from fedem_jax.core.sampling import shuffle
+from fedem_jax.runs.simulation import Trial
 
 CONFIG = CentralMF(
     dim=4, local_epochs=2, batch_size=48, lr_embedding=0.01, weight_decay=0.01, init_scale=0.5,

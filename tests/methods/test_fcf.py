@@ -10,9 +10,9 @@ import pytest
 from replay import rounds_of
 from toy import CHANCE, checkerboard, small_federation
 
+from fedem_jax.config.settings import FCF
 from fedem_jax.methods.fcf import solution
-from fedem_jax.settings import FCF
-from fedem_jax.train import Trial
+from fedem_jax.runs.simulation import Trial
 
 CONFIG = FCF(
     dim=4, confidence=3.0, regularization=0.7, lr_server=0.03, server_steps=2, init_scale=0.5,

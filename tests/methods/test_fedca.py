@@ -10,7 +10,8 @@ import twin
 from replay import draws_of, rounds_of
 from toy import CHANCE, checkerboard, small_federation
 
-from fedem_jax.local import Rule, Session
+from fedem_jax.config.settings import FedCA, FedMF
+from fedem_jax.core.samples import Rule, Session
 from fedem_jax.methods.fedca import (
     Hyper,
     complementarity,
@@ -19,8 +20,7 @@ from fedem_jax.methods.fedca import (
     principal_directions,
     sampled_share,
 )
-from fedem_jax.settings import FedCA, FedMF
-from fedem_jax.train import Trial
+from fedem_jax.runs.simulation import Trial
 
 GENTLE = FedCA(
     method="fedca", dim=5, local_epochs=3, batch_size=16, num_negative=2, lr_embedding=0.03,

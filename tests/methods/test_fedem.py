@@ -14,10 +14,10 @@ import pytest
 from toy import permuted, small_federation
 from trace_maker import make_trace
 
+from fedem_jax.config.settings import FedEM
 from fedem_jax.errors import UserError
 from fedem_jax.methods.fedem import Hyper
-from fedem_jax.settings import FedEM
-from fedem_jax.train import Trial
+from fedem_jax.runs.simulation import Trial
 
 ROUNDS = 3
 GENTLE = {

@@ -16,9 +16,9 @@ from replay import draws_of, rounds_of
 from toy import CHANCE, checkerboard, small_federation
 from twin_ncf import Client, Network
 
+from fedem_jax.config.settings import FedEM
 from fedem_jax.methods.fedem import Upload
-from fedem_jax.settings import FedEM
-from fedem_jax.train import Trial
+from fedem_jax.runs.simulation import Trial
 
 ROUNDS = 2
 SMALL = FedEM(

@@ -15,11 +15,11 @@ from replay import draws_of, rounds_of
 from toy import CHANCE, checkerboard, small_federation
 from twin_ncf import Client, Network
 
+from fedem_jax.config.settings import FedNCF
 from fedem_jax.errors import UserError
 from fedem_jax.methods.fedncf import Clients
 from fedem_jax.models.ncf import adam
-from fedem_jax.settings import FedNCF
-from fedem_jax.train import Trial
+from fedem_jax.runs.simulation import Trial
 
 ROUNDS = 2
 SMALL = {

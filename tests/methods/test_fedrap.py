@@ -13,11 +13,12 @@ import twin
 from replay import draws_of, rounds_of
 from toy import CHANCE, checkerboard, small_federation
 
-from fedem_jax.clients import BLOCK
-from fedem_jax.local import Rule, Session, run_epochs
+from fedem_jax.client.local import run_epochs
+from fedem_jax.config.settings import FedRAP
+from fedem_jax.core.blocks import BLOCK
+from fedem_jax.core.samples import Rule, Session
 from fedem_jax.methods.fedrap import Hyper, weights_of
-from fedem_jax.settings import FedRAP
-from fedem_jax.train import Trial
+from fedem_jax.runs.simulation import Trial
 
 SMALL = FedRAP(
     dim=4, num_negative=2, batch_size=24, local_epochs=3, lr_network=0.2, lr_embedding=2.0,

@@ -15,10 +15,10 @@ import twin
 from replay import draws_of, rounds_of
 from toy import CHANCE, checkerboard, small_federation
 
+from fedem_jax.config.settings import GPFedRec
 from fedem_jax.errors import UserError
 from fedem_jax.methods.gpfedrec import Hyper, Upload, neighbour_weights, serve
-from fedem_jax.settings import GPFedRec
-from fedem_jax.train import Trial
+from fedem_jax.runs.simulation import Trial
 
 SMALL = GPFedRec(
     dim=4, network_widths=(5, 3), num_negative=2, batch_size=16, lr_network=0.1, lr_factor=20.0,

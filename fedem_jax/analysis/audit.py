@@ -1,0 +1,205 @@
+"""Does a protocol leak held-out items? Local-only and popularity under it, and what it trains on.
+
+A client that trains alone knows nothing of items that it never met, so Local-only belongs at chance
+level. It rises above if the protocol treats the held-out item otherwise than the candidates that it
+is ranked against: above all if these are drawn as training negatives, and pushed down, while the
+held-out item is spared.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Int
+
+from fedem_jax.analysis.verdict import Audit, Figures, Share
+from fedem_jax.config.base import Config
+from fedem_jax.config.settings import LocalOnly
+from fedem_jax.core.algorithm import State
+from fedem_jax.core.layout import SizeClass
+from fedem_jax.core.lists import Lists
+from fedem_jax.data.federation import Federation
+from fedem_jax.data.sources import federation_of
+from fedem_jax.evaluation.metrics import hit_rate
+from fedem_jax.evaluation.ranking import HeldOut, Ranking, rank_all
+from fedem_jax.runs.simulation import Trial, versions
+from fedem_jax.runs.train import Observer, run
+
+
+def audit(
+    config: Config, federation: Federation | None = None, observers: Sequence[Observer] = ()
+) -> Audit:
+    """Train Local-only and rank by popularity under a protocol, and say whether it leaks.
+
+    For Local-only every client numbers the items in a random order of its own: alone, it never
+    needs the others' numbers. All clients start from one table, so without that they would agree on
+    unseen items, and one popular held-out item would move many hits at once. With it, a protocol
+    that treats held-out items like all others gives Binomial(clients, chance) hits, exactly so if
+    no scores tie; ties count against the held-out item or by half.
+
+    Args:
+        config: settings of protocol, data and local training; the method is always Local-only.
+        federation: the data; None: what `config` names.
+        observers: told of the training as by `run`.
+
+    Raises:
+        UserError: unusable data or settings.
+    """
+    shared = {field.name for field in dataclasses.fields(config)} - {"method"}
+    names = [field.name for field in dataclasses.fields(LocalOnly) if field.name in shared]
+    config = LocalOnly(**{name: getattr(config, name) for name in names})
+    if federation is None:
+        federation = federation_of(config)
+    own = renumbered(federation, np.random.default_rng((config.seed, 1)))
+    record = run(config, own, observers).records[-1]
+    popularity = popularity_hits(config, federation)
+    drawn = drawn_as_negative(config, own)
+    clients, number, k = federation.num_clients, federation.num_items, config.top_k
+
+    def figures(part: str) -> Figures:
+        item, candidates = getattr(federation, f"{part}_item"), f"{part}_candidates"
+        known = _contains(federation, federation.offsets, federation.items, item)
+        barred = _contains(federation, federation.barred_offsets, federation.barred, item)
+        ranked = getattr(federation, candidates).shape[1] + 1
+        among = number - _others_known(federation, part)
+        return Figures(
+            local=Share(round(record[part][f"hr@{k}"] * clients), clients),
+            chance=min(k, ranked) / ranked,
+            local_full=record[f"{part}_full"][f"hr@{k}"],
+            chance_full=float(np.mean(np.minimum(k, among) / among)),
+            popularity=popularity[part],
+            popularity_full=popularity[f"{part}_full"],
+            recurring=Share(int(known.sum()), clients),
+            spared=Share(int((barred & ~known).sum()), int((~known).sum())),
+            drawn=Share(int(drawn[f"{part}_item"][~known].sum()), int((~known).sum())),
+            candidates_drawn=Share(int(drawn[candidates].sum()), drawn[candidates].size),
+        )
+
+    return Audit(
+        dataset=federation.name,
+        protocol=federation.protocol,
+        fingerprint=federation.fingerprint,
+        seed=config.seed,
+        rounds=config.rounds,
+        top_k=k,
+        clients=clients,
+        items=number,
+        val=figures("val"),
+        test=figures("test"),
+        coinciding=int((federation.val_item == federation.test_item).sum()),
+        tied_users=federation.cleaning["tied_users"],
+        versions=versions(),
+    )
+
+
+def renumbered(federation: Federation, rng: np.random.Generator) -> Federation:
+    """The federation with every client's items numbered in a random order of its own."""
+    per_client = ("val_item", "test_item", "val_candidates", "test_candidates")
+    new = {name: getattr(federation, name).copy() for name in ("items", "barred", *per_client)}
+    for client in range(federation.num_clients):
+        number = rng.permutation(federation.num_items).astype(np.int32)
+        for name in per_client:
+            new[name][client] = number[new[name][client]]
+        start, end = federation.offsets[client : client + 2]
+        new["items"][start:end] = number[new["items"][start:end]]
+        start, end = federation.barred_offsets[client : client + 2]
+        new["barred"][start:end] = np.sort(number[new["barred"][start:end]])
+    return dataclasses.replace(federation, **new)
+
+
+def popularity_hits(config: Config, federation: Federation) -> dict[str, float]:
+    """HR@K of `val`, `test`, `val_full` and `test_full` by the number of clients that trained on
+    each item; equal numbers by the protocol's rule for ties."""
+    owner = np.repeat(np.arange(federation.num_clients), np.diff(federation.offsets))
+    pairs = np.unique(owner * federation.num_items + federation.items)
+    trained_on = np.bincount(pairs % federation.num_items, minlength=federation.num_items)
+
+    def score(state, ids, hyper):
+        return jnp.broadcast_to(state.server, (len(ids), federation.num_items))
+
+    trial = Trial(config, federation)
+    algorithm = trial.algorithm._replace(score=score)
+    ranking = Ranking(federation.protocol.ties, "logit", config.top_k)
+    ranked = jax.jit(partial(rank_all, algorithm, trial.layout, ranking=ranking))
+    state = State((), jnp.asarray(trained_on, jnp.float32))
+    ranks = trial.by_client(ranked(state, trial.lists, trial.held_out, hyper=()))
+    return {
+        part: float(hit_rate(getattr(ranks, part), config.top_k).mean())
+        for part in ("val", "test", "val_full", "test_full")
+    }
+
+
+def drawn_as_negative(config: Config, federation: Federation) -> dict[str, np.ndarray]:
+    """Which held-out items and candidates a run draws as negatives of their client, in any round.
+
+    The draws are those of `run` with the same arguments, since they depend on seed, round and
+    client alone; nothing is trained.
+
+    Returns:
+        for each of `val_item`, `test_item` (bool [C]), `val_candidates`, `test_candidates`
+        (bool [C K]): True where drawn.
+    """
+    trial = Trial(config, federation, jax.devices()[:1])
+    found = jax.jit(partial(_drawn, trial))(trial.key_draws, trial.lists, trial.held_out)
+    return {name: np.asarray(mask) for name, mask in found.items()}
+
+
+def _drawn(trial: Trial, key: Array, lists: Lists, held_out: HeldOut) -> dict[str, Array]:
+    """The masks of `drawn_as_negative`, on device."""
+    rounds, num_items = jnp.arange(trial.config.rounds, dtype=jnp.int32), trial.federation.num_items
+
+    def participants(number):
+        chosen = trial.draws(key, number, lists).participants()
+        return jnp.zeros(trial.layout.number, bool).at[chosen].set(True)
+
+    takes_part = lax.map(participants, rounds)
+
+    def of_client(size: SizeClass, client: Int[Array, ""]):
+        def add(number, met):
+            draws = trial.draws(key, number, lists)
+            items, labels, count = draws.samples(client, size.positives, size.barred)
+            negative = (jnp.arange(len(items)) < count) & (labels == 0) & takes_part[number, client]
+            return met.at[jnp.where(negative, items, num_items)].set(True, mode="drop")
+
+        met = lax.fori_loop(0, trial.config.rounds, add, jnp.zeros(num_items, bool))
+        return {name: met[asked[client]] for name, asked in held_out._asdict().items()}
+
+    found = {name: jnp.zeros(asked.shape, bool) for name, asked in held_out._asdict().items()}
+    for size in trial.layout.classes:
+        # whole batches, so that they compile once; the last client fills up the last of them
+        room = -len(size.members[0]) % CLIENTS_AT_ONCE
+        clients = jnp.asarray(np.pad(size.members[0], (0, room), mode="edge"))
+        masks = lax.map(partial(of_client, size), clients, batch_size=CLIENTS_AT_ONCE)
+        found = {name: mask.at[clients].set(masks[name]) for name, mask in found.items()}
+    return found
+
+
+CLIENTS_AT_ONCE = 16
+"""Clients whose draws are repeated side by side; an item of each takes a byte."""
+
+
+def _contains(
+    federation: Federation, offsets: np.ndarray, values: np.ndarray, item: np.ndarray
+) -> np.ndarray:
+    """[C] whether each client's `item` is in its own part of a ragged list."""
+    clients, number = np.arange(federation.num_clients), federation.num_items
+    keys = np.repeat(clients, np.diff(offsets)) * number + values
+    return np.isin(clients * number + item, keys)
+
+
+def _others_known(federation: Federation, part: str) -> np.ndarray:
+    """[C] items that are left out of a full ranking of the held-out item of `part`: the training
+    items and, for test, the validation item; never the held-out item itself."""
+    clients, number = np.arange(federation.num_clients), federation.num_items
+    known = np.repeat(clients, np.diff(federation.offsets)) * number + federation.items
+    if part == "test":
+        known = np.concatenate([known, clients * number + federation.val_item])
+    item = clients * number + getattr(federation, f"{part}_item")
+    others = np.setdiff1d(known, item)
+    return np.bincount(others // number, minlength=federation.num_clients)

@@ -1,0 +1,275 @@
+"""The aggregation bottleneck, measured: the same clients with three item tables, round after round.
+
+    local       Q_u, right after local training
+    replaced    G_u, the aggregated table, in its place
+    merged      Q_u + rho_u (G_u - Q_u), what FedEM goes on with
+
+Private parameters are the same in all three. A client is looked at in the rounds in which it is
+aggregated, since only then the server has a table for it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+from fedem_jax.config.settings import FedEM
+from fedem_jax.core.algorithm import Algorithm, State
+from fedem_jax.core.lists import Lists
+from fedem_jax.core.table_storage import exact
+from fedem_jax.data.federation import Federation
+from fedem_jax.data.sources import federation_of
+from fedem_jax.errors import UserError
+from fedem_jax.evaluation.ranking import Ranking, rank_all
+from fedem_jax.methods import METHODS
+from fedem_jax.models.losses import LOSSES
+from fedem_jax.runs.simulation import Trial, check_list, device_name, versions
+from fedem_jax.runs.train import Observer
+
+STAGES = ("local", "replaced", "merged")
+"""Item tables that are compared, in order."""
+
+
+class Reading(NamedTuple):
+    """Every client after a round, with each of the three tables."""
+
+    served: Bool[Array, " C"]
+    """Whether the client was aggregated; the rest means nothing for the others."""
+    rank: Float[Array, "3 C"]
+    """Of its test item among the sampled candidates."""
+    loss: Float[Array, "3 C"]
+    """Mean over the samples that it trains on next, nats."""
+
+
+class Distances(NamedTuple):
+    """Every client's distance to its own optimum: the root mean square, over the items that it
+    trains on, of the length of the difference between two rows."""
+
+    served: Bool[Array, " C"]
+    table: Float[Array, "3 C"]
+    """Of each of the three tables."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Bottleneck:
+    """What was measured."""
+
+    config: FedEM
+    federation: Federation
+    rounds: pd.DataFrame
+    """A row for each round and client aggregated in it: `round`, `client`, and for each stage
+    `rank <stage>` and `loss <stage>`."""
+    clients: pd.DataFrame
+    """A row for each client: `user`, `history` (training items), `heterogeneity`, and for those
+    aggregated in the last round `distance <stage>`; see `heterogeneity_of` and `Distances`."""
+    settled: float
+    """Change of the mean loss in the last round of training alone, as a share: how far the clients'
+    optima are from settled."""
+
+
+def bottleneck(
+    config: FedEM,
+    federation: Federation | None = None,
+    observers: Sequence[Observer] = (),
+    alone: int = 20,
+) -> Bottleneck:
+    """Train FedEM, and look at every aggregated client with its local, its aggregated and its
+    merged table; then let all clients train on alone, to where they take for their own optimum.
+
+    Args:
+        config: all settings. Every round is evaluated.
+        federation: the data; None: what `config` names.
+        observers: told of the start and of every round.
+        alone: rounds of local training without a server from the last state on, at least 2.
+
+    Raises:
+        UserError: unusable data or settings.
+    """
+    if config.merging == "none":
+        raise UserError("merging: none merges nothing, so there is nothing to compare.")
+    if alone < 2:
+        raise UserError(f"alone: {alone} is out of range; give a number of at least 2.")
+    federation = federation_of(config) if federation is None else federation
+    check_list(config, federation)
+    trial = Trial(config, federation)
+    setting = {"device": device_name(), "versions": versions()}
+    for observer in observers:
+        observer.start(setting | {"config": config, "federation": federation})
+
+    state, look, frames = trial.init(), reader(trial), []
+    for number in range(config.rounds):
+        state, info, ranks = trial.segment(state, 1)(state, number)
+        frames.append(in_rows(trial, number + 1, look(state, number + 1)))
+        for observer in observers:
+            observer.record(trial.record(number + 1, info, ranks))
+
+    optimum, settled = trained_on(trial, state, alone)
+    clients = pd.DataFrame(
+        {
+            "user": federation.user_ids,
+            "history": np.diff(federation.offsets),
+            "heterogeneity": heterogeneity_of(federation, optimum[trial.layout.place]),
+        }
+    )
+    served, table = distances(trial, state, optimum)
+    served = np.asarray(served)[trial.layout.place]
+    for stage, apart in zip(STAGES, np.asarray(table), strict=True):
+        clients[f"distance {stage}"] = np.where(served, apart[trial.layout.place], np.nan)
+    return Bottleneck(config, federation, pd.concat(frames, ignore_index=True), clients, settled)
+
+
+def stages(trial: Trial) -> tuple[tuple[Algorithm, Callable[[State], State]], ...]:
+    """For each stage, the method whose `score` has its table, and the state that it reads."""
+    config, samples = with_merging(trial, "replace"), jnp.zeros(trial.layout.padded, jnp.int32)
+    replacing = METHODS["fedem"](config, trial.federation.num_items, trial.layout, samples)
+
+    def unserved(state: State) -> State:
+        slot = jnp.full_like(state.clients.slot, -1)
+        return state._replace(clients=state.clients._replace(slot=slot))
+
+    def as_it_is(state: State) -> State:
+        return state
+
+    return (trial.algorithm, unserved), (replacing, as_it_is), (trial.algorithm, as_it_is)
+
+
+def with_merging(trial: Trial, merging: str) -> FedEM:
+    """The settings of a trial of FedEM that merges in another way."""
+    assert isinstance(trial.config, FedEM)
+    return dataclasses.replace(trial.config, merging=merging, adapter_holdout=0.0)
+
+
+def reader(trial: Trial) -> Callable[[State, int], Reading]:
+    """`(state, number) -> reading` after `number` rounds, compiled."""
+    rules, layout = trial.federation.protocol, trial.layout
+    ranking = Ranking(rules.ties, rules.scale, trial.config.top_k)
+
+    @jax.jit
+    def read(state, number, key, lists, held_out):
+        draws = trial.draws(key, number, lists)
+        ranks, losses = [], []
+        for algorithm, view in stages(trial):
+            seen, hyper = view(state), algorithm.hyper
+            ranked = rank_all(algorithm, layout, seen, lists, held_out, hyper, ranking)
+            ranks.append(ranked.test)
+            losses.append(losses_of(trial, algorithm, seen, draws, hyper))
+        return Reading(state.clients.slot >= 0, jnp.stack(ranks), jnp.stack(losses))
+
+    def look(state: State, number: int) -> Reading:
+        with jax.default_matmul_precision("highest"):
+            return read(state, jnp.int32(number), trial.key_draws, trial.lists, trial.held_out)
+
+    return look
+
+
+def losses_of(
+    trial: Trial, algorithm: Algorithm, state: State, draws: Any, hyper: Any
+) -> Float[Array, " C"]:
+    """Mean loss of every client over its samples of a round."""
+    layout, loss = trial.layout, LOSSES[trial.config.bce]
+    positives = max(size.positives for size in layout.classes)
+    barred = max(size.barred for size in layout.classes)
+
+    def on_device(clients, server, client_at):
+        def one(id):
+            (scores,) = algorithm.score(State(clients, server), id[None], hyper)
+            items, labels, count = draws.samples(client_at[id], positives, barred)
+            present = jnp.arange(len(items)) < count
+            lost = jnp.where(present, loss(scores[items], labels), 0.0)
+            return lost.sum() / jnp.maximum(count, 1)
+
+        return lax.map(one, jnp.arange(layout.shard, dtype=jnp.int32))
+
+    client_at = jnp.asarray(layout.client)
+    return layout.on_each_device(on_device, state.clients, state.server, client_at)
+
+
+def in_rows(trial: Trial, number: int, reading: Reading) -> pd.DataFrame:
+    """A row for each client that was aggregated in a round."""
+    place = trial.layout.place
+    client = np.flatnonzero(np.asarray(reading.served)[place])
+    columns: dict[str, Any] = {"round": number, "client": client}
+    for name, values in (("rank", reading.rank), ("loss", reading.loss)):
+        for stage, of_all in zip(STAGES, np.asarray(values), strict=True):
+            columns[f"{name} {stage}"] = of_all[place][client]
+    return pd.DataFrame(columns)
+
+
+def trained_on(trial: Trial, state: State, rounds: int) -> tuple[np.ndarray, float]:
+    """Every client's table after so many more rounds alone, in order of place, and the change of
+    the mean loss in the last of them. The state itself is left as it is."""
+    by_itself = Trial(
+        with_merging(trial, "none"), trial.federation, list(trial.layout.mesh.devices.flat)
+    )
+    start = jax.tree.map(jnp.copy, state)
+    after, info, _ = by_itself.segment(start, rounds)(start, trial.config.rounds)
+    before, last = np.nanmean(np.asarray(info.loss), axis=1)[-2:]
+    return np.asarray(exact(after.clients.items)), float(abs(last - before) / before)
+
+
+def heterogeneity_of(federation: Federation, optimum: Float[np.ndarray, "C I D"]) -> np.ndarray:
+    """How far each client's optimum is from the others': the root mean square, over the items that
+    it trains on and somebody else, too, of the length of the difference between its row and the
+    mean of the other clients' rows; NaN if there is no such item."""
+    total = np.zeros(optimum.shape[1:])
+    number = np.zeros(federation.num_items)
+    own = [
+        np.unique(federation.items[start:end])
+        for start, end in zip(federation.offsets[:-1], federation.offsets[1:], strict=True)
+    ]
+    for client, items in enumerate(own):
+        total[items] += optimum[client, items]
+        number[items] += 1
+    found = np.full(len(own), np.nan)
+    for client, items in enumerate(own):
+        items = items[number[items] > 1]
+        if len(items):
+            mine = optimum[client, items]
+            others = (total[items] - mine) / (number[items] - 1)[:, None]
+            found[client] = np.sqrt(np.mean(np.sum((mine - others) ** 2, axis=1)))
+    return found
+
+
+def distances(trial: Trial, state: State, optimum: Float[np.ndarray, "C I D"]) -> Distances:
+    """Distance of the three tables to every client's own optimum."""
+    layout, elastic = trial.layout, trial.algorithm.elastic
+    assert elastic is not None
+    capacity, hyper = max(size.positives for size in layout.classes), trial.algorithm.hyper
+    num_items = trial.federation.num_items
+
+    @jax.jit
+    def measured(state: State, optimum, lists: Lists):
+        def on_device(held, server, client_at):
+            clients, optimum = held
+
+            def one(id):
+                items, count = lists.positives(client_at[id], capacity)
+                present = jnp.where(jnp.arange(capacity) < count, items, num_items)
+                known = jnp.zeros(num_items).at[present].set(1.0, mode="drop")
+                mine = exact(clients.items[id])
+                served = exact(server.items[jnp.maximum(clients.slot[id], 0)])
+                (share,) = elastic.share(State(clients, server), id[None], hyper)
+
+                def apart(table):
+                    squares = jnp.sum((table - optimum[id]) ** 2, axis=1)
+                    return jnp.sqrt(squares @ known / known.sum())
+
+                tables = (mine, served, mine + share[:, None] * (served - mine))
+                return jnp.stack([apart(table) for table in tables])
+
+            return lax.map(one, jnp.arange(layout.shard, dtype=jnp.int32))
+
+        client_at = jnp.asarray(layout.client)
+        return layout.on_each_device(on_device, (state.clients, optimum), state.server, client_at)
+
+    with jax.default_matmul_precision("highest"):
+        table = measured(state, jnp.asarray(optimum), trial.lists)
+    return Distances(state.clients.slot >= 0, table.T)

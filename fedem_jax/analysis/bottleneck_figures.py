@@ -1,0 +1,134 @@
+"""The figures of a bottleneck study: means with intervals, and what replacing costs a client."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from fedem_jax.analysis.bottleneck import STAGES, Bottleneck
+from fedem_jax.evaluation.metrics import hit_rate, ndcg
+from fedem_jax.evaluation.statistics import bootstrap_interval
+
+RESAMPLES = 2000
+
+
+class Figures(NamedTuple):
+    """Mean over clients, and its 95 % bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4f}\n{self.low:.4f} to {self.high:.4f}"
+
+
+class Line(NamedTuple):
+    """Least squares over the clients."""
+
+    slope: Figures
+    x: np.ndarray
+    """Where the line is drawn."""
+    y: np.ndarray
+    low: np.ndarray
+    """95 % bootstrap band over clients."""
+    high: np.ndarray
+    clients: int
+
+
+def late(found: Bottleneck) -> pd.DataFrame:
+    """The last third of the rounds."""
+    return found.rounds[found.rounds["round"] > found.config.rounds * 2 // 3]
+
+
+def by_client(found: Bottleneck) -> pd.DataFrame:
+    """A row for each client that was aggregated in the last third of the rounds: what it is, and
+    its mean loss and quality with each table over those rounds."""
+    rounds, k = late(found), found.config.top_k
+    columns = {"client": rounds["client"]}
+    for stage in STAGES:
+        rank = rounds[f"rank {stage}"].to_numpy()
+        columns[f"hr {stage}"] = hit_rate(rank, k)
+        columns[f"ndcg {stage}"] = ndcg(rank, k)
+        columns[f"loss {stage}"] = rounds[f"loss {stage}"]
+    means = pd.DataFrame(columns).groupby("client").mean()
+    return found.clients.join(means, how="inner")
+
+
+def summarised(found: Bottleneck) -> dict[str, Any]:
+    """All figures of the table, by stage, and the slopes of the drops."""
+    clients = by_client(found)
+    stages = {
+        stage: {name: _figures(clients[f"{name} {stage}"]) for name in ("hr", "ndcg", "loss")}
+        | {"distance": _figures(found.clients[f"distance {stage}"].dropna())}
+        for stage in STAGES
+    }
+    slopes = {drop: {} for drop in ("loss", "ndcg")}
+    for (drop, cause), line in lines_of(clients).items():
+        slopes[drop][cause] = line.slope
+    about = {
+        "dataset": found.federation.name,
+        "protocol": found.federation.protocol.name,
+        "fingerprint": found.federation.fingerprint,
+        "rounds": found.config.rounds,
+        "seed": found.config.seed,
+        "aggregation_fraction": found.config.aggregation_fraction,
+        "clients_looked_at": len(clients),
+        "optimum_settled_to": found.settled,
+    }
+    return about | {"stages": stages, "slopes": slopes}
+
+
+def lines_of(clients: pd.DataFrame) -> dict[tuple[str, str], Line]:
+    """Least-squares lines of what replacing costs a client, in loss and in NDCG, against its
+    heterogeneity and against the logarithm of its history."""
+    found = {}
+    for drop in ("loss", "ndcg"):
+        for cause in ("heterogeneity", "history"):
+            x, y = points(clients, drop, cause)
+            found[drop, cause] = fitted(x, y)
+    return found
+
+
+def points(clients: pd.DataFrame, drop: str, cause: str) -> tuple[np.ndarray, np.ndarray]:
+    """What replacing costs each client (more loss, less NDCG), over its cause."""
+    sign = 1 if drop == "loss" else -1
+    cost = sign * (clients[f"{drop} replaced"] - clients[f"{drop} local"])
+    of = clients[cause] if cause == "heterogeneity" else np.log10(clients[cause].clip(lower=1))
+    sound = np.isfinite(of) & np.isfinite(cost)
+    return of[sound].to_numpy(), cost[sound].to_numpy()
+
+
+def fitted(x: np.ndarray, y: np.ndarray, seed: int = 0) -> Line:
+    """Least squares, with a band from drawing clients with replacement."""
+    at = np.linspace(x.min(), x.max(), 50)
+    if len(x) < 3 or np.ptp(x) == 0:
+        none = np.full(len(at), np.nan)
+        return Line(Figures(np.nan, np.nan, np.nan), at, none, none, none, len(x))
+    rng = np.random.default_rng(seed)
+    draws = rng.integers(len(x), size=(RESAMPLES, len(x)))
+    slopes, heights = _least_squares(x[draws], y[draws])
+    slope, height = _least_squares(x[None], y[None])
+    band = np.quantile(heights[:, None] + slopes[:, None] * at, [0.025, 0.975], axis=0)
+    low, high = np.quantile(slopes, [0.025, 0.975])
+    line, figures = height[0] + slope[0] * at, Figures(float(slope[0]), float(low), float(high))
+    return Line(figures, at, line, band[0], band[1], len(x))
+
+
+def _least_squares(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Slope and intercept of each row."""
+    apart = x - x.mean(axis=1, keepdims=True)
+    spread = np.maximum((apart**2).sum(axis=1), np.finfo(float).tiny)
+    slope = (apart * y).sum(axis=1) / spread
+    return slope, y.mean(axis=1) - slope * x.mean(axis=1)
+
+
+def _slope(slope: Figures) -> str:
+    return f"{slope.mean:+.4f} ({slope.low:+.4f} to {slope.high:+.4f})"
+
+
+def _figures(values: pd.Series) -> Figures:
+    low, high = bootstrap_interval(values.to_numpy())
+    return Figures(float(values.mean()), float(low), float(high))

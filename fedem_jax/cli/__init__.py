@@ -1,0 +1,1 @@
+"""The commands: what a person types. Imports everything below; nothing is computed here."""

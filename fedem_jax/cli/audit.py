@@ -1,0 +1,41 @@
+"""`fedem audit`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import tyro
+
+from fedem_jax.cli import process
+from fedem_jax.cli.options import Audit
+
+
+def audit(args: Sequence[str]) -> None:
+    """Say whether a protocol leaks held-out items; exit status 1 if it does."""
+    config = tyro.cli(Audit, prog="fedem audit", args=args)
+
+    from fedem_jax.runs.directory import check_free
+
+    if config.out:
+        check_free(config.out)
+    process.prepare_jax()
+
+    from rich.console import Console
+
+    from fedem_jax.analysis.audit import audit
+    from fedem_jax.analysis.audit_table import audit_table
+    from fedem_jax.report.progress import Progress
+
+    class Training(Progress):
+        """The bar alone: what came of the run, the audit tells."""
+
+        def finish(self, summary, per_client):
+            self.__exit__()
+
+    with Training() as progress:
+        found = audit(config, observers=[progress])
+    Console(highlight=False).print(audit_table(found))
+    if config.out:
+        found.save(config.out)
+    if found.leaks:
+        raise SystemExit(1)

@@ -1,0 +1,40 @@
+"""`fedem bottleneck`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import tyro
+
+from fedem_jax.cli import process
+from fedem_jax.cli.options import Bottleneck
+from fedem_jax.config.settings import FedEM
+
+
+def bottleneck(args: Sequence[str]) -> None:
+    """Show what aggregation costs the clients, and what merging saves."""
+    wanted = tyro.cli(Bottleneck, prog="fedem bottleneck", args=args)
+    stem = Path(wanted.dataset).stem or "data"
+    out = Path(wanted.out or Path("results") / f"bottleneck-{stem}-{wanted.protocol}")
+    fields = (field.name for field in dataclasses.fields(FedEM))
+    config = FedEM(**{name: getattr(wanted, name) for name in fields})
+
+    from fedem_jax.runs.directory import check_free
+
+    check_free(out)
+    process.prepare_jax()
+
+    from rich.console import Console
+
+    from fedem_jax.analysis.bottleneck import bottleneck
+    from fedem_jax.analysis.bottleneck_tables import FILES, save, shown
+    from fedem_jax.report.progress import Progress
+
+    with Progress() as progress:
+        found = bottleneck(config, observers=[progress], alone=wanted.alone)
+    save(found, out)
+    console = Console(highlight=False)
+    console.print(shown(found))
+    console.print(f"[bold]{out}/[/bold] holds {', '.join(FILES)}", soft_wrap=True)

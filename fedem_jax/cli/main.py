@@ -1,0 +1,58 @@
+"""The console script `fedem` and its commands.
+
+JAX, pandas and Matplotlib are imported only by the commands that need them, once their arguments
+are known to be sound.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from fedem_jax.cli.audit import audit
+from fedem_jax.cli.bottleneck import bottleneck
+from fedem_jax.cli.compare import compare
+from fedem_jax.cli.data import data
+from fedem_jax.cli.plan import plan
+from fedem_jax.cli.process import told
+from fedem_jax.cli.report import report
+from fedem_jax.cli.sweep import sweep
+from fedem_jax.cli.train import train
+from fedem_jax.errors import UserError, nearest
+
+COMMANDS = {
+    "train": train,
+    "compare": compare,
+    "sweep": sweep,
+    "bottleneck": bottleneck,
+    "plan": plan,
+    "audit": audit,
+    "data": data,
+    "report": report,
+}
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Entry point. Exit status: 0 done, 1 an audited protocol leaks, 2 the user's mistake, 130
+    interrupted, 143 terminated."""
+    args = sys.argv[1:] if args is None else list(args)
+
+    def command() -> None:
+        if not args or args[0] in ("-h", "--help"):
+            print(_usage())
+        elif args[0] in COMMANDS:
+            COMMANDS[args[0]](args[1:])
+        else:
+            raise UserError(f"unknown command '{args[0]}': {nearest(args[0], list(COMMANDS))}.")
+
+    told(command)
+
+
+def _usage() -> str:
+    commands = "\n".join(f"  {name:12}{command.__doc__}" for name, command in COMMANDS.items())
+    return (
+        "usage: fedem COMMAND [OPTIONS]\n\n"
+        "Federated recommendation, simulated on one accelerator.\n\n"
+        f"commands:\n{commands}\n\n"
+        "Start with `fedem train`: it runs the embedded synthetic federation."
+    )

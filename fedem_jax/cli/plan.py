@@ -1,0 +1,25 @@
+"""`fedem plan`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fedem_jax.cli import process
+from fedem_jax.cli.options import Plan, settings
+
+
+def plan(args: Sequence[str]) -> None:
+    """Say what a run would cost: padding, memory, operations, time; runs nothing."""
+    config = settings(Plan, "fedem plan", args)[0].settings
+    process.prepare_jax()
+
+    from rich.console import Console
+
+    from fedem_jax.analysis.cost import plan_run
+    from fedem_jax.analysis.cost_tables import shown
+    from fedem_jax.data.sources import federation_of
+    from fedem_jax.runs.simulation import Trial
+
+    federation = federation_of(config)
+    layout = Trial(config, federation).layout
+    Console(highlight=False).print(shown(plan_run(config, federation, layout)))

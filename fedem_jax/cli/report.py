@@ -1,0 +1,35 @@
+"""`fedem report`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import tyro
+
+from fedem_jax.cli.options import Report
+from fedem_jax.errors import UserError
+
+
+def report(args: Sequence[str]) -> None:
+    """Redraw the curves of finished runs and print their closing tables."""
+    wanted = tyro.cli(Report, prog="fedem report", args=args)
+    if not wanted.directories:
+        raise UserError("report: names no run directory; give at least one.")
+
+    from rich.console import Console
+
+    from fedem_jax.report.curves import learning_curves
+    from fedem_jax.report.pictures import draw_run
+    from fedem_jax.report.run_tables import closing, comparison
+    from fedem_jax.runs.directory import read_run
+
+    runs = [(str(path), read_run(path)) for path in wanted.directories]
+    console = Console(highlight=False)
+    for path, run in runs:
+        draw_run(Path(path), run)
+        console.print(closing(run.summary))
+    if len(runs) > 1:
+        console.print(comparison(runs))
+    if wanted.picture:
+        learning_curves(runs, wanted.picture, title="Learning curves")

@@ -1,0 +1,54 @@
+"""`fedem train`."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+from collections.abc import Sequence
+
+from fedem_jax.cli import process
+from fedem_jax.cli.options import Train, settings
+from fedem_jax.errors import Stopped, UserError
+
+
+def train(args: Sequence[str]) -> None:
+    """Run one experiment; `fedem train --help` explains every setting."""
+    wanted, base = settings(Train, "fedem train", args)
+    source, config, resume = wanted.config, wanted.settings, bool(wanted.resume)
+
+    from fedem_jax.runs.directory import (
+        CONFIG,
+        SUMMARY,
+        RunDirectory,
+        check_free,
+        check_settings,
+        first_free,
+    )
+
+    if source and not config.out:
+        repeated = dataclasses.replace(config, out=base.out).run_directory()
+        config = dataclasses.replace(config, out=str(first_free(repeated)))
+    out = config.run_directory()
+    if not resume:
+        check_free(out)
+    elif config.out != wanted.resume:
+        raise UserError("resume: goes on in the folder of the run; leave --out out.")
+    elif (out / SUMMARY).exists():
+        print(f"{out}: has finished; `fedem report {out}` shows it.")
+        return
+    else:
+        check_settings(out, config)
+    process.prepare_jax()
+
+    from fedem_jax.cli.signals import Stopping
+    from fedem_jax.report.pictures import draw_run
+    from fedem_jax.report.progress import Progress
+    from fedem_jax.runs.train import run
+
+    with Progress(directory=out) as progress, Stopping(progress.say) as stop:
+        try:
+            run(config, None, [progress], RunDirectory(out, resume, progress.say, draw_run), stop)
+        except KeyboardInterrupt as interrupt:
+            begun = (out / CONFIG).exists()
+            kept = f"go on with `fedem train --resume {out}`." if begun else ""
+            raise Stopped(getattr(interrupt, "number", signal.SIGINT), kept) from None

@@ -1,0 +1,1 @@
+"""What happens on a device that holds private data. May import core and below, never server."""

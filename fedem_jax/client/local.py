@@ -1,0 +1,191 @@
+"""Local training: what one client does with its samples of a round.
+
+All is written without a client axis. `training.train_clients` maps it over a block of clients and
+names the mapped axis `BLOCK`; a client that has fewer batches than its neighbours, or that stopped
+early, is left exactly as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from fedem_jax.core.blocks import BLOCK, over_trials, stacked
+from fedem_jax.core.round import Trained
+from fedem_jax.core.samples import Session
+
+Carry = TypeVar("Carry")
+Objective = Callable[[Any, Array, Array, Array], Array]
+"""`(private, rows [M D], labels [M], weights [M]) -> loss`: weighted sum over the rows."""
+
+
+def run_epochs(
+    step: Callable[[Carry, Array, Array], tuple[Carry, Array]],
+    carry: Carry,
+    session: Session,
+) -> tuple[Carry, Trained]:
+    """Epochs of mini-batches until the running loss settles: |l_e - l_{e-1}| / |l_{e-1} + offset|
+    below the threshold, from the second epoch on.
+
+    `step(carry, row [B], present [B]) -> (carry, mean loss)` is one optimiser step on the samples
+    of a batch, named by their compact rows. The last batch of an epoch holds what is left.
+    """
+    rule, count = session.rule, session.count
+    width = min(rule.batch_size, session.row_of.shape[0])
+    num_batches = -(-count // width)
+    most_batches = over_trials(lax.pmax(num_batches, BLOCK))
+    alone = lax.axis_size(BLOCK) * stacked() == 1  # then the loops end when the client does
+
+    def epoch(loop):
+        e, active, carry, total, running, epochs = loop
+        visited = session.order(e, count)
+
+        def batch(b, inner):
+            carry, total = inner
+            position = b * width + jnp.arange(width, dtype=jnp.int32)
+            present = position < count
+            row = session.row_of[visited(jnp.where(present, position, 0))]
+            new, loss = step(carry, row, present)
+            loss = loss * present.sum()
+            if alone:
+                return new, total + loss
+            live = active & (b < num_batches)
+            carry = jax.tree.map(lambda new, old: jnp.where(live, new, old), new, carry)
+            return carry, total + jnp.where(live, loss, 0.0)
+
+        carry, total = lax.fori_loop(0, most_batches, batch, (carry, total))
+        now = total / jnp.maximum((e + 1) * count, 1)
+        before = running[e - 1]
+        settled = (e > 0) & (jnp.abs(now - before) / jnp.abs(before + rule.offset) < rule.threshold)
+        running = running.at[e].set(jnp.where(active, now, jnp.nan))
+        return e + 1, active & ~settled, carry, total, running, epochs + active
+
+    def unfinished(loop):
+        e, active, *_ = loop
+        going = over_trials(lax.pmax(active.astype(jnp.int32), BLOCK))
+        return (e < rule.local_epochs) & (going > 0)
+
+    start = (
+        jnp.int32(0),
+        count > 0,
+        carry,
+        jnp.float32(0),
+        jnp.full(rule.local_epochs, jnp.nan),
+        jnp.int32(0),
+    )
+    _, _, carry, _, running, epochs = lax.while_loop(unfinished, epoch, start)
+    return carry, Trained(running, running[epochs - 1], epochs)
+
+
+def batch_weights(
+    row: Int[Array, " B"], present: Bool[Array, " B"], num_rows: int
+) -> Float[Array, " M"]:
+    """Share of a batch's samples that fall on each row of the compact table."""
+    samples = jnp.zeros(num_rows).at[row].add(present.astype(jnp.float32))
+    return samples / jnp.maximum(present.sum(), 1)
+
+
+def place_weights(
+    row: Int[Array, " B"], present: Bool[Array, " B"], num_rows: int
+) -> Float[Array, " B"]:
+    """Weights of a batch's places such that a row found at several of them counts at the first,
+    with its whole share. The others add exact zeros: no sum depends on the order of a scatter."""
+    place = jnp.arange(row.shape[0], dtype=jnp.int32)
+    touched = jnp.where(present, row, num_rows)
+    first = jnp.full(num_rows, row.shape[0], jnp.int32).at[touched].min(place, mode="drop")
+    share = batch_weights(row, present, num_rows)
+    return jnp.where(present & (first[row] == place), share[row], 0.0)
+
+
+def fit_embedding(
+    objective: Objective,
+    private: Any,
+    table: Float[Array, "M D"],
+    session: Session,
+    optimiser: optax.GradientTransformation,
+) -> tuple[Any, Float[Array, "M D"], Trained]:
+    """Train a client's own parameters and its compact table together, by one optimiser of the pair
+    `(private, table)`.
+
+    A batch enters as the number of its samples on each row, so that a step scores the table once
+    and its gradient is dense: no row is gathered or scattered, and every sum has a fixed order.
+    The table is held as [D, M] meanwhile, which keeps the long axis contiguous.
+    """
+
+    def step(carry, row, present):
+        params, moments = carry
+        weights = batch_weights(row, present, session.rows.shape[0])
+
+        def batch_loss(params):
+            private, columns = params
+            return objective(private, columns.T, session.labels, weights)
+
+        loss, gradient = jax.value_and_grad(batch_loss)(params)
+        update, moments = optimiser.update(gradient, moments, params)
+        return (optax.apply_updates(params, update), moments), loss
+
+    params = (private, table.T)
+    start = (params, optimiser.init(params))
+    ((private, columns), _), trained = run_epochs(step, start, session)
+    return private, columns.T, trained
+
+
+def fit_network(
+    objective: Objective,
+    private: Any,
+    table: Float[Array, "M D"],
+    session: Session,
+    optimiser: optax.GradientTransformation,
+) -> tuple[Any, Float[Array, "M D"], Trained]:
+    """The same as `fit_embedding`, for a client whose rows go through a network: that costs most,
+    so a batch's rows are gathered."""
+
+    def step(carry, row, present):
+        params, moments = carry
+        weights = place_weights(row, present, session.rows.shape[0])
+
+        def batch_loss(params):
+            private, table = params
+            return objective(private, table[row], session.labels[row], weights)
+
+        loss, gradient = jax.value_and_grad(batch_loss)(params)
+        update, moments = optimiser.update(gradient, moments, params)
+        return (optax.apply_updates(params, update), moments), loss
+
+    params = (private, table)
+    start = (params, optimiser.init(params))
+    ((private, table), _), trained = run_epochs(step, start, session)
+    return private, table, trained
+
+
+def fit_in_turn(
+    objective: Objective,
+    private: Any,
+    table: Float[Array, "M D"],
+    session: Session,
+    lr_private: Float[Array, ""],
+    lr_table: Float[Array, ""],
+) -> tuple[Any, Float[Array, "M D"], Trained]:
+    """Plain gradient steps in turn, batch by batch: the client's own parameters first, then, with
+    those moved, the compact table, whose loss is the one reported (PFedRec, released program)."""
+
+    def step(carry, row, present):
+        private, columns = carry
+        weights = batch_weights(row, present, session.rows.shape[0])
+
+        def batch_loss(private, columns):
+            return objective(private, columns.T, session.labels, weights)
+
+        gradient = jax.grad(batch_loss)(private, columns)
+        private = jax.tree.map(lambda x, slope: x - lr_private * slope, private, gradient)
+        loss, gradient = jax.value_and_grad(batch_loss, argnums=1)(private, columns)
+        return (private, columns - lr_table * gradient), loss
+
+    (private, columns), trained = run_epochs(step, (private, table.T), session)
+    return private, columns.T, trained

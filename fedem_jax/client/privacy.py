@@ -1,0 +1,158 @@
+"""Local differential privacy of what a client uploads: a bound on it, and Laplace noise.
+
+    sent = known + M min(1, clip / |M|_1) + scale Z,    Z ~ Laplace(0, 1), number by number
+
+`known` is a table that does not depend on the client's data of this round (the last download, or
+FedEM's first table), M what the client's own parameters add to it. Whatever the client's data, the
+noiseless upload lies within `clip` of `known` in L1 norm, so that two data sets make it differ by
+at most 2 clip. The noise covers all rows: those that moved would tell what was sampled.
+
+This bounds what one round's item table (FedNCF: and network) tells of one client's data, and
+nothing else; without a bound it is no guarantee. What lies outside is listed in docs/privacy.md.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int, Key, Num
+
+from fedem_jax.config.settings import LocalPrivacy
+from fedem_jax.core.blocks import over_trials
+from fedem_jax.core.draws import Draws
+from fedem_jax.core.layout import AXIS, Layout
+from fedem_jax.core.round import Sum
+from fedem_jax.core.table_storage import exact, held
+
+
+def epsilon(clip: float, scale: float, rounds: int = 1) -> float:
+    """epsilon of a client's item tables in all the rounds in which it uploads: any two data sets of
+    the client are neighbours, the sensitivity is 2 clip, and rounds add up (basic composition of
+    the Laplace mechanism: Dwork, McSherry, Nissim, Smith 2006).
+
+    Infinite without a bound (`clip` 0) or without noise (`scale` 0). It holds in exact arithmetic,
+    and not for what docs/privacy.md lists as outside of it.
+    """
+    if clip == 0 or scale == 0:
+        return math.inf
+    return rounds * 2 * clip / scale
+
+
+def clipped(config: LocalPrivacy, moved: Any, clip: Float[Array, ""]) -> Any:
+    """M min(1, clip / |M|_1) of a tree of arrays, with the L1 norm of all its numbers together.
+
+    A tree within the bound stays as it is, to the bit. Where the configuration has no bound nothing
+    is computed; a traced `clip` of 0 is none.
+    """
+    if not config.ldp_clip:
+        return moved
+    norm = sum(jnp.abs(leaf).sum() for leaf in jax.tree.leaves(moved))
+    factor = jnp.where(clip > 0, clip / jnp.maximum(norm, clip), 1.0)
+    return jax.tree.map(lambda leaf: factor * leaf, moved)
+
+
+def noise(
+    key: Key[Array, ""], client: Int[Array, ""], items: Int[Array, " M"], dim: int
+) -> Float[Array, "M D"]:
+    """Laplace noise of scale 1 on rows of a client's table, from keys of the client and the item:
+    it depends neither on the other clients nor on how items and clients are cut into parts."""
+    key = jax.random.fold_in(key, client)
+    return jax.vmap(lambda item: jax.random.laplace(jax.random.fold_in(key, item), (dim,)))(items)
+
+
+def noisy_tables(
+    config: LocalPrivacy,
+    draws: Draws,
+    clients: Int[Array, " A"],
+    tables: Num[Array, "A I D"],
+    known: Num[Array, "I D"] | None,
+    hyper: Any,
+) -> Num[Array, "A I D"]:
+    """The tables as these clients upload them: bounded around `known`, with noise. The clients'
+    own tables stay as they are.
+
+    Args:
+        config: whether there is noise and a bound.
+        draws: those of the round; its server key is that of the noise, if there is any.
+        clients: whose tables these are.
+        tables: as held between rounds.
+        known: what the bound is around; None without one.
+        hyper: the numbers `ldp_scale` and `ldp_clip`.
+    """
+    if not (config.ldp_scale or config.ldp_clip):
+        return tables
+
+    def of_client(client, table):
+        sent = exact(table)
+        if known is not None:
+            start = exact(known)
+            sent = start + clipped(config, sent - start, hyper.ldp_clip)
+        if config.ldp_scale:
+            every = jnp.arange(len(sent))
+            sent = sent + hyper.ldp_scale * noise(draws.server(), client, every, sent.shape[1])
+        return held(sent, table.dtype)
+
+    return lax.map(lambda each: of_client(*each), (clients, tables))
+
+
+def noisy_sum(
+    config: LocalPrivacy,
+    draws: Draws,
+    clients: Int[Array, " P"],
+    shares: Float[Array, " P"],
+    upload: Sum,
+    layout: Layout,
+    hyper: Any,
+) -> Sum:
+    """The weighted sum of the uploads with that of their noises, sum_u a_u scale Z_u, which every
+    client adds to its whole table, and to whatever else it sends, before it leaves.
+
+    The noises are drawn one client after the other on every device, so that one table of them is
+    held at a time.
+
+    Args:
+        config: whether there is noise.
+        draws: those of the round; its server key is that of the noise, if there is any.
+        clients: those that upload.
+        shares: a_u, their weights in the sum.
+        upload: the sum without noise.
+        layout: where the clients are.
+        hyper: the number `ldp_scale`.
+    """
+    if not config.ldp_scale:
+        return upload
+    weights = jnp.zeros(layout.padded).at[layout.places(clients)].set(shares)
+
+    def on_device(weights, key, client_at):
+        def add(u, total):
+            def noisy(total):
+                mine = noise_like(upload, key, client_at[u])
+                return jax.tree.map(lambda old, new: old + weights[u] * new, total, mine)
+
+            uploads = over_trials((weights[u] > 0).astype(jnp.int32))
+            return lax.cond(uploads > 0, noisy, lambda total: total, total)
+
+        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), upload)
+        return (), lax.psum(lax.fori_loop(0, layout.shard, add, nothing), AXIS)
+
+    key, client_at = draws.server(), jnp.asarray(layout.client)
+    _, noises = layout.on_each_device(on_device, weights, key, client_at, summed=True)
+    return jax.tree.map(lambda sent, new: sent + hyper.ldp_scale * new, upload, noises)
+
+
+def noise_like(upload: Sum, key: Key[Array, ""], client: Int[Array, ""]) -> Sum:
+    """One client's noise of scale 1 on all that it uploads. Array n beside the table has its key as
+    if it were item I + n."""
+    num_items, dim = upload.items.shape
+    table = noise(key, client, jnp.arange(num_items), dim)
+    leaves, tree = jax.tree.flatten(upload.rest)
+    own = jax.random.fold_in(key, client)
+    beside = [
+        jax.random.laplace(jax.random.fold_in(own, num_items + n), leaf.shape)
+        for n, leaf in enumerate(leaves)
+    ]
+    return Sum(table, jax.tree.unflatten(tree, beside))

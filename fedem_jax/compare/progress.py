@@ -1,0 +1,149 @@
+"""What a comparison shows while it goes: a line for each run, bars in a terminal, the time left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+from rich.text import Text
+
+from fedem_jax.compare.plan import Comparison, PlannedRun
+from fedem_jax.report.progress import live_bar
+from fedem_jax.runs.directory import read_run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from fedem_jax.data.federation import Federation
+from fedem_jax.units import in_words
+
+
+class Watch:
+    """Shows the runs of a comparison as they go; a context manager, so that the bars always end.
+
+    A line for each finished run, and two bars below it in a terminal: runs and rounds.
+    """
+
+    def __init__(self, todo: Sequence[PlannedRun], paces: dict[str, float], console: Console):
+        """
+        Args:
+            todo: the runs, in order.
+            paces: seconds per round of contenders that have run before, by name.
+        """
+        self._console, self._paces = console, dict(paces)
+        self._ahead, self._total = list(todo), len(todo)
+        self._begun = 0.0
+        self._bar = live_bar(console)
+        self._runs = self._bar.add_task("", values="")
+        self._rounds = self._bar.add_task("", values="")
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._bar.stop()
+
+    def say(self, sentence: str) -> None:
+        """Show a sentence, above the bars."""
+        self._console.print(Text(sentence, "dim"), soft_wrap=True)
+
+    def begin(self, run: PlannedRun) -> None:
+        """Show which run is at work."""
+        self._begun = time.monotonic()
+        rounds = run.config.rounds
+        self._bar.update(
+            self._rounds, completed=0, total=rounds, description=str(run), values="compiling"
+        )
+        self._show(0)
+        self._bar.start()
+
+    def start(self, setting: dict[str, Any]) -> None:
+        """The data are known from the first run on."""
+
+    def record(self, record: dict[str, Any]) -> None:
+        """Show the newest round."""
+        metric = f"hr@{self._ahead[0].config.top_k}"
+        values = f"round {record['round']}, val {metric.upper()} {record['val'][metric]:.3f}"
+        self._bar.update(self._rounds, completed=record["round"], values=values)
+        self._show(record["round"])
+
+    def finish(self, summary: dict[str, Any], per_client: pd.DataFrame) -> None:
+        """Say what came of the run, and how long the others may take."""
+        run, took = self._ahead[0], time.monotonic() - self._begun
+        self._paces[run.name] = took / run.config.rounds
+        del self._ahead[0]
+        metric = f"hr@{summary['top_k']}"
+        value = summary["headline"]["test"][metric]
+        self._say(run, f"{metric.upper()} {value:.4f}, {in_words(took)}")
+
+    def fail(self, run: PlannedRun, reason: str) -> None:
+        """Say why a contender is left out."""
+        kept = [each for each in self._ahead if each.name != run.name]
+        self._total -= len(self._ahead) - len(kept) - 1
+        self._ahead = kept
+        self._say(run, f"failed; {reason}")
+
+    def _say(self, run: PlannedRun, what: str) -> None:
+        done = self._total - len(self._ahead)
+        seconds = time_left(self._ahead, self._paces)
+        left = f" ({in_words(seconds)} left)" if seconds else ""
+        number = f"{done:>{len(str(self._total))}}/{self._total}"
+        self._console.print(Text(f"{number} {run}: {what}{left}"), soft_wrap=True)
+
+    def _show(self, rounds: int) -> None:
+        """Put the number of the run and the time left beside the upper bar."""
+        run, done = self._ahead[0], self._total - len(self._ahead)
+        elapsed, paces = time.monotonic() - self._begun, self._paces
+        if rounds and run.name not in paces:
+            paces = paces | {run.name: elapsed / rounds}
+        seconds = time_left(self._ahead, paces)
+        left = f"{in_words(max(1, seconds - elapsed))} left" if seconds else ""
+        self._bar.update(
+            self._runs,
+            completed=done,
+            total=self._total,
+            description=f"run {done + 1}/{self._total}",
+            values=left,
+        )
+
+
+def opening(comparison: Comparison, todo: Sequence[PlannedRun], federation: Federation) -> str:
+    """What is about to run, in a sentence."""
+    runs = comparison.runs()
+    methods, done = len(runs) // comparison.seeds, len(runs) - len(todo)
+    finished = f", {done} of them finished" if done else ""
+    return (
+        f"{federation.name}, protocol {federation.protocol.name}: {federation.num_clients:,} "
+        f"clients, {federation.num_items:,} items\n"
+        f"{_count(methods, 'method')} x {_count(comparison.seeds, 'seed')} = "
+        f"{_count(len(runs), 'run')}{finished}"
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def time_left(runs: Sequence[PlannedRun], paces: dict[str, float]) -> float:
+    """Seconds that runs will take: a contender that has not run yet goes at the mean pace of those
+    that have. 0 if none has.
+
+    Args:
+        paces: seconds per round, compiling included, by name of the contender.
+    """
+    usual = float(np.mean(list(paces.values()))) if paces else 0.0
+    return sum(paces.get(run.name, usual) * run.config.rounds for run in runs)
+
+
+def paces_of(comparison: Comparison, todo: Sequence[PlannedRun]) -> dict[str, float]:
+    """Seconds per round of the contenders that have finished runs, by name."""
+    waiting, paces = {run.path for run in todo}, {}
+    for run in comparison.runs():
+        if run.path not in waiting:
+            summary = read_run(run.path).summary
+            compiling = summary["compile_seconds"] / summary["rounds"]
+            paces[run.name] = summary["seconds_per_round"] + compiling
+    return paces

@@ -1,0 +1,74 @@
+"""What came of a comparison, read back from its run directories."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fedem_jax.config.base import Config
+from fedem_jax.errors import UserError
+from fedem_jax.runs.directory import (
+    PER_CLIENT,
+    read_run,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+from fedem_jax.compare.plan import Comparison
+
+
+class Entry(NamedTuple):
+    """What came of a contender."""
+
+    name: str
+    config: Config | None
+    failed: str
+    """Why it has no result; empty: it has."""
+    summaries: Sequence[dict[str, Any]] = ()
+    """One for each seed."""
+    clients: Sequence[pd.DataFrame] = ()
+    """Metrics of every client at the best validation round, one table for each seed."""
+    records: Sequence[list[dict[str, Any]]] = ()
+    """All evaluated rounds, one list for each seed."""
+
+
+def gather(comparison: Comparison, failed: dict[str, str]) -> list[Entry]:
+    """Read all finished runs back.
+
+    Raises:
+        UserError: a file is missing or broken, or the runs rest on different data.
+    """
+    entries: list[Entry] = []
+    splits: dict[int, str] = {}  # fingerprints by seed
+    users: list[str] = []
+    for name, config, refused in comparison.contenders:
+        if config is None or name in failed:
+            entries.append(Entry(name, config, refused or failed[name]))
+            continue
+        summaries, tables, records = [], [], []
+        for seed in range(comparison.seeds):
+            path = comparison.run(name, config, seed).path
+            (_, rounds, summary), clients = read_run(path), _per_client(path)
+            known = splits.setdefault(seed, summary["fingerprint"])
+            users = users or clients["user"].tolist()
+            if summary["fingerprint"] != known or clients["user"].tolist() != users:
+                raise UserError(
+                    f"{path}: rests on other data than the runs before it, so the data have "
+                    "changed in between; remove the older runs."
+                )
+            summaries.append(summary)
+            tables.append(clients)
+            records.append(rounds)
+        entries.append(Entry(name, config, "", summaries, tables, records))
+    return entries
+
+
+def _per_client(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    try:
+        return pd.read_parquet(path / PER_CLIENT)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path / PER_CLIENT}: cannot be read ({error}).") from None

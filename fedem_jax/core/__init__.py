@@ -1,0 +1,1 @@
+"""A round over all clients, for any method. May import data and all below."""

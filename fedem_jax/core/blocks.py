@@ -1,0 +1,68 @@
+"""Work over blocks of clients, and over the stacked trials of a sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Int
+
+from fedem_jax.core.layout import Layout, SizeClass
+
+BLOCK = "block"
+"""Name of the mapped axis inside a block of clients."""
+TRIAL = "trial"
+"""Name of the mapped axis over stacked trials of a sweep; a run by itself has none."""
+
+Carry = TypeVar("Carry")
+
+
+def for_each_block(
+    work: Callable[[SizeClass, Int[Array, " B"], Carry], Carry],
+    carry: Carry,
+    chosen: Bool[Array, " shard"],
+    classes: Sequence[SizeClass],
+    members: Sequence[Int[Array, "1 _"]],
+    layout: Layout,
+) -> Carry:
+    """Fold `work(size_class, clients, carry)` over blocks of the chosen clients of one device.
+
+    `members` are those of the classes on this device. `clients` counts from the device's first
+    one; places that no client fills hold `shard`, one past the last, so that reads are clipped and
+    writes dropped. Only as many blocks run as the chosen clients need.
+    """
+    padded = jnp.concatenate([chosen, jnp.zeros(1, bool)])
+    for size_class, (candidates,) in zip(classes, members, strict=True):
+        wanted = padded[candidates]
+        width = layout.width(candidates.shape[0])
+        room = -(-candidates.shape[0] // width) * width
+        place = jnp.where(wanted, jnp.cumsum(wanted) - 1, room)
+        queue = jnp.full(room, layout.shard, jnp.int32).at[place].set(candidates, mode="drop")
+
+        def block(b, carry, queue=queue, size_class=size_class, width=width):
+            clients = lax.dynamic_slice_in_dim(queue, b * width, width)
+            return work(size_class, clients, carry)
+
+        carry = lax.fori_loop(0, over_trials(-(-wanted.sum() // width)), block, carry)
+    return carry
+
+
+def stacked() -> int:
+    """Trials that are worked on side by side: 1 in a run by itself."""
+    try:
+        return lax.axis_size(TRIAL)
+    except NameError:  # there is no such axis
+        return 1
+
+
+def over_trials(most: Int[Array, ""]) -> Int[Array, ""]:
+    """The largest of a number over the stacked trials: the bound of a loop that all of them go
+    through together, or, as 0 or 1, whether any of them takes a branch.
+
+    With a bound of each trial's own, the loop would copy all that it carries, tables of all clients
+    included, in every pass, to keep it for the trials that have finished; a branch of each trial's
+    own would be gone through by all. So whatever comes after a trial's own end must change nothing.
+    """
+    return lax.pmax(most, TRIAL) if stacked() > 1 else most

@@ -1,0 +1,126 @@
+"""Everything random in a round, apart from what is done with it.
+
+A round asks its `Draws` for participants, samples and visiting orders. `Fresh` draws them on device
+from named keys (round r: `fold_in(key, r)`, client u: `fold_in(., u)`), so that results do not
+depend on how the clients are cut into blocks; a recorded run can be put in its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from fedem_jax.core.linalg import upright
+from fedem_jax.core.lists import Lists
+from fedem_jax.core.sampling import distinct_ranks, items_outside, shuffle
+
+
+class Samples(NamedTuple):
+    """One client's samples of a round: each positive, oldest first, followed by its negatives.
+
+    Places from `count` on are padding.
+    """
+
+    items: Int[Array, " S"]
+    labels: Float[Array, " S"]  # 1 for a positive, 0 for a negative
+    count: Int[Array, ""]
+
+
+@runtime_checkable
+class Draws(Protocol):
+    """The random choices of one round."""
+
+    def participants(self) -> Int[Array, " P"]:
+        """Distinct clients that train in this round."""
+        ...
+
+    def samples(self, client, capacity: int, barred_capacity: int) -> Samples:
+        """Samples of one client with at most `capacity` positives."""
+        ...
+
+    def order(self, client, epoch, count) -> Callable[[Array], Array]:
+        """`positions [B] -> index [B]`: samples visited at positions (< `count`) of an epoch."""
+        ...
+
+    def aggregated(self, participants: Int[Array, " P"]) -> Int[Array, " A"]:
+        """Distinct participants whose tables are aggregated."""
+        ...
+
+    def server(self) -> Key[Array, ""]:
+        """Key of whatever else the server draws."""
+        ...
+
+    def signs(self, axes: Float[Array, "A D"], scores: Float[Array, "A I"]) -> Float[Array, " A"]:
+        """+1 or -1 for each principal axis, whose direction the eigenproblem leaves open."""
+        ...
+
+
+SERVER = 4
+"""Tells the server's key of a round from the four that are split off."""
+
+
+class Fresh(NamedTuple):
+    """Draws of a new run, by keys of one round."""
+
+    key_participants: Key[Array, ""]
+    keys_samples: Key[Array, " C"]
+    """Of all clients at once, as every size class would compile a derivation of its own."""
+    keys_order: Key[Array, " C"]
+    key_aggregated: Key[Array, ""]
+    key_server: Key[Array, ""]
+    lists: Lists
+    num_clients: int
+    num_items: int
+    num_negative: int
+    num_participants: int
+    num_aggregated: int
+
+    @classmethod
+    def of_round(
+        cls, key: Key[Array, ""], number: Int[Array, ""], lists: Lists, num_clients: int, *sizes
+    ) -> Fresh:
+        """The draws of round `number` of the run with this key; `sizes` are the other fields."""
+        key = jax.random.fold_in(key, number)
+        participants, samples, order, aggregated = jax.random.split(key, 4)
+        of_client = jax.vmap(jax.random.fold_in, (None, 0))
+        everyone = jnp.arange(num_clients)
+        samples, order = of_client(samples, everyone), of_client(order, everyone)
+        server = jax.random.fold_in(key, SERVER)
+        return cls(participants, samples, order, aggregated, server, lists, num_clients, *sizes)
+
+    def participants(self) -> Int[Array, " P"]:
+        everyone = jnp.arange(self.num_clients, dtype=jnp.int32)
+        if self.num_participants == self.num_clients:
+            return everyone
+        return jax.random.permutation(self.key_participants, everyone)[: self.num_participants]
+
+    def samples(self, client, capacity: int, barred_capacity: int) -> Samples:
+        positives, count = self.lists.positives(client, capacity)
+        barred, num_barred = self.lists.barred_items(client, barred_capacity)
+        ranks = distinct_ranks(
+            self.keys_samples[client],
+            capacity,
+            self.num_negative,
+            (self.num_items - num_barred).astype(jnp.uint32),
+        )
+        negatives = items_outside(barred, num_barred, ranks)
+        items = jnp.concatenate([positives[:, None], negatives], axis=1)
+        labels = jnp.zeros(items.shape).at[:, 0].set(1.0)
+        return Samples(items.ravel(), labels.ravel(), count * (1 + self.num_negative))
+
+    def order(self, client, epoch, count) -> Callable[[Array], Array]:
+        return shuffle(jax.random.fold_in(self.keys_order[client], epoch), count)
+
+    def aggregated(self, participants: Int[Array, " P"]) -> Int[Array, " A"]:
+        return jax.random.permutation(self.key_aggregated, participants)[: self.num_aggregated]
+
+    def server(self) -> Key[Array, ""]:
+        return self.key_server
+
+    def signs(self, axes: Float[Array, "A D"], scores: Float[Array, "A I"]) -> Float[Array, " A"]:
+        """Every axis points to where its largest component, in absolute value, is positive."""
+        return upright(axes)

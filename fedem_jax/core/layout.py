@@ -1,0 +1,222 @@
+"""The clients of a federation on the device: ragged lists, size classes, blocks, shards.
+
+Sizes vary a hundredfold, so clients are never padded to the largest: each belongs to the smallest
+size class that holds its training positives, and a class is worked through block after block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int
+
+from fedem_jax.data.federation import Federation
+
+AXIS = "clients"
+"""Mesh axis that the client axis is sharded over."""
+
+
+class SizeClass(NamedTuple):
+    """Clients that are worked on in arrays of one shape."""
+
+    positives: int
+    """Places for training positives: what the largest member has."""
+    barred: int
+    """Places for barred items."""
+    rows: int
+    """Rows of the compact table, M: no member's samples touch more items."""
+    members: Int[np.ndarray, "devices n"]
+    """Places of each device, counted from its first one, in order of size; padded with `shard`."""
+
+
+class Layout(NamedTuple):
+    """How the clients are laid out: over devices, size classes and blocks.
+
+    Arrays that have the client axis first hold the clients in order of place. On one device that is
+    the order of the federation; several devices are dealt the clients in order of size, so that
+    all have about the same work.
+    """
+
+    mesh: Mesh
+    number: int
+    """C: clients of the federation."""
+    shard: int
+    """Places per device; those beyond the clients are at the end of a device and never take
+    part."""
+    client: Int[np.ndarray, " padded"]
+    """Client at each place; `padded`: none."""
+    place: Int[np.ndarray, " C"]
+    """Place of each client."""
+    classes: tuple[SizeClass, ...]
+    coarse: tuple[SizeClass, ...]
+    """Half as many classes, for work that few clients do: see `classes_for`."""
+    block: int
+    """Clients worked on side by side."""
+
+    @property
+    def padded(self) -> int:
+        """Length of the client axis: a multiple of the number of devices."""
+        return self.shard * self.mesh.size
+
+    def classes_for(self, clients: int) -> tuple[SizeClass, ...]:
+        """Size classes for what so many clients do in a round: the coarse ones unless it is most of
+        them, since whatever is done is compiled once for each class."""
+        return self.classes if 2 * clients > self.number else self.coarse
+
+    def places(self, clients: Int[Array, "*n"]) -> Int[Array, "*n"]:
+        """Places of clients."""
+        return jnp.asarray(self.place)[clients]
+
+    def spread(self, values: Int[np.ndarray, "C *n"]) -> Int[np.ndarray, "padded *n"]:
+        """Values of the clients, in order of place; 0 where there is no client."""
+        spread = np.zeros((self.padded, *values.shape[1:]), np.int32)
+        spread[self.place] = values
+        return spread
+
+    def width(self, places: int) -> int:
+        """Clients side by side in a class of so many places: even blocks, none above `block`."""
+        return -(-places // -(-places // self.block))
+
+    def sharded(self) -> NamedSharding:
+        """Sharding of arrays that have the client axis first."""
+        return NamedSharding(self.mesh, PartitionSpec(AXIS))
+
+    def replicated(self) -> NamedSharding:
+        """Sharding of arrays that every device holds whole."""
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    def split(self, values: Array) -> Array:
+        """The same array, worked on by all devices, each a part of its first axis."""
+        return lax.with_sharding_constraint(values, self.sharded())
+
+    def on_each_device(
+        self, work: Callable[..., Any], clients, server, *others, summed: bool = False
+    ) -> Any:
+        """`work(clients, server, *others)` on every device: its own part of whatever has the client
+        axis first (all arguments and results), and the whole of `server`. With `summed`, the result
+        is a pair, and its second part is the same on all devices."""
+        own, whole = PartitionSpec(AXIS), PartitionSpec()
+        specs = (own, whole) + (own,) * len(others)
+        returns = (own, whole) if summed else own
+        mapped = jax.shard_map(
+            work, mesh=self.mesh, in_specs=specs, out_specs=returns, check_vma=False
+        )
+        return mapped(clients, server, *others)
+
+
+class Need(NamedTuple):
+    """What local training takes, client by client, before any padding."""
+
+    samples: Int[np.ndarray, " C"]
+    """Samples of a round, positives and negatives."""
+    steps: Int[np.ndarray, " C"]
+    """Local steps of an epoch."""
+    rows: Int[np.ndarray, " C"]
+    """Items that the samples of a round touch at most: those trained on, and for each positive as
+    many as it has negatives; never more than there are items."""
+    touched: Float[np.ndarray, " C"]
+    """Items that they touch on average. A client with n positives, each with k distinct negatives
+    out of a pool of u items, has an item of the pool among them with probability
+    1 - (1 - k / u)^n."""
+
+    @classmethod
+    def of(cls, federation: Federation, num_negative: int, batch_size: int) -> Need:
+        """What the clients of a federation need."""
+        k, sizes, num_items = num_negative, np.diff(federation.offsets), federation.num_items
+        client = np.repeat(np.arange(len(sizes)), sizes)
+        distinct = np.unique(client * num_items + federation.items) // num_items
+        positives = np.bincount(distinct, minlength=len(sizes))
+        pool = num_items - np.diff(federation.barred_offsets)
+        touched = positives + pool * (1 - (1 - k / np.maximum(pool, 1)) ** sizes)
+        rows = np.minimum(positives + k * sizes, num_items)
+        return cls(sizes * (1 + k), -(-sizes * (1 + k) // batch_size), rows, touched)
+
+
+LITTLE_PADDING, MOST_CLASSES = 1.45, 7
+"""Padded over useful work that needs no further size class, and the most classes, unless a
+configuration says how many: each costs seconds of compilation."""
+
+
+def lay_out(
+    federation: Federation, need: Need, *, devices: Sequence[Any], num_classes: int, block: int
+) -> Layout:
+    """Deal the clients out to `devices` and sort them into at most `num_classes` size classes, such
+    that the local steps times the rows that each of them moves are fewest; 0: into as few as there
+    is little padding with."""
+    number, shard = federation.num_clients, -(-federation.num_clients // len(devices))
+    client = np.full((len(devices), shard), shard * len(devices))
+    by_size = np.lexsort((np.arange(number), -need.rows, -need.steps))
+    turn, seat = np.divmod(np.arange(number), len(devices))
+    seat = np.where(turn % 2, len(devices) - 1 - seat, seat)  # there and back again
+    for device, row in enumerate(client):
+        dealt = np.sort(by_size[seat == device])
+        row[: len(dealt)] = dealt
+    client = client.ravel()
+    place = np.argsort(client, kind="stable")[:number]
+    mesh = Mesh(np.asarray(devices), (AXIS,))
+    layout = Layout(mesh, number, shard, client, place, (), (), block)
+    padding, most = (0.0, num_classes) if num_classes else (LITTLE_PADDING, MOST_CLASSES)
+    classes = size_classes(federation, need, layout, most, padding)
+    coarse = size_classes(federation, need, layout, max(1, len(classes) // 2))
+    return layout._replace(classes=classes, coarse=coarse)
+
+
+def size_classes(
+    federation: Federation, need: Need, layout: Layout, most: int, padding: float = 0.0
+) -> tuple[SizeClass, ...]:
+    """At most so many classes, by the rows that a client may touch; no more than it takes for so
+    much padded over useful work."""
+    sizes, barred = np.diff(federation.offsets), np.diff(federation.barred_offsets)
+    enough = padding * float(need.steps @ need.touched)
+    capacities = best_capacities(need.rows, need.steps, most, enough)
+    class_of = np.searchsorted(capacities, need.rows)
+    by_size = np.lexsort((need.rows, need.steps))
+    classes = []
+    for index, capacity in enumerate(capacities):
+        inside = by_size[class_of[by_size] == index]
+        device, place = np.divmod(layout.place[inside], layout.shard)
+        of_device = [place[device == d] for d in range(layout.mesh.size)]
+        members = np.full((layout.mesh.size, max(map(len, of_device))), layout.shard, np.int32)
+        for row, places in zip(members, of_device, strict=True):
+            row[: len(places)] = places
+        most_positives, most_barred = int(sizes[inside].max()), int(barred[inside].max())
+        classes.append(SizeClass(most_positives, most_barred, int(capacity), members))
+    return tuple(classes)
+
+
+def best_capacities(
+    needs: np.ndarray, steps: np.ndarray, most: int, enough: float = 0.0
+) -> np.ndarray:
+    """Rising capacities of at most `most` classes that hold all needs, such that the sum over the
+    clients of steps times capacity is least; of no more classes than bring it down to `enough`.
+
+    Dynamic programming over the distinct needs: the best way to cover the smallest ones with k
+    classes ends in one class after the best way to cover fewer with k - 1.
+    """
+    distinct, which = np.unique(needs, return_inverse=True)
+    up_to = np.concatenate([[0.0], np.cumsum(np.bincount(which, weights=steps))])
+    reached = np.arange(len(distinct))
+    # closing[j, i]: cost of one class of capacity distinct[j] that holds distinct[i .. j]
+    closing = distinct[:, None] * (up_to[1:, None] - up_to[None, :-1])
+    closing[reached[:, None] < reached[None, :]] = np.inf
+    best, choices = closing[:, 0].copy(), [np.zeros(len(distinct), int)]
+    for _ in range(1, min(most, len(distinct))):
+        if best[-1] <= enough:
+            break
+        before = np.concatenate([[0.0], best[:-1]])
+        totals = before[None, :] + closing
+        choices.append(totals.argmin(axis=1))
+        best = totals.min(axis=1)
+    ends, last = [], len(distinct) - 1
+    for choice in reversed(choices):
+        ends.append(last)
+        last = choice[last] - 1
+        if last < 0:
+            break
+    return distinct[ends[::-1]]

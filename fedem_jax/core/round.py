@@ -1,0 +1,188 @@
+"""All clients in a round: who works in which block, what is written back, what the server gets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from fedem_jax.core.algorithm import Info, State
+from fedem_jax.core.blocks import BLOCK, for_each_block
+from fedem_jax.core.draws import Draws
+from fedem_jax.core.finite import finite_rows
+from fedem_jax.core.layout import AXIS, Layout, SizeClass
+from fedem_jax.core.samples import Rule, Session, open_session
+from fedem_jax.core.sparse_tables import OwnRows
+from fedem_jax.core.table_storage import held
+
+
+class Trained(NamedTuple):
+    """What came of the local epochs, beside the parameters."""
+
+    running: Float[Array, " E"]
+    """Mean loss of all samples seen so far in the round, after each epoch; NaN after the stop."""
+    loss: Float[Array, ""]
+    """The last running loss."""
+    epochs: Int[Array, ""]
+    """Epochs run."""
+
+
+class Contribution(NamedTuple):
+    """What one client adds to a sum over the clients, which is all that the server receives."""
+
+    rows: Int[Array, " M"]
+    """Items of its rows; I: none."""
+    table: Float[Array, "M D"]
+    """Those rows of its item table, less the common table, times its weight."""
+    rest: Any
+    """Anything else, times its weight."""
+
+
+class Sum(NamedTuple):
+    """Contributions of all participants, added up."""
+
+    items: Float[Array, "I D"]
+    rest: Any
+
+
+class Change(NamedTuple):
+    """What a round changed at one client."""
+
+    own: dict[str, Any]
+    """New values of whole fields of the clients' state, such as the private parameters."""
+    trained: Trained
+    rows: Int[Array, " M"] | None = None
+    """Items of the changed rows of its table, the field `items`; I: none."""
+    table: Float[Array, "M D"] | None = None
+    """Those rows."""
+    sent: Contribution | None = None
+    """What it adds to the sum that the server receives."""
+
+
+class Phase(NamedTuple):
+    """Something that some of the participants do in a round."""
+
+    client_round: Callable[[Session, Any, Any, Array], Change]
+    """`(session, clients, server, id) -> change` of the client at place `id` of `clients`."""
+    chosen: Callable[[Any], Bool[Array, " C"]]
+    """`(clients) -> mask` of those that do it."""
+    classes: Sequence[SizeClass]
+    """Size classes that they are sorted into."""
+
+
+def everybody(clients: Any) -> Bool[Array, " C"]:
+    """All clients, as the mask of a phase."""
+    return jnp.ones(len(jax.tree.leaves(clients)[0]), bool)
+
+
+def train_clients(
+    phases: Sequence[Phase],
+    layout: Layout,
+    draws: Draws,
+    rule: Rule,
+    num_items: int,
+    state: State,
+    participants: Int[Array, " P"],
+    nothing: Sum | None = None,
+) -> tuple[Any, Info, Any]:
+    """All participants, phase after phase, block after block, every device its own clients.
+
+    Returns the clients, what they report, and the sum of what they sent, which starts at the zeros
+    of `nothing`; None where nothing is sent in this way. What a client sends is what it changed: a
+    client that `rule.skip` leaves out adds nothing, as if it had sent back what it was given.
+    """
+    takes_part = jnp.zeros(layout.padded, bool).at[layout.places(participants)].set(True)
+
+    def on_device(clients, server, takes_part, client_at, members):
+        def block(client_round, size: SizeClass, ids, carry):
+            clients, info, total = carry
+
+            def one(id):
+                client = client_at.at[id].get(mode="fill", fill_value=layout.padded)
+                session = open_session(draws, client, size, num_items, rule)
+                return client_round(session, clients, server, id)
+
+            new = jax.vmap(one, axis_name=BLOCK)(ids)
+            skipped = info.skipped
+            if skipped is not None:
+                results = (new.own, new.table, new.sent, new.trained.loss)
+                lost = ~finite_rows(results, len(ids))
+                skipped = skipped.at[ids].set(lost, mode="drop")
+                ids = jnp.where(lost, layout.shard, ids)  # from here on they are not there
+            info = Info(
+                loss=info.loss.at[ids].set(new.trained.loss, mode="drop"),
+                epochs=info.epochs.at[ids].set(new.trained.epochs, mode="drop"),
+                skipped=skipped,
+            )
+            return written(clients, ids, new), info, added(total, new.sent, ids < layout.shard)
+
+        chosen = [takes_part & phase.chosen(clients) for phase in phases]
+        idle = Info(
+            jnp.full(layout.shard, jnp.nan),
+            jnp.zeros(layout.shard, jnp.int32),
+            jnp.zeros(layout.shard, bool) if rule.skip else None,
+        )
+        carry = (clients, idle, nothing)
+        for phase, mask, of_device in zip(phases, chosen, members, strict=True):
+            work = partial(block, phase.client_round)
+            carry = for_each_block(work, carry, mask, phase.classes, of_device, layout)
+        clients, info, total = carry
+        return (clients, info), lax.psum(total, AXIS)
+
+    members = [[jnp.asarray(size.members) for size in phase.classes] for phase in phases]
+    client_at = jnp.asarray(layout.client)
+    (clients, info), total = layout.on_each_device(
+        on_device, state.clients, state.server, takes_part, client_at, members, summed=True
+    )
+    return clients, info, total
+
+
+def written(clients: Any, ids: Int[Array, " B"], new: Change) -> Any:
+    """The clients with the changes of a block; ids one past the last are dropped."""
+
+    def put(old, value):
+        return old.at[ids].set(value, mode="drop")
+
+    own = {name: jax.tree.map(put, getattr(clients, name), new.own[name]) for name in new.own}
+    if new.rows is None or new.table is None:
+        return clients._replace(**own)
+    if isinstance(clients.items, OwnRows):
+        items = clients.items.put(ids, new.rows, new.table)
+    else:
+        table = held(new.table, clients.items.dtype)
+        items = clients.items.at[ids[:, None], new.rows].set(table, mode="drop")
+    return clients._replace(items=items, **own)
+
+
+def added(total: Sum | None, sent: Contribution | None, present: Bool[Array, " B"]) -> Sum | None:
+    """The sum with the contributions of a block, of those clients that are there."""
+    if total is None or sent is None:
+        return total
+    rows = jnp.where(present[:, None], sent.rows, total.items.shape[0])
+
+    def plus(old, values):
+        there = present.reshape(-1, *[1] * (values.ndim - 1))
+        return old + jnp.where(there, values, 0).sum(axis=0)
+
+    items = total.items.at[rows].add(sent.table, mode="drop")
+    return Sum(items, jax.tree.map(plus, total.rest, sent.rest))
+
+
+def training_scratch(
+    layout: Layout, num_items: int, dim: int, block: int, tables: int = 1
+) -> dict[str, int]:
+    """Numbers that XLA keeps at once to train and to evaluate a block of clients.
+
+    train: rows, both moments, gradient and update, [D M] each; 4 numbers a sample, 1 an item.
+    evaluate: so many `tables`, [I D], and 8 numbers an item for scores and ranks.
+    """
+    rows = max(size.rows for size in layout.classes)
+    return {
+        "train": block * (5 * rows * dim + 4 * rows + num_items),
+        "evaluate": block * num_items * (tables * dim + 8),
+    }

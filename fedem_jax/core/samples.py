@@ -1,0 +1,117 @@
+"""One client's samples of a round, over the rows of its item table that they touch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from fedem_jax.config.base import Config
+from fedem_jax.core.draws import Draws
+from fedem_jax.core.layout import SizeClass
+
+
+class Rule(NamedTuple):
+    """How long a client trains (released program)."""
+
+    batch_size: int
+    local_epochs: int
+    threshold: Float[Array, ""]
+    """Relative change of the running loss in an epoch below which the client stops."""
+    offset: float = 1e-5
+    """Added to the loss that the change is relative to."""
+    skip: bool = False
+    """Whether a client whose numbers are not finite is left out of the round, as if it had not
+    trained."""
+
+    @classmethod
+    def of(cls, config: Config, threshold: Float[Array, ""], offset: float = offset) -> Rule:
+        """The rule of a configuration."""
+        skip = config.on_nonfinite == "skip-client"
+        return cls(config.batch_size, config.local_epochs, threshold, offset, skip)
+
+
+class Session(NamedTuple):
+    """One client's samples of a round over the rows of its item table that they touch.
+
+    Adam starts every round with moments of zero, so a row outside the samples would not move:
+    training only these M rows, the compact table, is exact.
+    """
+
+    rows: Int[Array, " M"]
+    """Item of each row of the compact table; I where the row is not in use."""
+    labels: Float[Array, " M"]
+    """Label of the row: an item is never both a positive and a negative of the same client."""
+    row_of: Int[Array, " S"]
+    """Row of each sample."""
+    count: Int[Array, ""]
+    """Samples; places from here on are padding."""
+    order: Callable[[Array, Array], Callable[[Array], Array]]
+    """`(epoch, count) -> (positions [B] -> index [B])`: samples visited there, out of so many."""
+    rule: Rule
+    client: Int[Array, ""]
+    """Whose it is."""
+
+
+def open_session(
+    draws: Draws, client: Array, size: SizeClass, num_items: int, rule: Rule
+) -> Session:
+    """Draw a client's samples and give each touched item a row, in order of its first sample; or
+    every item its own, where there is room for all."""
+    samples = draws.samples(client, size.positives, size.barred)
+    length = samples.items.shape[0]
+    place = jnp.arange(length, dtype=jnp.int32)
+    present = place < samples.count
+    if size.rows >= num_items:
+        rows, row_of = jnp.arange(num_items, dtype=jnp.int32), samples.items
+    else:
+        touched = jnp.where(present, samples.items, num_items)
+        first = jnp.full(num_items, length, jnp.int32).at[touched].min(place, mode="drop")
+        first = first[samples.items]
+        new = present & (first == place)
+        row = jnp.cumsum(new, dtype=jnp.int32) - 1
+        row_of = row[first]
+        rows = jnp.full(size.rows, num_items, jnp.int32)
+        rows = rows.at[jnp.where(new, row, size.rows)].set(samples.items, mode="drop")
+    positive = jnp.where(present, samples.labels, 0.0)
+    labels = jnp.zeros(rows.shape).at[row_of].max(positive, mode="drop")
+
+    def order(epoch, count):
+        if length <= rule.batch_size:
+            return lambda position: position  # one batch holds all samples
+        return draws.order(client, epoch, count)
+
+    return Session(rows, labels, row_of, samples.count, order, rule, client)
+
+
+SET_ASIDE = 0x5E7
+"""Seed of the choice of samples that are set aside: the same in every run."""
+
+
+def set_aside(session: Session, share: float, group: int) -> tuple[Session, Session]:
+    """A session without some of its positives and their negatives, and one of those alone.
+
+    Which positives these are depends on nothing but the client and the item, so that a client that
+    trains on the first part alone has seen none of them in any round.
+
+    Args:
+        session: samples in groups, each a positive and its negatives.
+        share: mean share of the positives that are set aside.
+        group: samples of a group, 1 + number of negatives.
+    """
+    place = jnp.arange(session.row_of.shape[0], dtype=jnp.int32)
+    key = jax.random.fold_in(jax.random.key(SET_ASIDE), session.client)
+    positive = session.rows[session.row_of[::group]]
+    drawn = jax.vmap(lambda item: jax.random.uniform(jax.random.fold_in(key, item)))(positive)
+    aside = (drawn < share)[place // group]
+
+    def part(chosen):
+        chosen = chosen & (place < session.count)
+        new = jnp.where(chosen, jnp.cumsum(chosen) - 1, len(place))
+        row_of = jnp.zeros_like(session.row_of).at[new].set(session.row_of, mode="drop")
+        return session._replace(row_of=row_of, count=chosen.sum())
+
+    return part(~aside), part(aside)

@@ -1,0 +1,86 @@
+"""Random choices without rejection and without a sort."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Int, Key, UInt32
+
+
+def distinct_ranks(
+    key: Key[Array, ""], rows: int, k: int, pool: UInt32[Array, ""]
+) -> UInt32[Array, "rows {k}"]:
+    """For each row, `k` distinct numbers of [0, pool), uniform, without rejection.
+
+    The j-th number is drawn among the `pool - j` that are left and then moved past the smaller
+    ones already taken. (The remainder of 32 random bits favours no number by more than
+    `pool / 2^32`.)
+    """
+    bits = jax.random.bits(key, (rows, k)).T  # the first rows are the same for any number of rows
+    taken: list[Array] = []  # in rising order, element by element
+    drawn: list[Array] = []
+    for j in range(k):
+        rank = bits[j] % (pool - j)
+        for smaller in taken:
+            rank = rank + (rank >= smaller)
+        drawn.append(rank)
+        rising, carry = [], rank
+        for other in taken:
+            rising.append(jnp.minimum(other, carry))
+            carry = jnp.maximum(other, carry)
+        taken = [*rising, carry]
+    return jnp.stack(drawn, axis=1)
+
+
+def items_outside(
+    barred: Int[Array, " L"], count: Int[Array, ""], ranks: UInt32[Array, "*shape"]
+) -> Int[Array, "*shape"]:
+    """The `ranks`-th item (from 0) among those missing from a sorted list, by binary search.
+
+    `barred[j] - j` items are missing before the j-th barred one; entries from `count` on are
+    padding.
+    """
+    index = jnp.arange(barred.shape[0], dtype=barred.dtype)
+    missing_before = jnp.where(index < count, barred - index, jnp.iinfo(barred.dtype).max)
+    ranks = ranks.astype(barred.dtype)
+    return ranks + jnp.searchsorted(missing_before, ranks, side="right").astype(barred.dtype)
+
+
+SHUFFLE_ROUNDS = 12
+"""Rounds of a shuffle: an element stays where it is in all of them once in 2^12 epochs."""
+
+
+def shuffle(key: Key[Array, ""], count: Int[Array, ""]) -> Callable[[Array], Array]:
+    """A random permutation of [0, count), without a sort: `positions [B] -> images [B]`.
+
+    Swap-or-not shuffle (Hoang, Morris, Rogaway, CRYPTO 2012): in every round the positions x and
+    k - x (mod count), for a random k, change places or not by one random bit that both share. The
+    bit comes from a multiplicative hash of the larger of the two. A sort of the samples costs
+    several local steps on a CPU; this costs a fraction of one.
+    """
+    count = count.astype(jnp.uint32)
+    bits = jax.random.bits(key, (SHUFFLE_ROUNDS, 2))
+    return partial(_images, bits[:, 0] % count, bits[:, 1], count)
+
+
+@jax.jit
+def _images(centre, salt, count, position):
+    def trade(r, here):
+        there = centre[r] - here + jnp.where(here > centre[r], count, jnp.uint32(0))
+        mixed = (jnp.maximum(here, there) + salt[r]) * jnp.uint32(0x85EBCA6B)
+        mixed = (mixed ^ (mixed >> 15)) * jnp.uint32(0xC2B2AE35)
+        return jnp.where(mixed >> 31 == 1, there, here)
+
+    def rounds(here, at_once):
+        return lax.fori_loop(0, SHUFFLE_ROUNDS, trade, here, unroll=at_once)
+
+    here = lax.platform_dependent(
+        position.astype(jnp.uint32),
+        cpu=partial(rounds, at_once=4),  # XLA's CPU code for twelve at once is ten times slower
+        default=partial(rounds, at_once=SHUFFLE_ROUNDS),
+    )
+    return here.astype(position.dtype)

@@ -1,0 +1,34 @@
+"""Item tables between rounds and on the wire: float32, or bfloat16 at half the bytes.
+
+bfloat16 is held as its bits, in uint16. On a CPU, XLA has no scatter of bfloat16 and would rewrite
+the tables of all clients to change some rows of one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Num
+
+from fedem_jax.config.base import Config
+
+
+def held_as(config: Config) -> Any:
+    """Type of the array that holds a table, `config.table_dtype`."""
+    return jnp.dtype(jnp.uint16 if config.table_dtype == "bfloat16" else config.table_dtype)
+
+
+def held(table: Float[Array, "*n D"], dtype: Any) -> Num[Array, "*n D"]:
+    """A table as it is held between rounds, rounded to the nearest number of the type."""
+    if dtype != jnp.uint16:
+        return table.astype(dtype)
+    return lax.bitcast_convert_type(table.astype(jnp.bfloat16), jnp.uint16)
+
+
+def exact(table: Num[Array, "*n D"]) -> Float[Array, "*n D"]:
+    """A held table in float32, in which all arithmetic is done."""
+    if table.dtype == jnp.uint16:
+        table = lax.bitcast_convert_type(table, jnp.bfloat16)
+    return table.astype(jnp.float32)

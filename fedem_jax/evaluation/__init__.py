@@ -1,0 +1,1 @@
+"""Ranks, metrics, summaries and statistics. May import core and below."""

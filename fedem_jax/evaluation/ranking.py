@@ -1,0 +1,156 @@
+"""Ranks of the held-out items: every client with the model that it would use."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, Real
+
+from fedem_jax.core.algorithm import Algorithm, State
+from fedem_jax.core.layout import Layout
+from fedem_jax.core.lists import Lists
+from fedem_jax.data.federation import Federation
+from fedem_jax.errors import UserError
+from fedem_jax.evaluation.metrics import summarise
+
+
+class HeldOut(NamedTuple):
+    """What every client is asked after a round; candidates were never interacted with."""
+
+    val_item: Int[Array, " C"]
+    test_item: Int[Array, " C"]
+    val_candidates: Int[Array, "C K"]
+    test_candidates: Int[Array, "C K"]
+
+
+class Ranks(NamedTuple):
+    """Rank of each client's held-out item, from 1."""
+
+    val: Float[Array, " C"]
+    """Validation item among its sampled candidates."""
+    test: Float[Array, " C"]
+    """Test item among its sampled candidates."""
+    val_full: Float[Array, " C"]
+    """Validation item among all items but the client's training items."""
+    test_full: Float[Array, " C"]
+    """Test item among all items but the client's training items and its validation item."""
+    listed: Int[Array, "C L"]
+    """The first L of all items but the client's training items: what it would be shown."""
+    finite: Bool[Array, " C"]
+    """False where a score was NaN or infinite: the ranks of that client mean nothing."""
+
+
+class Ranking(NamedTuple):
+    """How scores become ranks."""
+
+    ties: str
+    """Equal scores count in full (`pessimistic`) or by half (`average`)."""
+    scale: str
+    """`logit`, or `probability`: float32, where large logits tie at 1 (released programs)."""
+    length: int
+    """L, items that a client would be shown."""
+
+
+def rank(
+    held_out: Float[Array, "*C"], others: Float[Array, "*C K"], ties: str
+) -> Float[Array, "*C"]:
+    """1 + number of `others` that score higher; equal ones count in full (`pessimistic`) or by half
+    (`average`). Scores must not be NaN; -inf leaves an item out."""
+    higher = jnp.sum(others > held_out[..., None], axis=-1)
+    equal = jnp.sum(others == held_out[..., None], axis=-1)
+    return 1.0 + higher + (equal if ties == "pessimistic" else 0.5 * equal)
+
+
+def rank_one(
+    ranking: Ranking, scores: Float[Array, " I"], asked: HeldOut, known: Int[Array, " n"]
+) -> Ranks:
+    """Ranks of one client.
+
+    Args:
+        ranking: how scores become ranks.
+        scores: logits of all items.
+        asked: what this client is asked; without the client axis.
+        known: its training items; places that are not in use hold I.
+    """
+    finite = jnp.isfinite(scores).all()
+    if ranking.scale == "probability":
+        scores = jax.nn.sigmoid(scores)
+    val, test = scores[asked.val_item], scores[asked.test_item]
+    shown = scores.at[known].set(-jnp.inf, mode="drop")
+    unknown = shown.at[asked.val_item].set(-jnp.inf)
+    return Ranks(
+        val=rank(val, scores[asked.val_candidates], ranking.ties),
+        test=rank(test, scores[asked.test_candidates], ranking.ties),
+        val_full=rank(val, unknown, ranking.ties),
+        test_full=rank(test, unknown.at[asked.test_item].set(-jnp.inf), ranking.ties),
+        listed=lax.top_k(shown, min(ranking.length, len(scores)))[1],
+        finite=finite,
+    )
+
+
+def rank_all(
+    algorithm: Algorithm, layout: Layout, state: State, lists: Lists, held_out: HeldOut,
+    hyper: Any, ranking: Ranking,
+) -> Ranks:  # fmt: skip
+    """Ranks of all clients, block after block, every device its own clients."""
+    capacity = max(size.positives for size in layout.classes)
+    num_items = algorithm.num_items
+
+    def on_device(clients, server, held_out, client_at):
+        def known(id):
+            items, count = lists.positives(client_at[id], capacity)
+            return jnp.where(jnp.arange(capacity) < count, items, num_items)
+
+        def block(ids):
+            scores = algorithm.score(State(clients, server), ids, hyper)
+            asked = HeldOut(*(leaf[ids] for leaf in held_out))
+            return jax.vmap(partial(rank_one, ranking))(scores, asked, jax.vmap(known)(ids))
+
+        num_blocks = -(-layout.shard // layout.block)
+        ids = jnp.arange(num_blocks * layout.block, dtype=jnp.int32)
+        ids = jnp.minimum(ids, layout.shard - 1).reshape(num_blocks, layout.block)
+        ranks = lax.map(block, ids)
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[: layout.shard], ranks)
+
+    client_at = jnp.asarray(layout.client)
+    return layout.on_each_device(on_device, state.clients, state.server, held_out, client_at)
+
+
+def evaluate(
+    federation: Federation, scores: Real[np.ndarray, "_ I"], k: int = 10
+) -> dict[str, dict[str, float]]:
+    """Metrics of any scores under a federation's protocol, with the candidates that runs use.
+
+    Args:
+        federation: the split.
+        scores: of every client for every item, the higher the better, such as logits; a model that
+            does not tell clients apart may give [1, I].
+        k: cutoff that is reported beside the usual ones.
+
+    Returns:
+        `val`, `test` (sampled candidates), `val_full`, `test_full` (all items), each by metric.
+
+    Raises:
+        UserError: the scores have another shape or are not finite.
+    """
+    scores, shape = np.asarray(scores), (federation.num_clients, federation.num_items)
+    if scores.shape not in (shape, (1, shape[1])):
+        raise UserError(f"scores: have shape {list(scores.shape)}; expected {list(shape)}.")
+    ranking = Ranking(federation.protocol.ties, federation.protocol.scale, k)
+    one = jax.jit(partial(rank_one, ranking))
+    capacity, ranks = int(np.diff(federation.offsets).max()), []
+    for client in range(federation.num_clients):
+        train = federation.train_items(client)
+        known = np.pad(train, (0, capacity - len(train)), constant_values=federation.num_items)
+        asked = HeldOut(*(getattr(federation, name)[client] for name in HeldOut._fields))
+        ranks.append(one(scores[client % len(scores)].astype(np.float32), asked, known))
+    if not all(rank.finite for rank in ranks):
+        lost = next(client for client, rank in enumerate(ranks) if not rank.finite)
+        raise UserError(f"scores: those of client {lost} are not all finite.")
+    parts = ("val", "test", "val_full", "test_full")
+    return {part: summarise(np.array([getattr(r, part) for r in ranks]), k) for part in parts}

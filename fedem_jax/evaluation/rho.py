@@ -1,0 +1,119 @@
+"""What elastic merging takes up: histograms of rho, counted on the device after a round.
+
+rho is the share of the aggregated row. It is counted by the client's activity, by the item's
+popularity, and by whether the client has the item among its own training items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Int
+
+from fedem_jax.core.algorithm import Algorithm, State
+from fedem_jax.core.blocks import for_each_block
+from fedem_jax.core.layout import AXIS, Layout
+from fedem_jax.core.lists import Lists
+from fedem_jax.data.federation import Federation
+
+BINS = 20
+"""Equal steps of rho from 0 to 1."""
+ACTIVITIES = 4
+"""Quarters of the clients, by training items."""
+POPULARITIES = 5
+"""Fifths of the items, by training interactions of all clients."""
+
+SHAPE = (ACTIVITIES, POPULARITIES, 2, BINS)
+"""Of the counts: activity, popularity, 0 = other items or 1 = own training items, bin of rho."""
+
+
+class Groups(NamedTuple):
+    """Which group each client and each item belongs to; the first has the least."""
+
+    activity: Int[Array, " places"]
+    popularity: Int[Array, " I"]
+
+
+def groups_of(federation: Federation, layout: Layout) -> Groups:
+    """Groups of about equal size."""
+    popularity = np.bincount(federation.items, minlength=federation.num_items)
+    activity = in_order(np.diff(federation.offsets), ACTIVITIES)
+    return Groups(
+        jnp.asarray(layout.spread(activity)), jnp.asarray(in_order(popularity, POPULARITIES))
+    )
+
+
+def in_order(values: Int[np.ndarray, " n"], groups: int) -> Int[np.ndarray, " n"]:
+    """The group of each value, if so many groups of about equal size are made in rising order."""
+    place = np.empty(len(values), np.int32)
+    place[np.argsort(values, kind="stable")] = np.arange(len(values))
+    return (groups * place // len(values)).astype(np.int32)
+
+
+def counter(
+    algorithm: Algorithm, federation: Federation, layout: Layout, lists: Lists
+) -> Callable[[State], np.ndarray] | None:
+    """`(state) -> counts` of rho over the rows of all clients that wait to merge, in `SHAPE`; None
+    if the method learns no rho."""
+    elastic = algorithm.elastic
+    if elastic is None or not elastic.learned:
+        return None
+    groups, num_items = groups_of(federation, layout), federation.num_items
+    members = [jnp.asarray(size.members) for size in layout.coarse]
+
+    def on_device(held, whole, client_at, members):
+        (clients, served, activity), (server, lists) = held, whole
+
+        def block(size, ids, counts):
+            rho = elastic.share(State(clients, server), ids, algorithm.hyper)
+
+            def known(id):
+                client = client_at.at[id].get(mode="fill", fill_value=layout.padded)
+                items, count = lists.positives(client, size.positives)
+                items = jnp.where(jnp.arange(size.positives) < count, items, num_items)
+                return jnp.zeros(num_items, jnp.int32).at[items].set(1, mode="drop")
+
+            level = jnp.clip((rho * BINS).astype(jnp.int32), 0, BINS - 1)
+            active = activity.at[ids].get(mode="clip")[:, None]
+            place = (active, groups.popularity[None, :], jax.vmap(known)(ids), level)
+            present = (ids < layout.shard)[:, None]
+            return counts.at[place].add(jnp.broadcast_to(present, rho.shape).astype(jnp.int32))
+
+        start = jnp.zeros(SHAPE, jnp.int32)
+        counts = for_each_block(block, start, served, layout.coarse, members, layout)
+        return (), lax.psum(counts, AXIS)
+
+    @jax.jit
+    def count(state: State, lists: Lists) -> Int[Array, "A P 2 B"]:
+        held = (state.clients, elastic.served(state), groups.activity)
+        _, counts = layout.on_each_device(
+            on_device, held, (state.server, lists), jnp.asarray(layout.client), members, summed=True
+        )
+        return counts
+
+    def counted(state: State) -> np.ndarray:
+        with jax.default_matmul_precision("highest"):
+            return np.asarray(count(state, lists))
+
+    return counted
+
+
+def quantiles(counts: np.ndarray, levels: tuple[float, ...]) -> np.ndarray:
+    """[..., levels] quantiles of the histograms along the last axis, linear within a bin; NaN where
+    nothing was counted."""
+    counts = np.asarray(counts, np.float64)
+    total = counts.sum(axis=-1, keepdims=True)
+    edges = np.linspace(0, 1, counts.shape[-1] + 1)
+    with np.errstate(invalid="ignore"):
+        below = np.cumsum(counts, axis=-1) / total
+    flat = below.reshape(-1, below.shape[-1])
+    found = np.full((len(flat), len(levels)), np.nan)
+    for row, share in zip(found, flat, strict=True):
+        if np.isfinite(share[-1]):
+            row[:] = np.interp(levels, np.concatenate([[0.0], share]), edges)
+    return found.reshape(*counts.shape[:-1], len(levels))

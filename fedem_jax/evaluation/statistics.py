@@ -1,0 +1,138 @@
+"""How far a reported number may be off, and whether a difference is more than chance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from fedem_jax.errors import UserError
+
+_CHUNK = 2**23
+"""Signs drawn at once: 64 MB as float64."""
+
+
+def sign_flip_p(
+    differences: Float[np.ndarray, "C *M"], resamples: int = 19_999, seed: int = 0
+) -> Float[np.ndarray, "*M"]:
+    """Two-sided p-value of a mean paired difference, by the sign-flip permutation test (Fisher,
+    1935).
+
+        t_b = | sum_u s_bu d_u |,   s_bu = +-1 with probability 1/2,   b = 1..resamples
+        p = (1 + #{b : t_b >= | sum_u d_u |}) / (1 + resamples)
+
+    Under the hypothesis that the names of the two methods mean nothing to a client, all signs are
+    equally likely, whatever the distribution; hits, which are 0 or 1 and mostly tie, need no
+    approximation. It tests the mean that is reported, which Wilcoxon's ranks do not. Signs are
+    drawn per client, so that several metrics of the same clients share them.
+
+    Args:
+        differences: d, one per client, or one per client and metric.
+        resamples: the smallest p is 1 / (1 + resamples).
+        seed: of the signs alone; the same seed gives the same p.
+
+    Raises:
+        UserError: there is no client.
+    """
+    differences = np.asarray(differences, np.float64)
+    if len(differences) == 0:
+        raise UserError("a test over no client is undefined; give a federation with clients.")
+    flat = differences.reshape(len(differences), -1)
+    flat = flat[flat.any(axis=1)]  # a zero has no sign
+    rounding = 1e-9 * np.abs(flat).sum(axis=0)
+    observed = np.abs(flat.sum(axis=0)) - rounding
+    draw, reached = np.random.default_rng(seed), np.ones(flat.shape[1])
+    most = max(1, _CHUNK // max(1, len(flat)))
+    for start in range(0, resamples, most):
+        size = (min(most, resamples - start), len(flat))
+        signs = 2.0 * draw.integers(0, 2, size, np.int8) - 1
+        reached += (np.abs(signs @ flat) >= observed).sum(axis=0)
+    return (reached / (1 + resamples)).reshape(differences.shape[1:])
+
+
+def holm(p: Float[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:
+    """p-values corrected for their number m by Holm's step-down rule (1979): rejecting those below
+    a level makes even one false rejection no likelier than that level, however they depend.
+
+    In ascending order, p'_(i) = min(1, max_{j <= i} (m - j + 1) p_(j)).
+    """
+    p = np.asarray(p, np.float64)
+    order = np.argsort(p, kind="stable")
+    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    corrected = np.empty_like(p)
+    corrected[order] = np.minimum(1, stepped)
+    return corrected
+
+
+_CHUNK = 2**20
+"""Clients drawn at once, over all resamples of a chunk: 8 MB an array."""
+
+
+def bootstrap_interval(
+    values: Float[np.ndarray, "C *M"], level: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> Float[np.ndarray, "2 *M"]:
+    """Percentile bootstrap interval (Efron, 1979) of a mean over clients: its two ends.
+
+        m_b = 1/C sum_u w_bu v_u,   w_b ~ Multinomial(C; 1/C, ..., 1/C),   b = 1..resamples
+        interval = the (1 -+ level) / 2 quantiles of m
+
+    Clients are drawn, not values, so that several metrics of the same clients move together. If
+    all values are equal the interval has no width, whatever the number of clients.
+
+    Args:
+        values: one per client, or one per client and metric; in the unit of the interval.
+        level: probability that such an interval holds the true mean, nearly so for many clients.
+        resamples: b; the ends have a Monte Carlo error of their own, a few per cent of the width.
+        seed: of the resampling alone; the same seed gives the same interval.
+
+    Raises:
+        UserError: there is no client.
+    """
+    values = np.asarray(values, np.float64)
+    clients = len(values)
+    if clients == 0:
+        raise UserError("an interval over no client is undefined; give a federation with clients.")
+    draw, means = np.random.default_rng(seed), []
+    for chunk in _chunks(resamples, most=max(1, _CHUNK // clients)):
+        drawn = draw.integers(clients, size=(chunk, clients))
+        cells = drawn + clients * np.arange(chunk)[:, None]
+        weight = np.bincount(cells.ravel(), minlength=chunk * clients).reshape(chunk, clients)
+        means.append(weight @ values / clients)
+    return np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2], axis=0)
+
+
+def error_over_clients(rate: float, clients: int) -> float:
+    """Standard error of a hit rate over so many clients: sqrt(r (1 - r) / C)."""
+    return (rate * (1 - rate) / clients) ** 0.5
+
+
+class Spread(NamedTuple):
+    """Runs that differ in nothing but the seed, as one number."""
+
+    mean: float
+    sd: float
+    """Standard deviation of single runs, with n - 1 in the denominator; NaN for a single run."""
+    n: int
+    """Runs."""
+
+
+def over_seeds(values: Sequence[float]) -> Spread:
+    """Mean, standard deviation and number of a metric's values, one per seed.
+
+    sd^2 = sum_s (v_s - mean)^2 / (n - 1).  It is the spread of single runs, in the metric's unit;
+    the mean itself is known sqrt(n) times better.
+
+    Raises:
+        UserError: there is no value.
+    """
+    if len(values) == 0:
+        raise UserError("a mean over no seed is undefined; give at least one run.")
+    sd = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+    return Spread(float(np.mean(values)), sd, len(values))
+
+
+def _chunks(total: int, most: int) -> list[int]:
+    """`total` cut into pieces of `most` and a rest."""
+    return [min(most, total - start) for start in range(0, total, most)]

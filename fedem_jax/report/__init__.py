@@ -1,0 +1,1 @@
+"""What a person sees of one run. May import runs and all below."""

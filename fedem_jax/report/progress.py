@@ -1,0 +1,121 @@
+"""What a run shows in the terminal while it goes: a live bar or plain lines."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    ProgressColumn,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as Bar
+from rich.text import Text
+
+from fedem_jax.config.base import Config
+from fedem_jax.runs.directory import CURVES, METRICS, PER_CLIENT, RHO_PICTURE, SUMMARY
+
+if TYPE_CHECKING:
+    import pandas as pd
+from fedem_jax.report.run_tables import _opening, _speed, closing
+
+
+def live_bar(console: Console, *columns: ProgressColumn, stays: bool = False) -> Bar:
+    """A bar with a description, the field `values` and further columns; in a terminal alone, where
+    it `stays` at its end or leaves nothing behind."""
+    return Bar(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[values]}"),
+        *columns,
+        console=console,
+        expand=True,
+        transient=not stays,
+        disable=not console.is_terminal,
+    )
+
+
+class Progress:
+    """Observer that shows a run as it goes; a context manager, so that the bar always ends.
+
+    A terminal gets a live bar; a file or a pipe gets about ten plain lines.
+    """
+
+    def __init__(self, console: Console | None = None, directory: Path | None = None):
+        """directory: where the run's files lie, to be named at the end; None: nothing is named."""
+        self._console = console or Console(highlight=False)
+        self._directory = directory
+        self._bar: Bar | None = None
+        self._task = TaskID(0)
+        self._rounds, self._k, self._files = 0, 10, [SUMMARY, METRICS, CURVES]
+        self._first: tuple[int, float] | None = None  # round and time of the first record
+        self._next_line = 0.0
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._stop()
+
+    def start(self, setting: dict[str, Any]) -> None:
+        """Show what is about to run; the bar says that it compiles until the first record."""
+        config: Config = setting["config"]
+        self._rounds, self._k = config.rounds, config.top_k
+        if config.per_client:
+            self._files.append(PER_CLIENT)
+        self._console.print(_opening(setting))
+        if not self._console.is_terminal:
+            self._console.print("compiling the first round ...")
+            return
+        self._bar = live_bar(self._console, TimeRemainingColumn(compact=True), stays=True)
+        self._task = self._bar.add_task("compiling", total=self._rounds, values="")
+        self._bar.start()
+
+    def record(self, record: dict[str, Any]) -> None:
+        """Show the newest round."""
+        done, now = record["round"], time.monotonic()
+        if "rho" in record and RHO_PICTURE not in self._files:
+            self._files.append(RHO_PICTURE)
+        if self._first is None:
+            self._first = (done, now)
+        speed = (
+            ""
+            if done == self._first[0]
+            else _speed((now - self._first[1]) / (done - self._first[0]))
+        )
+        hr, ndcg = f"hr@{self._k}", f"ndcg@{self._k}"
+        values = (
+            f"loss {record['loss']:.4f} val {hr.upper()} {record['val'][hr]:.3f} "
+            f"{ndcg.upper()} {record['val'][ndcg]:.3f} "
+            f"full {record['val_full'][hr]:.3f} {speed}"
+        ).rstrip()
+        label = f"{done:>{len(str(self._rounds))}}/{self._rounds}"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, description=label, values=values)
+        elif done >= self._next_line or done >= self._rounds:
+            self._console.print(f"round {label}  {values}", soft_wrap=True)
+            self._next_line = done + self._rounds / 10
+
+    def finish(self, summary: dict[str, Any], per_client: pd.DataFrame) -> None:
+        """Show what came of the run."""
+        self._stop()
+        self._console.print(closing(summary))
+        if self._directory is not None:
+            names = ", ".join(self._files)
+            self._console.print(f"[bold]{self._directory}/[/bold] holds {names}", soft_wrap=True)
+
+    def say(self, sentence: str) -> None:
+        """Show a sentence, above the bar if there is one."""
+        self._console.print(Text(sentence), soft_wrap=True)
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

@@ -1,0 +1,92 @@
+"""A picture of what elastic merging takes up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from fedem_jax.evaluation.rho import BINS, quantiles
+from fedem_jax.evaluation.summary import protocol_label
+from fedem_jax.report.style import COLOURS, GREY, frame
+
+ROWS = ("other items", "own training items")
+
+
+def rho_chart(
+    rounds: np.ndarray, counts: np.ndarray, path: str | Path, summary: dict[str, Any]
+) -> None:
+    """Draw the distribution of rho over rounds; and, pooled over the last third of the rounds,
+    against popularity of the item and activity of the client.
+
+    Lines are medians, bands hold the middle half of the rows.
+
+    Args:
+        rounds: [R] evaluated rounds.
+        counts: [R, activity, popularity, own, bin], from `fedem_jax.evaluation.rho.counter`.
+        path: PNG or any other format that Matplotlib knows by its ending.
+        summary: of the run.
+    """
+    filled = counts.sum(axis=(1, 2, 3, 4)) > 0
+    rounds, counts = rounds[filled], counts[filled]
+    if not len(rounds):
+        return
+    figure = Figure(figsize=(9, 6.2), dpi=200, layout=ConstrainedLayoutEngine(h_pad=0.08))
+    figure.suptitle(
+        f"What {summary['method']} takes up on {summary['dataset']}",
+        x=0.012, ha="left", fontsize=13, fontweight="bold",
+    )  # fmt: skip
+    late = counts[-max(1, len(counts) // 3) :]
+    figure.supxlabel(
+        f"protocol {protocol_label(summary)} · fingerprint {summary['fingerprint']} · seed "
+        f"{summary['seed']} · rows of the clients that wait to merge\nrho: share of the aggregated "
+        f"row; lines: medians, bands: middle half; lower panels: the last {len(late)} rounds",
+        x=0.012, ha="left", fontsize=8.5, color=GREY,
+    )  # fmt: skip
+    (spread, kinds), (popularity, activity) = figure.subplots(2, 2)
+    _heat(figure, spread, rounds, counts.sum(axis=(1, 2, 3)))
+    _groups(kinds, rounds, np.moveaxis(counts.sum(axis=(1, 2)), 1, 0), "rho by kind of row")
+    kinds.set_xlabel("communication round", fontsize=9)
+    pooled = late.sum(axis=0)
+    _groups(
+        popularity, np.arange(1, pooled.shape[1] + 1), np.moveaxis(pooled.sum(axis=0), 1, 0),
+        "rho by popularity of the item",
+    )  # fmt: skip
+    popularity.set_xlabel("fifth of the items, most popular last", fontsize=9)
+    _groups(
+        activity, np.arange(1, pooled.shape[0] + 1), np.moveaxis(pooled.sum(axis=1), 1, 0),
+        "rho by activity of the client",
+    )  # fmt: skip
+    activity.set_xlabel("quarter of the clients, most active last", fontsize=9)
+    kinds.legend(frameon=False, fontsize=8.5, handlelength=1.5)
+    figure.savefig(path)
+
+
+def _heat(figure: Figure, panel: Axes, rounds: np.ndarray, counts: np.ndarray) -> None:
+    """Share of the rows in each bin, round by round."""
+    frame(panel, "distribution of rho", "rho")
+    share = counts / counts.sum(axis=1, keepdims=True)
+    step = np.median(np.diff(rounds)) if len(rounds) > 1 else 1
+    edges = np.concatenate([rounds - step / 2, [rounds[-1] + step / 2]])
+    mesh = panel.pcolormesh(edges, np.linspace(0, 1, BINS + 1), share.T, cmap="cividis", vmin=0)
+    bar = figure.colorbar(mesh, ax=panel, pad=0.02)
+    bar.set_label("share of the rows", fontsize=9)
+    bar.ax.tick_params(labelsize=8.5)
+    panel.set_ylim(0, 1)
+
+
+def _groups(panel: Axes, at: np.ndarray, counts: np.ndarray, title: str) -> None:
+    """Median and middle half at each place, for both kinds of rows; counts: [kind, place, bin]."""
+    frame(panel, title, "rho")
+    if len(at) <= 5:
+        panel.set_xticks(at)
+    for kind, colour, of_kind in zip(ROWS, COLOURS, counts, strict=False):
+        low, median, high = quantiles(of_kind, (0.25, 0.5, 0.75)).T
+        few = {"marker": "o", "markersize": 3.5} if len(at) <= 20 else {}
+        panel.fill_between(at, low, high, color=colour, alpha=0.2, linewidth=0)
+        panel.plot(at, median, color=colour, linewidth=1.6, label=kind, **few)
+    panel.set_ylim(0, 1)

@@ -1,0 +1,236 @@
+"""How much memory a run takes, and how many clients can be worked on side by side.
+
+memory of a device = state + data + scratch,  scratch = that of the round's largest phase
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedem_jax.config.base import Config
+from fedem_jax.core.algorithm import Algorithm, State
+from fedem_jax.core.layout import Layout
+from fedem_jax.data.federation import Federation
+from fedem_jax.errors import UserError
+from fedem_jax.methods import METHODS
+from fedem_jax.units import in_bytes
+
+WIDEST_BLOCK = 256
+"""Most clients side by side on an accelerator."""
+NARROWEST_BLOCK = 16
+"""Fewest clients side by side there, where stacked trials make up the rest."""
+USABLE = 0.9
+"""Share of a device's memory that a run may plan with."""
+
+
+class MemoryPlan(NamedTuple):
+    """Bytes on each device."""
+
+    clients: int
+    """Parameters of the device's clients: C I D numbers over the devices, and little more."""
+    server: int
+    """The server's tables, R I D; every device holds them whole."""
+    data: int
+    """Ragged lists and held-out items."""
+    scratch: dict[str, int]
+    """What each phase of a round needs for itself; one runs at a time."""
+    limit: int
+    """What the device has to give."""
+    devices: int
+    block: int
+    """Clients worked on side by side."""
+    advice: str
+    """What would fit, if this does not; else empty."""
+
+    @property
+    def total(self) -> int:
+        """State, data and the largest phase."""
+        return self.clients + self.server + self.data + max(self.scratch.values())
+
+    @property
+    def fits(self) -> bool:
+        """Whether the run leaves a tenth of the device free."""
+        return self.total <= USABLE * self.limit
+
+    def check(self) -> None:
+        """Refuse a run that does not fit.
+
+        Raises:
+            UserError: says what is needed, what there is, and what would fit.
+        """
+        if not self.fits:
+            raise UserError(
+                f"memory: the run needs {in_bytes(self.total)} on each of {self.devices} devices "
+                f"(clients' tables {in_bytes(self.clients)}, server's tables "
+                f"{in_bytes(self.server)}, scratch {in_bytes(max(self.scratch.values()))}), but "
+                f"only {in_bytes(USABLE * self.limit)} can be used; {self.advice}."
+            )
+
+
+def plan_memory(
+    config: Config, federation: Federation, layout: Layout, limit: int | None = None
+) -> MemoryPlan:
+    """What a run takes on each device, and the block size with which it fits.
+
+    The block is `config.block_size` if that is set; else 1 on a CPU, where one client's table stays
+    in the cache of its core, and the largest power of two that fits elsewhere.
+
+    Args:
+        config: all settings.
+        federation: the data.
+        layout: devices and size classes; its block is not looked at.
+        limit: bytes that each device has to give; None: what it says.
+    """
+    limit = device_memory(layout) if limit is None else limit
+    plan = _choose_block(config, federation, layout, limit)
+    return plan if plan.fits else plan._replace(advice=_advice(config, federation, layout, plan))
+
+
+def plan_stack(
+    config: Config, federation: Federation, layout: Layout, trials: int, limit: int | None = None
+) -> tuple[MemoryPlan, int]:
+    """What one of several stacked trials takes on each device, and how many fit side by side.
+
+    On a CPU that is one, since one trial keeps all cores busy. Elsewhere the block is as large as
+    it can be without leaving a trial out.
+
+    Args:
+        trials: how many there are to stack.
+        config, federation, layout, limit: as for `plan_memory`.
+    """
+    limit = device_memory(layout) if limit is None else limit
+    plan, width = plan_memory(config, federation, layout, limit), 1
+    if on_cpu(layout) or not plan.fits:
+        return plan, width
+    algorithm, state = bound(config, federation, layout)
+    block = plan.block
+    while block >= NARROWEST_BLOCK:
+        other = _with_block(config, federation, layout, algorithm, state, limit, block)
+        room = int(USABLE * limit - other.data) // (other.total - other.data)
+        if min(room, trials) > width:
+            plan, width = other, min(room, trials)
+        block = 0 if config.block_size else block // 2
+    return plan, width
+
+
+def _choose_block(config: Config, federation: Federation, layout: Layout, limit: int):
+    algorithm, state = bound(config, federation, layout)
+    widest = config.block_size or (1 if on_cpu(layout) else WIDEST_BLOCK)
+    blocks = [widest]
+    while not config.block_size and blocks[-1] > 1:
+        blocks.append(blocks[-1] // 2)
+    plans = (_with_block(config, federation, layout, algorithm, state, limit, b) for b in blocks)
+    for plan in plans:
+        if plan.fits:
+            break
+    return plan
+
+
+def _with_block(
+    config: Config, federation: Federation, layout: Layout,
+    algorithm: Algorithm, state: State, limit: int, block: int,
+) -> MemoryPlan:  # fmt: skip
+    devices = layout.mesh.size
+    room = max(max(size.positives, size.barred) for size in layout.classes)
+    lists = 2 * layout.padded + len(federation.items) + len(federation.barred) + 2 * room
+    scratch = algorithm.scratch(min(block, layout.shard))
+    asked = 2 + 2 * federation.val_candidates.shape[1]
+    return MemoryPlan(
+        clients=bytes_of(state.clients) // devices,
+        server=bytes_of(state.server),
+        data=4 * (lists + asked * layout.shard),
+        scratch={phase: 4 * count for phase, count in scratch.items()},
+        limit=limit,
+        devices=devices,
+        block=block,
+        advice="",
+    )
+
+
+def _advice(config: Config, federation: Federation, layout: Layout, plan: MemoryPlan) -> str:
+    """Single changes after which the run would fit."""
+
+    def fits(**changes) -> bool:
+        changed = dataclasses.replace(config, **changes)
+        return _choose_block(changed, federation, layout, plan.limit).fits
+
+    advice = []
+    dims = (config.dim >> halvings for halvings in range(1, config.dim.bit_length()))
+    if dim := next((dim for dim in dims if fits(dim=dim)), 0):
+        advice.append(f"--dim {dim}")
+    if config.table_dtype == "float32" and fits(table_dtype="bfloat16"):
+        advice.append("--table-dtype bfloat16")
+    if aggregated := getattr(config, "aggregation_fraction", 0.0):
+        shares = (aggregated / 2**halvings for halvings in range(1, 8))
+        if share := next((share for share in shares if fits(aggregation_fraction=share)), 0.0):
+            advice.append(f"--aggregation-fraction {share:.2g}")
+    if config.block_size > 1 and fits(block_size=1):
+        advice.append("--block-size 1")
+    left = USABLE * plan.limit - (plan.total - plan.clients)
+    if left > 0 and not on_cpu(layout):
+        advice.append(f"{math.ceil(plan.clients * plan.devices / left)} such devices")
+    return f"{' or '.join(advice)} would fit" if advice else "take fewer clients or items"
+
+
+@contextmanager
+def advice_when_exhausted(
+    plan: MemoryPlan, config: Config, federation: Federation, layout: Layout
+) -> Iterator[None]:
+    """A device that runs out of memory all the same becomes advice.
+
+    Raises:
+        UserError: it did; names what was planned, and what would take a quarter less.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        less = plan._replace(limit=int(0.75 * plan.total / USABLE))
+        raise UserError(
+            f"memory: a device ran out of it, although the run was planned to need "
+            f"{in_bytes(plan.total)} of {in_bytes(plan.limit)} on each of {plan.devices}, so "
+            f"something else takes it; {_advice(config, federation, layout, less)}."
+        ) from None
+
+
+def device_memory(layout: Layout) -> int:
+    """Bytes that each device of a layout has to give. The devices of a CPU share what is free."""
+    device = layout.mesh.devices.flat[0]
+    stats = None if on_cpu(layout) else device.memory_stats()
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"]
+    return free_memory() // layout.mesh.size
+
+
+def free_memory() -> int:
+    """Bytes that the host can still give: as Linux says, else all that is built in."""
+    try:
+        with open("/proc/meminfo") as file:
+            lines = dict(line.split(":") for line in file)
+        return 1024 * int(lines["MemAvailable"].split()[0])
+    except (OSError, KeyError):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def on_cpu(layout: Layout) -> bool:
+    return layout.mesh.devices.flat[0].platform == "cpu"
+
+
+def bytes_of(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def bound(config: Config, federation: Federation, layout: Layout) -> tuple[Algorithm, State]:
+    """The method on this federation, and the shapes of its state."""
+    samples = jnp.zeros(layout.padded, jnp.int32)
+    algorithm = METHODS[config.method](config, federation.num_items, layout, samples)
+    return algorithm, jax.eval_shape(algorithm.init, jax.random.key(0))

@@ -1,0 +1,113 @@
+"""A run's state as named arrays on the host, and back, onto whatever devices there are.
+
+Arrays that have the client axis first hold the clients in order of place, which depends on the
+number of devices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Int
+
+from fedem_jax.core.algorithm import Algorithm, State
+from fedem_jax.core.layout import Layout
+from fedem_jax.core.sparse_tables import OwnRows
+
+
+class Places(NamedTuple):
+    """Where the clients were when a state was saved."""
+
+    place: Int[np.ndarray, " C"]
+    """Place of each client."""
+    shard: int
+    """Places per device."""
+
+    @classmethod
+    def of(cls, layout: Layout) -> Places:
+        """The places of a layout."""
+        return cls(np.asarray(layout.place), layout.shard)
+
+    def same(self, other: Places) -> bool:
+        """Whether arrays can be taken as they are."""
+        return self.shard == other.shard and np.array_equal(self.place, other.place)
+
+
+def on_host(state: State) -> dict[str, np.ndarray]:
+    """Copies of all arrays, by name; the state may be donated afterwards."""
+    return {_name(path): np.array(leaf) for path, leaf in _leaves(state)}
+
+
+def on_devices(
+    arrays: Mapping[str, np.ndarray], before: Places, start: State, layout: Layout,
+    algorithm: Algorithm,
+) -> State:  # fmt: skip
+    """A state with these arrays, laid out for this run.
+
+    Args:
+        arrays: as `on_host` gave them.
+        before: where the clients were then.
+        start: the state before the first round, from which places without a client are taken.
+        layout: where the clients are now.
+        algorithm: the method.
+
+    Raises:
+        KeyError, ValueError: the arrays are not those of such a run.
+    """
+    saved = jax.tree.unflatten(
+        jax.tree.structure(start), [arrays[_name(path)] for path, _ in _leaves(start)]
+    )
+    now = Places.of(layout)
+    if not before.same(now):
+
+        def moved(new, old):
+            return _rows_moved(new, old, before, now) if isinstance(new, OwnRows) else put(new, old)
+
+        def put(new, old):
+            values = np.array(new)
+            values[now.place] = old[before.place]
+            return values
+
+        placed = {id(leaf) for leaf in jax.tree.leaves(algorithm.placed(start.server))}
+        clients = jax.tree.map(
+            moved, start.clients, saved.clients, is_leaf=lambda x: isinstance(x, OwnRows)
+        )
+        server = jax.tree.map(
+            lambda new, old: put(new, old) if id(new) in placed else old, start.server, saved.server
+        )
+        saved = State(clients, server)
+
+    def device(new, values):
+        if (values.shape, values.dtype) != (new.shape, new.dtype):
+            raise ValueError(f"{values.dtype}{values.shape} for {new.dtype}{new.shape}")
+        return jax.device_put(values, new.sharding, may_alias=False)
+
+    return jax.tree.map(device, start, saved)
+
+
+def _rows_moved(new: OwnRows, old: OwnRows, before: Places, now: Places) -> OwnRows:
+    """Each client's rows, which stand one client after the other on each device."""
+
+    def first(rows: OwnRows, places: Places) -> np.ndarray:
+        device = places.place // places.shard
+        devices = len(rows.start) // places.shard
+        return np.asarray(rows.start)[places.place] + device * (len(rows.items) // devices)
+
+    items, table = np.array(new.items), np.array(new.table)
+    counts = np.asarray(new.count)[now.place]
+    for to, since, count in zip(first(new, now), first(old, before), counts, strict=True):
+        items[to : to + count] = old.items[since : since + count]
+        table[to : to + count] = old.table[since : since + count]
+    parts: Any = np.asarray(new.start), np.asarray(new.count), items, table
+    return OwnRows(*parts)
+
+
+def _leaves(tree: Any) -> list[tuple[Any, Any]]:
+    return jax.tree_util.tree_flatten_with_path(tree)[0]
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="-")

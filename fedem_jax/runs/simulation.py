@@ -1,0 +1,208 @@
+"""A method bound to a configuration, a federation and devices; its compiled segments of rounds."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array
+
+from fedem_jax.config.base import Config
+from fedem_jax.core.algorithm import Info, State
+from fedem_jax.core.draws import Draws, Fresh
+from fedem_jax.core.finite import finite_state
+from fedem_jax.core.layout import Layout, Need, lay_out
+from fedem_jax.core.lists import Lists, lists_on_device
+from fedem_jax.data.federation import Federation
+from fedem_jax.errors import UserError
+from fedem_jax.evaluation.metrics import coverage, summarise
+from fedem_jax.evaluation.ranking import HeldOut, Ranking, Ranks, rank_all
+from fedem_jax.methods import METHODS
+from fedem_jax.runs.memory import plan_memory
+from fedem_jax.version import __version__
+
+
+class Trial:
+    """A method bound to a configuration, a federation and the devices that it runs on.
+
+    Raises:
+        UserError: a client leaves fewer items to draw from than a positive has negatives.
+    """
+
+    def __init__(self, config: Config, federation: Federation, devices: Sequence[Any] = ()):
+        check_pool(config, federation)
+        devices = (devices or jax.devices())[: federation.num_clients]
+        self.config, self.federation = config, federation
+        layout = lay_out(
+            federation,
+            Need.of(federation, config.num_negative, config.batch_size),
+            devices=devices,
+            num_classes=config.size_classes,
+            block=1,
+        )
+        self.memory = plan_memory(config, federation, layout)
+        self.layout = layout._replace(block=self.memory.block)
+        samples = np.diff(federation.offsets) * (1 + config.num_negative)
+        self.algorithm = METHODS[config.method](
+            config, federation.num_items, self.layout, jnp.asarray(self.layout.spread(samples))
+        )
+        self.key_init, self.key_draws = jax.random.split(jax.random.key(config.seed))
+        self.lists = lists_on_device(federation, self.layout)
+        self.held_out = held_out(federation, self.layout)
+        self._segments: dict[int, Any] = {}
+
+    def init(self) -> State:
+        """The state before the first round, sharded over the devices.
+
+        Raises:
+            UserError: the run does not fit into the memory of a device; says what would.
+        """
+        self.memory.check()
+        with jax.default_matmul_precision("highest"):
+            return jax.jit(self.algorithm.init, out_shardings=self.shardings)(self.key_init)
+
+    @property
+    def shardings(self) -> State:
+        """Where the state is: clients over the devices, the server's part on each."""
+        return State(self.layout.sharded(), self.layout.replicated())
+
+    def draws(self, key: Array, number: Array, lists: Lists) -> Draws:
+        """What decides the random choices of round `number`."""
+        config, clients = self.config, self.layout.number
+        sizes = (clients, self.federation.num_items, config.num_negative)
+        return Fresh.of_round(key, number, lists, *sizes, *config.round_sizes(clients))
+
+    def segment(self, state: State, length: int) -> Callable[[State, int], Segment]:
+        """`length` rounds and an evaluation as one compiled program; the state is donated."""
+        if length not in self._segments:
+            rest = (self.key_draws, self.lists, self.held_out, self.algorithm.hyper)
+            program = jax.jit(partial(self._rounds, length), donate_argnums=0)
+            with jax.default_matmul_precision("highest"):
+                compiled = program.lower(state, jnp.int32(0), *rest).compile()
+            self._segments[length] = lambda state, start: compiled(state, jnp.int32(start), *rest)
+        return self._segments[length]
+
+    def _rounds(self, length, state, start, key, lists, held_out, hyper) -> Segment:
+        def one(state, number):
+            return self.algorithm.round(self.draws(key, number, lists), state, hyper)
+
+        state, info = lax.scan(one, state, start + jnp.arange(length, dtype=jnp.int32))
+        state = lax.with_sharding_constraint(state, self.shardings)  # as the next segment takes it
+        rules = self.federation.protocol
+        ranking = Ranking(rules.ties, rules.scale, self.config.top_k)
+        ranks = rank_all(self.algorithm, self.layout, state, lists, held_out, hyper, ranking)
+        sound = ranks.finite & finite_state(state, self.layout.padded)
+        return Segment(state, info, ranks._replace(finite=sound))
+
+    def by_client(self, tree: Any) -> Any:
+        """Arrays that have the client axis first, in the order of the federation, on the host."""
+        return jax.tree.map(lambda leaf: np.asarray(leaf)[self.layout.place], tree)
+
+    def record(self, round: int, info: Info, ranks: Ranks) -> dict[str, Any]:
+        """What is written down after evaluated round `round`, from 1.
+
+        Raises:
+            UserError: losses or scores are not finite; names round, client and likely cause.
+        """
+        place, k = self.layout.place, self.config.top_k
+        loss, epochs = np.asarray(info.loss[-1])[place], np.asarray(info.epochs[-1])[place]
+        by_client: Any = self.by_client(ranks)
+        trained = epochs > 0
+        sound = by_client.finite & (np.isfinite(loss) | ~trained)
+        if not sound.all():
+            lost = int(np.flatnonzero(~sound)[0])
+            diverged = not np.isfinite(loss[trained]).all()
+            what = "losses" if diverged else "parameters or scores"
+            settings = dataclasses.asdict(self.config).items()
+            steps = [
+                f"{name} (now {value:g})"
+                for name, value in settings
+                if name.startswith("lr_") or (name == "init_scale" and not diverged)
+            ]
+            raise UserError(
+                f"round {round}: client {lost} (user {self.federation.user_ids[lost]}) and "
+                f"{(~sound).sum() - 1} more have {what} that are not finite "
+                f"({'training diverged' if diverged else 'they saturate float32'}); "
+                f"a smaller {' or '.join(steps)} usually helps."
+            )
+        skipped = {}
+        if info.skipped is not None:
+            skipped = {"skipped": int(np.asarray(info.skipped).sum())}
+            if not trained.any():
+                raise UserError(
+                    f"round {round}: all clients that trained were skipped, so nothing is learned; "
+                    f"a smaller step size helps."
+                )
+        return skipped | {
+            "round": round,
+            "loss": float(loss[trained].mean()),
+            "epochs": float(epochs[trained].mean()),
+            "val": summarise(by_client.val, k),
+            "test": summarise(by_client.test, k),
+            "val_full": summarise(by_client.val_full, k),
+            "test_full": summarise(by_client.test_full, k),
+            "coverage": coverage(by_client.listed, self.federation.num_items),
+            "bytes_up": self.algorithm.traffic.up,
+            "bytes_down": self.algorithm.traffic.down,
+            "protocol": self.federation.protocol.name,
+            "fingerprint": self.federation.fingerprint,
+        }
+
+
+class Segment(NamedTuple):
+    """What a compiled segment returns."""
+
+    state: State
+    info: Info
+    """Of every round: [length C]."""
+    ranks: Ranks
+    """After the last round."""
+
+
+def held_out(federation: Federation, layout: Layout) -> HeldOut:
+    """Held-out items and candidates on the device."""
+    asked = [layout.spread(getattr(federation, name)) for name in HeldOut._fields]
+    return HeldOut(*jax.device_put(asked, layout.sharded()))
+
+
+def check_pool(config: Config, federation: Federation) -> None:
+    """Refuse a federation that leaves a client too few items to draw distinct negatives from."""
+    pool = federation.num_items - np.diff(federation.barred_offsets)
+    tightest = int(pool.argmin())
+    if pool[tightest] < config.num_negative:
+        raise UserError(
+            f"user {federation.user_ids[tightest]}: only {pool[tightest]} items are left to draw "
+            f"{config.num_negative} distinct negatives from; lower num_negative."
+        )
+
+
+def check_list(config: Config, federation: Federation) -> None:
+    """Refuse a list in which every held-out item stands, whatever its rank among the candidates:
+    rounds would be chosen, and methods compared, by a number that is always 1."""
+    shortest = min(federation.val_candidates.shape[1], federation.test_candidates.shape[1])
+    if config.top_k > shortest:
+        raise UserError(
+            f"top_k: among {shortest} candidates and the held-out item every rank is at most "
+            f"{shortest + 1}, so HR@{config.top_k} is always 1; give a smaller top_k."
+        )
+
+
+def versions() -> dict[str, str]:
+    """Versions that a result may depend on."""
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy")
+    own = {"fedem_jax": __version__, "python": platform.python_version()}
+    return own | {name: version(name) for name in packages}
+
+
+def device_name() -> str:
+    """Kind and number of the devices in use."""
+    devices = jax.devices()
+    return f"{len(devices)} x {devices[0].device_kind}"

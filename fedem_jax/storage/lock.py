@@ -1,0 +1,108 @@
+"""One process at a time in a folder."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fedem_jax.errors import UserError
+from fedem_jax.storage.files import telling
+
+LOCK = "lock"
+"""File in the folder that says who is at work there."""
+
+
+class Lock:
+    """Held by this process until it is released or the process ends, in whatever way it ends.
+
+    What a dead process leaves is its file, which locks nothing. (A file system that knows no locks
+    keeps nobody out.)
+
+    Raises:
+        UserError: another process holds it; says which.
+        OSError: the file cannot be written.
+    """
+
+    def __init__(self, folder: Path):
+        self._path = folder / LOCK
+        self._file = -1
+        while self._file < 0:
+            self._file = self._held()
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%F %T")}
+        os.ftruncate(self._file, 0)
+        os.write(self._file, json.dumps(holder).encode() + b"\n")
+
+    def _held(self) -> int:
+        """The locked file; -1 if its former holder removed it in between."""
+        file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
+            raise UserError(
+                f"{self._path.parent}: {_named(self._path)} is at work there; let it end or stop "
+                "it."
+            ) from None
+        except OSError:  # no locks on this file system
+            return file
+        try:
+            if os.path.samestat(os.fstat(file), os.stat(self._path)):
+                return file
+        except FileNotFoundError:
+            pass
+        os.close(file)
+        return -1
+
+    def release(self) -> None:
+        """Let others in."""
+        if self._file >= 0:
+            self._path.unlink(missing_ok=True)
+            os.close(self._file)
+            self._file = -1
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Be the only process at work in a folder, which is made if need be.
+
+    Raises:
+        UserError: another process is at work there, or nothing can be written.
+    """
+    with telling(folder, "give another --out"):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = Lock(folder)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def holder(folder: Path) -> str:
+    """Who is at work in a folder, in words; empty: nobody."""
+    try:
+        file = os.open(folder / LOCK, os.O_RDONLY)
+    except OSError:
+        return ""
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _named(folder / LOCK)
+    except OSError:
+        pass
+    finally:
+        os.close(file)
+    return ""
+
+
+def _named(path: Path) -> str:
+    try:
+        holder = json.loads(path.read_text())
+        return f"process {holder['pid']} on {holder['host']}, since {holder['since']},"
+    except (OSError, ValueError, KeyError):
+        return "another process"

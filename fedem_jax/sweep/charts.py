@@ -1,0 +1,241 @@
+"""Pictures of a sweep: what each setting does to validation, and which settings go together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, NullLocator
+
+from fedem_jax.report.style import COLOURS, GREY
+from fedem_jax.sweep.run import SweepResult
+from fedem_jax.sweep.space import Values, as_text
+
+BINS = 6
+"""Groups of equally many trials, for means where a value was drawn from a range."""
+PER_ROW = 3
+"""Panels side by side."""
+
+TRIAL: dict[str, Any] = {
+    "marker": "o", "color": GREY, "markersize": 3.5, "linestyle": "", "markeredgewidth": 0,
+}  # fmt: skip
+STOPPED = TRIAL | {"markerfacecolor": "white", "markeredgewidth": 0.6}
+MEAN: dict[str, Any] = {"marker": "o", "color": COLOURS[0], "markersize": 5.5, "linewidth": 1.6}
+WINNER: dict[str, Any] = {"marker": "D", "color": COLOURS[1], "markersize": 5.5, "linestyle": ""}
+LOST: dict[str, Any] = {"marker": "x", "color": COLOURS[6], "markersize": 5, "linestyle": ""}
+
+
+def effects_chart(result: SweepResult, path: str | Path) -> None:
+    """Draw the main effect of each varied setting: the validation metric that decides against its
+    values, every trial a dot, the mean of the trials with a value, over all that else was varied,
+    a line; the trials of the winner are marked. Trials that diverged are crosses at the bottom.
+
+    Args:
+        path: PNG or any other format that Matplotlib knows by its ending.
+    """
+    varied, trials, metric = result.sweep.varied, result.trials, _metric(result)
+    winner = trials["setting"] == result.settings["setting"].iloc[0]
+    ran, early = trials["status"] == "done", trials["status"] == "stopped early"
+    lost = trials["status"].str.startswith("diverged")
+    columns = min(PER_ROW, len(varied))
+    rows = -(-len(varied) // columns)
+    figure = _figure(result, (3.6 * columns + 1.2, 3.1 * rows + 1.3), "main effects")
+    panels = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    for panel, values in zip(panels.ravel(), varied, strict=False):
+        x = _places(values, trials[values.name])
+        panel.plot(x[ran], trials[metric][ran], alpha=0.55, **TRIAL)
+        panel.plot(x[early], trials[metric][early], **STOPPED)
+        panel.plot(*_means(values, x[ran], trials[metric][ran]), **MEAN)
+        panel.plot(x[winner], trials[metric][winner], **WINNER)
+        bottom = np.full(int(lost.sum()), 0.02)
+        panel.plot(x[lost], bottom, transform=panel.get_xaxis_transform(), **LOST)
+        _axis(panel, values)
+    for panel in panels.ravel()[len(varied) :]:
+        panel.set_visible(False)
+    for panel in panels[:, 0]:
+        panel.set_ylabel(_label(metric), fontsize=9)
+    handles = [
+        Line2D([], [], label=label, **style)
+        for label, style, there in (
+            ("trial", TRIAL, True),
+            ("stopped early", STOPPED, early.any()),
+            ("mean", MEAN, True),
+            ("best setting", WINNER, True),
+            ("diverged", LOST, lost.any()),
+        )
+        if there
+    ]
+    figure.legend(
+        handles=handles, loc="outside upper right", ncols=len(handles), frameon=False, fontsize=9,
+        columnspacing=1.2, handlelength=1.6,
+    )  # fmt: skip
+    figure.savefig(path)
+
+
+def settings_chart(result: SweepResult, path: str | Path) -> None:
+    """Draw every setting as a line over one upright axis for each varied setting (parallel
+    coordinates), to its mean validation metric on the last axis; the darker, the better, and the
+    winner is thick. Those that diverged are left out.
+
+    Args:
+        path: PNG or any other format that Matplotlib knows by its ending.
+    """
+    varied, metric = result.sweep.varied, _metric(result)
+    ranked = result.settings[result.settings["status"].isin(["done", "stopped early"])][::-1]
+    value = ranked[metric].to_numpy(np.float64)
+    figure = _figure(result, (1.7 * (len(varied) + 1) + 2.2, 4.6), "settings")
+    panel = figure.subplots()
+    places = [_places(values, ranked[values.name]).to_numpy() for values in varied]
+    heights = [_to_unit(values, place) for values, place in zip(varied, places, strict=True)]
+    low, high = float(value.min()), float(value.max())
+    span = (high - low) or 1.0
+    heights.append((value - low) / span)
+    colours = colormaps["cividis_r"](0.05 + 0.9 * heights[-1])
+    lines, columns = np.stack(heights, axis=1), np.arange(len(varied) + 1)
+    shift = np.linspace(-0.015, 0, len(lines))[:, None] * (columns < len(varied))[None, :]
+    for line, colour in zip(lines + shift, colours, strict=True):
+        panel.plot(columns, line, color=colour, linewidth=1, zorder=2)
+    panel.plot(columns, lines[-1], color=COLOURS[1], linewidth=2.4, zorder=3)
+    panel.set_xlim(-0.35, len(varied) + 0.5)
+    panel.set_ylim(-0.06, 1.06)
+    panel.yaxis.set_major_locator(NullLocator())
+    labels = [_name(values) for values in varied]
+    panel.set_xticks(columns, [*labels, _label(metric)], fontsize=9)
+    panel.tick_params(axis="x", length=0, pad=8)
+    for side in panel.spines.values():
+        side.set_visible(False)
+    for column, values in enumerate(varied):
+        _upright(panel, column, _marks(values, places[column]))
+    _upright(panel, len(varied), [(f"{low + span * h:.4f}", h) for h in (0, 0.25, 0.5, 0.75, 1)])
+    handles = [
+        Line2D([], [], color=COLOURS[1], linewidth=2.4, label="best setting"),
+        Line2D([], [], color=colormaps["cividis_r"](0.95), label="good"),
+        Line2D([], [], color=colormaps["cividis_r"](0.05), label="bad"),
+    ]
+    figure.legend(
+        handles=handles, loc="outside upper right", ncols=3, frameon=False, fontsize=9,
+        handlelength=1.6,
+    )  # fmt: skip
+    figure.savefig(path)
+
+
+def _figure(result: SweepResult, size: tuple[float, float], what: str) -> Figure:
+    about, wanted = result.about, result.sweep
+    layout = ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.08)
+    figure = Figure(figsize=(max(size[0], 7.6), size[1]), dpi=200, layout=layout)
+    title = f"{wanted.config.method} on {about['dataset']}: {what}"
+    figure.suptitle(title, x=0.012, y=0.985, ha="left", fontsize=13, fontweight="bold")
+    seeds = len(wanted.seeds)
+    caption = (
+        f"protocol {about['protocol']} · {len(result.settings)} settings x {seeds} "
+        f"seed{'s' * (seeds != 1)} · {wanted.config.rounds} rounds, each trial at its best "
+        f"validation round · sweep {about['fingerprint']}"
+    )
+    figure.supxlabel(caption, x=0.012, ha="left", fontsize=8.5, color=GREY)
+    return figure
+
+
+def _places(values: Values, column: pd.Series) -> pd.Series:
+    """Where values stand on their axis: numbers at themselves, others in the order listed."""
+    if _numeric(values):
+        return column.astype(float)
+    return column.map(list(values.listed).index).astype(float)
+
+
+def _means(values: Values, x: pd.Series, y: pd.Series) -> Sequence[Any]:
+    """Mean metric at each value, or of groups of equally many trials of a range."""
+    if values.listed:
+        mean = y.groupby(x).mean()
+        return mean.index.to_numpy(), mean.to_numpy()
+    if x.empty:
+        return [], []
+    order = np.argsort(x.to_numpy(), kind="stable")
+    groups = np.array_split(order, min(BINS, len(order)))
+    middle = np.exp if values.log else np.asarray
+    scale = np.log if values.log else np.asarray
+    means = [(middle(scale(x.to_numpy()[g]).mean()), y.to_numpy()[g].mean()) for g in groups]
+    return tuple(zip(*means, strict=True))
+
+
+def _axis(panel: Axes, values: Values) -> None:
+    panel.set_xlabel(_name(values), fontsize=9)
+    panel.grid(color="#E6E6E6", linewidth=0.7)
+    panel.set_axisbelow(True)
+    panel.tick_params(labelsize=8.5)
+    for side in ("top", "right"):
+        panel.spines[side].set_visible(False)
+    if values.log:
+        panel.set_xscale("log")
+    if values.listed:
+        marks = _marks(values, np.array([]))
+        at = [float(v) for v in values.listed] if _numeric(values) else range(len(values.listed))
+        if len(marks) <= 8:
+            panel.set_xticks(list(at), [label for label, _ in marks])
+            panel.xaxis.set_minor_locator(NullLocator())
+        if not _numeric(values):
+            panel.margins(x=0.15)
+    elif not values.log:
+        panel.xaxis.set_major_locator(MaxNLocator(5))
+
+
+def _marks(values: Values, places: np.ndarray) -> list[tuple[str, float]]:
+    """Labels of an axis with their heights in [0, 1]."""
+    if values.listed:
+        shown: Sequence[Any] = values.listed
+        if len(shown) > 8 and _numeric(values):
+            shown = shown[:: math.ceil(len(shown) / 8)]
+        at = _places(values, pd.Series(list(shown), dtype=object)).to_numpy()
+        return list(zip(map(as_text, shown), _to_unit(values, at), strict=True))
+    spaced = np.geomspace if values.log else np.linspace
+    at = spaced(values.low, values.high, 5)
+    return list(zip((f"{each:.3g}" for each in at), _to_unit(values, at), strict=True))
+
+
+def _to_unit(values: Values, place: np.ndarray) -> np.ndarray:
+    """Places on an axis as heights from 0 to 1."""
+    if not values.listed:
+        low, high = values.low, values.high
+    elif _numeric(values):
+        low, high = float(min(values.listed)), float(max(values.listed))
+    else:
+        low, high = 0.0, float(len(values.listed) - 1)
+    scale = np.log if values.log else np.asarray
+    if high == low:
+        return np.full(len(place), 0.5)
+    return (scale(place) - scale(low)) / (scale(high) - scale(low))
+
+
+def _upright(panel: Axes, column: int, marks: Sequence[tuple[str, float]]) -> None:
+    panel.axvline(column, 0.05, 0.95, color=GREY, linewidth=0.9, zorder=1)
+    behind = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"}
+    for label, height in marks:
+        panel.annotate(
+            label, (column, height), xytext=(4, 0), textcoords="offset points", va="center",
+            fontsize=8, color=GREY, zorder=4, bbox=behind,
+        )  # fmt: skip
+
+
+def _numeric(values: Values) -> bool:
+    return not values.listed or all(isinstance(value, int | float) for value in values.listed)
+
+
+def _name(values: Values) -> str:
+    return values.name + (", log" if values.log else "")
+
+
+def _metric(result: SweepResult) -> str:
+    return f"{result.sweep.select} hr@{result.sweep.config.top_k}"
+
+
+def _label(metric: str) -> str:
+    part, name = metric.split(" ")
+    return f"{name.upper()} on validation, {'all items' if part == 'val_full' else 'sampled'}"

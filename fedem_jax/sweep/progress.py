@@ -1,0 +1,166 @@
+"""What a sweep shows while it goes: what is to come, a line or a bar, the best so far."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fedem_jax.data.federation import Federation
+from fedem_jax.report.progress import live_bar
+from fedem_jax.sweep.description import Sweep
+from fedem_jax.sweep.results import Ledger
+from fedem_jax.sweep.runner import Shape
+from fedem_jax.sweep.space import Setting, as_text
+from fedem_jax.units import in_bytes, in_words
+
+MOST_SHAPES = 12
+"""Programs that are listed one by one."""
+
+
+class Watch:
+    """Shows a sweep as it goes; a context manager, so that the bar always ends.
+
+    A terminal gets a live bar; a file or a pipe gets a line after each chunk.
+    """
+
+    def __init__(self, console: Console):
+        self._console = console
+        self._wanted: Sweep | None = None
+        self._bar = live_bar(console)
+        self._task = self._bar.add_task("", values="")
+        self._ahead: list[tuple[Shape, int]] = []  # with the trials that are left
+        self._paces: dict[int, float] = {}  # seconds per trial and round, by shape
+        self._compiling: list[float] = []
+        self._begun, self._done, self._total = 0.0, 0, 0
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._bar.stop()
+
+    def plan(self, sweep: Sweep, federation: Federation, shapes: Sequence[Shape]) -> None:
+        """Show what is about to run, whole the first time."""
+        left = sum(len(shape.trials) for shape in shapes)
+        begins, asked = self._wanted is None, sweep.search == "optuna"
+        if begins:
+            self._wanted = sweep
+            self._console.print(Text(opening(sweep, federation)), soft_wrap=True)
+            if 1 < len(shapes) <= MOST_SHAPES:
+                self._console.print(listing(sweep, shapes))
+        chunks = sum(shape.chunks for shape in shapes)
+        widest = max(shape.width for shape in shapes)
+        first = min(shape.first for shape in shapes)
+        rounds = f"rounds {first + 1} to {shapes[0].ends[-1]}"
+        line = (
+            f"{_count(left, 'trial')}, {rounds}: {_count(len(shapes), 'program')} to compile, "
+            f"{_count(chunks, 'call')}, {widest} side by side, "
+            f"{in_bytes(max(shape.bytes for shape in shapes))} a device; time: known after the "
+            "first call"
+        )
+        if begins or not asked:
+            self._console.print(Text(line, "dim"), soft_wrap=True)
+            self._done, self._total = 0, sweep.trials * len(sweep.seeds) if asked else left
+        self._ahead = [(shape, len(shape.trials)) for shape in shapes]
+        self._begun = time.monotonic()
+        self._show("compiling")
+        self._bar.start()
+
+    def chunk(self, shape: Shape, ledger: Ledger, trials: int, seconds: float) -> None:
+        """Show how far it is, and the best so far."""
+        took = time.monotonic() - self._begun
+        if len(shape.trials) == self._ahead[0][1]:  # its first call, which it was compiled for
+            self._compiling.append(max(0.0, took - seconds))
+        self._begun, self._done = time.monotonic(), self._done + trials
+        self._paces[id(shape)] = seconds / trials
+        self._ahead[0] = (shape, self._ahead[0][1] - trials)
+        if not self._ahead[0][1]:
+            del self._ahead[0]
+        best, remaining = self._best(ledger, shape.ends[-1]), self.time_left()
+        left = f"{in_words(remaining)} left" if remaining else ""
+        values = ", ".join(filter(None, [best, left]))
+        number = self._show(values)
+        if not self._console.is_terminal:
+            pace = f"{in_words(seconds / trials)} a trial"
+            self._console.print(Text(f"{number} {pace}; {values}"), soft_wrap=True)
+
+    def _show(self, values: str) -> str:
+        """Move the bar; what stands before it."""
+        number = f"{self._done:>{len(str(self._total))}}/{self._total}"
+        self._bar.update(
+            self._task, completed=self._done, total=self._total, description=number, values=values
+        )
+        return number
+
+    def time_left(self) -> float:
+        """Seconds that the rest of the batch will take: a shape that has not run yet compiles as
+        long, and goes at the pace, of the mean of those that have."""
+        usual = sum(self._paces.values()) / max(1, len(self._paces))
+        compiling = sum(self._compiling) / max(1, len(self._compiling))
+        seconds = 0.0
+        for shape, left in self._ahead:
+            known = id(shape) in self._paces
+            seconds += left * self._paces.get(id(shape), usual) + (0 if known else compiling)
+        return seconds
+
+    def _best(self, ledger: Ledger, rounds: int) -> str:
+        """The best mean over the seeds so far; before a setting has all seeds, the best trial."""
+        assert self._wanted is not None
+        seeds = self._wanted.seeds
+        values = {n: ledger.value(n, seeds, rounds)[0] for n in range(len(ledger.settings))}
+        single = {(n,): ledger.value(n, (seed,), rounds)[0] for n, seed in ledger.curves}
+        best = max(values, key=lambda n: values[n])
+        kind, value, number = "best", values[best], best
+        if value == -float("inf"):
+            (number,) = max(single, key=lambda n: single[n])
+            kind, value = "best trial", single[number,]
+        if value == -float("inf"):
+            return "all diverged so far"
+        name = ledger.metric.upper().replace("_FULL", " FULL").replace("VAL", "val", 1)
+        return f"{kind} {name} {value:.4f} ({in_brief(ledger.settings[number])})"
+
+
+def opening(sweep: Sweep, federation: Federation) -> str:
+    """What the sweep is, in some lines."""
+    number = len(sweep.settings()) if sweep.search != "optuna" else sweep.trials
+    seeds, trials = len(sweep.seeds), number * len(sweep.seeds)
+    how = {"grid": "settings", "random": "settings drawn", "optuna": "settings by Optuna"}
+    halving = f", the best 1/{sweep.halving} go on" if sweep.halving else ""
+    return (
+        f"{sweep.config.method} on {federation.name}, protocol {federation.protocol.name}: "
+        f"{federation.num_clients:,} clients, {federation.num_items:,} items\n"
+        f"{number} {how[sweep.search]} x {_count(seeds, 'seed')} = {_count(trials, 'trial')} of "
+        f"{_count(sweep.config.rounds, 'round')}{halving}\n"
+        f"varied: {'  '.join(map(str, sweep.varied))}"
+    )
+
+
+def listing(sweep: Sweep, shapes: Sequence[Shape]) -> Table:
+    """The programs one by one: what tells them apart, their trials and calls."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("program")
+    for name in ("trials", "calls", "side by side", "memory a device"):
+        table.add_column(name, justify="right")
+    names = [values.name for values in sweep.varied]
+    apart = [name for name in names if len({getattr(shape.program, name) for shape in shapes}) > 1]
+    for shape in shapes:
+        label = in_brief({name: getattr(shape.program, name) for name in apart})
+        table.add_row(
+            label, str(len(shape.trials)), str(shape.chunks), str(shape.width),
+            in_bytes(shape.bytes),
+        )  # fmt: skip
+    return table
+
+
+def in_brief(setting: Setting) -> str:
+    """A setting in one line."""
+    return ", ".join(f"{name}={as_text(value)}" for name, value in setting.items())
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"

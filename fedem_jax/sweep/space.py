@@ -1,0 +1,218 @@
+"""What a sweep varies: values of settings, listed, in equal steps, or drawn from a range.
+
+lr_embedding=0.01,0.03,0.1    these
+alpha=0.5:1:6                 6 from 0.5 to 1, in equal steps
+lr_adapter=log:1e-3:1e-1:5    5 from 0.001 to 0.1, in equal ratios
+alpha=0.5:1                   any in between, uniformly    (searches that draw)
+lr_adapter=log:1e-3:1e-1      any, uniformly in its logarithm    (searches that draw)
+adapter_widths=16x8,32x16     lists: their entries joined by an x
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, get_args, get_type_hints
+
+import numpy as np
+
+from fedem_jax.config.base import Config
+from fedem_jax.config.protocol import SWITCHES
+from fedem_jax.errors import UserError, nearest
+
+FIXED = (
+    "dataset", "method", "protocol", "rounds", "seed", "out", "eval_every", "top_k", "per_client",
+    "data_dir", "columns", "separator", "header", "block_size", "size_classes", *SWITCHES,
+)  # fmt: skip
+"""Settings that are the same for all trials: data and protocol, or figures would not mean the same;
+rounds, since the best one of each trial is chosen; and whatever changes no result."""
+
+Setting = dict[str, Any]
+"""One value for each varied setting, by name."""
+
+
+class Values(NamedTuple):
+    """The values that one setting may take: those of `listed`, or a whole range."""
+
+    name: str
+    listed: tuple[Any, ...]
+    """In the type of the setting; empty: any in the range."""
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    """Spaced or drawn by ratios, not differences."""
+    whole: bool = False
+    """Integers only."""
+
+    def draw(self, random: np.random.Generator) -> Any:
+        """One value: any of those listed, or of the range, with equal probability."""
+        if self.listed:
+            return self.listed[int(random.integers(len(self.listed)))]
+        if not self.log:
+            drawn = float(random.uniform(self.low, self.high))
+        else:
+            drawn = math.exp(random.uniform(math.log(self.low), math.log(self.high)))
+        return round(drawn) if self.whole else min(max(drawn, self.low), self.high)
+
+    def __str__(self) -> str:
+        """As it is written on the command line."""
+        if self.listed:
+            return f"{self.name}={','.join(map(as_text, self.listed))}"
+        return f"{self.name}={'log:' if self.log else ''}{self.low:g}:{self.high:g}"
+
+
+def as_text(value: Any) -> str:
+    """A value as it is written on the command line."""
+    if isinstance(value, tuple):
+        return "x".join(map(as_text, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def space(
+    kind: type[Config], vary: Mapping[str, Any] | Sequence[str], path: str | Path = ""
+) -> tuple[Values, ...]:
+    """What is varied, in the order in which it is named.
+
+    Args:
+        kind: settings of the method.
+        vary: `NAME=VALUES`, as on the command line; or, by name, what stands behind the `=`, or a
+            sequence of values.
+        path: a JSON or TOML file of the latter form, whose entries come first; "": none.
+
+    Raises:
+        UserError: nothing is varied, a setting is unknown, fixed or named twice, or its values
+            cannot be read.
+    """
+    entries: list[tuple[str, Any]] = list(_in_file(Path(path)).items()) if path else []
+    if isinstance(vary, Mapping):
+        entries += vary.items()
+    else:
+        for text in vary:
+            name, equals, values = text.partition("=")
+            if not equals:
+                raise UserError(f"vary: '{text}' names no values; write FIELD=VALUE,VALUE,...")
+            entries.append((name, values))
+    if not entries:
+        raise UserError("vary: nothing is varied; give --vary FIELD=VALUE,VALUE,... or --space.")
+    found = tuple(_values(kind, name.strip().replace("-", "_"), each) for name, each in entries)
+    names = [values.name for values in found]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"vary: '{twice[0]}' is named twice; give all its values at once.")
+    return found
+
+
+def grid(varied: Sequence[Values]) -> list[Setting]:
+    """All combinations; the last setting changes fastest.
+
+    Raises:
+        UserError: one of them has a whole range of values.
+    """
+    for values in varied:
+        if not values.listed:
+            raise UserError(
+                f"vary: {values} is a range without steps; a grid needs their number at its end, "
+                f"as in {values}:5, or give --search random."
+            )
+    names = [values.name for values in varied]
+    every = itertools.product(*(values.listed for values in varied))
+    return [dict(zip(names, each, strict=True)) for each in every]
+
+
+def drawn(varied: Sequence[Values], number: int, seed: int) -> list[Setting]:
+    """So many settings at random, all different: fewer if there are no more.
+
+    The first ones are the same for any number, so a search may be extended later.
+    """
+    random, found = np.random.default_rng(seed), {}
+    for _ in range(100 * number):
+        setting = {values.name: values.draw(random) for values in varied}
+        found[tuple(setting.values())] = setting
+        if len(found) == number:
+            break
+    return list(found.values())
+
+
+def _values(kind: type[Config], name: str, given: Any) -> Values:
+    fields = {field.name: field for field in dataclasses.fields(kind) if field.name not in FIXED}
+    if name in FIXED:
+        raise UserError(f"vary: '{name}' is the same for all trials of a sweep.")
+    if name not in fields:
+        raise UserError(f"vary: setting '{name}' is unknown; {nearest(name, list(fields))}.")
+    default = fields[name].default
+    entry = get_args(get_type_hints(kind)[name])[0] if isinstance(default, tuple) else type(default)
+    if not isinstance(given, str):
+        values = given if isinstance(given, Sequence) else [given]
+        listed = tuple(_read(name, each, default, entry) for each in values)
+    elif ":" in given and entry in (int, float) and not isinstance(default, tuple):
+        return _range(name, given, entry)
+    else:
+        listed = tuple(_read(name, each.strip(), default, entry) for each in given.split(","))
+    if not listed:
+        raise UserError(f"vary: '{name}' has no values.")
+    listed = tuple(dict.fromkeys(listed))
+    return Values(name, listed, log=_by_ratios(listed))
+
+
+def _range(name: str, text: str, entry: type) -> Values:
+    """`[log:]LOW:HIGH[:STEPS]`."""
+    parts = text.split(":")
+    log = parts[0].strip() == "log"
+    try:
+        low, high, *steps = (float(part) for part in parts[log:])
+        count = int(steps[0]) if steps else 0
+    except (ValueError, OverflowError):
+        low, high, steps, count = 0.0, 0.0, [0.0], 0
+    sound = low < high and math.isfinite(high) and math.isfinite(low) and len(steps) < 2
+    if not sound or (steps and (count < 2 or count != steps[0])):
+        raise UserError(
+            f"vary: {name}={text} is no range; write LOW:HIGH:STEPS, log:LOW:HIGH:STEPS, or either "
+            "without steps to draw from, with LOW < HIGH."
+        )
+    if log and low <= 0:
+        raise UserError(f"vary: {name}={text} has no logarithm at {low:g}; start above 0.")
+    if not count:
+        return Values(name, (), low, high, log, whole=entry is int)
+    spaced = np.geomspace(low, high, count) if log else np.linspace(low, high, count)
+    rounded = [round(value) if entry is int else float(f"{value:.6g}") for value in spaced]
+    return Values(name, tuple(dict.fromkeys(rounded)), log=log)
+
+
+def _read(name: str, value: Any, default: Any, entry: type) -> Any:
+    """A value in the type of the setting."""
+    if isinstance(default, tuple):
+        parts = value.split("x") if isinstance(value, str) else value
+        if isinstance(parts, Sequence):
+            return tuple(_read(name, part, entry(), entry) for part in parts)
+    try:
+        if isinstance(value, bool) or (entry is int and int(value) != float(value)):
+            raise ValueError
+        return entry(value)
+    except (TypeError, ValueError, OverflowError):
+        words = {int: "integer", float: "number", str: "text"}
+        raise UserError(f"vary: {name}: '{value}' is no {words.get(entry, 'value')}.") from None
+
+
+def _by_ratios(listed: Sequence[Any]) -> bool:
+    """Whether listed numbers are spaced so widely that a picture needs a logarithmic axis."""
+    numbers = [value for value in listed if isinstance(value, int | float)]
+    return len(numbers) == len(listed) > 2 and min(numbers) > 0 and max(numbers) > 8 * min(numbers)
+
+
+def _in_file(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}).") from None
+    try:
+        found = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except ValueError as error:  # of both formats
+        kind = "TOML" if path.suffix == ".toml" else "JSON"
+        raise UserError(f"{path}: is not {kind} ({error}).") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: holds no search space; expected values by name of the setting.")
+    return found
