@@ -21,10 +21,10 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from rich.console import Console
 
 from fedem_jax.cli.compare import run_missing
-from fedem_jax.cli.process import told
+from fedem_jax.cli.process import run_command
 from fedem_jax.compare.plan import plan_comparison
 from fedem_jax.compare.results import gather
-from fedem_jax.compare.standings import Standing, standings
+from fedem_jax.compare.standings import MethodSummary, standings
 from fedem_jax.compare.tables import write_up
 from fedem_jax.errors import UserError, nearest
 from fedem_jax.evaluation.statistics import Spread, error_over_clients, over_seeds
@@ -110,7 +110,7 @@ def ablate(args: Sequence[str]) -> None:
 
 
 def draw(
-    lines: Sequence[Standing], base: str, parts: Sequence[str], path: Path, title: str,
+    lines: Sequence[MethodSummary], base: str, parts: Sequence[str], path: Path, title: str,
     chance: dict[str, dict[str, float]], clients: int,
 ) -> None:  # fmt: skip
     """HR among the sampled candidates of each variant, a panel for each part; the base is the
@@ -166,4 +166,4 @@ def spread(found: Spread, clients: int) -> float:
 
 
 if __name__ == "__main__":
-    told(lambda: ablate(sys.argv[1:]))
+    run_command(lambda: ablate(sys.argv[1:]))

@@ -26,7 +26,7 @@ from fedem_jax.config.tuned import TUNED
 from fedem_jax.errors import UserError
 from fedem_jax.evaluation.statistics import error_over_clients
 from fedem_jax.report import curves as plots
-from fedem_jax.storage.files import telling
+from fedem_jax.storage.files import disk_errors
 from fedem_jax.sweep.description import Sweep
 from fedem_jax.sweep.progress import Watch
 from fedem_jax.sweep.run import SweepResult, run_sweep
@@ -85,7 +85,7 @@ def measure(args: Sequence[str]) -> None:
             results[method] = run_sweep(asked, out / method, watch=watch)
     command = f"python experiments/noise.py {shlex.join(args)}".rstrip()
     text = table(wanted, results, command)
-    with telling(out, "give another --out"):
+    with disk_errors(out, "give another --out"):
         (out / "table.md").write_text(text, encoding="utf-8")
         draw(wanted, results, out / "noise.png")
     console.print(f"\n{text}", soft_wrap=True)
@@ -192,4 +192,4 @@ def draw(wanted: Noise, results: dict[str, SweepResult], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    process.told(lambda: measure(sys.argv[1:]))
+    process.run_command(lambda: measure(sys.argv[1:]))

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from fedem_jax.cli.process import told
+from fedem_jax.cli.process import run_command
 from fedem_jax.config.settings import SETTINGS
 from fedem_jax.errors import UserError
 from fedem_jax.runs.directory import METRICS, PER_CLIENT, RHO, SUMMARY
@@ -310,4 +310,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    told(main)
+    run_command(main)

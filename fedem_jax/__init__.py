@@ -24,13 +24,27 @@ if TYPE_CHECKING:
     from fedem_jax.errors import UserError
     from fedem_jax.evaluation.ranking import evaluate
     from fedem_jax.methods import METHODS
-    from fedem_jax.runs.simulation import Trial
+    from fedem_jax.runs.simulation import Simulation
     from fedem_jax.runs.train import Result, run
     from fedem_jax.sweep.run import SweepResult, sweep
 
 __all__ = [
-    "METHODS", "Audit", "Config", "Federation", "Protocol", "Result", "SweepResult", "Trial",
-    "UserError", "__version__", "audit", "evaluate", "load", "preset", "run", "sweep",
+    "METHODS",
+    "Audit",
+    "Config",
+    "Federation",
+    "Protocol",
+    "Result",
+    "Simulation",
+    "SweepResult",
+    "UserError",
+    "__version__",
+    "audit",
+    "evaluate",
+    "load",
+    "preset",
+    "run",
+    "sweep",
 ]  # fmt: skip
 
 _HOME = {
@@ -44,7 +58,7 @@ _HOME = {
     "Result": "runs.train",
     "SweepResult": "sweep.run",
     "sweep": "sweep.run",
-    "Trial": "runs.simulation",
+    "Simulation": "runs.simulation",
     "UserError": "errors",
     "evaluate": "evaluation.ranking",
     "load": "data.sources",

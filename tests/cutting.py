@@ -16,7 +16,7 @@ from fedem_jax.errors import Stopped
 from fedem_jax.methods import METHODS
 from fedem_jax.runs import train
 from fedem_jax.runs.directory import RunDirectory
-from fedem_jax.runs.simulation import Trial
+from fedem_jax.runs.simulation import Simulation
 from fedem_jax.runs.train import run
 
 SAME = {name: getattr(Config, name) for name in INERT}
@@ -25,7 +25,7 @@ SAME = {name: getattr(Config, name) for name in INERT}
 @cache
 def compiled(config, federation):
     """The programs of the toy, which all tests share."""
-    return Trial(config, federation)
+    return Simulation(config, federation)
 
 
 def toys(monkeypatch, federation):
@@ -35,7 +35,9 @@ def toys(monkeypatch, federation):
     monkeypatch.setitem(SETTINGS, "toy", Toy)
     monkeypatch.setattr("fedem_jax.report.pictures.draw_curves", lambda *_: None)
     monkeypatch.setattr(
-        train, "Trial", lambda config, data: compiled(dataclasses.replace(config, **SAME), data)
+        train,
+        "Simulation",
+        lambda config, data: compiled(dataclasses.replace(config, **SAME), data),
     )
     return Toy(top_k=3, rounds=5, client_fraction=0.5)
 

@@ -37,9 +37,9 @@ from fedem_jax.evaluation.ranking import rank
 from fedem_jax.methods.fedem import Clients, Download
 from fedem_jax.models.adapter import Adapter
 from fedem_jax.models.losses import probability_bce
-from fedem_jax.runs.simulation import Trial
+from fedem_jax.runs.simulation import Simulation
 from fedem_jax.server.aggregation import aggregated, aggregation_weights, sample_shares
-from fedem_jax.server.similarity import SIMILARITIES, principal_axes, principal_scores, rounded_up
+from fedem_jax.server.similarity import SIMILARITIES, principal_axes, principal_scores, saturate
 
 Trace = dict[str, np.ndarray]
 
@@ -98,8 +98,8 @@ class Recorded(NamedTuple):
         return jnp.sign(jnp.sum(scores * self.projection[self.number], axis=1))
 
 
-class Replay(Trial):
-    """A trial that draws nothing: all its choices are those of a trace."""
+class Replay(Simulation):
+    """A simulation that draws nothing: all its choices are those of a trace."""
 
     def __init__(self, config: FedEM, federation: Federation, trace: Trace):
         super().__init__(config, federation)
@@ -172,11 +172,11 @@ def adapters(trace: Trace, suffix: str, *index) -> dict[str, Any]:
     }
 
 
-def state_before(trace: Trace, number: int, trial: Trial) -> State:
+def state_before(trace: Trace, number: int, simulation: Simulation) -> State:
     """The recorded state that round `number` starts from, before merging."""
-    clients = trial.layout.number
+    clients = simulation.layout.number
     served = trace["had_server_model"][number]
-    num_tables = jax.eval_shape(trial.algorithm.init, trial.key_init).server.items.shape
+    num_tables = jax.eval_shape(simulation.algorithm.init, simulation.key_init).server.items.shape
     if number == 0:
 
         def everybody(x):
@@ -199,9 +199,9 @@ def state_before(trace: Trace, number: int, trial: Trial) -> State:
         slot[trace["agg_participants"][number - 1]] = np.arange(len(tables))
     own = Clients({"user": user}, jnp.asarray(items), theta, jnp.asarray(slot))
     state = State(own, Download(tables))
-    at_place = partial(in_order_of_place, layout=trial.layout)
+    at_place = partial(in_order_of_place, layout=simulation.layout)
     return jax.device_put(
-        State(jax.tree.map(at_place, state.clients), state.server), trial.shardings
+        State(jax.tree.map(at_place, state.clients), state.server), simulation.shardings
     )
 
 
@@ -217,11 +217,11 @@ def compare(trace: Trace) -> Iterator[Row]:
     yield from compare_data(trace, clients)
     with jax.default_matmul_precision("highest"):
         yield from compare_units(trace)
-        trial = Replay(config, clients, trace)
+        simulation = Replay(config, clients, trace)
         for number in range(config.rounds):
             yield from compare_server(trace, config, number)
-            yield from compare_round(trace, trial, number)
-        yield from compare_free_run(trace, trial)
+            yield from compare_round(trace, simulation, number)
+        yield from compare_free_run(trace, simulation)
 
 
 def compare_data(trace: Trace, ours: Federation) -> Iterator[Row]:
@@ -260,7 +260,7 @@ def compare_server(trace: Trace, config: FedEM, number: int) -> Iterator[Row]:
         scores = principal_scores(tables, principal_axes(tables))
         scores *= jnp.sign(jnp.sum(scores * recorded, axis=1, keepdims=True))
         yield within("principal scores", number, scores, recorded, projection_tolerance(tables))
-        alike = rounded_up(SIMILARITIES[config.similarity](recorded))
+        alike = saturate(SIMILARITIES[config.similarity](recorded))
         yield within("similarity", number, alike, trace["similarity"][number], 2e-6)
         alike = jnp.asarray(trace["similarity"][number])
     weights = aggregation_weights(config.aggregation, shares, alike, config.alpha)
@@ -278,13 +278,13 @@ def projection_tolerance(tables: jax.Array) -> float:
     return 5e-4 if (values[:, -1] / values[:, -2]).min() > 1.05 else 5e-3
 
 
-def compare_round(trace: Trace, trial: Replay, number: int) -> Iterator[Row]:
+def compare_round(trace: Trace, simulation: Replay, number: int) -> Iterator[Row]:
     """One compiled round, merging to evaluation, from the recorded state before it."""
-    config = trial.config
-    before = state_before(trace, number, trial)
+    config = simulation.config
+    before = state_before(trace, number, simulation)
     merging = np.flatnonzero(trace["had_server_model"][number])
     if len(merging):
-        theta, place = adapters(trace, "start", number, merging), trial.layout.place[merging]
+        theta, place = adapters(trace, "start", number, merging), simulation.layout.place[merging]
         local = before.clients.items[place]
         target = before.server.items[before.clients.slot[place]]
         adapter = Adapter(configuration(trace).adapter_widths)
@@ -294,9 +294,9 @@ def compare_round(trace: Trace, trial: Replay, number: int) -> Iterator[Row]:
         start = trace["item_table_start"][number, merging]
         yield within("merged tables", number, merged(local, target, rho), start, 2e-6)
 
-    after, info, ranks = trial.segment(before, 1)(before, number)
+    after, info, ranks = simulation.segment(before, 1)(before, number)
     trained = np.sort(trace["participants"][number])
-    place = trial.layout.place[trained]
+    place = simulation.layout.place[trained]
     ours = jax.tree.map(lambda leaf: np.asarray(leaf)[place], after.clients)
     user = trace["user_embedding_end"][number, trained]
     yield within("user vectors", number, ours.private["user"], user, 3e-4)
@@ -327,19 +327,21 @@ def compare_round(trace: Trace, trial: Replay, number: int) -> Iterator[Row]:
     yield within("round loss", number, loss.mean(), trace["round_train_loss"][number], 5e-5)
     yield exact("epochs run", number, epochs, trace["epochs_run"][number, trained])
 
-    yield from compare_scores(trace, trial, number)
+    yield from compare_scores(trace, simulation, number)
     # ranks of our own parameters: one held-out item may change places by rounding
     for part, rank_of in (("val", ranks.val), ("test", ranks.test)):
-        yield from metrics(trace, number, part, trial.by_client(rank_of), config.top_k, part)
+        yield from metrics(trace, number, part, simulation.by_client(rank_of), config.top_k, part)
 
 
-def compare_scores(trace: Trace, trial: Replay, number: int) -> Iterator[Row]:
+def compare_scores(trace: Trace, simulation: Replay, number: int) -> Iterator[Row]:
     """Scores with the recorded parameters after the round, and metrics of the recorded scores."""
-    config = trial.config
+    config = simulation.config
     if number + 1 < config.rounds:
-        state = state_before(trace, number + 1, trial)
-        everybody = jnp.asarray(trial.layout.place)
-        logits = np.asarray(jax.jit(trial.algorithm.score)(state, everybody, trial.algorithm.hyper))
+        state = state_before(trace, number + 1, simulation)
+        everybody = jnp.asarray(simulation.layout.place)
+        logits = np.asarray(
+            jax.jit(simulation.algorithm.score)(state, everybody, simulation.algorithm.hyper)
+        )
         asked = {"val": trace["val_item"][:, None], "test": trace["test_item"][:, None]}
         for part, items in (asked | {"neg": trace["eval_negatives"]}).items():
             ours = np.take_along_axis(logits, items.astype(int), axis=1)
@@ -355,14 +357,14 @@ def compare_scores(trace: Trace, trial: Replay, number: int) -> Iterator[Row]:
         yield from metrics(trace, number, part, np.asarray(ours), config.top_k, name, 1e-9, 1e-9)
 
 
-def compare_free_run(trace: Trace, trial: Replay) -> Iterator[Row]:
+def compare_free_run(trace: Trace, simulation: Replay) -> Iterator[Row]:
     """All rounds on end from the recorded start."""
-    last = trial.config.rounds - 1
-    state = state_before(trace, 0, trial)
-    for number in range(trial.config.rounds):
-        state, info, ranks = trial.segment(state, 1)(state, number)
+    last = simulation.config.rounds - 1
+    state = state_before(trace, 0, simulation)
+    for number in range(simulation.config.rounds):
+        state, info, ranks = simulation.segment(state, 1)(state, number)
         trained = np.sort(trace["participants"][number])
-        place = trial.layout.place[trained]
+        place = simulation.layout.place[trained]
         if number in (0, last):
             ours = np.asarray(state.clients.items)[place]
             gap = np.abs(ours - trace["item_table_end"][number, trained]).mean()
@@ -371,8 +373,8 @@ def compare_free_run(trace: Trace, trial: Replay) -> Iterator[Row]:
         recorded = trace["client_loss"][number, trained]
         yield within("free run: client loss", number, loss, recorded, 2e-4)
         for part, rank_of in (("val", ranks.val), ("test", ranks.test)):
-            ours, name = trial.by_client(rank_of), f"free run: {part}"
-            yield from metrics(trace, number, part, ours, trial.config.top_k, name)
+            ours, name = simulation.by_client(rank_of), f"free run: {part}"
+            yield from metrics(trace, number, part, ours, simulation.config.top_k, name)
 
 
 def metrics(

@@ -8,27 +8,27 @@ import jax.numpy as jnp
 import numpy as np
 from sequential import Drawn, drawer
 
-from fedem_jax.runs.simulation import Trial
+from fedem_jax.runs.simulation import Simulation
 
 
-def draws_of(trial: Trial, number: int) -> dict[int, Drawn]:
+def draws_of(simulation: Simulation, number: int) -> dict[int, Drawn]:
     """By client that trains in round `number`, from 0."""
-    draw = drawer(trial)
-    draws = trial.draws(trial.key_draws, jnp.int32(number), trial.lists)
+    draw = drawer(simulation)
+    draws = simulation.draws(simulation.key_draws, jnp.int32(number), simulation.lists)
     return {int(client): draw(int(client), number) for client in np.sort(draws.participants())}
 
 
-def rounds_of(trial: Trial, number: int) -> list[tuple[Any, ...]]:
+def rounds_of(simulation: Simulation, number: int) -> list[tuple[Any, ...]]:
     """(clients, server, info, ranks, scores) after each of so many rounds on one device; float64
     where they are numbers."""
-    state, reached = trial.init(), []
-    segment = trial.segment(state, 1)
-    everybody = jnp.arange(trial.layout.number)
-    score = jax.jit(trial.algorithm.score)
+    state, reached = simulation.init(), []
+    segment = simulation.segment(state, 1)
+    everybody = jnp.arange(simulation.layout.number)
+    score = jax.jit(simulation.algorithm.score)
     for r in range(number):
         state, info, ranks = segment(state, r)
         with jax.default_matmul_precision("highest"):
-            scores = score(state, everybody, trial.algorithm.hyper)
+            scores = score(state, everybody, simulation.algorithm.hyper)
         info = jax.tree.map(lambda leaf: leaf[0], info)
         tree = (*state, info, ranks, scores)
         reached.append(jax.tree.map(np.array, tree))

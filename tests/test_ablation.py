@@ -4,10 +4,10 @@ import dataclasses
 
 import ablation
 import pytest
-from pictures import bars, curve, curves, said, ticks, upright
+from pictures import bars, canonical_sign, curve, curves, said, ticks
 
 from fedem_jax.compare.plan import plan_comparison
-from fedem_jax.compare.standings import Standing
+from fedem_jax.compare.standings import MethodSummary
 from fedem_jax.config.settings import FedEM
 from fedem_jax.errors import UserError
 from fedem_jax.evaluation.statistics import over_seeds
@@ -35,10 +35,10 @@ def test_an_unknown_part_is_answered_with_the_nearest():
 METRIC, CHANCE = ("test", "hr@10"), {"test": {"hr@10": 0.1}}
 
 
-def line(name: str, values: list[float]) -> Standing:
+def line(name: str, values: list[float]) -> MethodSummary:
     scores = {METRIC: values} if values else {}
     failed = "" if values else "out of memory"
-    return Standing(name, "fedem", failed, scores, {}, {}, (1, 1), 1, 0, 0, 0)
+    return MethodSummary(name, "fedem", failed, scores, {}, {}, (1, 1), 1, 0, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -74,13 +74,13 @@ def test_a_panel_for_each_part(tmp_path, pictures, base, variants, sd):
     ):
         assert ticks(panel.yaxis) == dict(enumerate(names))
         (usual,) = curves(panel, COLOURS[1])
-        assert upright(usual) == pytest.approx(sum(base) / seeds)
+        assert canonical_sign(usual) == pytest.approx(sum(base) / seeds)
         (band,) = panel.patches
         middle = sum(base) / seeds
         assert band.get_x() == pytest.approx(middle - sd[0])
         assert band.get_x() + band.get_width() == pytest.approx(middle + sd[0])
         guess, dots = curves(panel, GREY)
-        assert upright(guess) == 0.1
+        assert canonical_sign(guess) == 0.1
         assert curve(dots) == (values, [row] * seeds)
         (mean,) = bars(panel, sideways=True)  # what failed or was not run has none
         middle = sum(values) / seeds

@@ -13,7 +13,7 @@ from fedem_jax.server.aggregation import (
     project_to_simplex,
     sample_shares,
 )
-from fedem_jax.server.similarity import SIMILARITIES, principal_axes, principal_scores, rounded_up
+from fedem_jax.server.similarity import SIMILARITIES, principal_axes, principal_scores, saturate
 
 COUNTS = np.array([60, 15, 240, 5], np.int32)
 
@@ -70,7 +70,7 @@ def test_projection_leaves_points_of_the_simplex_alone():
 def test_weights_and_tables_are_those_of_the_twin(tables, kind, similarity):
     alike = None
     if kind != "avg":
-        alike = rounded_up(SIMILARITIES[similarity](jnp.asarray(scores_of(tables))))
+        alike = saturate(SIMILARITIES[similarity](jnp.asarray(scores_of(tables))))
     weights = np.asarray(aggregation_weights(kind, sample_shares(jnp.asarray(COUNTS)), alike, 0.9))
     scores = aligned([twin.principal_scores(table) for table in tables], tables)
     alike = twin.similarity(scores, similarity)
@@ -128,7 +128,7 @@ def test_principal_axes_are_unit_vectors_along_the_largest_spread():
 @pytest.mark.parametrize("kind", SIMILARITIES)
 def test_similarities_are_those_of_the_twin(tables, kind):
     scores = scores_of(tables)
-    similarity = np.asarray(rounded_up(SIMILARITIES[kind](jnp.asarray(scores))))
+    similarity = np.asarray(saturate(SIMILARITIES[kind](jnp.asarray(scores))))
     expected = twin.similarity(scores.astype(float), kind)
     assert expected[0, 1] == 1 > expected[0, 2]  # the first two are alike, by the rule of 0.9
     np.testing.assert_allclose(similarity, expected, atol=2e-6)
@@ -139,14 +139,14 @@ def test_similarities_are_those_of_the_twin(tables, kind):
 def test_similarities_above_nine_tenths_count_as_one():
     values = jnp.float32([[1, 0.91, 0.9], [0.95, 1, 0.5], [0.89, 0, 1]])
     expected = np.float32([[1, 1, 0.9], [1, 1, 0.5], [0.89, 0, 1]])
-    np.testing.assert_array_equal(rounded_up(values), expected)
+    np.testing.assert_array_equal(saturate(values), expected)
 
 
 def test_every_client_is_alike_itself_however_large_its_signature():
     """The distance of a signature of 2000 items to itself must not be lost in rounding."""
     scores = jnp.float32(3 * np.random.default_rng(3).normal(size=(40, 2000)))
     for similarity in SIMILARITIES.values():
-        np.testing.assert_array_equal(np.diag(rounded_up(similarity(scores))), 1)
+        np.testing.assert_array_equal(np.diag(saturate(similarity(scores))), 1)
 
 
 def test_cosine_similarity_is_never_negative_and_zero_with_an_empty_signature():

@@ -15,7 +15,7 @@ from fedem_jax.config.protocol import preset
 from fedem_jax.config.settings import FedEM, LocalOnly
 from fedem_jax.data.sources import load
 from fedem_jax.errors import UserError
-from fedem_jax.runs.simulation import Trial
+from fedem_jax.runs.simulation import Simulation
 from fedem_jax.runs.train import run
 
 QUICK = LocalOnly(rounds=12, eval_every=12, top_k=3, dim=4, size_classes=1)
@@ -116,7 +116,7 @@ def test_counted_are_the_negatives_that_the_run_trains_on():
     made = renumbered(small_federation("leak-free", clients=13), np.random.default_rng(0))
     some = {"rounds": 3, "client_fraction": 0.6, "size_classes": 2}
     config = dataclasses.replace(QUICK, bce="logit", **some)
-    start = np.asarray(Trial(config, made).init().clients.items[:13])  # the same for all
+    start = np.asarray(Simulation(config, made).init().clients.items[:13])  # the same for all
     result = run(config, made)
     end = np.asarray(result.state.clients.items)[result.layout.place]
     moved = (end != start).any(-1)

@@ -12,29 +12,29 @@ from pictures import curve, key
 from toy import small_federation
 
 from fedem_jax.config.settings import FedEM
-from fedem_jax.runs.simulation import Trial
+from fedem_jax.runs.simulation import Simulation
 
 
 @pytest.fixture(scope="module")
-def trial() -> Trial:
+def simulation() -> Simulation:
     config = FedEM(
         dim=4, batch_size=16, local_epochs=3, bce="logit", aggregation_fraction=0.5, size_classes=1
     )
-    return Trial(config, small_federation(clients=8))
+    return Simulation(config, small_federation(clients=8))
 
 
 @pytest.fixture(scope="module")
-def rounds(trial):
+def rounds(simulation):
     """State before and after round 1, in which some merge, as the compiled round has it."""
-    segment = trial.segment(trial.init(), 1)
-    before = segment(trial.init(), 0).state
+    segment = simulation.segment(simulation.init(), 1)
+    before = segment(simulation.init(), 0).state
     kept = jax.tree.map(np.asarray, before)
     return kept, segment(before, 1)
 
 
-def test_phases_make_up_the_round(trial, rounds):
-    parts = phases.phases(trial, trial.init())
-    clients, _ = parts.train(trial.init(), 0)
+def test_phases_make_up_the_round(simulation, rounds):
+    parts = phases.phases(simulation, simulation.init())
+    clients, _ = parts.train(simulation.init(), 0)
     state = parts.aggregate(clients, 0)
     parts.draws(state, 1)
     clients, info = parts.train(state, 1)
@@ -47,13 +47,13 @@ def test_phases_make_up_the_round(trial, rounds):
 
 
 @pytest.mark.parametrize("merges", [False, True])
-def test_sequential_twin_is_the_same_method(trial, rounds, merges):
+def test_sequential_twin_is_the_same_method(simulation, rounds, merges):
     before, after = rounds
-    client = int(np.flatnonzero((trial.by_client(before.clients.slot) >= 0) == merges)[0])
-    place = int(trial.layout.place[client])
-    drawn = sequential.drawer(trial)(client, 1)
-    ours = sequential.Sequential(trial.config).train(
-        **phases.parameters(trial, before, client), drawn=drawn
+    client = int(np.flatnonzero((simulation.by_client(before.clients.slot) >= 0) == merges)[0])
+    place = int(simulation.layout.place[client])
+    drawn = sequential.drawer(simulation)(client, 1)
+    ours = sequential.Sequential(simulation.config).train(
+        **phases.parameters(simulation, before, client), drawn=drawn
     )
     theirs = jax.tree.map(lambda leaf: leaf[place], after.state.clients)
     assert ours.epochs == after.info.epochs[0, place]

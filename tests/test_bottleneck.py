@@ -25,51 +25,51 @@ from fedem_jax.analysis.bottleneck_figures import fitted, points
 from fedem_jax.config.settings import FedEM
 from fedem_jax.errors import UserError
 from fedem_jax.evaluation.rho import SHAPE, counter, in_order, quantiles
-from fedem_jax.runs.simulation import Trial
+from fedem_jax.runs.simulation import Simulation
 
 CLIENTS = 9
 
 
 @pytest.fixture(scope="module")
-def trial() -> Trial:
+def simulation() -> Simulation:
     config = FedEM(
         dim=3, batch_size=16, local_epochs=2, bce="logit", aggregation_fraction=0.6, size_classes=1
     )
-    return Trial(config, small_federation(clients=CLIENTS))
+    return Simulation(config, small_federation(clients=CLIENTS))
 
 
 @pytest.fixture(scope="module")
-def state(trial):
+def state(simulation):
     """After two rounds, so that adapters have moved."""
-    state, segment = trial.init(), trial.segment(trial.init(), 1)
+    state, segment = simulation.init(), simulation.segment(simulation.init(), 1)
     for number in range(2):
         state, *_ = segment(state, number)
     return state
 
 
 @pytest.fixture(scope="module")
-def tables(trial, state):
+def tables(simulation, state):
     """By client: user vector, and the three tables; None for those that were not served."""
     clients, server = jax.tree.map(np.asarray, state)
-    share = jax.jit(trial.algorithm.elastic.share)
+    share = jax.jit(simulation.algorithm.elastic.share)
     found = {}
-    for client, place in enumerate(trial.layout.place):
+    for client, place in enumerate(simulation.layout.place):
         slot, own = clients.slot[place], clients.items[place]
         if slot < 0:
             found[client] = None
             continue
-        rho = np.asarray(share(state, jnp.array([place]), trial.algorithm.hyper))[0]
+        rho = np.asarray(share(state, jnp.array([place]), simulation.algorithm.hyper))[0]
         target = server.items[slot]
         user = clients.private["user"][place]
         found[client] = user, rho, (own, target, own + rho[:, None] * (target - own))
     return found
 
 
-def test_each_table_is_ranked_and_has_its_loss(trial, state, tables):
-    rows = in_rows(trial, 2, reader(trial)(state, 2)).set_index("client")
+def test_each_table_is_ranked_and_has_its_loss(simulation, state, tables):
+    rows = in_rows(simulation, 2, reader(simulation)(state, 2)).set_index("client")
     assert (rows["round"] == 2).all()
     assert list(rows.index) == [client for client, found in tables.items() if found]
-    drawn, federation = draws_of(trial, 2), trial.federation
+    drawn, federation = draws_of(simulation, 2), simulation.federation
     for client, row in rows.iterrows():
         user, _, of_stage = tables[client]
         for stage, table in zip(STAGES, of_stage, strict=True):
@@ -82,14 +82,14 @@ def test_each_table_is_ranked_and_has_its_loss(trial, state, tables):
     assert (rows["loss local"] != rows["loss replaced"]).sum() > 2
 
 
-def test_distances_are_over_the_own_items(trial, state, tables):
+def test_distances_are_over_the_own_items(simulation, state, tables):
     optimum = np.random.default_rng(0).normal(size=state.clients.items.shape).astype(np.float32)
-    served, apart = distances(trial, state, optimum)
-    for client, place in enumerate(trial.layout.place):
+    served, apart = distances(simulation, state, optimum)
+    for client, place in enumerate(simulation.layout.place):
         assert served[place] == (tables[client] is not None)
         if tables[client] is None:
             continue
-        items = np.unique(trial.federation.train_items(client))
+        items = np.unique(simulation.federation.train_items(client))
         for table, found in zip(tables[client][2], apart[:, place], strict=True):
             gap = np.linalg.norm((table - optimum[place])[items], axis=1)
             assert found == pytest.approx(np.sqrt(np.mean(gap**2)), rel=1e-4)
@@ -108,7 +108,7 @@ def test_heterogeneity_leaves_the_client_itself_out():
         assert found == pytest.approx(np.sqrt(np.mean(squares)))
 
 
-def test_a_whole_measurement(trial):
+def test_a_whole_measurement(simulation):
     config = FedEM(
         dim=3,
         rounds=2,
@@ -132,9 +132,11 @@ def test_what_cannot_be_measured_is_refused():
         bottleneck.bottleneck(FedEM(), alone=1)
 
 
-def test_rho_is_counted_by_activity_popularity_and_own_items(trial, state, tables):
-    count = counter(trial.algorithm, trial.federation, trial.layout, trial.lists)
-    federation = trial.federation
+def test_rho_is_counted_by_activity_popularity_and_own_items(simulation, state, tables):
+    count = counter(
+        simulation.algorithm, simulation.federation, simulation.layout, simulation.lists
+    )
+    federation = simulation.federation
     activity = in_order(np.diff(federation.offsets), SHAPE[0])
     popularity = in_order(np.bincount(federation.items, minlength=federation.num_items), SHAPE[1])
     expected = np.zeros(SHAPE, int)
@@ -149,8 +151,11 @@ def test_rho_is_counted_by_activity_popularity_and_own_items(trial, state, table
 
 
 def test_a_constant_rho_is_not_counted():
-    trial = Trial(FedEM(dim=2, merging="0.5"), small_federation())
-    assert counter(trial.algorithm, trial.federation, trial.layout, trial.lists) is None
+    simulation = Simulation(FedEM(dim=2, merging="0.5"), small_federation())
+    assert (
+        counter(simulation.algorithm, simulation.federation, simulation.layout, simulation.lists)
+        is None
+    )
 
 
 def test_groups_have_about_the_same_size():

@@ -12,7 +12,7 @@ from fedem_jax.core.blocks import for_each_block
 from fedem_jax.core.layout import (
     LITTLE_PADDING,
     MOST_CLASSES,
-    Need,
+    ClientLoad,
     best_capacities,
     lay_out,
     size_classes,
@@ -42,7 +42,7 @@ def named_layout(federation, devices):
 
 
 def need_of(federation):
-    return Need.of(federation, num_negative=2, batch_size=8)
+    return ClientLoad.of(federation, num_negative=2, batch_size=8)
 
 
 # --- size classes ---------------------------------------------------------------------------------
@@ -124,7 +124,7 @@ def test_a_row_for_each_known_item_and_each_negative():
         np.concatenate([[40, 1, 40, 1, 40, 1, 37, 38, 39], np.arange(36)]),
     )
     federation = split(interactions, preset("paper", min_interactions=3, num_candidates=4), 0, "x")
-    need = Need.of(federation, num_negative=3, batch_size=10)
+    need = ClientLoad.of(federation, num_negative=3, batch_size=10)
     first, second = (federation.train_items(client) for client in range(2))
     assert len(np.unique(first)) < len(first)
     assert list(need.rows) == [len(np.unique(first)) + 3 * len(first), federation.num_items]

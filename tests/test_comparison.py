@@ -19,7 +19,7 @@ from pictures import bars, key, said, ticks
 from fedem_jax.cli import main as cli
 from fedem_jax.compare.plan import PlannedRun, plan_comparison
 from fedem_jax.compare.progress import time_left
-from fedem_jax.compare.results import Entry
+from fedem_jax.compare.results import MethodRuns
 from fedem_jax.compare.run import missing
 from fedem_jax.compare.standings import PUBLISHED, published, standings
 from fedem_jax.compare.tables import _results
@@ -205,11 +205,11 @@ def test_the_reference_is_the_first_fedem_that_did_not_fail():
         """Of 4 clients, whose metrics are all 1 for the first `hits` and 0 for the others."""
         config = FedMF() if name == "fedmf" else FedEM()
         if failed:
-            return Entry(name, config, failed)
+            return MethodRuns(name, config, failed)
         summary, *_ = told(FedEM(rounds=2))
         values = (np.arange(4) < hits).astype(float)
         clients = pd.DataFrame({" ".join(metric): values for metric in METRICS})
-        return Entry(name, config, "", [summary], [clients])
+        return MethodRuns(name, config, "", [summary], [clients])
 
     entries = [
         entry("fedmf", 1), entry("fedem", 0, failed="memory"), entry("fedem:dim=8", 3),
@@ -475,7 +475,7 @@ def test_the_centralised_reference_is_never_the_best():
             headline[part] = dict.fromkeys(headline[part], shift)
         from fedem_jax.evaluation.summary import with_metrics
 
-        return Entry(config.method, config, "", [summary], [with_metrics(clients, 10)])
+        return MethodRuns(config.method, config, "", [summary], [with_metrics(clients, 10)])
 
     entries = [entry(CentralMF(), 0.9), entry(FedMF(), 0.5), entry(FedEM(), 0.5)]
     reference, lines = standings(entries)

@@ -11,10 +11,10 @@ from toy import CHANCE, checkerboard, permuted, small_federation
 
 from fedem_jax.config.presets import preset
 from fedem_jax.config.settings import SETTINGS
-from fedem_jax.core.draws import Fresh
-from fedem_jax.core.sparse_tables import OwnRows
+from fedem_jax.core.draws import KeyedDraws
+from fedem_jax.core.sparse_tables import SparseTables
 from fedem_jax.methods import METHODS
-from fedem_jax.runs.simulation import Trial
+from fedem_jax.runs.simulation import Simulation
 
 SMALL = {
     "dim": 4, "local_epochs": 3, "batch_size": 16, "num_negative": 2, "lr_embedding": 0.03,
@@ -42,19 +42,24 @@ def config_of(method, **changes):
 class Lab:
     """Compiled rounds of a method, from any state, with any key, data and numbers."""
 
-    def __init__(self, config, devices=1, federation=None, kind=Trial):
+    def __init__(self, config, devices=1, federation=None, kind=Simulation):
         federation = federation or small_federation(config.protocol)
-        self.trial = kind(config, federation, jax.devices()[:devices])
-        self.start = self.trial.init()
-        self.traces, method = 0, self.trial.algorithm
+        self.simulation = kind(config, federation, jax.devices()[:devices])
+        self.start = self.simulation.init()
+        self.traces, method = 0, self.simulation.algorithm
 
         def counted(*args):
             self.traces += 1
             return method.round(*args)
 
-        self.trial.algorithm = method._replace(round=counted)
-        self.program = jax.jit(self.trial._rounds, static_argnums=0)
-        self.rest = (self.trial.key_draws, self.trial.lists, self.trial.held_out, method.hyper)
+        self.simulation.algorithm = method._replace(round=counted)
+        self.program = jax.jit(self.simulation._rounds, static_argnums=0)
+        self.rest = (
+            self.simulation.key_draws,
+            self.simulation.lists,
+            self.simulation.held_out,
+            method.hyper,
+        )
 
     def segment(self, state, number, length=1, **changed):
         """State, what each round reported, and ranks, after some rounds."""
@@ -123,7 +128,7 @@ def test_every_method_has_settings_and_a_maker():
 
 
 def test_a_round_keeps_shapes_and_types(lab):
-    after, info, ranks = jax.eval_shape(partial(lab.trial._rounds, 2), lab.start, 0, *lab.rest)
+    after, info, ranks = jax.eval_shape(partial(lab.simulation._rounds, 2), lab.start, 0, *lab.rest)
     before = jax.eval_shape(lambda state: state, lab.start)
     assert jax.tree.structure(after) == jax.tree.structure(before)
     for x, y in zip(jax.tree.leaves(after), jax.tree.leaves(before), strict=True):
@@ -136,11 +141,11 @@ def test_a_round_keeps_shapes_and_types(lab):
 def halved(method):
     """A round with tables in half the bytes and clients side by side, traced, and its start."""
     config = config_of(method, table_dtype="bfloat16", block_size=4)
-    trial = Trial(config, small_federation(), jax.devices()[:1])
-    start = jax.eval_shape(trial.algorithm.init, trial.key_init)
-    rest = (trial.key_draws, trial.lists, trial.held_out, trial.algorithm.hyper)
+    simulation = Simulation(config, small_federation(), jax.devices()[:1])
+    start = jax.eval_shape(simulation.algorithm.init, simulation.key_init)
+    rest = (simulation.key_draws, simulation.lists, simulation.held_out, simulation.algorithm.hyper)
     with jax.default_matmul_precision("highest"):
-        return start, jax.jit(partial(trial._rounds, 1)).trace(start, jnp.int32(0), *rest)
+        return start, jax.jit(partial(simulation._rounds, 1)).trace(start, jnp.int32(0), *rest)
 
 
 def test_item_tables_may_be_stored_in_half_the_bytes(halved):
@@ -246,10 +251,10 @@ a time, as the settings say), as the method describes them."""
 
 def test_memory_is_planned(method, lab):
     """Bytes, by hand from the shapes; all numbers have 4."""
-    size, federation = lab.trial.layout.classes[0], lab.trial.federation
+    size, federation = lab.simulation.layout.classes[0], lab.simulation.federation
     assert (federation.num_clients, federation.num_items) == (CLIENTS, ITEMS)
     assert (size.positives, size.rows) == (POSITIVES, ROWS)
-    memory, scratch = lab.trial.memory, lab.trial.algorithm.scratch
+    memory, scratch = lab.simulation.memory, lab.simulation.algorithm.scratch
     assert (memory.clients, memory.server) == tuple(4 * numbers for numbers in HELD[method])
     # where each client's lists begin; the lists, with room for a longest one; what is held out
     flat = sum(len(values) for values in (federation.items, federation.barred))
@@ -283,14 +288,14 @@ TO_ALL = {"cofedrec": 4 * ITEMS}
 
 
 def test_what_is_sent_is_what_the_specification_says(method, labs):
-    trial = labs(method).trial
-    table = 4 * trial.federation.num_items * trial.config.dim
-    participants, aggregated = trial.config.round_sizes(trial.federation.num_clients)
+    simulation = labs(method).simulation
+    table = 4 * simulation.federation.num_items * simulation.config.dim
+    participants, aggregated = simulation.config.round_sizes(simulation.federation.num_clients)
     clients = aggregated if method in ("fedem", "fedca") else participants
     (up, up_beside), (down, down_beside) = SENT[method]
-    to_all = trial.federation.num_clients * TO_ALL.get(method, 0)
-    assert trial.algorithm.traffic.up == clients * (up * table + up_beside)
-    assert trial.algorithm.traffic.down == clients * (down * table + down_beside) + to_all
+    to_all = simulation.federation.num_clients * TO_ALL.get(method, 0)
+    assert simulation.algorithm.traffic.up == clients * (up * table + up_beside)
+    assert simulation.algorithm.traffic.down == clients * (down * table + down_beside) + to_all
 
 
 CROSSING = {
@@ -318,7 +323,7 @@ CROSSING = {
 def traffic_of(name, **changes):
     federation = small_federation()
     assert (federation.num_clients, federation.num_items) == (7, 40)
-    return Trial(config_of(name, **changes), federation, jax.devices()[:1]).algorithm.traffic
+    return Simulation(config_of(name, **changes), federation, jax.devices()[:1]).algorithm.traffic
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -342,7 +347,7 @@ def test_who_never_merges_downloads_nothing():
 def test_the_same_seed_gives_the_same_bits(lab, result):
     again = Lab.__new__(Lab)
     again.__dict__ |= vars(lab)
-    again.start = lab.trial.init()
+    again.start = lab.simulation.init()
     assert_same(again.run(), result)
     other = lab.run(key=jax.random.key(1))
     assert differs(other, result)
@@ -351,7 +356,7 @@ def test_the_same_seed_gives_the_same_bits(lab, result):
 def test_other_seeds_start_elsewhere_and_other_protocols_do_not(method, lab):
     def start(protocol, seed):
         config = config_of(method, protocol=protocol, seed=seed)
-        return Trial(config, small_federation(protocol), jax.devices()[:1]).init()
+        return Simulation(config, small_federation(protocol), jax.devices()[:1]).init()
 
     assert_same(start("paper", 0), lab.start)
     assert differs(start("leak-free", 1), lab.start)
@@ -381,7 +386,7 @@ def first_round(lab):
 def learnt(clients):
     """What the clients learn: all but what waits for them at the server or was handed to them."""
     return [leaf for name, tree in clients._asdict().items()
-            if name not in ("slot", "personal") and not isinstance(tree, OwnRows)
+            if name not in ("slot", "personal") and not isinstance(tree, SparseTables)
             for leaf in jax.tree.leaves(tree)]  # fmt: skip
 
 
@@ -394,7 +399,7 @@ there are no clients."""
 def test_who_sits_out_stays_as_it_was(labs, name):
     lab = labs(name)
     state, info, _ = jax.tree.map(np.asarray, lab.segment(lab.start, 0))
-    draws = lab.trial.draws(lab.trial.key_draws, jnp.int32(0), lab.trial.lists)
+    draws = lab.simulation.draws(lab.simulation.key_draws, jnp.int32(0), lab.simulation.lists)
     (idle,) = np.setdiff1d(np.arange(7), draws.participants())
     assert np.isnan(info.loss[0, idle])
     assert info.epochs[0, idle] == 0
@@ -412,17 +417,17 @@ def test_who_sits_out_stays_as_it_was(labs, name):
 def test_rows_without_a_sample_stay_as_they_were(labs, name):
     lab = labs(name)
     state, info, _ = jax.tree.map(np.asarray, lab.segment(lab.start, 0))
-    (size,) = lab.trial.layout.classes
+    (size,) = lab.simulation.layout.classes
 
     @jax.jit
     def samples_of(u, lists):
-        draws = lab.trial.draws(lab.trial.key_draws, jnp.int32(0), lists)
+        draws = lab.simulation.draws(lab.simulation.key_draws, jnp.int32(0), lists)
         return draws.samples(u, size.positives, size.barred)
 
     for u in np.flatnonzero(info.epochs[0]):
-        samples = samples_of(u, lab.trial.lists)
+        samples = samples_of(u, lab.simulation.lists)
         touched = np.unique(samples.items[: int(samples.count)])
-        still = np.setdiff1d(np.arange(lab.trial.federation.num_items), touched)
+        still = np.setdiff1d(np.arange(lab.simulation.federation.num_items), touched)
         before, after = np.asarray(lab.start.clients.items[u]), state.clients.items[u]
         assert len(still)
         np.testing.assert_array_equal(after[still], before[still])
@@ -434,12 +439,12 @@ def test_a_client_learns_nothing_from_the_others_before_it_downloads(labs, name)
     """Other interactions of one client change that client alone in the first round."""
     lab = labs(name)
     clients = jax.tree.map(np.asarray, lab.segment(lab.start, 0)[0].clients)
-    federation = lab.trial.federation
+    federation = lab.simulation.federation
     mine = slice(*federation.offsets[2:4])
     new = np.setdiff1d(np.arange(federation.num_items), federation.train_items(2))
-    items = np.array(lab.trial.lists.items)
+    items = np.array(lab.simulation.lists.items)
     items[mine] = np.resize(new, mine.stop - mine.start)
-    lists = lab.trial.lists
+    lists = lab.simulation.lists
     lists = lists._replace(items=jax.device_put(items, lists.items.sharding))
     state, *_ = jax.tree.map(np.asarray, lab.segment(lab.start, 0, lists=lists))
     others = np.delete(np.arange(7), 2)
@@ -451,7 +456,7 @@ def test_a_client_learns_nothing_from_the_others_before_it_downloads(labs, name)
 class Renumbered:
     """The draws of the same clients under other numbers."""
 
-    def __init__(self, inner: Fresh, old: np.ndarray):
+    def __init__(self, inner: KeyedDraws, old: np.ndarray):
         self.inner, self.new = inner, jnp.asarray(np.argsort(old))
         self.old = jnp.append(jnp.asarray(old), len(old))  # beyond the last client there is nobody
 
@@ -488,15 +493,15 @@ def test_neither_numbers_of_clients_nor_the_cut_of_the_work_change_anything(lab,
     if len(jax.devices()) < 2:
         pytest.skip("needs 2 devices")
     order = np.arange(7) if method == "central-mf" else ORDER
-    lists = lab.trial.lists
+    lists = lab.simulation.lists
 
-    class Permuted(Trial):
+    class Permuted(Simulation):
         def draws(self, key, number, _):
-            return Renumbered(lab.trial.draws(key, number, lists), order)
+            return Renumbered(lab.simulation.draws(key, number, lists), order)
 
-    federation = permuted(lab.trial.federation, order)
+    federation = permuted(lab.simulation.federation, order)
     other = Lab(config_of(method, block_size=3), 2, federation, Permuted)
-    layout = other.trial.layout
+    layout = other.simulation.layout
     assert layout.padded == 8
     state, info, ranks = other.run()
     at = layout.place[np.argsort(order)]  # place of each client, by its old number
@@ -518,7 +523,7 @@ def test_neither_numbers_of_clients_nor_the_cut_of_the_work_change_anything(lab,
 @pytest.mark.parametrize("classes", [2, 4])
 def test_size_classes_change_nothing(labs, classes):
     other = Lab(config_of("local-only", size_classes=classes))
-    assert len(other.trial.layout.classes) == classes
+    assert len(other.simulation.layout.classes) == classes
     theirs = labs("local-only").run()
     state, info, ranks = other.run()
     assert_same(ranks, theirs[2])
@@ -539,10 +544,10 @@ LEARN = {
 def found(method, protocol):
     """HR@5 of validation and test items after the last round."""
     config = config_of(method, **LEARN, protocol=protocol)
-    trial = Trial(config, checkerboard(protocol), jax.devices()[:1])
-    start = trial.init()
-    _, info, ranks = trial.segment(start, config.rounds)(start, 0)
-    record = trial.record(config.rounds, info, ranks)
+    simulation = Simulation(config, checkerboard(protocol), jax.devices()[:1])
+    start = simulation.init()
+    _, info, ranks = simulation.segment(start, config.rounds)(start, 0)
+    record = simulation.record(config.rounds, info, ranks)
     return np.array([record[part]["hr@5"] for part in ("val", "test")])
 
 

@@ -10,7 +10,7 @@ from toy import small_federation
 from fedem_jax.config.settings import FedMF
 from fedem_jax.evaluation.summary import PARTS
 from fedem_jax.methods import METHODS
-from fedem_jax.runs.simulation import Trial
+from fedem_jax.runs.simulation import Simulation
 from fedem_jax.runs.train import run
 
 PAGE = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text()
@@ -34,7 +34,7 @@ def test_the_skeleton_is_fedmf(skeleton, monkeypatch):
     federation = small_federation()
     config = FedMF(**settings, weighting="uniform")
     ours, theirs = run(skeleton["Skeleton"](**settings), federation), run(config, federation)
-    start = Trial(config, federation).init()
+    start = Simulation(config, federation).init()
     for read in (lambda state: state.server.items, lambda state: state.clients.private["user"]):
         began, mine, other = (np.asarray(read(each)) for each in (start, ours.state, theirs.state))
         assert mine.shape == other.shape

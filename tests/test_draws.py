@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedem_jax.core.draws import Fresh
+from fedem_jax.core.draws import KeyedDraws
 from fedem_jax.core.lists import Lists
 from fedem_jax.core.sampling import distinct_ranks, items_outside, shuffle
 
@@ -28,7 +28,7 @@ LISTS = Lists(*map(jnp.asarray, (*flat(POSITIVES, 30), *flat(BARRED, 30))))
 def fresh(key=0, number=0, participants=5, aggregated=2, clients=5):
     key = jax.random.key(key) if isinstance(key, int) else key
     sizes = (clients, NUM_ITEMS, NUM_NEGATIVE, participants, aggregated)
-    return Fresh.of_round(key, jnp.int32(number), LISTS, *sizes)
+    return KeyedDraws.of_round(key, jnp.int32(number), LISTS, *sizes)
 
 
 def chi_square(counts, expected):
@@ -46,7 +46,7 @@ def samples_of(draws, client, *capacities):
 
 @partial(jax.jit, static_argnums=(2, 3))
 def _samples(arrays, client, sizes, capacities):
-    return Fresh(*arrays, *sizes).samples(client, *capacities)
+    return KeyedDraws(*arrays, *sizes).samples(client, *capacities)
 
 
 # --- samples --------------------------------------------------------------------------------------
@@ -117,7 +117,7 @@ def test_draws_of_a_client_do_not_depend_on_the_others():
     others = Lists(*map(jnp.asarray, (*flat([[1], [0], POSITIVES[2]], 30),
                                       *flat([[3, 4], [9], BARRED[2]], 30))))  # fmt: skip
     key = jax.random.key(0)
-    wider = Fresh.of_round(key, jnp.int32(0), others, 3, NUM_ITEMS, NUM_NEGATIVE, 2, 1)
+    wider = KeyedDraws.of_round(key, jnp.int32(0), others, 3, NUM_ITEMS, NUM_NEGATIVE, 2, 1)
     for ours, theirs in zip(
         samples_of(fresh(), 2, 8, 20), samples_of(wider, 2, 8, 20), strict=True
     ):

@@ -17,7 +17,7 @@ from fedem_jax.core.finite import finite_rows, finite_state
 from fedem_jax.errors import UserError
 from fedem_jax.methods import METHODS
 from fedem_jax.runs.memory import advice_when_exhausted
-from fedem_jax.runs.simulation import Trial
+from fedem_jax.runs.simulation import Simulation
 from fedem_jax.runs.train import run
 
 
@@ -128,10 +128,10 @@ def test_who_is_left_out_sends_back_what_it_was_given(name):
 
 
 def test_without_the_switch_nothing_is_looked_for():
-    trial = Trial(config_of("local-only"), small_federation(), jax.devices()[:1])
-    rest = (trial.key_draws, trial.lists, trial.held_out, trial.algorithm.hyper)
-    start = jax.eval_shape(trial.algorithm.init, trial.key_init)
-    _, info, _ = jax.eval_shape(lambda state: trial._rounds(1, state, 0, *rest), start)
+    simulation = Simulation(config_of("local-only"), small_federation(), jax.devices()[:1])
+    rest = (simulation.key_draws, simulation.lists, simulation.held_out, simulation.algorithm.hyper)
+    start = jax.eval_shape(simulation.algorithm.init, simulation.key_init)
+    _, info, _ = jax.eval_shape(lambda state: simulation._rounds(1, state, 0, *rest), start)
     assert info.skipped is None
 
 
@@ -141,8 +141,8 @@ def test_the_record_counts_the_skipped_of_all_its_rounds():
     skipped = jnp.zeros((2, 7), bool).at[0, 1:4].set(True).at[1, 3].set(True)
     twice = info._replace(loss=jnp.tile(info.loss, (2, 1)), skipped=skipped)
     twice = twice._replace(epochs=jnp.tile(info.epochs, (2, 1)))
-    assert here.trial.record(2, twice, ranks)["skipped"] == 4
-    assert "skipped" not in here.trial.record(2, twice._replace(skipped=None), ranks)
+    assert here.simulation.record(2, twice, ranks)["skipped"] == 4
+    assert "skipped" not in here.simulation.record(2, twice._replace(skipped=None), ranks)
 
 
 def test_if_all_are_skipped_the_run_ends():
@@ -183,11 +183,11 @@ def test_a_device_out_of_memory_ends_in_advice(monkeypatch):
 
 
 def test_the_advice_is_that_of_the_plan():
-    trial = Trial(config_of("fedem", dim=16), small_federation(), jax.devices()[:1])
-    place = (trial.config, trial.federation, trial.layout)
+    simulation = Simulation(config_of("fedem", dim=16), small_federation(), jax.devices()[:1])
+    place = (simulation.config, simulation.federation, simulation.layout)
     with (
         pytest.raises(UserError, match=r"; --dim 8 would fit\.$"),
-        advice_when_exhausted(trial.memory, *place),
+        advice_when_exhausted(simulation.memory, *place),
     ):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
 
@@ -197,6 +197,6 @@ def test_other_errors_of_the_device_are_none_of_memory(monkeypatch):
         raise jax.errors.JaxRuntimeError("INTERNAL: broken")
 
     monkeypatch.setitem(METHODS, "toy", toy(np.zeros((2, 7, small_federation().num_items))))
-    monkeypatch.setattr(Trial, "segment", fail)
+    monkeypatch.setattr(Simulation, "segment", fail)
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
         run(Toy(rounds=1, top_k=5), small_federation())

@@ -204,7 +204,7 @@ def work(monkeypatch, tmp_path) -> SimpleNamespace:
 
     replace("analysis.cost", plan_run=plan_run)
     replace("analysis.cost_tables", shown=lambda _: "")
-    replace("runs.simulation", Trial=trial)
+    replace("runs.simulation", Simulation=trial)
 
     auditing = importlib.import_module("fedem_jax.analysis.audit")
     audit = auditing.audit
@@ -236,7 +236,8 @@ def work(monkeypatch, tmp_path) -> SimpleNamespace:
             bottleneck(config, **how)
 
     replace(
-        "analysis.bottleneck", bottleneck=looked_at, Trial=still_trial, check_list=lambda *_: None,
+        "analysis.bottleneck", bottleneck=looked_at, Simulation=still_trial,
+        check_list=lambda *_: None,
         reader=lambda _: lambda *_: None, in_rows=lambda *_: None,
         trained_on=lambda trial, state, rounds: arrived(alone=rounds),
     )  # fmt: skip

@@ -10,7 +10,7 @@ import pytest
 from golden_check import Row
 from trace_maker import make_trace
 
-from fedem_jax.runs.simulation import Trial
+from fedem_jax.runs.simulation import Simulation
 
 
 def failures(rows):
@@ -71,14 +71,14 @@ SETTINGS = {
 
 @pytest.fixture(scope="module", params=SETTINGS)
 def made(request):
-    """A trace by the twin, a trial that replays it, and what the whole check said of it."""
+    """A trace by the twin, a simulation that replays it, and what the whole check said of it."""
     trials = []
 
     class Kept(golden_check.Replay):
         """On one device, which compiles sooner than two."""
 
         def __init__(self, config, federation, trace):
-            Trial.__init__(self, config, federation, jax.devices()[:1])
+            Simulation.__init__(self, config, federation, jax.devices()[:1])
             self.trace = trace
             trials.append(self)
 
@@ -90,13 +90,13 @@ def made(request):
 
 
 def test_a_trace_of_other_settings_is_replayed(made):
-    _, trial, rows = made
+    _, simulation, rows = made
     assert not failures(rows)
     seen = {row.quantity for row in rows}
     assert {"aggregated tables", "merged tables", "item tables, mean", "adapters, mean",
             "epochs run", "test HR", "free run: client loss"} <= seen  # fmt: skip
     assert any("logit" in quantity for quantity in seen)
-    assert {row.round for row in rows} == set(range(trial.config.rounds))
+    assert {row.round for row in rows} == set(range(simulation.config.rounds))
 
 
 def test_the_settings_differ_in_all_that_matters():
@@ -116,19 +116,19 @@ def shifted(trace, name, index, by):
     return trace
 
 
-def deviating(trace, trial, number):
+def deviating(trace, simulation, number):
     """Quantities of a round that are beyond their tolerance."""
     with jax.default_matmul_precision("highest"):
         rows = [
-            *golden_check.compare_server(trace, trial.config, number),
-            *golden_check.compare_round(trace, trial, number),
+            *golden_check.compare_server(trace, simulation.config, number),
+            *golden_check.compare_round(trace, simulation, number),
         ]
     return {row.quantity for row in rows if not row.passes}
 
 
 def test_a_deviation_is_found(made):
-    trace, trial, _ = made
-    last = trial.config.rounds - 1
+    trace, simulation, _ = made
+    last = simulation.config.rounds - 1
     served = trace["agg_participants"][last][0]
     trained = trace["participants"][last][0]
     touched = trace["sample_items"][last, trained, 0]
@@ -149,9 +149,9 @@ def test_a_deviation_is_found(made):
         ("test_hr", (last,), 0.5, "test HR"),
     ]
     for name, index, by, quantity in cases:
-        assert quantity in deviating(shifted(trace, name, index, by), trial, last), name
+        assert quantity in deviating(shifted(trace, name, index, by), simulation, last), name
     broken = shifted(trace, "user_embedding_end", (last, trained, 0), np.nan)
-    assert "user vectors" in deviating(broken, trial, last)  # NaN never passes
+    assert "user vectors" in deviating(broken, simulation, last)  # NaN never passes
 
 
 # --- the command ----------------------------------------------------------------------------------

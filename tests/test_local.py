@@ -11,7 +11,7 @@ from fedem_jax.client.local import batch_weights, fit_embedding, run_epochs
 from fedem_jax.core.blocks import BLOCK
 from fedem_jax.core.draws import Samples
 from fedem_jax.core.layout import SizeClass
-from fedem_jax.core.samples import Rule, Session, open_session, set_aside
+from fedem_jax.core.samples import ClientSamples, Rule, client_samples, hold_out
 from fedem_jax.models.losses import logit_bce
 
 NUM_ITEMS, EPOCHS = 12, 4
@@ -51,7 +51,7 @@ def train(clients):
     """Steps that each client took, and what `run_epochs` says; these clients side by side."""
 
     def one(losses, count):
-        session = Session(
+        session = ClientSamples(
             rows=jnp.arange(6), labels=jnp.zeros(6), row_of=jnp.arange(6), count=count,
             order=in_order, rule=Rule(2, EPOCHS, jnp.float32(0.01)), client=jnp.int32(0),
         )  # fmt: skip
@@ -146,7 +146,7 @@ def session_of(client, length, batch=2, threshold=0.0):
     """With `length` places for samples; the draws take that as a number of positives."""
     rule = Rule(batch, EPOCHS, jnp.float32(threshold))
     size = SizeClass(length, 0, length, np.zeros((1, 0), int))
-    return open_session(DRAWS, jnp.asarray(client), size, NUM_ITEMS, rule)
+    return client_samples(DRAWS, jnp.asarray(client), size, NUM_ITEMS, rule)
 
 
 @pytest.mark.parametrize("length", LENGTHS)
@@ -171,12 +171,12 @@ def parts_of(client, positives, negatives, share=0.3):
     group = 1 + negatives.shape[1]
     items = np.concatenate([np.array(positives)[:, None], negatives], axis=1).ravel()
     room = np.pad(items, (0, 2 * group), constant_values=7)  # two groups of padding
-    session = Session(
+    session = ClientSamples(
         rows=100 - jnp.arange(101), labels=jnp.zeros(101), row_of=jnp.asarray(100 - room),
         count=jnp.int32(len(items)), order=in_order, rule=Rule(2, 1, jnp.float32(0)),
         client=jnp.int32(client),
     )  # fmt: skip
-    parts = set_aside(session, share, group)
+    parts = hold_out(session, share, group)
     return [np.asarray(part.rows[part.row_of])[: int(part.count)] for part in parts]
 
 

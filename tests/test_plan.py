@@ -13,27 +13,27 @@ from fedem_jax.analysis.padding import plan_class
 from fedem_jax.analysis.work import ADAM, LOSS, Machine, Work, measure_machine, round_work
 from fedem_jax.cli import main as cli
 from fedem_jax.config.settings import FedEM
-from fedem_jax.core.layout import Need
+from fedem_jax.core.layout import ClientLoad
 from fedem_jax.data.federation import Federation
 from fedem_jax.data.sources import load
 from fedem_jax.errors import UserError
 from fedem_jax.runs.memory import plan_memory
-from fedem_jax.runs.simulation import Trial
+from fedem_jax.runs.simulation import Simulation
 from fedem_jax.units import in_bytes, in_seconds
 
 
-def trial(federation: Federation | None = None, **settings) -> Trial:
+def simulation(federation: Federation | None = None, **settings) -> Simulation:
     values: dict[str, Any] = {
         "dim": 4,
         "batch_size": 16,
         "num_negative": 4,
         "size_classes": 2,
     } | settings
-    return Trial(FedEM(**values), federation or small_federation())
+    return Simulation(FedEM(**values), federation or small_federation())
 
 
-def need_of(at_hand: Trial) -> Need:
-    return Need.of(at_hand.federation, at_hand.config.num_negative, at_hand.config.batch_size)
+def need_of(at_hand: Simulation) -> ClientLoad:
+    return ClientLoad.of(at_hand.federation, at_hand.config.num_negative, at_hand.config.batch_size)
 
 
 def counted(federation: Federation, client: int, k: int) -> float:
@@ -48,7 +48,7 @@ def counted(federation: Federation, client: int, k: int) -> float:
 
 
 def test_useful_rows_are_what_draws_touch():
-    at_hand = trial()
+    at_hand = simulation()
     need, federation = need_of(at_hand), at_hand.federation
     sizes = np.diff(federation.offsets)
     np.testing.assert_array_equal(need.samples, 5 * sizes)
@@ -59,7 +59,7 @@ def test_useful_rows_are_what_draws_touch():
 
 @pytest.mark.parametrize("block", [1, 2, 64])
 def test_padded_work_by_hand(block):
-    at_hand = trial(block_size=block)
+    at_hand = simulation(block_size=block)
     layout = at_hand.layout
     need = need_of(at_hand)
     for size in layout.classes:
@@ -81,7 +81,7 @@ def test_padded_work_by_hand(block):
 
 
 def test_every_client_is_in_one_class():
-    at_hand = trial()
+    at_hand = simulation()
     plan = plan_run(at_hand.config, at_hand.federation, at_hand.layout, machine=Machine(1e9, 1e9))
     for classes in (plan.classes, plan.merging):
         assert sum(c.members for c in classes) == at_hand.federation.num_clients
@@ -90,7 +90,7 @@ def test_every_client_is_in_one_class():
 
 
 def test_work_by_hand():
-    at_hand = trial(merging="none", aggregation="avg")
+    at_hand = simulation(merging="none", aggregation="avg")
     config, federation = at_hand.config, at_hand.federation
     clients, items = federation.num_clients, federation.num_items
     need = need_of(at_hand)
@@ -101,14 +101,14 @@ def test_work_by_hand():
     assert work["train"].moved == pytest.approx(8 * 4 * need.touched.sum())
     assert work["evaluate"].operations == 2 * clients * items * 4
     assert work["aggregate"].operations == 2 * items * 4  # one table, of one upload
-    assert at_hand.algorithm.traffic.down == 0 < trial().algorithm.traffic.down
+    assert at_hand.algorithm.traffic.down == 0 < simulation().algorithm.traffic.down
     merging = round_work(dataclasses.replace(config, merging="per-batch"), federation,
                          at_hand.layout, epochs=3)  # fmt: skip
     assert merging["train"].operations == pytest.approx(work["train"].operations * 6 / 7)
 
 
 def test_narrow_tables_move_fewer_bytes():
-    at_hand = trial(table_dtype="bfloat16")
+    at_hand = simulation(table_dtype="bfloat16")
     wide = dataclasses.replace(at_hand.config, table_dtype="float32")
     narrow, full = (
         round_work(config, at_hand.federation, at_hand.layout) for config in (at_hand.config, wide)
@@ -124,7 +124,7 @@ def test_the_floor_is_the_slower_of_both():
 
 
 def test_memory_is_what_the_state_holds_and_the_program_allocates():
-    at_hand = trial()
+    at_hand = simulation()
     memory = plan_memory(at_hand.config, at_hand.federation, at_hand.layout)
     state = at_hand.init()
     held = sum(shard.data.nbytes for leaf in (state.clients.items, state.server.items)
@@ -143,7 +143,7 @@ def test_memory_is_what_the_state_holds_and_the_program_allocates():
 def test_memory_is_within_two_fifths_of_what_xla_allocates(name, block, table_dtype, data_dir):
 
     config = FedEM(dataset=name, block_size=block, table_dtype=table_dtype)
-    at_hand = Trial(config, load(name, data_dir=data_dir))
+    at_hand = Simulation(config, load(name, data_dir=data_dir))
     program = jax.jit(lambda *args: at_hand._rounds(1, *args), donate_argnums=0)
     rest = (at_hand.key_draws, at_hand.lists, at_hand.held_out, at_hand.algorithm.hyper)
     with jax.default_matmul_precision("highest"):
@@ -156,7 +156,7 @@ def test_memory_is_within_two_fifths_of_what_xla_allocates(name, block, table_dt
 
 
 def test_a_run_that_cannot_fit_is_refused_with_numbers_and_advice():
-    at_hand = trial(dim=64, aggregation_fraction=1.0)
+    at_hand = simulation(dim=64, aggregation_fraction=1.0)
     whole = plan_memory(at_hand.config, at_hand.federation, at_hand.layout, limit=10**12)
     memory = plan_memory(at_hand.config, at_hand.federation, at_hand.layout, limit=whole.total)
     assert not memory.fits
@@ -174,14 +174,14 @@ def test_a_run_that_cannot_fit_is_refused_with_numbers_and_advice():
 
 
 def test_nothing_fits_in_nothing():
-    at_hand = trial()
+    at_hand = simulation()
     memory = plan_memory(at_hand.config, at_hand.federation, at_hand.layout, limit=1000)
     with pytest.raises(UserError, match="fewer clients or items"):
         memory.check()
 
 
 def test_blocks_are_as_wide_as_fits(monkeypatch):
-    at_hand = trial()
+    at_hand = simulation()
     given = (at_hand.config, at_hand.federation, at_hand.layout)
     assert plan_memory(*given).block == 1  # a table in the cache of its core
     monkeypatch.setattr("fedem_jax.runs.memory.on_cpu", lambda layout: False)
@@ -195,7 +195,7 @@ def test_blocks_are_as_wide_as_fits(monkeypatch):
 
 
 def test_the_machine_is_measured():
-    machine = measure_machine(trial().layout, budget=0.01)
+    machine = measure_machine(simulation().layout, budget=0.01)
     assert machine.bandwidth > 1e8
     assert machine.rate > 1e8
 

@@ -14,6 +14,7 @@ from pictures import (
     axes_of,
     band,
     bars,
+    canonical_sign,
     colour_of,
     curve,
     curves,
@@ -22,11 +23,10 @@ from pictures import (
     notes,
     said,
     ticks,
-    upright,
 )
 
 from fedem_jax.compare.charts import standings_chart
-from fedem_jax.compare.standings import Difference, Standing
+from fedem_jax.compare.standings import Difference, MethodSummary
 from fedem_jax.config.settings import FedEM
 from fedem_jax.report.curves import learning_curves
 from fedem_jax.report.rho_chart import rho_chart
@@ -176,7 +176,9 @@ def standing(name: str, hr: list[float], ndcg: list[float], p: tuple[float, floa
     """A line of the table; `p`: corrected, of HR and of NDCG."""
     against = {} if p is None else {HR: Difference(0, 0, p[0]), NDCG: Difference(0, 0, p[1])}
     scores = {HR: hr, NDCG: ndcg} if hr else {}
-    return Standing(name, name, "" if hr else "failed", scores, {}, against, (1, 1), 1, 0, 0, 0)
+    return MethodSummary(
+        name, name, "" if hr else "failed", scores, {}, against, (1, 1), 1, 0, 0, 0
+    )
 
 
 @pytest.mark.parametrize("reference", ["ours", ""])
@@ -220,7 +222,7 @@ def test_standings_are_those_of_the_lines(tmp_path, pictures, reference):
     ]
     for panel, rows, doubt, guess in zip(figure.axes, expected, doubts, (0.07, 0.02), strict=True):
         line, *seeds = curves(panel, GREY)
-        assert upright(line) == guess
+        assert canonical_sign(line) == guess
         for row, (mean, (values, middle, half)) in enumerate(
             zip(bars(panel, sideways=True), rows, strict=True)
         ):

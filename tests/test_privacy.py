@@ -20,9 +20,9 @@ from toy import small_federation
 from fedem_jax.client.privacy import clipped, epsilon, noise, noisy_tables
 from fedem_jax.config.settings import FedEM, FedMF, FedNCF, PFedRec
 from fedem_jax.core.draws import Samples
-from fedem_jax.core.linalg import upright
-from fedem_jax.core.table_storage import exact, held
-from fedem_jax.runs.simulation import Trial
+from fedem_jax.core.linalg import canonical_sign
+from fedem_jax.core.table_storage import from_storage, to_storage
+from fedem_jax.runs.simulation import Simulation
 from fedem_jax.server import averaging
 
 fedem = import_module("fedem_jax.methods.fedem")  # the package names the method by its function
@@ -37,7 +37,7 @@ QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes
 
 
 def bound(config, devices=1):
-    return Trial(config, small_federation("leak-free", CLIENTS), jax.devices()[:devices])
+    return Simulation(config, small_federation("leak-free", CLIENTS), jax.devices()[:devices])
 
 
 class Given(NamedTuple):
@@ -51,13 +51,13 @@ class Given(NamedTuple):
     key: Key[Array, ""] | None
 
     @classmethod
-    def of(cls, trial, number=0, key=None):
-        (size,) = trial.layout.classes
-        counts = 3 * np.append(np.diff(trial.federation.offsets), 0)
+    def of(cls, simulation, number=0, key=None):
+        (size,) = simulation.layout.classes
+        counts = 3 * np.append(np.diff(simulation.federation.offsets), 0)
         rng = np.random.default_rng(number)
         shape = (CLIENTS + 1, 3 * size.positives)
-        items = rng.integers(trial.federation.num_items, size=shape)
-        num_participants, num_served = trial.config.round_sizes(CLIENTS)
+        items = rng.integers(simulation.federation.num_items, size=shape)
+        num_participants, num_served = simulation.config.round_sizes(CLIENTS)
         last = np.arange(CLIENTS)[-num_participants:]
         numbers = (items, counts, last, last[::-1][:num_served])
         return cls(*(jnp.asarray(part, jnp.int32) for part in numbers), key)
@@ -81,7 +81,7 @@ class Given(NamedTuple):
         return self.key
 
     def signs(self, axes, scores):
-        return upright(axes)
+        return canonical_sign(axes)
 
 
 # --- the guarantee --------------------------------------------------------------------------------
@@ -113,9 +113,12 @@ def test_the_table_of_the_documentation_is_computed():
 
 def server_keys():
     """Of two rounds."""
-    trial = bound(PFedRec(**SMALL, **GENTLE))
+    simulation = bound(PFedRec(**SMALL, **GENTLE))
     rounds = (jnp.int32(number) for number in (0, 1))
-    return [trial.draws(trial.key_draws, number, trial.lists).server() for number in rounds]
+    return [
+        simulation.draws(simulation.key_draws, number, simulation.lists).server()
+        for number in rounds
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -175,24 +178,24 @@ def test_what_is_within_the_bound_stays_as_it_is(clip):
 def test_where_both_are_off_their_numbers_are_never_looked_at():
     """Nor is the key: the program is that of a method without them."""
     for config in (FedEM(**SMALL), FedMF(**SMALL), FedNCF(**SMALL), PFedRec(**SMALL, **GENTLE)):
-        trial = bound(config)
-        hyper = trial.algorithm.hyper._replace(ldp_scale=None, ldp_clip=None)
-        state = jax.eval_shape(trial.algorithm.init, trial.key_init)
-        draws = Given.of(trial, 0)
+        simulation = bound(config)
+        hyper = simulation.algorithm.hyper._replace(ldp_scale=None, ldp_clip=None)
+        state = jax.eval_shape(simulation.algorithm.init, simulation.key_init)
+        draws = Given.of(simulation, 0)
         after, _ = jax.eval_shape(
-            lambda state, t=trial, h=hyper, d=draws: t.algorithm.round(d, state, h), state
+            lambda state, t=simulation, h=hyper, d=draws: t.algorithm.round(d, state, h), state
         )
         assert jax.tree.structure(after) == jax.tree.structure(state)
-        assert not {"noise", "upload"} & set(trial.algorithm.scratch(1))
+        assert not {"noise", "upload"} & set(simulation.algorithm.scratch(1))
 
 
 def test_tables_of_half_the_bytes_are_sent_in_half_the_bytes():
     config = FedEM(**SMALL, ldp_scale=0.1, ldp_clip=1.0, table_dtype="bfloat16")
-    tables = held(jnp.ones((3, 5, 2)), jnp.dtype(jnp.uint16))
+    tables = to_storage(jnp.ones((3, 5, 2)), jnp.dtype(jnp.uint16))
     hyper, draws = fedem.Hyper.of(config), Given.of(bound(config), key=KEY)
     sent = noisy_tables(config, draws, jnp.arange(3), tables, tables[0], hyper)
     assert sent.dtype == tables.dtype
-    moved = np.asarray(exact(sent) - 1)
+    moved = np.asarray(from_storage(sent) - 1)
     assert 0.02 < np.abs(moved).mean() < 0.4
 
 
@@ -218,14 +221,18 @@ def bounded(move, clip):
     return [part * min(1, clip / norm_of(move)) for part in move] if clip else move
 
 
-def compiled_round(trial):
+def compiled_round(simulation):
     """`(**numbers) -> state` after the first round; the numbers are arguments of one program."""
 
     @partial(jax.jit, compiler_options=QUICK)
     def program(state, draws, hyper):
-        return trial.algorithm.round(draws, state, hyper)[0]
+        return simulation.algorithm.round(draws, state, hyper)[0]
 
-    start, draws, hyper = trial.init(), Given.of(trial, key=KEY), trial.algorithm.hyper
+    start, draws, hyper = (
+        simulation.init(),
+        Given.of(simulation, key=KEY),
+        simulation.algorithm.hyper,
+    )
 
     def after(**numbers):
         changed = hyper._replace(**{name: jnp.float32(numbers[name]) for name in numbers})
@@ -240,9 +247,9 @@ def shared(server):
     return [np.float64(leaf) for leaf in (table.items, *jax.tree.leaves(network))]
 
 
-def own_model(trial, clients, client, common):
+def own_model(simulation, clients, client, common):
     """What a client keeps of its own after a round, dense: the same arrays as `shared`."""
-    layout, own = trial.layout, [part.copy() for part in common]
+    layout, own = simulation.layout, [part.copy() for part in common]
     kept = jax.tree.map(jnp.asarray, clients.items)
     place, each = layout.place[client], len(kept.items) // layout.mesh.size
     device = slice(place // layout.shard * each, (place // layout.shard + 1) * each)
@@ -268,10 +275,10 @@ AVERAGED = {
 @pytest.mark.parametrize("method", AVERAGED)
 def test_the_sum_is_that_of_a_loop_over_clients(method):
     """Seven clients in blocks of three on two devices, of whom one sits out."""
-    trial = bound(AVERAGED[method], devices=2)
-    before, draws, after_round = compiled_round(trial)
+    simulation = bound(AVERAGED[method], devices=2)
+    before, draws, after_round = compiled_round(simulation)
     common = shared(before.server)
-    counts = np.diff(trial.federation.offsets)
+    counts = np.diff(simulation.federation.offsets)
     taking_part = [int(client) for client in draws.taking_part]
     assert len(taking_part) == CLIENTS - 1
     weight = {u: 1.0 if method == "pfedrec" else float(counts[u]) for u in taking_part}
@@ -280,7 +287,8 @@ def test_the_sum_is_that_of_a_loop_over_clients(method):
     clients = after_round().clients
     moves = {
         u: [
-            own - old for own, old in zip(own_model(trial, clients, u, common), common, strict=True)
+            own - old
+            for own, old in zip(own_model(simulation, clients, u, common), common, strict=True)
         ]
         for u in taking_part
     }
@@ -306,14 +314,14 @@ def test_the_tables_of_fedem_are_those_of_a_loop_over_clients():
         **SMALL, **NOISY, aggregation_fraction=0.7, aggregation="avg", lr_embedding=0.03,
         merging="replace",
     )  # fmt: skip
-    trial = bound(config, devices=2)
-    before, draws, after_round = compiled_round(trial)
+    simulation = bound(config, devices=2)
+    before, draws, after_round = compiled_round(simulation)
     start = np.float64(before.server.start)
-    counts = np.diff(trial.federation.offsets)
+    counts = np.diff(simulation.federation.offsets)
     chosen = [int(client) for client in draws.chosen]
     assert 2 < len(chosen) < CLIENTS - 1
     clients = after_round().clients
-    moves = {u: np.float64(clients.items[trial.layout.place[u]]) - start for u in chosen}
+    moves = {u: np.float64(clients.items[simulation.layout.place[u]]) - start for u in chosen}
     norms = sorted(np.abs(move).sum() for move in moves.values())
     for clip, scale in ((norms[1] * 1.01, 0.3), (0.0, 0.0)):
         after = after_round(ldp_clip=clip, ldp_scale=scale)
@@ -370,7 +378,7 @@ def test_nothing_of_a_client_but_its_upload_reaches_the_others(method, monkeypat
     clients. At given uploads, none of the others' has one by what a client keeps; by its upload
     they have. (Forward mode: the loops of the local training have no other.)"""
     config, module = WATCHED[method]
-    trial, serve = bound(config), module.serve
+    simulation, serve = bound(config), module.serve
 
     def reached(state, draws, kept, sent):
         """A round from a state in which the watched client's numbers are moved by `kept` and its
@@ -383,10 +391,12 @@ def test_nothing_of_a_client_but_its_upload_reaches_the_others(method, monkeypat
 
         clients = jax.tree.map(move, state.clients, directions)
         monkeypatch.setattr(module, "serve", with_uploads(serve, sent * table))
-        after, _ = trial.algorithm.round(
-            draws, state._replace(clients=clients), trial.algorithm.hyper
+        after, _ = simulation.algorithm.round(
+            draws, state._replace(clients=clients), simulation.algorithm.hyper
         )
-        return after, trial.algorithm.score(after, jnp.arange(CLIENTS), trial.algorithm.hyper)
+        return after, simulation.algorithm.score(
+            after, jnp.arange(CLIENTS), simulation.algorithm.hyper
+        )
 
     @partial(jax.jit, compiler_options=QUICK)
     def derivative(state, draws, by_kept, by_sent):
@@ -394,15 +404,17 @@ def test_nothing_of_a_client_but_its_upload_reaches_the_others(method, monkeypat
         return jax.jvp(partial(reached, state, draws), at, (by_kept, by_sent))
 
     def by(state, number, kept, sent):
-        slopes = derivative(state, Given.of(trial, number), jnp.float32(kept), jnp.float32(sent))
+        slopes = derivative(
+            state, Given.of(simulation, number), jnp.float32(kept), jnp.float32(sent)
+        )
         return jax.tree.map(np.asarray, slopes)
 
     monkeypatch.setattr(optax, "adam", optax.sgd)
-    rng, start = np.random.default_rng(0), jax.tree.map(np.asarray, trial.init())
+    rng, start = np.random.default_rng(0), jax.tree.map(np.asarray, simulation.init())
     directions = jax.tree.map(
         lambda leaf: jnp.float32(rng.normal(size=leaf.shape[1:])), start.clients
     )
-    table = jnp.float32(rng.normal(size=(trial.federation.num_items, config.dim)))
+    table = jnp.float32(rng.normal(size=(simulation.federation.num_items, config.dim)))
     (state, _), _ = by(start, 0, 0, 0)  # so that some wait to merge
     others = np.delete(np.arange(CLIENTS), WATCHED_CLIENT)
 

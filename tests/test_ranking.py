@@ -11,7 +11,7 @@ import fedem_jax as fj
 from fedem_jax.evaluation.metrics import summarise
 from fedem_jax.evaluation.ranking import Ranking, rank, rank_all
 from fedem_jax.methods import METHODS
-from fedem_jax.runs.simulation import Trial
+from fedem_jax.runs.simulation import Simulation
 
 TIES = ["pessimistic", "average"]
 
@@ -60,15 +60,17 @@ def ranks_of(scores, protocol="leak-free", block=0, devices=1, length=4, **switc
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setitem(METHODS, "toy", toy(scores[None]))
         config = Toy(block_size=block)
-        trial = Trial(config, federation, jax.devices()[:devices])
+        simulation = Simulation(config, federation, jax.devices()[:devices])
     ranking = Ranking(federation.protocol.ties, federation.protocol.scale, length)
 
     @jax.jit
     def ranks(state, lists, held_out):
-        return rank_all(trial.algorithm, trial.layout, state, lists, held_out, (), ranking)
+        return rank_all(
+            simulation.algorithm, simulation.layout, state, lists, held_out, (), ranking
+        )
 
-    found = ranks(trial.init(), trial.lists, trial.held_out)
-    return federation, trial.by_client(found)
+    found = ranks(simulation.init(), simulation.lists, simulation.held_out)
+    return federation, simulation.by_client(found)
 
 
 def by_twin(federation, scores):

@@ -22,7 +22,7 @@ from fedem_jax.errors import CannotResume, UserError
 from fedem_jax.methods import METHODS
 from fedem_jax.runs import train
 from fedem_jax.runs.directory import RunDirectory
-from fedem_jax.runs.simulation import Trial
+from fedem_jax.runs.simulation import Simulation
 from fedem_jax.runs.train import run
 from fedem_jax.storage.checkpoint import found
 
@@ -59,7 +59,7 @@ def test_a_run_cut_off_at_any_round_ends_as_if_it_had_not_been(
 def test_seconds_are_those_of_all_parts(config, federation, tmp_path, monkeypatch, segments):
     """By a clock that moves in the rounds and in compiling alone; each part has its own pace."""
     config = dataclasses.replace(config, eval_every=2, rounds=7)
-    now, pace, segment = 0.0, 5.0, Trial.segment
+    now, pace, segment = 0.0, 5.0, Simulation.segment
 
     def timed(self, state, length):
         nonlocal now
@@ -73,7 +73,7 @@ def test_seconds_are_those_of_all_parts(config, federation, tmp_path, monkeypatc
 
         return rounds
 
-    monkeypatch.setattr(Trial, "segment", timed)
+    monkeypatch.setattr(Simulation, "segment", timed)
     monkeypatch.setattr(train, "time", SimpleNamespace(perf_counter=lambda: now))
     taken = []
     for part, number in enumerate(segments):
@@ -251,7 +251,7 @@ def test_numbers_that_explode_leave_the_last_good_state(config, federation, tmp_
     scores = np.zeros((6, 7, federation.num_items))
     scores[3] = np.nan
     monkeypatch.setitem(METHODS, "toy", toy(scores))
-    monkeypatch.setattr(train, "Trial", Trial)
+    monkeypatch.setattr(train, "Simulation", Simulation)
     config = dataclasses.replace(config, checkpoint_every=1)
     with pytest.raises(UserError) as error:
         run(config, federation, (), RunDirectory(tmp_path))
@@ -292,9 +292,9 @@ def test_every_method_goes_on(federation, tmp_path, monkeypatch, method):
     assert_equal(result, whole, tmp_path / "cut", tmp_path / "whole")
 
     def on_one(*args):
-        return Trial(*args, devices=jax.devices()[:1])
+        return Simulation(*args, devices=jax.devices()[:1])
 
-    monkeypatch.setattr(train, "Trial", on_one)
+    monkeypatch.setattr(train, "Simulation", on_one)
     result, _ = gone_on_with(config, federation, tmp_path / "other")
     assert result.layout.padded == 7 < whole.layout.padded
     for ours, theirs in zip(result.records, whole.records, strict=True):

@@ -10,7 +10,7 @@ from toy import small_federation
 
 from fedem_jax.methods import METHODS
 from fedem_jax.runs.memory import USABLE, WIDEST_BLOCK, plan_stack
-from fedem_jax.runs.simulation import Trial
+from fedem_jax.runs.simulation import Simulation
 from fedem_jax.runs.train import run
 from fedem_jax.sweep.stack import AT_START, SWITCHED, Stack, metrics_of, program_of
 
@@ -49,7 +49,7 @@ def trials_of(method, **changes):
 )
 def test_a_stacked_trial_equals_the_same_trial_alone_also_beside_one_that_diverges(method):
     trials = trials_of(method)
-    hyper = type(Trial(trials[0], FEDERATION).algorithm.hyper)
+    hyper = type(Simulation(trials[0], FEDERATION).algorithm.hyper)
     (program,) = {program_of(hyper, config) for config in trials}
     stack = Stack(program, FEDERATIONS, width=3, chunk=3)
     report, _ = stack.run(trials, [1, 3])
@@ -86,9 +86,9 @@ def test_no_loop_copies_the_tables_of_all_clients(method):
     config = config_of(method, size_classes=2, dim=3, **noise)
     stack = Stack(config, FEDERATIONS, width=5, chunk=5)
     bounds = np.array([[0, 1], [1, 2]], np.int32)
-    args = (None, stack._members([config]), bounds, stack.trial.lists, stack._held_out)
+    args = (None, stack._members([config]), bounds, stack.simulation.lists, stack._held_out)
     jaxpr = jax.make_jaxpr(lambda *args: stack._chunk(False, *args))(*args)
-    shard, items = stack.trial.layout.shard, FEDERATION.num_items
+    shard, items = stack.simulation.layout.shard, FEDERATION.num_items
     assert shard == 4  # not the width of a block, which may well be selected
     found = list(equations(jaxpr.jaxpr))
     chosen = [e.outvars[0].aval.shape for e in found if e.primitive.name == "select_n"]
@@ -107,13 +107,13 @@ def test_what_a_sweep_takes_for_an_argument_changes_no_program(method):
     """Numbers of `Hyper` and the scale of the start: none of them is looked at as the program is
     made."""
     config = config_of(method)
-    first = Trial(config, FEDERATION, jax.devices()[:1])
+    first = Simulation(config, FEDERATION, jax.devices()[:1])
     names = type(first.algorithm.hyper)._fields
     fields = {field.name for field in dataclasses.fields(config)} - set(SWITCHED)
     changed = {
         name: 0.5 * getattr(config, name) + 0.1 for name in (*names, *AT_START) if name in fields
     }
-    second = Trial(dataclasses.replace(config, **changed), FEDERATION, jax.devices()[:1])
+    second = Simulation(dataclasses.replace(config, **changed), FEDERATION, jax.devices()[:1])
     texts = []
     for trial in (first, second):
         rest = (trial.key_draws, trial.lists, trial.held_out, first.algorithm.hyper)
@@ -124,7 +124,7 @@ def test_what_a_sweep_takes_for_an_argument_changes_no_program(method):
 
 
 def test_a_constant_share_of_the_aggregate_is_an_argument_too():
-    hyper = type(Trial(config_of("fedem"), FEDERATION).algorithm.hyper)
+    hyper = type(Simulation(config_of("fedem"), FEDERATION).algorithm.hyper)
 
     def programs(name, *values):
         return len({program_of(hyper, config_of("fedem", **{name: value})) for value in values})
@@ -139,7 +139,7 @@ def test_a_constant_share_of_the_aggregate_is_an_argument_too():
 
 def test_as_many_trials_lie_side_by_side_as_fit(monkeypatch):
     config = config_of("fedem", block_size=0, dim=16)
-    layout = Trial(config, FEDERATION).layout
+    layout = Simulation(config, FEDERATION).layout
     assert plan_stack(config, FEDERATION, layout, 10)[1] == 1  # on a CPU
     monkeypatch.setattr("fedem_jax.runs.memory.on_cpu", lambda layout: False)
     ample, width = plan_stack(config, FEDERATION, layout, 10, limit=10**9)

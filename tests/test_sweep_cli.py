@@ -202,12 +202,12 @@ def test_main_effects_are_those_of_the_trials(searched, tmp_path, pictures):
             for look in ("get_marker", "get_color", "get_markerfacecolor"):
                 assert getattr(lines[label], look)() == getattr(shown[label], look)()
         for label, rows in of_status.items():
-            across, upright = curve(lines[label])
+            across, canonical_sign = curve(lines[label])
             assert across == [x[row] for row in rows]
             if label == "diverged":  # has no quality, so it lies at the bottom
-                assert upright == [0.02] * 2
+                assert canonical_sign == [0.02] * 2
             else:
-                assert upright == [quality[row] for row in rows]
+                assert canonical_sign == [quality[row] for row in rows]
         np.testing.assert_allclose(curve(lines["mean"]), means[name])
 
 

@@ -11,7 +11,7 @@ from fedem_jax.config.settings import FedEM
 from fedem_jax.errors import UserError
 from fedem_jax.evaluation.metrics import summarise
 from fedem_jax.methods import METHODS
-from fedem_jax.runs.simulation import Trial
+from fedem_jax.runs.simulation import Simulation
 from fedem_jax.runs.train import run
 
 
@@ -172,16 +172,16 @@ def test_scores_that_are_not_finite_end_the_run(go, federation, value):
 def test_too_few_items_to_draw_from_are_refused(federation):
     fewest = federation.num_items - np.diff(federation.barred_offsets)
     user = federation.user_ids[fewest.argmin()]
-    Trial(FedEM(num_negative=int(fewest.min())), federation, jax.devices()[:1])
+    Simulation(FedEM(num_negative=int(fewest.min())), federation, jax.devices()[:1])
     with pytest.raises(UserError, match=f"user {user}: only {fewest.min()} items"):
-        Trial(FedEM(num_negative=int(fewest.min()) + 1), federation)
+        Simulation(FedEM(num_negative=int(fewest.min()) + 1), federation)
 
 
 # --- segments -------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def trial(monkeypatch, federation):
+def simulation(monkeypatch, federation):
     """The toy, and how often its round was traced."""
     bound, traces = toy(scores_of(federation, HITS)), []
 
@@ -195,25 +195,25 @@ def trial(monkeypatch, federation):
         return algorithm._replace(round=round)
 
     monkeypatch.setitem(METHODS, "toy", counted)
-    return Trial(Toy(), federation), traces
+    return Simulation(Toy(), federation), traces
 
 
-def test_a_segment_is_compiled_once_for_each_length(trial):
-    trial, traces = trial
-    state = trial.init()
+def test_a_segment_is_compiled_once_for_each_length(simulation):
+    simulation, traces = simulation
+    state = simulation.init()
     for number in range(3):
-        state, *_ = trial.segment(state, 1)(state, number)
+        state, *_ = simulation.segment(state, 1)(state, number)
     assert len(traces) == 1
-    state, info, _ = trial.segment(state, 2)(state, 3)
+    state, info, _ = simulation.segment(state, 2)(state, 3)
     assert len(traces) == 2
     assert state.server == 5
     np.testing.assert_allclose(info.loss[:, 0], [1 / 4, 1 / 5])
 
 
-def test_a_segment_takes_the_state_over_and_stays_on_the_device(trial):
-    trial, _ = trial
-    before = trial.init()
-    segment, number = trial.segment(before, 1), jnp.int32(0)
+def test_a_segment_takes_the_state_over_and_stays_on_the_device(simulation):
+    simulation, _ = simulation
+    before = simulation.init()
+    segment, number = simulation.segment(before, 1), jnp.int32(0)
     with jax.transfer_guard("disallow"):
         after, *_ = segment(before, number)
     assert before.clients["score"].is_deleted()
@@ -225,8 +225,8 @@ def test_what_nobody_downloads_goes_into_the_next_segment_all_the_same():
     config = FedEM(
         merging="none", aggregation_fraction=0.5, dim=4, local_epochs=1, size_classes=1, top_k=3
     )
-    trial = Trial(config, small_federation(clients=8))
-    state = trial.init()
+    simulation = Simulation(config, small_federation(clients=8))
+    state = simulation.init()
     for number in range(2):
-        state, *_ = trial.segment(state, 1)(state, number)
+        state, *_ = simulation.segment(state, 1)(state, number)
     assert state.server.items.sharding.is_fully_replicated

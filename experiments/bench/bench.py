@@ -111,7 +111,7 @@ def measure(case: Case, begun: float) -> Row:
     from fedem_jax.analysis.cost import plan_run
     from fedem_jax.errors import UserError
     from fedem_jax.runs.memory import plan_memory
-    from fedem_jax.runs.simulation import Trial, device_name
+    from fedem_jax.runs.simulation import Simulation, device_name
 
     there = time.time()
     machine = f"{device_name()} ({os.cpu_count()} cores of {processor()}), jax {jax.__version__}"
@@ -119,16 +119,16 @@ def measure(case: Case, begun: float) -> Row:
     config, federation = federation_of(case)
     if case.trials:
         return row | time_stack(config, federation, case)
-    trial = Trial(config, federation)
-    memory = plan_memory(config, federation, trial.layout)
+    simulation = Simulation(config, federation)
+    memory = plan_memory(config, federation, simulation.layout)
     try:
         memory.check()
     except UserError as refusal:
         return row | {"refused": str(refusal)}
-    row |= {"clients": federation.num_clients, "block": trial.layout.block}
+    row |= {"clients": federation.num_clients, "block": simulation.layout.block}
 
-    state, started = trial.init(), time.perf_counter()
-    segment = trial.segment(state, 1)
+    state, started = simulation.init(), time.perf_counter()
+    segment = simulation.segment(state, 1)
     row["compile"] = time.perf_counter() - started
     row["ready"] = time.time() - begun
     state, _, _ = jax.block_until_ready(segment(state, 0))
@@ -143,14 +143,14 @@ def measure(case: Case, begun: float) -> Row:
         epochs.append(float(info.epochs.sum() / (info.epochs > 0).sum()))
     row |= {"round": median(times), "epochs": median(epochs)}
     row |= {"planned": memory.total * memory.devices, "peak": peak_memory(jax.devices()[0])}
-    plan = plan_run(config, federation, trial.layout, epochs=row["epochs"])
+    plan = plan_run(config, federation, simulation.layout, epochs=row["epochs"])
     row |= {"floor": plan.floor, "streamed": plan.streamed, "padding": plan.padding}
     row |= {"bandwidth": plan.machine.bandwidth, "rate": plan.machine.rate}
     if case.phases:
-        state, parts = time_phases(trial, state, case.repeats)
+        state, parts = time_phases(simulation, state, case.repeats)
         row |= parts
     if case.twin:
-        row |= time_twin(trial, state, 1 + case.repeats, case.twin)
+        row |= time_twin(simulation, state, 1 + case.repeats, case.twin)
     return row
 
 
@@ -179,12 +179,12 @@ def federation_of(case: Case):
     return config, split(interactions, config.rules(), config.seed, "synthetic")
 
 
-def time_phases(trial, state, repeats: int):
+def time_phases(simulation, state, repeats: int):
     """Median seconds of each phase of the next rounds, and the state after them."""
     import jax
     from phases import phases
 
-    parts = phases(trial, state)
+    parts = phases(simulation, state)
     seconds: dict[str, list[float]] = {name: [] for name in parts._fields}
 
     def timed(name: str, *args):
@@ -201,24 +201,25 @@ def time_phases(trial, state, repeats: int):
     return state, {name: median(times[1:]) for name, times in seconds.items()}
 
 
-def time_twin(trial, state, number: int, sample: int) -> Row:
+def time_twin(simulation, state, number: int, sample: int) -> Row:
     """Seconds in which the sequential twin would train all clients: those of a sample of each kind,
     by the steps that they have in an epoch."""
     import numpy as np
     from phases import parameters
     from sequential import Sequential, drawer
 
-    from fedem_jax.core.layout import Need
+    from fedem_jax.core.layout import ClientLoad
 
-    twin, draw = Sequential(trial.config), drawer(trial)
-    config = trial.config
-    steps = Need.of(trial.federation, config.num_negative, config.batch_size).steps
-    merges = trial.by_client(state.clients.slot) >= 0
+    twin, draw = Sequential(simulation.config), drawer(simulation)
+    config = simulation.config
+    steps = ClientLoad.of(simulation.federation, config.num_negative, config.batch_size).steps
+    merges = simulation.by_client(state.clients.slot) >= 0
     rng, total, trained = np.random.default_rng(0), 0.0, 0
     for kind in (merges, ~merges):
         clients = rng.permutation(np.flatnonzero(kind))[:sample]
         given = [
-            parameters(trial, state, client) | {"drawn": draw(client, number)} for client in clients
+            parameters(simulation, state, client) | {"drawn": draw(client, number)}
+            for client in clients
         ]
         if not given:
             continue
@@ -235,13 +236,13 @@ def time_stack(config, federation, case: Case) -> Row:
     """Seconds of one trial by itself and of all of them, side by side as far as memory goes, from
     initial parameters to the last evaluation; medians of warm repetitions."""
     from fedem_jax.errors import UserError
-    from fedem_jax.runs.simulation import Trial
+    from fedem_jax.runs.simulation import Simulation
     from fedem_jax.sweep.runner import stacked_as
     from fedem_jax.sweep.stack import Stack, program_of
 
     steps = [config.lr_embedding * 10 ** (n / case.trials - 0.5) for n in range(case.trials)]
     trials = [dataclasses.replace(config, lr_embedding=step) for step in steps]
-    program = program_of(type(Trial(config, federation).algorithm.hyper), config)
+    program = program_of(type(Simulation(config, federation).algorithm.hyper), config)
     memory, width = stacked_as(program, federation, case.trials)
     try:
         memory.check()
@@ -249,7 +250,7 @@ def time_stack(config, federation, case: Case) -> Row:
         return {"refused": str(refusal)}
     program = dataclasses.replace(program, block_size=memory.block)
     ends, row = list(range(1, 1 + config.rounds)), {"trials": case.trials, "width": width}
-    # one trial has the block that suits it, the stack the one that suits the stack
+    # one simulation has the block that suits it, the stack the one that suits the stack
     alone = dataclasses.replace(program, block_size=0)
     for name, kind, side, asked in (
         ("one", alone, 1, trials[:1]), ("stacked", program, width, trials),

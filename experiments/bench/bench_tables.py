@@ -70,7 +70,7 @@ TWIN: Cells = {
     "sequential training / whole round": ratio("twin", "round"),
 }
 STACKED: Cells = {
-    "one trial, s": seconds("one"),
+    "one simulation, s": seconds("one"),
     "all trials, s": seconds("stacked"),
     "all / one": ratio("stacked", "one"),
     "trials": lambda row: str(row["trials"]),

@@ -16,7 +16,7 @@ from fedem_jax.core.round import Change, Phase, everybody, train_clients
 from fedem_jax.core.samples import Rule
 from fedem_jax.evaluation.ranking import Ranking, rank_all
 from fedem_jax.methods.fedem import NOT_SERVED, Upload, serve
-from fedem_jax.runs.simulation import Trial
+from fedem_jax.runs.simulation import Simulation
 
 
 class Phases(NamedTuple):
@@ -32,18 +32,18 @@ class Phases(NamedTuple):
     """`(state) -> ranks`."""
 
 
-def phases(trial: Trial, state: State) -> Phases:
-    """The phases of a round of this trial, compiled for states such as `state`."""
-    config, layout, algorithm = trial.config, trial.layout, trial.algorithm
+def phases(simulation: Simulation, state: State) -> Phases:
+    """The phases of a round of this simulation, compiled for states such as `state`."""
+    config, layout, algorithm = simulation.config, simulation.layout, simulation.algorithm
     assert isinstance(config, FedEM)
-    rules = trial.federation.protocol
+    rules = simulation.federation.protocol
     ranking = Ranking(rules.ties, rules.scale, config.top_k)
-    sizes = np.diff(trial.federation.offsets) * (1 + config.num_negative)
+    sizes = np.diff(simulation.federation.offsets) * (1 + config.num_negative)
     samples = jnp.asarray(layout.spread(sizes))
-    given = (trial.key_draws, trial.lists, algorithm.hyper)
+    given = (simulation.key_draws, simulation.lists, algorithm.hyper)
 
     def draws(clients, server, number, key, lists, hyper):
-        drawn = trial.draws(key, number, lists)
+        drawn = simulation.draws(key, number, lists)
         rule = Rule.of(config, hyper.threshold)
         visiting = [Phase(visit, everybody, layout.classes)]
         state, participants = State(clients, server), drawn.participants()
@@ -52,12 +52,12 @@ def phases(trial: Trial, state: State) -> Phases:
         )[1]
 
     def train(clients, server, number, key, lists, hyper):
-        drawn = trial.draws(key, number, lists)
+        drawn = simulation.draws(key, number, lists)
         after, info = algorithm.round(drawn, State(clients, server), hyper)
         return after.clients._replace(slot=clients.slot), info  # the server's step is not needed
 
     def aggregate(clients, number, key, lists, hyper):
-        drawn = trial.draws(key, number, lists)
+        drawn = simulation.draws(key, number, lists)
         chosen = layout.places(drawn.aggregated(drawn.participants()))
         upload = Upload(clients.items[chosen], samples[chosen])
         download = serve(config, layout, drawn, upload, hyper)
@@ -72,11 +72,16 @@ def phases(trial: Trial, state: State) -> Phases:
         with jax.default_matmul_precision("highest"):
             return jax.jit(phase, **how).lower(*args).compile()
 
-    first, asked = jnp.int32(0), (trial.lists, trial.held_out, algorithm.hyper)
+    first, asked = jnp.int32(0), (simulation.lists, simulation.held_out, algorithm.hyper)
     drawing = compiled(draws, *state, first, *given)
     training = compiled(train, *state, first, *given, donate_argnums=0)
     serving = compiled(
-        aggregate, state.clients, first, *given, donate_argnums=0, out_shardings=trial.shardings
+        aggregate,
+        state.clients,
+        first,
+        *given,
+        donate_argnums=0,
+        out_shardings=simulation.shardings,
     )
     ranks = compiled(evaluate, state, *asked)
     return Phases(
@@ -98,9 +103,9 @@ def visit(session, clients, server, id) -> Change:
     return Change({}, trained._replace(loss=seen))
 
 
-def parameters(trial: Trial, state: State, client: int) -> dict[str, Any]:
+def parameters(simulation: Simulation, state: State, client: int) -> dict[str, Any]:
     """One client's own parameters, its table, its adapter, and the table that awaits it or None."""
-    place = trial.layout.place[client]
+    place = simulation.layout.place[client]
     own = jax.tree.map(lambda leaf: np.asarray(leaf[place]), state.clients)
     waits = own.slot != NOT_SERVED
     return {

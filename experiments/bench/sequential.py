@@ -20,8 +20,8 @@ from fedem_jax.client.merging import merged
 from fedem_jax.config.settings import FedEM
 from fedem_jax.models.adapter import Adapter
 from fedem_jax.models.losses import LOSSES
-from fedem_jax.models.mf import FCF
-from fedem_jax.runs.simulation import Trial
+from fedem_jax.models.mf import MF
+from fedem_jax.runs.simulation import Simulation
 
 
 class Drawn(NamedTuple):
@@ -40,16 +40,16 @@ class Drawn(NamedTuple):
         return (order[start : start + size] for start in range(0, len(order), size))
 
 
-def drawer(trial: Trial) -> Callable[[int, int], Drawn]:
+def drawer(simulation: Simulation) -> Callable[[int, int], Drawn]:
     """`(client, number) -> drawn`: what the block program draws for a client in round `number`."""
-    config, federation = trial.config, trial.federation
+    config, federation = simulation.config, simulation.federation
     sizes = np.diff(federation.offsets)
     capacity, barred = int(sizes.max()), int(np.diff(federation.barred_offsets).max())
     epochs = jnp.arange(config.local_epochs, dtype=jnp.int32)
 
     @jax.jit
     def drawn(lists, client, number):
-        draws = trial.draws(trial.key_draws, number, lists)
+        draws = simulation.draws(simulation.key_draws, number, lists)
         items, labels, count = draws.samples(client, capacity, barred)
         position = jnp.minimum(jnp.arange(len(items), dtype=jnp.int32), count - 1)
         orders = jax.vmap(lambda epoch: draws.order(client, epoch, count)(position))(epochs)
@@ -57,7 +57,7 @@ def drawer(trial: Trial) -> Callable[[int, int], Drawn]:
 
     def draw(client: int, number: int) -> Drawn:
         count = sizes[client] * (1 + config.num_negative)
-        arrays = drawn(trial.lists, jnp.int32(client), jnp.int32(number))
+        arrays = drawn(simulation.lists, jnp.int32(client), jnp.int32(number))
         return Drawn(*(np.asarray(array)[..., :count] for array in arrays))
 
     return draw
@@ -80,7 +80,7 @@ class Sequential:
 
     def __init__(self, config: FedEM):
         self.config = config
-        backbone, theta = FCF(config.dim, config.init_scale), Adapter(config.adapter_widths)
+        backbone, theta = MF(config.dim, config.init_scale), Adapter(config.adapter_widths)
         loss = LOSSES[config.bce]
         adapt, embed = optax.adam(config.lr_adapter), optax.adam(config.lr_embedding)
 

@@ -253,15 +253,15 @@ def _figure(title: str, rows: int, columns: int, size: tuple[float, float]) -> t
     return figure, figure.subplots(rows, columns).ravel()
 
 
-def _axes(panel: Axes, across: str, upright: str, ticks: Any, title: str = "") -> None:
-    frame(panel, title, upright)
+def _axes(panel: Axes, across: str, canonical_sign: str, ticks: Any, title: str = "") -> None:
+    frame(panel, title, canonical_sign)
     panel.set_xlabel(across, fontsize=9)
     panel.xaxis.set_major_locator(NullLocator())
     panel.set_xticks(list(ticks))
 
 
 def _ticks(panel: Axes, values: Any) -> None:
-    """On logarithmic axes: ticks at the simulated values, decimals upright."""
+    """On logarithmic axes: ticks at the simulated values, decimals canonical_sign."""
     panel.set_xticks(list(values))
     panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
     panel.xaxis.set_minor_locator(NullLocator())

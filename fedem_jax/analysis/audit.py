@@ -28,7 +28,7 @@ from fedem_jax.data.federation import Federation
 from fedem_jax.data.sources import federation_of
 from fedem_jax.evaluation.metrics import hit_rate
 from fedem_jax.evaluation.ranking import HeldOut, Ranking, rank_all
-from fedem_jax.runs.simulation import Trial, versions
+from fedem_jax.runs.simulation import Simulation, versions
 from fedem_jax.runs.train import Observer, run
 
 
@@ -123,12 +123,12 @@ def popularity_hits(config: Config, federation: Federation) -> dict[str, float]:
     def score(state, ids, hyper):
         return jnp.broadcast_to(state.server, (len(ids), federation.num_items))
 
-    trial = Trial(config, federation)
-    algorithm = trial.algorithm._replace(score=score)
+    simulation = Simulation(config, federation)
+    algorithm = simulation.algorithm._replace(score=score)
     ranking = Ranking(federation.protocol.ties, "logit", config.top_k)
-    ranked = jax.jit(partial(rank_all, algorithm, trial.layout, ranking=ranking))
+    ranked = jax.jit(partial(rank_all, algorithm, simulation.layout, ranking=ranking))
     state = State((), jnp.asarray(trained_on, jnp.float32))
-    ranks = trial.by_client(ranked(state, trial.lists, trial.held_out, hyper=()))
+    ranks = simulation.by_client(ranked(state, simulation.lists, simulation.held_out, hyper=()))
     return {
         part: float(hit_rate(getattr(ranks, part), config.top_k).mean())
         for part in ("val", "test", "val_full", "test_full")
@@ -145,33 +145,38 @@ def drawn_as_negative(config: Config, federation: Federation) -> dict[str, np.nd
         for each of `val_item`, `test_item` (bool [C]), `val_candidates`, `test_candidates`
         (bool [C K]): True where drawn.
     """
-    trial = Trial(config, federation, jax.devices()[:1])
-    found = jax.jit(partial(_drawn, trial))(trial.key_draws, trial.lists, trial.held_out)
+    simulation = Simulation(config, federation, jax.devices()[:1])
+    found = jax.jit(partial(_drawn, simulation))(
+        simulation.key_draws, simulation.lists, simulation.held_out
+    )
     return {name: np.asarray(mask) for name, mask in found.items()}
 
 
-def _drawn(trial: Trial, key: Array, lists: Lists, held_out: HeldOut) -> dict[str, Array]:
+def _drawn(simulation: Simulation, key: Array, lists: Lists, held_out: HeldOut) -> dict[str, Array]:
     """The masks of `drawn_as_negative`, on device."""
-    rounds, num_items = jnp.arange(trial.config.rounds, dtype=jnp.int32), trial.federation.num_items
+    rounds, num_items = (
+        jnp.arange(simulation.config.rounds, dtype=jnp.int32),
+        simulation.federation.num_items,
+    )
 
     def participants(number):
-        chosen = trial.draws(key, number, lists).participants()
-        return jnp.zeros(trial.layout.number, bool).at[chosen].set(True)
+        chosen = simulation.draws(key, number, lists).participants()
+        return jnp.zeros(simulation.layout.number, bool).at[chosen].set(True)
 
     takes_part = lax.map(participants, rounds)
 
     def of_client(size: SizeClass, client: Int[Array, ""]):
         def add(number, met):
-            draws = trial.draws(key, number, lists)
+            draws = simulation.draws(key, number, lists)
             items, labels, count = draws.samples(client, size.positives, size.barred)
             negative = (jnp.arange(len(items)) < count) & (labels == 0) & takes_part[number, client]
             return met.at[jnp.where(negative, items, num_items)].set(True, mode="drop")
 
-        met = lax.fori_loop(0, trial.config.rounds, add, jnp.zeros(num_items, bool))
+        met = lax.fori_loop(0, simulation.config.rounds, add, jnp.zeros(num_items, bool))
         return {name: met[asked[client]] for name, asked in held_out._asdict().items()}
 
     found = {name: jnp.zeros(asked.shape, bool) for name, asked in held_out._asdict().items()}
-    for size in trial.layout.classes:
+    for size in simulation.layout.classes:
         # whole batches, so that they compile once; the last client fills up the last of them
         room = -len(size.members[0]) % CLIENTS_AT_ONCE
         clients = jnp.asarray(np.pad(size.members[0], (0, room), mode="edge"))

@@ -24,14 +24,14 @@ from jaxtyping import Array, Bool, Float
 from fedem_jax.config.settings import FedEM
 from fedem_jax.core.algorithm import Algorithm, State
 from fedem_jax.core.lists import Lists
-from fedem_jax.core.table_storage import exact
+from fedem_jax.core.table_storage import from_storage
 from fedem_jax.data.federation import Federation
 from fedem_jax.data.sources import federation_of
 from fedem_jax.errors import UserError
 from fedem_jax.evaluation.ranking import Ranking, rank_all
 from fedem_jax.methods import METHODS
 from fedem_jax.models.losses import LOSSES
-from fedem_jax.runs.simulation import Trial, check_list, device_name, versions
+from fedem_jax.runs.simulation import Simulation, check_list, device_name, versions
 from fedem_jax.runs.train import Observer
 
 STAGES = ("local", "replaced", "merged")
@@ -99,37 +99,42 @@ def bottleneck(
         raise UserError(f"alone: {alone} is out of range; give a number of at least 2.")
     federation = federation_of(config) if federation is None else federation
     check_list(config, federation)
-    trial = Trial(config, federation)
+    simulation = Simulation(config, federation)
     setting = {"device": device_name(), "versions": versions()}
     for observer in observers:
         observer.start(setting | {"config": config, "federation": federation})
 
-    state, look, frames = trial.init(), reader(trial), []
+    state, look, frames = simulation.init(), reader(simulation), []
     for number in range(config.rounds):
-        state, info, ranks = trial.segment(state, 1)(state, number)
-        frames.append(in_rows(trial, number + 1, look(state, number + 1)))
+        state, info, ranks = simulation.segment(state, 1)(state, number)
+        frames.append(in_rows(simulation, number + 1, look(state, number + 1)))
         for observer in observers:
-            observer.record(trial.record(number + 1, info, ranks))
+            observer.record(simulation.record(number + 1, info, ranks))
 
-    optimum, settled = trained_on(trial, state, alone)
+    optimum, settled = trained_on(simulation, state, alone)
     clients = pd.DataFrame(
         {
             "user": federation.user_ids,
             "history": np.diff(federation.offsets),
-            "heterogeneity": heterogeneity_of(federation, optimum[trial.layout.place]),
+            "heterogeneity": heterogeneity_of(federation, optimum[simulation.layout.place]),
         }
     )
-    served, table = distances(trial, state, optimum)
-    served = np.asarray(served)[trial.layout.place]
+    served, table = distances(simulation, state, optimum)
+    served = np.asarray(served)[simulation.layout.place]
     for stage, apart in zip(STAGES, np.asarray(table), strict=True):
-        clients[f"distance {stage}"] = np.where(served, apart[trial.layout.place], np.nan)
+        clients[f"distance {stage}"] = np.where(served, apart[simulation.layout.place], np.nan)
     return Bottleneck(config, federation, pd.concat(frames, ignore_index=True), clients, settled)
 
 
-def stages(trial: Trial) -> tuple[tuple[Algorithm, Callable[[State], State]], ...]:
+def stages(simulation: Simulation) -> tuple[tuple[Algorithm, Callable[[State], State]], ...]:
     """For each stage, the method whose `score` has its table, and the state that it reads."""
-    config, samples = with_merging(trial, "replace"), jnp.zeros(trial.layout.padded, jnp.int32)
-    replacing = METHODS["fedem"](config, trial.federation.num_items, trial.layout, samples)
+    config, samples = (
+        with_merging(simulation, "replace"),
+        jnp.zeros(simulation.layout.padded, jnp.int32),
+    )
+    replacing = METHODS["fedem"](
+        config, simulation.federation.num_items, simulation.layout, samples
+    )
 
     def unserved(state: State) -> State:
         slot = jnp.full_like(state.clients.slot, -1)
@@ -138,43 +143,49 @@ def stages(trial: Trial) -> tuple[tuple[Algorithm, Callable[[State], State]], ..
     def as_it_is(state: State) -> State:
         return state
 
-    return (trial.algorithm, unserved), (replacing, as_it_is), (trial.algorithm, as_it_is)
+    return (simulation.algorithm, unserved), (replacing, as_it_is), (simulation.algorithm, as_it_is)
 
 
-def with_merging(trial: Trial, merging: str) -> FedEM:
-    """The settings of a trial of FedEM that merges in another way."""
-    assert isinstance(trial.config, FedEM)
-    return dataclasses.replace(trial.config, merging=merging, adapter_holdout=0.0)
+def with_merging(simulation: Simulation, merging: str) -> FedEM:
+    """The settings of a simulation of FedEM that merges in another way."""
+    assert isinstance(simulation.config, FedEM)
+    return dataclasses.replace(simulation.config, merging=merging, adapter_holdout=0.0)
 
 
-def reader(trial: Trial) -> Callable[[State, int], Reading]:
+def reader(simulation: Simulation) -> Callable[[State, int], Reading]:
     """`(state, number) -> reading` after `number` rounds, compiled."""
-    rules, layout = trial.federation.protocol, trial.layout
-    ranking = Ranking(rules.ties, rules.scale, trial.config.top_k)
+    rules, layout = simulation.federation.protocol, simulation.layout
+    ranking = Ranking(rules.ties, rules.scale, simulation.config.top_k)
 
     @jax.jit
     def read(state, number, key, lists, held_out):
-        draws = trial.draws(key, number, lists)
+        draws = simulation.draws(key, number, lists)
         ranks, losses = [], []
-        for algorithm, view in stages(trial):
+        for algorithm, view in stages(simulation):
             seen, hyper = view(state), algorithm.hyper
             ranked = rank_all(algorithm, layout, seen, lists, held_out, hyper, ranking)
             ranks.append(ranked.test)
-            losses.append(losses_of(trial, algorithm, seen, draws, hyper))
+            losses.append(losses_of(simulation, algorithm, seen, draws, hyper))
         return Reading(state.clients.slot >= 0, jnp.stack(ranks), jnp.stack(losses))
 
     def look(state: State, number: int) -> Reading:
         with jax.default_matmul_precision("highest"):
-            return read(state, jnp.int32(number), trial.key_draws, trial.lists, trial.held_out)
+            return read(
+                state,
+                jnp.int32(number),
+                simulation.key_draws,
+                simulation.lists,
+                simulation.held_out,
+            )
 
     return look
 
 
 def losses_of(
-    trial: Trial, algorithm: Algorithm, state: State, draws: Any, hyper: Any
+    simulation: Simulation, algorithm: Algorithm, state: State, draws: Any, hyper: Any
 ) -> Float[Array, " C"]:
     """Mean loss of every client over its samples of a round."""
-    layout, loss = trial.layout, LOSSES[trial.config.bce]
+    layout, loss = simulation.layout, LOSSES[simulation.config.bce]
     positives = max(size.positives for size in layout.classes)
     barred = max(size.barred for size in layout.classes)
 
@@ -192,9 +203,9 @@ def losses_of(
     return layout.on_each_device(on_device, state.clients, state.server, client_at)
 
 
-def in_rows(trial: Trial, number: int, reading: Reading) -> pd.DataFrame:
+def in_rows(simulation: Simulation, number: int, reading: Reading) -> pd.DataFrame:
     """A row for each client that was aggregated in a round."""
-    place = trial.layout.place
+    place = simulation.layout.place
     client = np.flatnonzero(np.asarray(reading.served)[place])
     columns: dict[str, Any] = {"round": number, "client": client}
     for name, values in (("rank", reading.rank), ("loss", reading.loss)):
@@ -203,16 +214,18 @@ def in_rows(trial: Trial, number: int, reading: Reading) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def trained_on(trial: Trial, state: State, rounds: int) -> tuple[np.ndarray, float]:
+def trained_on(simulation: Simulation, state: State, rounds: int) -> tuple[np.ndarray, float]:
     """Every client's table after so many more rounds alone, in order of place, and the change of
     the mean loss in the last of them. The state itself is left as it is."""
-    by_itself = Trial(
-        with_merging(trial, "none"), trial.federation, list(trial.layout.mesh.devices.flat)
+    by_itself = Simulation(
+        with_merging(simulation, "none"),
+        simulation.federation,
+        list(simulation.layout.mesh.devices.flat),
     )
     start = jax.tree.map(jnp.copy, state)
-    after, info, _ = by_itself.segment(start, rounds)(start, trial.config.rounds)
+    after, info, _ = by_itself.segment(start, rounds)(start, simulation.config.rounds)
     before, last = np.nanmean(np.asarray(info.loss), axis=1)[-2:]
-    return np.asarray(exact(after.clients.items)), float(abs(last - before) / before)
+    return np.asarray(from_storage(after.clients.items)), float(abs(last - before) / before)
 
 
 def heterogeneity_of(federation: Federation, optimum: Float[np.ndarray, "C I D"]) -> np.ndarray:
@@ -238,12 +251,14 @@ def heterogeneity_of(federation: Federation, optimum: Float[np.ndarray, "C I D"]
     return found
 
 
-def distances(trial: Trial, state: State, optimum: Float[np.ndarray, "C I D"]) -> Distances:
+def distances(
+    simulation: Simulation, state: State, optimum: Float[np.ndarray, "C I D"]
+) -> Distances:
     """Distance of the three tables to every client's own optimum."""
-    layout, elastic = trial.layout, trial.algorithm.elastic
+    layout, elastic = simulation.layout, simulation.algorithm.elastic
     assert elastic is not None
-    capacity, hyper = max(size.positives for size in layout.classes), trial.algorithm.hyper
-    num_items = trial.federation.num_items
+    capacity, hyper = max(size.positives for size in layout.classes), simulation.algorithm.hyper
+    num_items = simulation.federation.num_items
 
     @jax.jit
     def measured(state: State, optimum, lists: Lists):
@@ -254,8 +269,8 @@ def distances(trial: Trial, state: State, optimum: Float[np.ndarray, "C I D"]) -
                 items, count = lists.positives(client_at[id], capacity)
                 present = jnp.where(jnp.arange(capacity) < count, items, num_items)
                 known = jnp.zeros(num_items).at[present].set(1.0, mode="drop")
-                mine = exact(clients.items[id])
-                served = exact(server.items[jnp.maximum(clients.slot[id], 0)])
+                mine = from_storage(clients.items[id])
+                served = from_storage(server.items[jnp.maximum(clients.slot[id], 0)])
                 (share,) = elastic.share(State(clients, server), id[None], hyper)
 
                 def apart(table):
@@ -271,5 +286,5 @@ def distances(trial: Trial, state: State, optimum: Float[np.ndarray, "C I D"]) -
         return layout.on_each_device(on_device, (state.clients, optimum), state.server, client_at)
 
     with jax.default_matmul_precision("highest"):
-        table = measured(state, jnp.asarray(optimum), trial.lists)
+        table = measured(state, jnp.asarray(optimum), simulation.lists)
     return Distances(state.clients.slot >= 0, table.T)

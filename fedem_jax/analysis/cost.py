@@ -13,7 +13,7 @@ from fedem_jax.analysis.padding import ClassPlan, plan_class
 from fedem_jax.analysis.work import Machine, Work, measure_machine, round_work
 from fedem_jax.config.base import Config
 from fedem_jax.config.settings import FedEM
-from fedem_jax.core.layout import Layout, Need
+from fedem_jax.core.layout import ClientLoad, Layout
 from fedem_jax.data.federation import Federation
 from fedem_jax.runs.memory import MemoryPlan, plan_memory
 
@@ -73,7 +73,7 @@ def plan_run(
         epochs: mean number of local epochs; None: none stops early.
     """
     memory = plan_memory(config, federation, layout)
-    need = Need.of(federation, config.num_negative, config.batch_size)
+    need = ClientLoad.of(federation, config.num_negative, config.batch_size)
     layout = layout._replace(block=memory.block)
     served = 0
     if merges := isinstance(config, FedEM) and config.merging != "none":

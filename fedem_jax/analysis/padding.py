@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedem_jax.core.layout import Layout, Need, SizeClass
+from fedem_jax.core.layout import ClientLoad, Layout, SizeClass
 
 
 class ClassPlan(NamedTuple):
@@ -31,7 +31,7 @@ class ClassPlan(NamedTuple):
         return self.padded.sum() / self.useful
 
 
-def plan_class(need: Need, size: SizeClass, layout: Layout) -> ClassPlan:
+def plan_class(need: ClientLoad, size: SizeClass, layout: Layout) -> ClassPlan:
     """The plan of one size class. A block takes as many steps as its largest client, and a place of
     a block that no client fills is computed all the same."""
     places = size.members.shape[1]

@@ -19,7 +19,7 @@ import numpy as np
 
 from fedem_jax.config.base import Config
 from fedem_jax.config.settings import FedEM, LocalOnly
-from fedem_jax.core.layout import Layout, Need
+from fedem_jax.core.layout import ClientLoad, Layout
 from fedem_jax.data.federation import Federation
 from fedem_jax.runs.memory import bound, bytes_of, on_cpu
 
@@ -80,7 +80,7 @@ def round_work(
     """
     if not isinstance(config, FedEM | LocalOnly) or getattr(config, "backbone", "fcf") != "fcf":
         return {}
-    need = Need.of(federation, config.num_negative, config.batch_size)
+    need = ClientLoad.of(federation, config.num_negative, config.batch_size)
     items, dim = federation.num_items, config.dim
     epochs = config.local_epochs if epochs is None else epochs
     clients, table = federation.num_clients, items * dim
@@ -115,7 +115,7 @@ def round_work(
 
 
 def _elastic(
-    config: FedEM, need: Need, items: int, epochs: float, local: float
+    config: FedEM, need: ClientLoad, items: int, epochs: float, local: float
 ) -> tuple[float, float]:
     """Operations to merge one whole table, and those of merging and training of all clients, whose
     training on their own rows takes `local`."""

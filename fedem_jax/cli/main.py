@@ -14,7 +14,7 @@ from fedem_jax.cli.bottleneck import bottleneck
 from fedem_jax.cli.compare import compare
 from fedem_jax.cli.data import data
 from fedem_jax.cli.plan import plan
-from fedem_jax.cli.process import told
+from fedem_jax.cli.process import run_command
 from fedem_jax.cli.report import report
 from fedem_jax.cli.sweep import sweep
 from fedem_jax.cli.train import train
@@ -45,7 +45,7 @@ def main(args: Sequence[str] | None = None) -> None:
         else:
             raise UserError(f"unknown command '{args[0]}': {nearest(args[0], list(COMMANDS))}.")
 
-    told(command)
+    run_command(command)
 
 
 def _usage() -> str:

@@ -18,8 +18,8 @@ def plan(args: Sequence[str]) -> None:
     from fedem_jax.analysis.cost import plan_run
     from fedem_jax.analysis.cost_tables import shown
     from fedem_jax.data.sources import federation_of
-    from fedem_jax.runs.simulation import Trial
+    from fedem_jax.runs.simulation import Simulation
 
     federation = federation_of(config)
-    layout = Trial(config, federation).layout
+    layout = Simulation(config, federation).layout
     Console(highlight=False).print(shown(plan_run(config, federation, layout)))

@@ -42,7 +42,7 @@ def cache_programs() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def told(work: Callable[[], None]) -> None:
+def run_command(work: Callable[[], None]) -> None:
     """Do some work; whatever ends it early becomes a sentence and an exit status, as in `main`."""
     try:
         work()

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from fedem_jax.core.blocks import BLOCK, over_trials, stacked
 from fedem_jax.core.round import Trained
-from fedem_jax.core.samples import Session
+from fedem_jax.core.samples import ClientSamples
 
 Carry = TypeVar("Carry")
 Objective = Callable[[Any, Array, Array, Array], Array]
@@ -28,7 +28,7 @@ Objective = Callable[[Any, Array, Array, Array], Array]
 def run_epochs(
     step: Callable[[Carry, Array, Array], tuple[Carry, Array]],
     carry: Carry,
-    session: Session,
+    session: ClientSamples,
 ) -> tuple[Carry, Trained]:
     """Epochs of mini-batches until the running loss settles: |l_e - l_{e-1}| / |l_{e-1} + offset|
     below the threshold, from the second epoch on.
@@ -107,7 +107,7 @@ def fit_embedding(
     objective: Objective,
     private: Any,
     table: Float[Array, "M D"],
-    session: Session,
+    session: ClientSamples,
     optimiser: optax.GradientTransformation,
 ) -> tuple[Any, Float[Array, "M D"], Trained]:
     """Train a client's own parameters and its compact table together, by one optimiser of the pair
@@ -140,7 +140,7 @@ def fit_network(
     objective: Objective,
     private: Any,
     table: Float[Array, "M D"],
-    session: Session,
+    session: ClientSamples,
     optimiser: optax.GradientTransformation,
 ) -> tuple[Any, Float[Array, "M D"], Trained]:
     """The same as `fit_embedding`, for a client whose rows go through a network: that costs most,
@@ -168,7 +168,7 @@ def fit_in_turn(
     objective: Objective,
     private: Any,
     table: Float[Array, "M D"],
-    session: Session,
+    session: ClientSamples,
     lr_private: Float[Array, ""],
     lr_table: Float[Array, ""],
 ) -> tuple[Any, Float[Array, "M D"], Trained]:

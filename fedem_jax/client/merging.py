@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from fedem_jax.client.local import Objective, place_weights, run_epochs
 from fedem_jax.core.round import Trained
-from fedem_jax.core.samples import Session
+from fedem_jax.core.samples import ClientSamples
 
 Weigh = Callable[[Any, Array, Array], Array]
 """`(adapter, local [M D], aggregated [M D]) -> rho [M]`: share of the aggregated row."""
@@ -31,7 +31,7 @@ def fit_adapter(
     private: Any,
     table: Float[Array, "M D"],
     aggregated: Float[Array, "M D"],
-    session: Session,
+    session: ClientSamples,
     optimiser: optax.GradientTransformation,
 ) -> Any:
     """Fit the adapter alone on the client's samples, all tables held fixed (`merging = once`)."""
@@ -60,7 +60,7 @@ def fit_elastic(
     private: Any,
     table: Float[Array, "M D"],
     aggregated: Float[Array, "M D"],
-    session: Session,
+    session: ClientSamples,
     adapt: optax.GradientTransformation,
     embed: optax.GradientTransformation,
 ) -> tuple[Any, Any, Float[Array, "M D"], Trained]:

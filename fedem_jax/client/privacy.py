@@ -26,7 +26,7 @@ from fedem_jax.core.blocks import over_trials
 from fedem_jax.core.draws import Draws
 from fedem_jax.core.layout import AXIS, Layout
 from fedem_jax.core.round import Sum
-from fedem_jax.core.table_storage import exact, held
+from fedem_jax.core.table_storage import from_storage, to_storage
 
 
 def epsilon(clip: float, scale: float, rounds: int = 1) -> float:
@@ -87,14 +87,14 @@ def noisy_tables(
         return tables
 
     def of_client(client, table):
-        sent = exact(table)
+        sent = from_storage(table)
         if known is not None:
-            start = exact(known)
+            start = from_storage(known)
             sent = start + clipped(config, sent - start, hyper.ldp_clip)
         if config.ldp_scale:
             every = jnp.arange(len(sent))
             sent = sent + hyper.ldp_scale * noise(draws.server(), client, every, sent.shape[1])
-        return held(sent, table.dtype)
+        return to_storage(sent, table.dtype)
 
     return lax.map(lambda each: of_client(*each), (clients, tables))
 

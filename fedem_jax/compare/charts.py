@@ -12,13 +12,13 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from fedem_jax.compare.standings import Metric, Standing
+from fedem_jax.compare.standings import MethodSummary, Metric
 from fedem_jax.evaluation.statistics import over_seeds
 from fedem_jax.report.style import COLOURS, DOTTED, GREY, frame
 
 
 def standings_chart(
-    lines: Sequence[Standing], path: str | Path, *, title: str, caption: str, reference: str,
+    lines: Sequence[MethodSummary], path: str | Path, *, title: str, caption: str, reference: str,
     chance: dict[str, dict[str, float]],
 ) -> None:  # fmt: skip
     """Draw the test metrics of a comparison: a row for each method, the best HR on top.
@@ -68,7 +68,7 @@ def standings_chart(
     figure.savefig(path)
 
 
-def _seeds(panel: Axes, row: int, line: Standing, metric: Metric, is_reference: bool) -> None:
+def _seeds(panel: Axes, row: int, line: MethodSummary, metric: Metric, is_reference: bool) -> None:
     """One method's values of one metric: every seed, their mean and spread."""
     values, colour = line.scores[metric], COLOURS[1 if is_reference else 0]
     doubt = metric in line.against and line.against[metric].p_holm >= 0.05

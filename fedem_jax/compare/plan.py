@@ -25,7 +25,7 @@ ALIKE = ("eval_every", "top_k", "columns", "separator", "header", *SWITCHES)
 """Further settings that must be the same for all, or figures would not mean the same."""
 
 
-class Contender(NamedTuple):
+class MethodSpec(NamedTuple):
     """A method with its settings."""
 
     name: str
@@ -54,7 +54,7 @@ class Comparison:
     """What is to be run, and where it is kept."""
 
     directory: Path
-    contenders: tuple[Contender, ...]
+    contenders: tuple[MethodSpec, ...]
     seeds: int
     """Seeds of each: 0 to seeds - 1."""
 
@@ -119,19 +119,19 @@ def plan_comparison(
     return Comparison(directory, contenders, seeds)
 
 
-def _contender(name: str, dataset: str, start: str, shared: dict[str, Any]) -> Contender:
+def _contender(name: str, dataset: str, start: str, shared: dict[str, Any]) -> MethodSpec:
     method, *switches = name.split(":")
     kind = settings_of(method)
     try:
         preset(start, dataset=dataset, method=method)
     except UserError as error:
-        return Contender(name, None, str(error))
+        return MethodSpec(name, None, str(error))
     try:
         own = _values(kind, switches, {*FLAGS, *ALIKE} - {"rounds"})
         config = preset(start, dataset=dataset, method=method, **(shared | own))
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
-    return Contender(name, config)
+    return MethodSpec(name, config)
 
 
 def _values(kind: type[Config], pairs: Sequence[str], barred: Collection[str]) -> dict[str, Any]:

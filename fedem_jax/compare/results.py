@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 from fedem_jax.compare.plan import Comparison
 
 
-class Entry(NamedTuple):
+class MethodRuns(NamedTuple):
     """What came of a contender."""
 
     name: str
@@ -34,18 +34,18 @@ class Entry(NamedTuple):
     """All evaluated rounds, one list for each seed."""
 
 
-def gather(comparison: Comparison, failed: dict[str, str]) -> list[Entry]:
+def gather(comparison: Comparison, failed: dict[str, str]) -> list[MethodRuns]:
     """Read all finished runs back.
 
     Raises:
         UserError: a file is missing or broken, or the runs rest on different data.
     """
-    entries: list[Entry] = []
+    entries: list[MethodRuns] = []
     splits: dict[int, str] = {}  # fingerprints by seed
     users: list[str] = []
     for name, config, refused in comparison.contenders:
         if config is None or name in failed:
-            entries.append(Entry(name, config, refused or failed[name]))
+            entries.append(MethodRuns(name, config, refused or failed[name]))
             continue
         summaries, tables, records = [], [], []
         for seed in range(comparison.seeds):
@@ -61,7 +61,7 @@ def gather(comparison: Comparison, failed: dict[str, str]) -> list[Entry]:
             summaries.append(summary)
             tables.append(clients)
             records.append(rounds)
-        entries.append(Entry(name, config, "", summaries, tables, records))
+        entries.append(MethodRuns(name, config, "", summaries, tables, records))
     return entries
 
 

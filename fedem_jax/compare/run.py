@@ -34,7 +34,7 @@ from fedem_jax.runs.directory import (
     check_free,
 )
 from fedem_jax.storage.checkpoint import FOLDER as CHECKPOINTS
-from fedem_jax.storage.lock import alone_in
+from fedem_jax.storage.lock import exclusive
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -116,7 +116,7 @@ def run_all(
             there.
         Stopped: `stop` asked for it.
     """
-    with alone_in(directory):
+    with exclusive(directory):
         return _run_all(todo, watch, stop)
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from fedem_jax.compare.results import Entry
+from fedem_jax.compare.results import MethodRuns
 from fedem_jax.config.settings import CentralMF, FedEM
 from fedem_jax.evaluation.statistics import holm, over_seeds, sign_flip_p
 
@@ -36,7 +36,7 @@ class Difference(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Standing:
+class MethodSummary:
     """A line of the final table."""
 
     name: str
@@ -65,7 +65,7 @@ def metrics_of(k: int) -> list[Metric]:
     return [(part, f"{name}@{k}") for part in ("test", "test_full") for name in ("hr", "ndcg")]
 
 
-def standings(entries: Sequence[Entry]) -> tuple[str, list[Standing]]:
+def standings(entries: Sequence[MethodRuns]) -> tuple[str, list[MethodSummary]]:
     """The reference, which is the first FedEM that did not fail ("" if there is none), and a line
     for each contender.
 
@@ -90,7 +90,7 @@ def standings(entries: Sequence[Entry]) -> tuple[str, list[Standing]]:
     return reference.name if reference else "", lines
 
 
-def reached(entry: Entry, quality: float) -> float | None:
+def reached(entry: MethodRuns, quality: float) -> float | None:
     """Rounds until the validation HR among the sampled candidates is at least `quality`, the mean
     over seeds; None if a seed never gets there."""
     metric, first = f"hr@{entry.summaries[0]['top_k']}", []
@@ -111,7 +111,7 @@ def published(dataset: str, protocol: str, path: Path = PUBLISHED) -> list[dict[
     return [row for row in rows if (row["dataset"], row["protocol"]) == (dataset, protocol)]
 
 
-def as_csv(lines: Sequence[Standing], path: Path) -> None:
+def as_csv(lines: Sequence[MethodSummary], path: Path) -> None:
     """Write all numbers of the lines, unrounded; what a line lacks is empty."""
     rows = [_flat(line) for line in lines]
     header = list(dict.fromkeys(name for row in rows for name in row))
@@ -121,7 +121,9 @@ def as_csv(lines: Sequence[Standing], path: Path) -> None:
         writer.writerows(rows)
 
 
-def _standing(entry: Entry, metrics: list[Metric], against: dict[Metric, Difference]) -> Standing:
+def _standing(
+    entry: MethodRuns, metrics: list[Metric], against: dict[Metric, Difference]
+) -> MethodSummary:
     def each(of: str) -> dict[Metric, list[float]]:
         return {
             (part, name): [summary[of][part][name] for summary in entry.summaries]
@@ -133,11 +135,11 @@ def _standing(entry: Entry, metrics: list[Metric], against: dict[Metric, Differe
 
     if entry.failed:
         nan = float("nan")
-        return Standing(
+        return MethodSummary(
             entry.name, _method(entry), entry.failed, {}, {}, {}, (0, 0), 0, nan, nan, nan
         )
     chosen = [summary["headline"]["round"] for summary in entry.summaries]
-    return Standing(
+    return MethodSummary(
         name=entry.name,
         method=_method(entry),
         failed="",
@@ -152,17 +154,17 @@ def _standing(entry: Entry, metrics: list[Metric], against: dict[Metric, Differe
     )
 
 
-def _method(entry: Entry) -> str:
+def _method(entry: MethodRuns) -> str:
     return entry.config.method if entry.config else entry.name.partition(":")[0]
 
 
-def _by_client(entry: Entry, metrics: list[Metric]) -> Float[np.ndarray, "C M"]:
+def _by_client(entry: MethodRuns, metrics: list[Metric]) -> Float[np.ndarray, "C M"]:
     """Every client's metrics, averaged over the seeds."""
     columns = [f"{part} {name}" for part, name in metrics]
     return np.mean([clients[columns].to_numpy(np.float64) for clients in entry.clients], axis=0)
 
 
-def _flat(line: Standing) -> dict[str, Any]:
+def _flat(line: MethodSummary) -> dict[str, Any]:
     row: dict[str, Any] = {"method": line.name, "failed": line.failed}
     if line.failed:
         return row

@@ -12,11 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from fedem_jax.compare.plan import Comparison
-from fedem_jax.compare.results import Entry, gather
+from fedem_jax.compare.results import MethodRuns, gather
 from fedem_jax.compare.standings import (
     REFERENCES,
+    MethodSummary,
     Metric,
-    Standing,
     as_csv,
     published,
     reached,
@@ -93,7 +93,9 @@ def write_up(
     return Group(in_terminal(parts), Text(f"\n{files}"))
 
 
-def sections(entries: Sequence[Entry], reference: str, lines: Sequence[Standing]) -> list[Section]:
+def sections(
+    entries: Sequence[MethodRuns], reference: str, lines: Sequence[MethodSummary]
+) -> list[Section]:
     """All tables of a comparison with at least one finished contender."""
     about = next(entry.summaries[0] for entry in entries if not entry.failed)
     found = [_results(about, lines)]
@@ -118,7 +120,7 @@ def in_terminal(parts: Sequence[Section]) -> RenderableType:
     return Group(*shown)
 
 
-def in_markdown(entries: Sequence[Entry], parts: Sequence[Section], command: str) -> str:
+def in_markdown(entries: Sequence[MethodRuns], parts: Sequence[Section], command: str) -> str:
     """The same as a document, with the command that makes it and what it was measured on."""
     every = [summary for entry in entries for summary in entry.summaries]
     about, seeds = every[0], {summary["seed"]: summary["fingerprint"] for summary in every}
@@ -152,7 +154,7 @@ def _columns(metrics: Sequence[Metric]) -> list[tuple[str, str]]:
     return [("full" if part == "test_full" else "sampled", name.upper()) for part, name in metrics]
 
 
-def _results(about: dict[str, Any], lines: Sequence[Standing]) -> Section:
+def _results(about: dict[str, Any], lines: Sequence[MethodSummary]) -> Section:
     metrics, rows = _metrics(lines), _spreads(lines, "scores")
     for (_, cells), line in zip(rows, lines, strict=True):
         low, high = line.chosen
@@ -172,7 +174,7 @@ def _results(about: dict[str, Any], lines: Sequence[Standing]) -> Section:
     return Section(title, [("", "round"), *_columns(metrics)], rows, notes)
 
 
-def _best_test(lines: Sequence[Standing]) -> Section:
+def _best_test(lines: Sequence[MethodSummary]) -> Section:
     notes = [
         "The round is chosen on the test items themselves, so these values are too high; for "
         "comparison with published tables alone."
@@ -181,7 +183,7 @@ def _best_test(lines: Sequence[Standing]) -> Section:
     return Section(title, _columns(_metrics(lines)), _spreads(lines, "best_test"), notes)
 
 
-def _differences(reference: str, lines: Sequence[Standing]) -> Section:
+def _differences(reference: str, lines: Sequence[MethodSummary]) -> Section:
     metrics, rows = _metrics(lines), []
     for line in lines:
         if line.against:
@@ -194,7 +196,7 @@ def _differences(reference: str, lines: Sequence[Standing]) -> Section:
     return Section(f"Difference to {reference}", _columns(metrics), rows, notes)
 
 
-def _published(about: dict[str, Any], lines: Sequence[Standing]) -> Section:
+def _published(about: dict[str, Any], lines: Sequence[MethodSummary]) -> Section:
     """Published values beside those of the same data set, line of programs and way of selecting."""
     chosen = SELECTED[about["protocol_switches"]["selection"]]
     known = published(about["dataset"], about["protocol"]) if about["top_k"] == 10 else []
@@ -228,7 +230,7 @@ def _published(about: dict[str, Any], lines: Sequence[Standing]) -> Section:
     return Section("Published numbers beside ours", header, rows, notes)
 
 
-def _costs(about: dict[str, Any], lines: Sequence[Standing]) -> Section:
+def _costs(about: dict[str, Any], lines: Sequence[MethodSummary]) -> Section:
     rows = [(line.name, [Cell(text) for text in _cost(line)]) for line in lines if not line.failed]
     header = [("", "rounds"), ("up per", "round"), ("down per", "round"), ("time per", "round")]
     notes = [
@@ -237,12 +239,14 @@ def _costs(about: dict[str, Any], lines: Sequence[Standing]) -> Section:
     return Section("Costs", header, rows, notes)
 
 
-def _cost(line: Standing) -> list[str]:
+def _cost(line: MethodSummary) -> list[str]:
     exchanged = [in_bytes(line.bytes_up), in_bytes(line.bytes_down)]
     return [str(line.rounds), *exchanged, in_seconds(line.seconds)]
 
 
-def _price(entries: Sequence[Entry], lines: Sequence[Standing], quality: float) -> Section:
+def _price(
+    entries: Sequence[MethodRuns], lines: Sequence[MethodSummary], quality: float
+) -> Section:
     """Rounds and bytes until a validation HR."""
     rows, metric = [], ""
     for entry, line in zip(entries, lines, strict=True):
@@ -264,11 +268,11 @@ def _price(entries: Sequence[Entry], lines: Sequence[Standing], quality: float) 
     return Section(f"Price of a validation {metric} of {quality:g}", header, rows, notes)
 
 
-def _metrics(lines: Sequence[Standing]) -> list[Metric]:
+def _metrics(lines: Sequence[MethodSummary]) -> list[Metric]:
     return list(next(line.scores for line in lines if not line.failed))
 
 
-def _spreads(lines: Sequence[Standing], of: str) -> list[tuple[str, list[Cell]]]:
+def _spreads(lines: Sequence[MethodSummary], of: str) -> list[tuple[str, list[Cell]]]:
     """A row for each contender with mean and spread of each metric; the best is marked."""
     metrics = _metrics(lines)
     rows: list[tuple[str, list[Cell]]] = []

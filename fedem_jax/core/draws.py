@@ -1,8 +1,8 @@
 """Everything random in a round, apart from what is done with it.
 
-A round asks its `Draws` for participants, samples and visiting orders. `Fresh` draws them on device
-from named keys (round r: `fold_in(key, r)`, client u: `fold_in(., u)`), so that results do not
-depend on how the clients are cut into blocks; a recorded run can be put in its place.
+A round asks its `Draws` for participants, samples and visiting orders. `KeyedDraws` draws them on
+device from named keys: round r `fold_in(key, r)`, client u `fold_in(., u)`. So results do not
+depend on how the clients are cut into blocks. A recorded run can be put in its place.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from fedem_jax.core.linalg import upright
+from fedem_jax.core.linalg import canonical_sign
 from fedem_jax.core.lists import Lists
 from fedem_jax.core.sampling import distinct_ranks, items_outside, shuffle
 
@@ -63,7 +63,7 @@ SERVER = 4
 """Tells the server's key of a round from the four that are split off."""
 
 
-class Fresh(NamedTuple):
+class KeyedDraws(NamedTuple):
     """Draws of a new run, by keys of one round."""
 
     key_participants: Key[Array, ""]
@@ -82,7 +82,7 @@ class Fresh(NamedTuple):
     @classmethod
     def of_round(
         cls, key: Key[Array, ""], number: Int[Array, ""], lists: Lists, num_clients: int, *sizes
-    ) -> Fresh:
+    ) -> KeyedDraws:
         """The draws of round `number` of the run with this key; `sizes` are the other fields."""
         key = jax.random.fold_in(key, number)
         participants, samples, order, aggregated = jax.random.split(key, 4)
@@ -123,4 +123,4 @@ class Fresh(NamedTuple):
 
     def signs(self, axes: Float[Array, "A D"], scores: Float[Array, "A I"]) -> Float[Array, " A"]:
         """Every axis points to where its largest component, in absolute value, is positive."""
-        return upright(axes)
+        return canonical_sign(axes)

@@ -110,7 +110,7 @@ class Layout(NamedTuple):
         return mapped(clients, server, *others)
 
 
-class Need(NamedTuple):
+class ClientLoad(NamedTuple):
     """What local training takes, client by client, before any padding."""
 
     samples: Int[np.ndarray, " C"]
@@ -126,7 +126,7 @@ class Need(NamedTuple):
     1 - (1 - k / u)^n."""
 
     @classmethod
-    def of(cls, federation: Federation, num_negative: int, batch_size: int) -> Need:
+    def of(cls, federation: Federation, num_negative: int, batch_size: int) -> ClientLoad:
         """What the clients of a federation need."""
         k, sizes, num_items = num_negative, np.diff(federation.offsets), federation.num_items
         client = np.repeat(np.arange(len(sizes)), sizes)
@@ -144,7 +144,12 @@ configuration says how many: each costs seconds of compilation."""
 
 
 def lay_out(
-    federation: Federation, need: Need, *, devices: Sequence[Any], num_classes: int, block: int
+    federation: Federation,
+    need: ClientLoad,
+    *,
+    devices: Sequence[Any],
+    num_classes: int,
+    block: int,
 ) -> Layout:
     """Deal the clients out to `devices` and sort them into at most `num_classes` size classes, such
     that the local steps times the rows that each of them moves are fewest; 0: into as few as there
@@ -168,7 +173,7 @@ def lay_out(
 
 
 def size_classes(
-    federation: Federation, need: Need, layout: Layout, most: int, padding: float = 0.0
+    federation: Federation, need: ClientLoad, layout: Layout, most: int, padding: float = 0.0
 ) -> tuple[SizeClass, ...]:
     """At most so many classes, by the rows that a client may touch; no more than it takes for so
     much padded over useful work."""

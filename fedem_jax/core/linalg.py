@@ -12,7 +12,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 
-def upright(vectors: Float[Array, "A n"]) -> Float[Array, " A"]:
+def canonical_sign(vectors: Float[Array, "A n"]) -> Float[Array, " A"]:
     """+1 or -1 for each vector, such that its largest component, in absolute value, becomes
     positive: an eigenproblem leaves the direction open."""
     largest = jnp.argmax(jnp.abs(vectors), axis=1)

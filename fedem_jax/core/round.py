@@ -16,9 +16,9 @@ from fedem_jax.core.blocks import BLOCK, for_each_block
 from fedem_jax.core.draws import Draws
 from fedem_jax.core.finite import finite_rows
 from fedem_jax.core.layout import AXIS, Layout, SizeClass
-from fedem_jax.core.samples import Rule, Session, open_session
-from fedem_jax.core.sparse_tables import OwnRows
-from fedem_jax.core.table_storage import held
+from fedem_jax.core.samples import ClientSamples, Rule, client_samples
+from fedem_jax.core.sparse_tables import SparseTables
+from fedem_jax.core.table_storage import to_storage
 
 
 class Trained(NamedTuple):
@@ -67,7 +67,7 @@ class Change(NamedTuple):
 class Phase(NamedTuple):
     """Something that some of the participants do in a round."""
 
-    client_round: Callable[[Session, Any, Any, Array], Change]
+    client_round: Callable[[ClientSamples, Any, Any, Array], Change]
     """`(session, clients, server, id) -> change` of the client at place `id` of `clients`."""
     chosen: Callable[[Any], Bool[Array, " C"]]
     """`(clients) -> mask` of those that do it."""
@@ -104,7 +104,7 @@ def train_clients(
 
             def one(id):
                 client = client_at.at[id].get(mode="fill", fill_value=layout.padded)
-                session = open_session(draws, client, size, num_items, rule)
+                session = client_samples(draws, client, size, num_items, rule)
                 return client_round(session, clients, server, id)
 
             new = jax.vmap(one, axis_name=BLOCK)(ids)
@@ -151,10 +151,10 @@ def written(clients: Any, ids: Int[Array, " B"], new: Change) -> Any:
     own = {name: jax.tree.map(put, getattr(clients, name), new.own[name]) for name in new.own}
     if new.rows is None or new.table is None:
         return clients._replace(**own)
-    if isinstance(clients.items, OwnRows):
+    if isinstance(clients.items, SparseTables):
         items = clients.items.put(ids, new.rows, new.table)
     else:
-        table = held(new.table, clients.items.dtype)
+        table = to_storage(new.table, clients.items.dtype)
         items = clients.items.at[ids[:, None], new.rows].set(table, mode="drop")
     return clients._replace(items=items, **own)
 

@@ -34,7 +34,7 @@ class Rule(NamedTuple):
         return cls(config.batch_size, config.local_epochs, threshold, offset, skip)
 
 
-class Session(NamedTuple):
+class ClientSamples(NamedTuple):
     """One client's samples of a round over the rows of its item table that they touch.
 
     Adam starts every round with moments of zero, so a row outside the samples would not move:
@@ -56,9 +56,9 @@ class Session(NamedTuple):
     """Whose it is."""
 
 
-def open_session(
+def client_samples(
     draws: Draws, client: Array, size: SizeClass, num_items: int, rule: Rule
-) -> Session:
+) -> ClientSamples:
     """Draw a client's samples and give each touched item a row, in order of its first sample; or
     every item its own, where there is room for all."""
     samples = draws.samples(client, size.positives, size.barred)
@@ -84,14 +84,16 @@ def open_session(
             return lambda position: position  # one batch holds all samples
         return draws.order(client, epoch, count)
 
-    return Session(rows, labels, row_of, samples.count, order, rule, client)
+    return ClientSamples(rows, labels, row_of, samples.count, order, rule, client)
 
 
-SET_ASIDE = 0x5E7
+HOLD_OUT = 0x5E7
 """Seed of the choice of samples that are set aside: the same in every run."""
 
 
-def set_aside(session: Session, share: float, group: int) -> tuple[Session, Session]:
+def hold_out(
+    session: ClientSamples, share: float, group: int
+) -> tuple[ClientSamples, ClientSamples]:
     """A session without some of its positives and their negatives, and one of those alone.
 
     Which positives these are depends on nothing but the client and the item, so that a client that
@@ -103,7 +105,7 @@ def set_aside(session: Session, share: float, group: int) -> tuple[Session, Sess
         group: samples of a group, 1 + number of negatives.
     """
     place = jnp.arange(session.row_of.shape[0], dtype=jnp.int32)
-    key = jax.random.fold_in(jax.random.key(SET_ASIDE), session.client)
+    key = jax.random.fold_in(jax.random.key(HOLD_OUT), session.client)
     positive = session.rows[session.row_of[::group]]
     drawn = jax.vmap(lambda item: jax.random.uniform(jax.random.fold_in(key, item)))(positive)
     aside = (drawn < share)[place // group]

@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
 from fedem_jax.core.layout import Layout
-from fedem_jax.core.table_storage import exact, held
+from fedem_jax.core.table_storage import from_storage, to_storage
 
 
-class OwnRows(NamedTuple):
+class SparseTables(NamedTuple):
     """The rows that each client moved in its last round, and no others: what a client keeps where
     the rest of its table is the downloaded one. Stored one client after the other."""
 
@@ -25,7 +25,7 @@ class OwnRows(NamedTuple):
     table: Num[Array, "R D"]
 
     @classmethod
-    def empty(cls, layout: Layout, num_items: int, dim: int, dtype: Any) -> OwnRows:
+    def empty(cls, layout: Layout, num_items: int, dim: int, dtype: Any) -> SparseTables:
         """Nobody has moved a row yet."""
         count = np.zeros((layout.mesh.size, layout.shard), np.int32)
         for size in layout.classes:
@@ -47,7 +47,7 @@ class OwnRows(NamedTuple):
         place = start[:, None] + jnp.arange(rows.shape[1], dtype=jnp.int32)[None, :]
         return self._replace(
             items=self.items.at[place].set(rows, mode="drop"),
-            table=self.table.at[place].set(held(table, self.table.dtype), mode="drop"),
+            table=self.table.at[place].set(to_storage(table, self.table.dtype), mode="drop"),
         )
 
     def of(self, id: Int[Array, ""], most: int) -> tuple[Int[Array, " M"], Float[Array, "M D"]]:
@@ -55,4 +55,4 @@ class OwnRows(NamedTuple):
         index = jnp.arange(most, dtype=jnp.int32)
         place = jnp.where(index < self.count[id], self.start[id] + index, len(self.items))
         items = self.items.at[place].get(mode="fill", fill_value=jnp.iinfo(jnp.int32).max)
-        return items, exact(self.table.at[place].get(mode="fill", fill_value=0))
+        return items, from_storage(self.table.at[place].get(mode="fill", fill_value=0))

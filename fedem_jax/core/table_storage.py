@@ -15,19 +15,19 @@ from jaxtyping import Array, Float, Num
 from fedem_jax.config.base import Config
 
 
-def held_as(config: Config) -> Any:
+def storage_dtype(config: Config) -> Any:
     """Type of the array that holds a table, `config.table_dtype`."""
     return jnp.dtype(jnp.uint16 if config.table_dtype == "bfloat16" else config.table_dtype)
 
 
-def held(table: Float[Array, "*n D"], dtype: Any) -> Num[Array, "*n D"]:
+def to_storage(table: Float[Array, "*n D"], dtype: Any) -> Num[Array, "*n D"]:
     """A table as it is held between rounds, rounded to the nearest number of the type."""
     if dtype != jnp.uint16:
         return table.astype(dtype)
     return lax.bitcast_convert_type(table.astype(jnp.bfloat16), jnp.uint16)
 
 
-def exact(table: Num[Array, "*n D"]) -> Float[Array, "*n D"]:
+def from_storage(table: Num[Array, "*n D"]) -> Float[Array, "*n D"]:
     """A held table in float32, in which all arithmetic is done."""
     if table.dtype == jnp.uint16:
         table = lax.bitcast_convert_type(table, jnp.bfloat16)

@@ -28,7 +28,7 @@ from fedem_jax.core.blocks import for_each_block
 from fedem_jax.core.draws import Draws
 from fedem_jax.core.layout import AXIS, Layout, SizeClass
 from fedem_jax.core.sampling import shuffle
-from fedem_jax.core.table_storage import exact, held, held_as
+from fedem_jax.core.table_storage import from_storage, storage_dtype, to_storage
 from fedem_jax.models.losses import LOSSES, logit_bce
 from fedem_jax.models.mf import item_table
 from fedem_jax.server.averaging import copies
@@ -85,7 +85,7 @@ def central_mf(
     config: CentralMF, num_items: int, layout: Layout, samples: Int[Array, " C"]
 ) -> Algorithm:
     """Centralised matrix factorisation on one federation; the arguments are those of `fedem`."""
-    stored, dim, drawn = held_as(config), config.dim, 1 + config.num_negative
+    stored, dim, drawn = storage_dtype(config), config.dim, 1 + config.num_negative
     room = sum(size.positives * size.members.size for size in layout.classes)
     by_pairs, loss = config.loss == "bpr", LOSSES[config.bce]
     each = config.num_negative if by_pairs else drawn  # samples that a positive stands for
@@ -95,7 +95,7 @@ def central_mf(
         table = item_table(key_items, num_items, dim, config.init_scale)
         user = copies(config.init_scale * jax.random.normal(key_user, (dim,)), layout)
         moments = optax.scale_by_adam().init(Model(user, table))
-        return State(Clients(user), Server(held(table, stored), moments))
+        return State(Clients(user), Server(to_storage(table, stored), moments))
 
     def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
         participants = layout.places(draws.participants())
@@ -104,7 +104,7 @@ def central_mf(
 
         def on_device(user, whole):
             server, takes_part, pool = whole
-            before = Model(lax.all_gather(user, AXIS, tiled=True), exact(server.items))
+            before = Model(lax.all_gather(user, AXIS, tiled=True), from_storage(server.items))
             after, moments, losses = trained(key, before, server.moments, pool, hyper)
             after = after.unless_idle(before, takes_part)
             moments = moments._replace(
@@ -115,7 +115,7 @@ def central_mf(
             own = (
                 lax.dynamic_slice_in_dim(leaf, first, layout.shard) for leaf in (after.user, losses)
             )
-            return tuple(own), Server(held(after.items, stored), moments)
+            return tuple(own), Server(to_storage(after.items, stored), moments)
 
         (user, losses), server = layout.on_each_device(
             on_device, state.clients.user, (state.server, takes_part, pool), summed=True
@@ -200,7 +200,7 @@ def central_mf(
         return lax.fori_loop(0, config.local_epochs * num_batches, step, start)
 
     def score(state: State, ids: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
-        return state.clients.user[ids] @ exact(state.server.items).T
+        return state.clients.user[ids] @ from_storage(state.server.items).T
 
     def scratch(block: int) -> dict[str, int]:
         """Pool: two of them, where devices add up what they found. Train: model, moments before

@@ -33,9 +33,9 @@ from fedem_jax.core.algorithm import Algorithm, Info, State, Traffic, numbers_of
 from fedem_jax.core.draws import Draws
 from fedem_jax.core.layout import AXIS, Layout
 from fedem_jax.core.round import Change, Phase, everybody, train_clients, training_scratch
-from fedem_jax.core.samples import Rule, Session
-from fedem_jax.core.table_storage import exact, held, held_as
-from fedem_jax.models.linear import Score
+from fedem_jax.core.samples import ClientSamples, Rule
+from fedem_jax.core.table_storage import from_storage, storage_dtype, to_storage
+from fedem_jax.models.linear import Linear
 from fedem_jax.models.mf import item_table
 from fedem_jax.models.scoring import scoring
 from fedem_jax.server.averaging import copies
@@ -92,7 +92,7 @@ def cofedrec(
     config: CoFedRec, num_items: int, layout: Layout, samples: Int[Array, " C"]
 ) -> Algorithm:
     """CoFedRec on one federation; the arguments are those of `fedem`."""
-    backbone = Score()
+    backbone = Linear()
     logits, objective = scoring(backbone, config.bce)
     num_participants, _ = config.round_sizes(layout.number)
     plain = layout.coarse if config.contrast else layout.classes  # the first round alone, or all
@@ -103,7 +103,7 @@ def cofedrec(
         key_items, key_private, _ = jax.random.split(key, 3)  # the same start as PFedRec's
         table = item_table(key_items, num_items, config.dim, config.init_scale)
         private = backbone.init(key_private, table)["params"]
-        clients = copies(Clients(private, held(table, held_as(config))), layout)
+        clients = copies(Clients(private, to_storage(table, storage_dtype(config))), layout)
         return State(clients, Server(jnp.full(num_items, -1, jnp.int32)))
 
     def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
@@ -121,20 +121,20 @@ def cofedrec(
         download = serve(layout, draws.server(), upload, num_clusters)
         items = jnp.where(
             download.group[:, None, None],
-            held(download.items, clients.items.dtype)[None],
+            to_storage(download.items, clients.items.dtype)[None],
             clients.items,
         )
         return State(clients._replace(items=items), Server(download.cluster)), info
 
-    def train(hyper: Hyper, session: Session, clients: Clients, _, id) -> Change:
+    def train(hyper: Hyper, session: ClientSamples, clients: Clients, _, id) -> Change:
         """Without the contrast: the rows that a client did not sample stay as they are."""
         private, rows = tree_at(clients.private, id), session.rows
         private, table, trained = fit_in_turn(
-            objective, private, exact(clients.items[id, rows]), session, *steps(hyper)
+            objective, private, from_storage(clients.items[id, rows]), session, *steps(hyper)
         )
         return Change({"private": private}, trained, rows, table)
 
-    def train_apart(hyper: Hyper, session: Session, clients: Clients, server, id) -> Change:
+    def train_apart(hyper: Hyper, session: ClientSamples, clients: Clients, server, id) -> Change:
         """With it: every step moves all rows."""
         private, table = tree_at(clients, id)
 
@@ -146,7 +146,7 @@ def cofedrec(
 
         session = over_all_items(session, num_items)
         private, table, trained = fit_in_turn(
-            contrasted, private, exact(table), session, *steps(hyper)
+            contrasted, private, from_storage(table), session, *steps(hyper)
         )
         return Change({"private": private}, trained, session.rows, table)
 
@@ -155,7 +155,7 @@ def cofedrec(
 
     def score(state: State, ids: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
         private, rows = tree_at(state.clients, ids)
-        return jax.vmap(logits)(private, exact(rows))
+        return jax.vmap(logits)(private, from_storage(rows))
 
     def scratch(block: int) -> dict[str, int]:
         """Contrast, beside training: see there. Serving: means and their sums, [I D], distances to
@@ -166,13 +166,13 @@ def cofedrec(
         return numbers
 
     hyper = numbers_of(Hyper, config)
-    table = num_participants * held_as(config).itemsize * num_items * config.dim
+    table = num_participants * storage_dtype(config).itemsize * num_items * config.dim
     # the group is found as the round runs: this is what it costs if all participants are in it
     traffic = Traffic(up=table, down=table + layout.number * 4 * num_items)
     return Algorithm(init, round, score, num_items, hyper, traffic, scratch)
 
 
-def over_all_items(session: Session, num_items: int) -> Session:
+def over_all_items(session: ClientSamples, num_items: int) -> ClientSamples:
     """The same samples over the whole item table."""
     labels = jnp.zeros(num_items).at[session.rows].max(session.labels, mode="drop")
     rows = jnp.arange(num_items, dtype=jnp.int32)
@@ -206,7 +206,7 @@ def mean_table(
 
     def on_device(tables, _, chosen):
         def add(place, total):
-            return total + jnp.where(chosen[place], exact(tables[place]), 0.0)
+            return total + jnp.where(chosen[place], from_storage(tables[place]), 0.0)
 
         total = lax.fori_loop(0, len(tables), add, jnp.zeros(tables.shape[1:]))
         return (), lax.psum(total, AXIS)
@@ -219,7 +219,7 @@ def likeness(
     tables: Num[Array, "C I D"], reference: Num[Array, "I D"], theme: Bool[Array, " I"]
 ) -> Float[Array, " C"]:
     """s_u, sum of cos(Q_c[i], Q_u[i]) over the items of the theme, with Q_c the reference."""
-    tables, reference = exact(tables), exact(reference)
+    tables, reference = from_storage(tables), from_storage(reference)
     unit = reference / jnp.maximum(jnp.linalg.norm(reference, axis=1, keepdims=True), 1e-8)
     length = jnp.maximum(jnp.linalg.norm(tables, axis=2), 1e-8)
     cosine = jnp.sum(tables * unit[None], axis=2) / length

@@ -32,7 +32,7 @@ from fedem_jax.core.blocks import for_each_block
 from fedem_jax.core.draws import Draws
 from fedem_jax.core.layout import AXIS, Layout, SizeClass
 from fedem_jax.core.linalg import solution
-from fedem_jax.core.table_storage import exact, held, held_as
+from fedem_jax.core.table_storage import from_storage, storage_dtype, to_storage
 from fedem_jax.models.mf import item_table
 from fedem_jax.server.averaging import copies
 
@@ -93,7 +93,7 @@ NARROWEST = 32
 
 def fcf(config: FCF, num_items: int, layout: Layout, samples: Int[Array, " C"]) -> Algorithm:
     """FCF on one federation; the arguments are those of `fedem`."""
-    stored, dim = held_as(config), config.dim
+    stored, dim = storage_dtype(config), config.dim
     num_participants, _ = config.round_sizes(layout.number)
 
     def wide(block: int) -> int:
@@ -104,7 +104,7 @@ def fcf(config: FCF, num_items: int, layout: Layout, samples: Int[Array, " C"]) 
         table = item_table(key_items, num_items, dim, config.init_scale)
         user = config.init_scale * jax.random.normal(key_user, (dim,))
         moments = optax.scale_by_adam().init(table)
-        return State(Clients(copies(user, layout)), Server(held(table, stored), moments))
+        return State(Clients(copies(user, layout)), Server(to_storage(table, stored), moments))
 
     def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
         participants = layout.places(draws.participants())
@@ -112,12 +112,12 @@ def fcf(config: FCF, num_items: int, layout: Layout, samples: Int[Array, " C"]) 
 
         def exchange(_, carry):
             server, _ = carry
-            loss, upload = gathered(draws, takes_part, exact(server.items), hyper)
+            loss, upload = gathered(draws, takes_part, from_storage(server.items), hyper)
             return serve(server, upload, hyper), loss
 
         start = (state.server, jnp.full(layout.padded, jnp.nan))
         server, loss = lax.fori_loop(0, config.server_steps, exchange, start)
-        user = solved(draws, takes_part, state.clients.user, exact(server.items), hyper)
+        user = solved(draws, takes_part, state.clients.user, from_storage(server.items), hyper)
         return State(Clients(user), server), Info(loss, takes_part * config.server_steps)
 
     def visit(visited, carry, draws, takes_part, client_at, members, table, hyper: Hyper):
@@ -185,7 +185,7 @@ def fcf(config: FCF, num_items: int, layout: Layout, samples: Int[Array, " C"]) 
         return layout.on_each_device(on_device, (takes_part, user), table, *whereabouts(layout))
 
     def score(state: State, ids: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
-        return state.clients.user[ids] @ exact(state.server.items).T
+        return state.clients.user[ids] @ from_storage(state.server.items).T
 
     def scratch(block: int) -> dict[str, int]:
         """Exchange: samples, own rows and their weighted copies, two matrices and the place of
@@ -219,11 +219,11 @@ def closed_form(
 
 def serve(server: Server, upload: Upload, hyper: Hyper) -> Server:
     """The server's step, on nothing but the upload."""
-    table = exact(server.items)
+    table = from_storage(server.items)
     gradient = -2 * upload.items + 2 * hyper.regularization * table
     adam = optax.scale_by_adam(b1=hyper.beta1, b2=hyper.beta2)
     step, moments = adam.update(gradient, server.moments)
-    return Server(held(table - hyper.lr_server * step, server.items.dtype), moments)
+    return Server(to_storage(table - hyper.lr_server * step, server.items.dtype), moments)
 
 
 def whereabouts(layout: Layout) -> tuple[Array, list[Array]]:

@@ -30,14 +30,14 @@ from fedem_jax.core.algorithm import Algorithm, Info, State, Traffic, numbers_of
 from fedem_jax.core.blocks import over_trials
 from fedem_jax.core.draws import Draws
 from fedem_jax.core.layout import Layout
-from fedem_jax.core.linalg import eigensystem, upright
+from fedem_jax.core.linalg import canonical_sign, eigensystem
 from fedem_jax.core.round import Change, Phase, train_clients, training_scratch
-from fedem_jax.core.samples import Rule, Session
-from fedem_jax.core.table_storage import exact, held, held_as
-from fedem_jax.models.mf import FCF, item_table
+from fedem_jax.core.samples import ClientSamples, Rule
+from fedem_jax.core.table_storage import from_storage, storage_dtype, to_storage
+from fedem_jax.models.mf import MF, item_table
 from fedem_jax.models.scoring import scoring
 from fedem_jax.server.aggregation import aggregated, normalised, project_to_simplex, sample_shares
-from fedem_jax.server.similarity import l2_similarity, principal_axes, principal_scores, rounded_up
+from fedem_jax.server.similarity import l2_similarity, principal_axes, principal_scores, saturate
 
 
 class Hyper(NamedTuple):
@@ -88,9 +88,9 @@ NOT_SERVED = -1
 
 def fedca(config: FedCA, num_items: int, layout: Layout, samples: Int[Array, " C"]) -> Algorithm:
     """FedCA on one federation; the arguments are those of `fedem`."""
-    backbone = FCF(config.dim, config.init_scale)
+    backbone = MF(config.dim, config.init_scale)
     logits, objective = scoring(backbone, config.bce)
-    stored, num_directions = held_as(config), min(config.directions, config.dim)
+    stored, num_directions = storage_dtype(config), min(config.directions, config.dim)
     _, num_served = config.round_sizes(layout.number)
     for_served = layout.classes_for(num_served)
     for_others = layout.classes_for(layout.number - num_served)
@@ -100,7 +100,9 @@ def fedca(config: FedCA, num_items: int, layout: Layout, samples: Int[Array, " C
         table = item_table(key_items, num_items, config.dim, config.init_scale)
         private = backbone.init(key_private, table)["params"]
         directions = jnp.zeros((num_directions, config.dim))
-        clients = Clients(private, held(table, stored), directions, slot=jnp.int32(NOT_SERVED))
+        clients = Clients(
+            private, to_storage(table, stored), directions, slot=jnp.int32(NOT_SERVED)
+        )
         clients = jax.tree.map(lambda x: jnp.broadcast_to(x, (layout.padded, *x.shape)), clients)
         return State(clients, Download(jnp.zeros((num_served, num_items, config.dim), stored)))
 
@@ -124,19 +126,21 @@ def fedca(config: FedCA, num_items: int, layout: Layout, samples: Int[Array, " C
     def served(slot: Int[Array, "*C"]) -> Bool[Array, "*C"]:
         return slot != NOT_SERVED
 
-    def train_own(hyper: Hyper, session: Session, clients: Clients, _, id) -> Change:
+    def train_own(hyper: Hyper, session: ClientSamples, clients: Clients, _, id) -> Change:
         """A client that was not served: local epochs on its own table."""
         private, rows = tree_at(clients.private, id), session.rows
-        table, optimiser = exact(clients.items[id, rows]), optax.adam(hyper.lr_embedding)
+        table, optimiser = from_storage(clients.items[id, rows]), optax.adam(hyper.lr_embedding)
         private, table, trained = fit_embedding(objective, private, table, session, optimiser)
         own = {"private": private, "directions": spanned(session, table)}
         return Change(own, trained, rows, table)
 
-    def take_up_and_train(hyper: Hyper, session: Session, clients, download, id) -> Change:
+    def take_up_and_train(hyper: Hyper, session: ClientSamples, clients, download, id) -> Change:
         """A client that was served: its table moves towards the server's, then local epochs."""
         private, table, _, slot = tree_at(clients, id)
         rows, optimiser = session.rows, optax.adam(hyper.lr_embedding)
-        table = interpolated(exact(table), exact(download.items[slot]), hyper.interpolation)
+        table = interpolated(
+            from_storage(table), from_storage(download.items[slot]), hyper.interpolation
+        )
         private, new_rows, trained = fit_embedding(
             objective, private, table[rows], session, optimiser
         )
@@ -144,7 +148,7 @@ def fedca(config: FedCA, num_items: int, layout: Layout, samples: Int[Array, " C
         table, every = table.at[rows].set(new_rows, mode="drop"), jnp.arange(num_items)
         return Change(own, trained, every, table)
 
-    def spanned(session: Session, table: Float[Array, "M D"]) -> Float[Array, "k D"]:
+    def spanned(session: ClientSamples, table: Float[Array, "M D"]) -> Float[Array, "k D"]:
         """V_u, of the trained rows."""
         return principal_directions(table, sampled_share(session, config.subspace), num_directions)
 
@@ -155,11 +159,11 @@ def fedca(config: FedCA, num_items: int, layout: Layout, samples: Int[Array, " C
         private, rows, _, slot = tree_at(clients, ids)
 
         def take_up(rows):
-            mixed = interpolated(rows, exact(download.items[slot]), hyper.interpolation)
+            mixed = interpolated(rows, from_storage(download.items[slot]), hyper.interpolation)
             return jnp.where(served(slot)[:, None, None], mixed, rows)
 
         waiting = over_trials(served(slot).any().astype(jnp.int32))
-        rows = lax.cond(waiting > 0, take_up, lambda rows: rows, exact(rows))
+        rows = lax.cond(waiting > 0, take_up, lambda rows: rows, from_storage(rows))
         return jax.vmap(logits)(private, rows)
 
     def scratch(block: int) -> dict[str, int]:
@@ -194,13 +198,13 @@ def interpolated(
 
 def serve(config: FedCA, layout: Layout, upload: Upload, hyper: Hyper) -> Download:
     """The server's step, on nothing but the uploads."""
-    tables = exact(upload.items)
+    tables = from_storage(upload.items)
     scores = principal_scores(tables, principal_axes(tables))
-    alike = rounded_up(l2_similarity(scores * upright(scores)[:, None]))
+    alike = saturate(l2_similarity(scores * canonical_sign(scores)[:, None]))
     complementary = complementarity(upload.directions, config.matching)
     weights = composite_weights(sample_shares(upload.samples), alike, complementary, hyper)
     tables = aggregated(layout.split(weights), tables)
-    return Download(held(tables, upload.items.dtype))
+    return Download(to_storage(tables, upload.items.dtype))
 
 
 def composite_weights(
@@ -250,7 +254,7 @@ def singular_values(matrices: Float[Array, "*n k k2"]) -> Float[Array, "*n k"]:
 # --- principal directions -------------------------------------------------------------------------
 
 
-def sampled_share(session: Session, subspace: str) -> Float[Array, " M"]:
+def sampled_share(session: ClientSamples, subspace: str) -> Float[Array, " M"]:
     """Share of a client's `samples`, or of its `interactions` alone, that falls on each row: an
     item that was sampled several times counts as often."""
     present = jnp.arange(len(session.row_of)) < session.count
@@ -268,4 +272,4 @@ def principal_directions(
     _, vectors = eigensystem(centred.T @ (share[:, None] * centred))
     directions = vectors.T[::-1][:number]
     scores = jnp.where(share[None, :] > 0, directions @ centred.T, 0.0)
-    return directions * upright(scores)[:, None]
+    return directions * canonical_sign(scores)[:, None]

@@ -9,7 +9,7 @@ aggregation bottleneck.
                              G_u  = sum_v w_uv Q_v, downloaded by u
 
 With the NCF backbone a score is f_u(p_u, q_i) instead. The network f_u is trained together with p_u
-and Q_u, and is as private as p_u: it is never uploaded. (The released program has FCF alone.)
+and Q_u, and is as private as p_u: it is never uploaded. (The released program has MF alone.)
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from fedem_jax.core.blocks import over_trials
 from fedem_jax.core.draws import Draws
 from fedem_jax.core.layout import Layout
 from fedem_jax.core.round import Change, Phase, train_clients, training_scratch
-from fedem_jax.core.samples import Rule, Session, set_aside
-from fedem_jax.core.table_storage import exact, held, held_as
+from fedem_jax.core.samples import ClientSamples, Rule, hold_out
+from fedem_jax.core.table_storage import from_storage, storage_dtype, to_storage
 from fedem_jax.models import ncf
 from fedem_jax.models.adapter import Adapter, Single
-from fedem_jax.models.mf import FCF, item_table
+from fedem_jax.models.mf import MF, item_table
 from fedem_jax.models.scoring import scoring
 from fedem_jax.server.aggregation import aggregated, aggregation_weights, sample_shares
-from fedem_jax.server.similarity import SIMILARITIES, principal_axes, principal_scores, rounded_up
+from fedem_jax.server.similarity import SIMILARITIES, principal_axes, principal_scores, saturate
 
 
 class Hyper(NamedTuple):
@@ -118,7 +118,7 @@ def fedem(config: FedEM, num_items: int, layout: Layout, samples: Int[Array, " C
         samples: samples that each client trains on in a round, positives and negatives.
     """
     if config.backbone == "fcf":
-        backbone, fit = FCF(config.dim, config.init_scale), fit_embedding
+        backbone, fit = MF(config.dim, config.init_scale), fit_embedding
     else:
         backbone, fit = ncf.NCF(config.dim, config.network_widths, config.init_scale), fit_network
     adapter = Adapter(config.adapter_widths) if config.adapter == "row" else Single()
@@ -127,7 +127,7 @@ def fedem(config: FedEM, num_items: int, layout: Layout, samples: Int[Array, " C
     for_served = layout.classes_for(num_served)
     for_others = layout.classes_for(layout.number - num_served)
     num_tables = 1 if config.aggregation == "avg" else num_served
-    stored, learned = held_as(config), config.merging in ("per-batch", "once")
+    stored, learned = storage_dtype(config), config.merging in ("per-batch", "once")
     downloads = config.merging != "none"
 
     def weigh(theta, local, aggregated, rho) -> Float[Array, "*M"]:
@@ -148,7 +148,7 @@ def fedem(config: FedEM, num_items: int, layout: Layout, samples: Int[Array, " C
         table = item_table(key_items, num_items, config.dim, config.init_scale)
         private = backbone.init(key_private, table)["params"]
         theta = adapter.init(key_adapter, table, table)["params"]
-        table = held(table, stored)
+        table = to_storage(table, stored)
         clients = Clients(private, table, theta, slot=jnp.int32(NOT_SERVED))
         clients = jax.tree.map(lambda x: jnp.broadcast_to(x, (layout.padded, *x.shape)), clients)
         nothing = jnp.zeros((num_tables, num_items, config.dim), stored)
@@ -184,24 +184,24 @@ def fedem(config: FedEM, num_items: int, layout: Layout, samples: Int[Array, " C
         """Who was served; nobody merges where the method never downloads."""
         return (slot != NOT_SERVED) & downloads
 
-    def apart(session: Session) -> tuple[Session, Session]:
+    def apart(session: ClientSamples) -> tuple[ClientSamples, ClientSamples]:
         """The samples that embeddings are fitted on, and those that the adapter is."""
         if config.adapter_holdout:
-            return set_aside(session, config.adapter_holdout, 1 + config.num_negative)
+            return hold_out(session, config.adapter_holdout, 1 + config.num_negative)
         return session, session
 
     def train_own(hyper: Hyper, session, clients: Clients, _, id) -> Change:
         """A client that was not served: local epochs on its own table."""
         session, _ = apart(session)
         private, rows = tree_at(clients.private, id), session.rows
-        table = exact(clients.items[id, rows])
+        table = from_storage(clients.items[id, rows])
         private, table, trained = fit(objective, private, table, session, optimiser(hyper))
         return Change({"private": private}, trained, rows, table)
 
     def merge_and_train(hyper: Hyper, session, clients: Clients, download, id) -> Change:
         """A client that was served: elastic merging, then local epochs."""
         private, table, theta, slot = tree_at(clients, id)
-        table, target = exact(table), exact(download.items[slot])
+        table, target = from_storage(table), from_storage(download.items[slot])
         rows, rho = session.rows, partial(weigh, rho=hyper.rho)
         session, unseen = apart(session)
         adapt, embed = optax.flatten(optax.adam(hyper.lr_adapter)), optimiser(hyper)
@@ -225,12 +225,12 @@ def fedem(config: FedEM, num_items: int, layout: Layout, samples: Int[Array, " C
         private, rows, theta, slot = tree_at(clients, ids)
 
         def merge(rows):
-            target = exact(download.items[slot])
+            target = from_storage(download.items[slot])
             rho = jax.vmap(partial(weigh, rho=hyper.rho))(theta, rows, target)
             return jnp.where(merges(slot)[:, None, None], merged(rows, target, rho), rows)
 
         waiting = over_trials(merges(slot).any().astype(jnp.int32))
-        rows = lax.cond(waiting > 0, merge, lambda rows: rows, exact(rows))
+        rows = lax.cond(waiting > 0, merge, lambda rows: rows, from_storage(rows))
         return jax.vmap(logits)(private, rows)
 
     def share(state: State, ids: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
@@ -238,7 +238,7 @@ def fedem(config: FedEM, num_items: int, layout: Layout, samples: Int[Array, " C
         clients, download = state
         _, rows, theta, slot = tree_at(clients, ids)
         rho = jax.vmap(partial(weigh, rho=hyper.rho))(
-            theta, exact(rows), exact(download.items[slot])
+            theta, from_storage(rows), from_storage(download.items[slot])
         )
         return jnp.where(merges(slot)[:, None], rho, 0.0)
 
@@ -270,12 +270,12 @@ def fedem(config: FedEM, num_items: int, layout: Layout, samples: Int[Array, " C
 
 def serve(config: FedEM, layout: Layout, draws: Draws, upload: Upload, hyper: Hyper) -> Download:
     """The server's step, on nothing but the uploads."""
-    tables, shares, alike = exact(upload.items), sample_shares(upload.samples), None
+    tables, shares, alike = from_storage(upload.items), sample_shares(upload.samples), None
     if config.aggregation != "avg":
         axes = principal_axes(tables)
         scores = principal_scores(tables, axes)
         scores = scores * draws.signs(axes, scores)[:, None]
-        alike = rounded_up(SIMILARITIES[config.similarity](scores))
+        alike = saturate(SIMILARITIES[config.similarity](scores))
     weights = aggregation_weights(config.aggregation, shares, alike, hyper.alpha)
     tables = aggregated(layout.split(weights), tables)
-    return Download(held(tables, upload.items.dtype))
+    return Download(to_storage(tables, upload.items.dtype))

@@ -26,8 +26,8 @@ from fedem_jax.core.draws import Draws
 from fedem_jax.core.layout import Layout
 from fedem_jax.core.round import Change, Contribution, Phase, Sum, everybody, train_clients
 from fedem_jax.core.samples import Rule
-from fedem_jax.core.table_storage import exact, held_as
-from fedem_jax.models.mf import FCF, item_table
+from fedem_jax.core.table_storage import from_storage, storage_dtype
+from fedem_jax.models.mf import MF, item_table
 from fedem_jax.models.scoring import scoring
 from fedem_jax.server import averaging
 from fedem_jax.server.averaging import Clients, Download
@@ -48,7 +48,7 @@ class Hyper(NamedTuple):
 
 def fedmf(config: FedMF, num_items: int, layout: Layout, samples: Int[Array, " C"]) -> Algorithm:
     """FedMF on one federation; the arguments are those of `fedem`."""
-    backbone = FCF(config.dim, config.init_scale)
+    backbone = MF(config.dim, config.init_scale)
     logits, objective = scoring(backbone, config.bce)
     num_participants, _ = config.round_sizes(layout.number)
 
@@ -65,7 +65,7 @@ def fedmf(config: FedMF, num_items: int, layout: Layout, samples: Int[Array, " C
 
         def train(session, clients: Clients, download: Download, id) -> Change:
             user_vector, rows = tree_at(clients.private, id), session.rows
-            start = exact(download.items[rows])
+            start = from_storage(download.items[rows])
             optimiser = optax.adam(hyper.lr_embedding)
             user_vector, table, trained = fit_embedding(
                 objective, user_vector, start, session, optimiser
@@ -91,7 +91,7 @@ def fedmf(config: FedMF, num_items: int, layout: Layout, samples: Int[Array, " C
     def scratch(block: int) -> dict[str, int]:
         return averaging.scratch(config, layout, num_items, block)
 
-    table = num_participants * held_as(config).itemsize * num_items * config.dim
+    table = num_participants * storage_dtype(config).itemsize * num_items * config.dim
     traffic = Traffic(up=table + 4 * num_participants, down=table)
     hyper = numbers_of(Hyper, config)
     return Algorithm(init, round, score, num_items, hyper, traffic, scratch)

@@ -26,7 +26,7 @@ from fedem_jax.core.draws import Draws
 from fedem_jax.core.layout import Layout
 from fedem_jax.core.round import Change, Contribution, Phase, Sum, everybody, train_clients
 from fedem_jax.core.samples import Rule
-from fedem_jax.core.table_storage import exact, held_as
+from fedem_jax.core.table_storage import from_storage, storage_dtype
 from fedem_jax.models.mf import item_table
 from fedem_jax.models.ncf import NCF, adam, inside
 from fedem_jax.models.scoring import scoring
@@ -85,7 +85,7 @@ def fedncf(config: FedNCF, num_items: int, layout: Layout, samples: Int[Array, "
         optimiser = adam(hyper.lr_embedding, hyper.lr_network, hyper.weight_decay)
 
         def train(session, clients: Clients, download: Download, id) -> Change:
-            rows, start = session.rows, exact(download.table.items[session.rows])
+            rows, start = session.rows, from_storage(download.table.items[session.rows])
             private = {"user": clients.private["user"][id], "network": download.network}
             private, table, trained = fit_network(objective, private, start, session, optimiser)
             share = averaging.share_of(config, session.count, total, num_participants)
@@ -124,7 +124,7 @@ def fedncf(config: FedNCF, num_items: int, layout: Layout, samples: Int[Array, "
 
     start = jax.eval_shape(init, jax.random.key(0))
     weights = sum(leaf.size for leaf in jax.tree.leaves(start.server.network))
-    model = held_as(config).itemsize * num_items * config.dim + 4 * weights
+    model = storage_dtype(config).itemsize * num_items * config.dim + 4 * weights
     traffic = Traffic(up=num_participants * (model + 4), down=num_participants * model)
     hyper = numbers_of(Hyper, config)
     return Algorithm(init, round, score, num_items, hyper, traffic, scratch)

@@ -36,9 +36,9 @@ from fedem_jax.core.round import (
     train_clients,
     training_scratch,
 )
-from fedem_jax.core.samples import Rule, Session
-from fedem_jax.core.table_storage import exact, held, held_as
-from fedem_jax.models.linear import Score
+from fedem_jax.core.samples import ClientSamples, Rule
+from fedem_jax.core.table_storage import from_storage, storage_dtype, to_storage
+from fedem_jax.models.linear import Linear
 from fedem_jax.models.mf import item_table
 from fedem_jax.models.scoring import scoring
 from fedem_jax.server.averaging import copies
@@ -111,8 +111,8 @@ NORMS = {"l1": jnp.abs, "l2": jnp.square}
 
 def fedrap(config: FedRAP, num_items: int, layout: Layout, samples: Int[Array, " C"]) -> Algorithm:
     """FedRAP on one federation; the arguments are those of `fedem`."""
-    logits, objective = scoring(Score(), config.bce)
-    stored, norm = held_as(config), NORMS[config.sparsity_norm]
+    logits, objective = scoring(Linear(), config.bce)
+    stored, norm = storage_dtype(config), NORMS[config.sparsity_norm]
     num_participants, _ = config.round_sizes(layout.number)
 
     def init(key: Key[Array, ""]) -> State:
@@ -122,24 +122,24 @@ def fedrap(config: FedRAP, num_items: int, layout: Layout, samples: Int[Array, "
             item_table(each, num_items, config.dim, config.init_scale)
             for each in (key_items, key_common)
         )
-        private = Score().init(key_private, own)["params"]
-        clients = Clients(*copies((private, held(own, stored)), layout))
-        return State(clients, Server(held(common, stored), jnp.int32(0)))
+        private = Linear().init(key_private, own)["params"]
+        clients = Clients(*copies((private, to_storage(own, stored)), layout))
+        return State(clients, Server(to_storage(common, stored), jnp.int32(0)))
 
     def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
         weights = weights_of(config, state.server.number, hyper)
 
         def train(session, clients: Clients, server: Server, id) -> Change:
             private, own = tree_at(clients, id)
-            own, rows = exact(own), session.rows
-            start = exact(server.items[rows])
+            own, rows = from_storage(own), session.rows
+            start = from_storage(server.items[rows])
             fitted = fit(objective, norm, private, own[rows], start, session, weights, hyper)
             own = (fitted.shrink * own).at[rows].set(fitted.own, mode="drop")
             moved = fitted.common - fitted.shrink * start
             sent = Contribution(
                 rows, moved / num_participants, (fitted.shrink - 1) / num_participants
             )
-            kept = {"private": fitted.private, "items": held(own, stored)}
+            kept = {"private": fitted.private, "items": to_storage(own, stored)}
             return Change(kept, fitted.trained, sent=sent)
 
         rule = Rule.of(config, hyper.threshold, offset=0.0)
@@ -153,8 +153,8 @@ def fedrap(config: FedRAP, num_items: int, layout: Layout, samples: Int[Array, "
     def score(state: State, ids: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
         """Logits of all items, by each client's own table and the new common one."""
         private, own = tree_at(state.clients, ids)
-        return jax.vmap(lambda mine, own: logits(mine, own + exact(state.server.items)))(
-            private, exact(own)
+        return jax.vmap(lambda mine, own: logits(mine, own + from_storage(state.server.items)))(
+            private, from_storage(own)
         )
 
     def scratch(block: int) -> dict[str, int]:
@@ -180,7 +180,7 @@ def weights_of(config: FedRAP, number: Int[Array, ""], hyper: Hyper) -> Weights:
 
 def fit(
     objective, norm, private, own: Float[Array, "M D"], common: Float[Array, "M D"],
-    session: Session, weights: Weights, hyper: Hyper,
+    session: ClientSamples, weights: Weights, hyper: Hyper,
 ) -> Fitted:  # fmt: skip
     """Local epochs of gradient steps on everything at once, with weight decay, at rates that fall
     after every batch. Tables are held as [D M], as in `local.fit_embedding`."""
@@ -215,5 +215,5 @@ def fit(
 def serve(server: Server, upload: Sum) -> Server:
     """The server's step: C <- mean of C_u. `1 + upload.rest` is the mean factor of the rows that
     clients left alone."""
-    table = (1 + upload.rest) * exact(server.items) + upload.items
-    return Server(held(table, server.items.dtype), server.number + 1)
+    table = (1 + upload.rest) * from_storage(server.items) + upload.items
+    return Server(to_storage(table, server.items.dtype), server.number + 1)

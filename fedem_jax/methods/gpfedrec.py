@@ -30,8 +30,8 @@ from fedem_jax.core.algorithm import Algorithm, Info, State, Traffic, numbers_of
 from fedem_jax.core.draws import Draws
 from fedem_jax.core.layout import AXIS, Layout
 from fedem_jax.core.round import Change, Phase, Trained, everybody, train_clients, training_scratch
-from fedem_jax.core.samples import Rule, Session
-from fedem_jax.core.table_storage import exact, held, held_as
+from fedem_jax.core.samples import ClientSamples, Rule
+from fedem_jax.core.table_storage import from_storage, storage_dtype, to_storage
 from fedem_jax.errors import UserError
 from fedem_jax.models.mf import item_table
 from fedem_jax.models.ncf import NCF
@@ -117,14 +117,14 @@ def gpfedrec(
         )
     backbone = NCF(config.dim, config.network_widths, config.init_scale)
     logits, objective = scoring(backbone, config.bce)
-    stored = held_as(config)
+    stored = storage_dtype(config)
 
     def init(key: Key[Array, ""]) -> State:
         """Everybody starts from the same Q_0 = R_0 = G, p_0 and theta_0."""
         key_items, key_private, _ = jax.random.split(key, 3)
         table = item_table(key_items, num_items, config.dim, config.init_scale)
         private = backbone.init(key_private, table)["params"]
-        table = held(table, stored)
+        table = to_storage(table, stored)
         clients = Clients(*copies((private, table, table), layout))
         return State(clients, Download(table))
 
@@ -133,11 +133,11 @@ def gpfedrec(
 
         def train(session, clients: Clients, download: Download, id) -> Change:
             private, rows = tree_at(clients.private, id), session.rows
-            start, target = exact(download.items), exact(clients.personal[id])
+            start, target = from_storage(download.items), from_storage(clients.personal[id])
             fitted = fit(objective, private, start[rows], target[rows], session, steps)
             table = target + fitted.left * (start - target)
             table = table.at[rows].set(fitted.table, mode="drop")
-            kept = {"private": fitted.private, "items": held(table, stored)}
+            kept = {"private": fitted.private, "items": to_storage(table, stored)}
             return Change(kept, fitted.trained)
 
         rule = Rule.of(config, jnp.float32(0))
@@ -152,7 +152,7 @@ def gpfedrec(
     def score(state: State, ids: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
         """Logits of all items, by each client's own model before its download."""
         private, rows = tree_at((state.clients.private, state.clients.items), ids)
-        return jax.vmap(logits)(private, exact(rows))
+        return jax.vmap(logits)(private, from_storage(rows))
 
     def scratch(block: int) -> dict[str, int]:
         """Training: rows of Q_u and R_u, gradient and update, in place of the moments of Adam; R_u
@@ -183,9 +183,13 @@ def steps_of(hyper: Hyper, num_items: int, dim: int) -> Steps:
 
 
 def fit(
-    objective, private, table: Float[Array, "M D"], target: Float[Array, "M D"], session: Session,
+    objective,
+    private,
+    table: Float[Array, "M D"],
+    target: Float[Array, "M D"],
+    session: ClientSamples,
     steps: Steps,
-) -> Fitted:  # fmt: skip
+) -> Fitted:
     """Local epochs of gradient steps on everything at once; the loss reported is that of the
     samples, without the pull."""
     lr = {"user": steps.user, "network": steps.network}
@@ -225,7 +229,7 @@ def serve(
         """First item of slice `b`, and that slice of the tables of this device's clients. The last
         slice begins where it is full, with items that the one before it had."""
         first = jnp.minimum(b * width, num_items - width)
-        part = exact(lax.dynamic_slice_in_dim(items, first, width, axis=1))
+        part = from_storage(lax.dynamic_slice_in_dim(items, first, width, axis=1))
         if config.ldp_scale:
             drawn = jax.vmap(lambda client: noise(key, client, first + jnp.arange(width), dim))
             part = part + hyper.ldp_scale * drawn(client_at)
@@ -254,7 +258,7 @@ def serve(
                 part = jnp.einsum("uv,vid->uid", graph, gathered(part), precision="highest")
             old = lax.dynamic_slice_in_dim(personal, first, width, axis=1)
             mean = lax.psum(jnp.where(present, part, 0).sum(axis=0), AXIS) / layout.number
-            part = jnp.where(present, held(part, old.dtype), old)
+            part = jnp.where(present, to_storage(part, old.dtype), old)
             personal = lax.dynamic_update_slice_in_dim(personal, part, first, axis=1)
             common = lax.dynamic_update_slice_in_dim(common, mean, first, axis=0)
             return personal, common
@@ -266,7 +270,7 @@ def serve(
     personal, common = layout.on_each_device(
         averages, (upload.items, personal), key, client_at, graph, summed=True
     )
-    return personal, Download(held(common, personal.dtype))
+    return personal, Download(to_storage(common, personal.dtype))
 
 
 def gathered(part: Float[Array, "shard I D"]) -> Float[Array, "C I D"]:

@@ -22,8 +22,8 @@ from fedem_jax.core.draws import Draws
 from fedem_jax.core.layout import Layout
 from fedem_jax.core.round import Change, Phase, everybody, train_clients, training_scratch
 from fedem_jax.core.samples import Rule
-from fedem_jax.core.table_storage import exact, held, held_as
-from fedem_jax.models.mf import FCF, item_table
+from fedem_jax.core.table_storage import from_storage, storage_dtype, to_storage
+from fedem_jax.models.mf import MF, item_table
 from fedem_jax.models.scoring import scoring
 
 
@@ -49,21 +49,21 @@ def local_only(
     config: LocalOnly, num_items: int, layout: Layout, samples: Int[Array, " C"]
 ) -> Algorithm:
     """Local-only on one federation; the arguments are those of `fedem`."""
-    backbone = FCF(config.dim, config.init_scale)
+    backbone = MF(config.dim, config.init_scale)
     logits, objective = scoring(backbone, config.bce)
 
     def init(key: Key[Array, ""]) -> State:
         key_items, key_private, _ = jax.random.split(key, 3)  # the same start as FedEM's
         table = item_table(key_items, num_items, config.dim, config.init_scale)
         private = backbone.init(key_private, table)["params"]
-        clients = Clients(private, held(table, held_as(config)))
+        clients = Clients(private, to_storage(table, storage_dtype(config)))
         clients = jax.tree.map(lambda x: jnp.broadcast_to(x, (layout.padded, *x.shape)), clients)
         return State(clients, ())
 
     def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
         def train(session, clients: Clients, _, id) -> Change:
             private, rows = tree_at(clients.private, id), session.rows
-            table, optimiser = exact(clients.items[id, rows]), optax.adam(hyper.lr_embedding)
+            table, optimiser = from_storage(clients.items[id, rows]), optax.adam(hyper.lr_embedding)
             private, table, trained = fit_embedding(objective, private, table, session, optimiser)
             return Change({"private": private}, trained, rows, table)
 
@@ -76,7 +76,7 @@ def local_only(
 
     def score(state: State, ids: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
         private, rows = tree_at(state.clients, ids)
-        return jax.vmap(logits)(private, exact(rows))
+        return jax.vmap(logits)(private, from_storage(rows))
 
     def scratch(block: int) -> dict[str, int]:
         return training_scratch(layout, num_items, config.dim, block)

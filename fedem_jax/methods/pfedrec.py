@@ -26,8 +26,8 @@ from fedem_jax.core.draws import Draws
 from fedem_jax.core.layout import Layout
 from fedem_jax.core.round import Change, Contribution, Phase, Sum, everybody, train_clients
 from fedem_jax.core.samples import Rule
-from fedem_jax.core.table_storage import exact, held_as
-from fedem_jax.models.linear import Score
+from fedem_jax.core.table_storage import from_storage, storage_dtype
+from fedem_jax.models.linear import Linear
 from fedem_jax.models.mf import item_table
 from fedem_jax.models.scoring import scoring
 from fedem_jax.server import averaging
@@ -51,7 +51,7 @@ def pfedrec(
     config: PFedRec, num_items: int, layout: Layout, samples: Int[Array, " C"]
 ) -> Algorithm:
     """PFedRec on one federation; the arguments are those of `fedem`."""
-    backbone = Score()
+    backbone = Linear()
     logits, objective = scoring(backbone, config.bce)
     num_participants, _ = config.round_sizes(layout.number)
 
@@ -67,7 +67,7 @@ def pfedrec(
 
         def train(session, clients: Clients, download: Download, id) -> Change:
             score_function, rows = tree_at(clients.private, id), session.rows
-            start = exact(download.items[rows])
+            start = from_storage(download.items[rows])
             score_function, table, trained = fit_in_turn(
                 objective, score_function, start, session, hyper.lr_network, lr_items
             )
@@ -91,6 +91,6 @@ def pfedrec(
     def scratch(block: int) -> dict[str, int]:
         return averaging.scratch(config, layout, num_items, block)
 
-    table = num_participants * held_as(config).itemsize * num_items * config.dim
+    table = num_participants * storage_dtype(config).itemsize * num_items * config.dim
     hyper, traffic = numbers_of(Hyper, config), Traffic(up=table, down=table)
     return Algorithm(init, round, score, num_items, hyper, traffic, scratch)

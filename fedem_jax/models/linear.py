@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 from fedem_jax.models.perceptron import perceptron
 
 
-class Score(nn.Module):
+class Linear(nn.Module):
     """Backbone of one client: logit of item i = w_u . q_i + c_u."""
 
     @nn.compact

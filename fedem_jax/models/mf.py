@@ -1,4 +1,4 @@
-"""FCF: federated collaborative filtering by matrix factorisation."""
+"""MF: matrix factorisation, the inner product of user vector and item row."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Scale = float | Float[Array, ""]
 """Standard deviation of initial parameters; traced where a sweep varies it."""
 
 
-class FCF(nn.Module):
+class MF(nn.Module):
     """Backbone of one client: logit of item i = p_u . q_i.
 
     Its own parameters, the user vector p_u, never leave the client; the rows come from outside.

@@ -13,7 +13,7 @@ DOTTED = (0, (1, 1.5))
 
 
 def frame(panel: Axes, title: str, unit: str) -> None:
-    """Title, labels and grid of a panel over rounds; `unit` is that of its upright axis."""
+    """Title, labels and grid of a panel over rounds; `unit` is that of its canonical_sign axis."""
     panel.set_title(title, loc="left", fontsize=10)
     panel.set_xlabel("communication round", fontsize=9)
     panel.set_ylabel(unit, fontsize=9)

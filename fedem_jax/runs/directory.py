@@ -30,7 +30,16 @@ from fedem_jax.config.file import load_settings
 from fedem_jax.config.settings import FedEM
 from fedem_jax.data.federation import Federation
 from fedem_jax.errors import CannotResume, UserError
-from fedem_jax.storage.files import append, go_on, in_line, parse, plain, put, read, telling
+from fedem_jax.storage.files import (
+    append,
+    disk_errors,
+    json_line,
+    parse,
+    plain,
+    put,
+    read,
+    resume_hint,
+)
 from fedem_jax.storage.lock import Lock, holder
 
 CONFIG, METRICS, SUMMARY, CURVES = "config.json", "metrics.jsonl", "summary.json", "curves.png"
@@ -83,7 +92,7 @@ class RunDirectory:
         """
         if not self.resume:
             check_free(self.path)  # before anything is made
-        with telling(self.path, "give another --out"):
+        with disk_errors(self.path, "give another --out"):
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = Lock(self.path)
         return self
@@ -106,7 +115,7 @@ class RunDirectory:
             check_free(self.path)
         else:
             check_untaken(self.path)
-        with telling(self.path, "give another --out"):
+        with disk_errors(self.path, "give another --out"):
             self.path.mkdir(parents=True, exist_ok=True)
             self._config.save(self.path / CONFIG)
             if not (self.resume and (self.path / CANDIDATES).exists()):
@@ -126,10 +135,10 @@ class RunDirectory:
         rounds = [*range(every, number, every), *([number] if number else ())]
         records = _up_to(self.path / METRICS, rounds)
         counts = _up_to(self.path / RHO, rounds if with_rho else ())
-        with telling(self.path, go_on(self.path)):
+        with disk_errors(self.path, resume_hint(self.path)):
             for name, lines in ((METRICS, records), (RHO, counts)):
                 if (self.path / name).exists():
-                    text = "".join(map(in_line, lines))
+                    text = "".join(map(json_line, lines))
                     put(self.path / name, lambda path, text=text: path.write_text(text))
         for record, line in zip(records, counts, strict=False):
             record["rho"] = line["counts"]
@@ -144,15 +153,15 @@ class RunDirectory:
         """
         self._records.append(record)
         values = {name: value for name, value in record.items() if name != "rho"}
-        with telling(self.path / METRICS, go_on(self.path)):
-            append(self.path / METRICS, in_line(values))
+        with disk_errors(self.path / METRICS, resume_hint(self.path)):
+            append(self.path / METRICS, json_line(values))
             if "rho" in record:
                 counts = {"round": record["round"], "counts": record["rho"]}
-                append(self.path / RHO, in_line(counts))
+                append(self.path / RHO, json_line(counts))
 
     def flush(self) -> None:
         """See to it that all records outlive the system, too."""
-        with telling(self.path, go_on(self.path)):
+        with disk_errors(self.path, resume_hint(self.path)):
             for name in (METRICS, RHO):
                 if (self.path / name).exists():
                     with (self.path / name).open("a") as file:
@@ -164,7 +173,7 @@ class RunDirectory:
         Raises:
             UserError: the disk takes no more; the records are kept.
         """
-        with telling(self.path, go_on(self.path)):
+        with disk_errors(self.path, resume_hint(self.path)):
             if self._config.per_client:
                 from fedem_jax.evaluation.summary import with_metrics
 

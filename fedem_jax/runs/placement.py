@@ -15,7 +15,7 @@ from jaxtyping import Int
 
 from fedem_jax.core.algorithm import Algorithm, State
 from fedem_jax.core.layout import Layout
-from fedem_jax.core.sparse_tables import OwnRows
+from fedem_jax.core.sparse_tables import SparseTables
 
 
 class Places(NamedTuple):
@@ -64,7 +64,11 @@ def on_devices(
     if not before.same(now):
 
         def moved(new, old):
-            return _rows_moved(new, old, before, now) if isinstance(new, OwnRows) else put(new, old)
+            return (
+                _rows_moved(new, old, before, now)
+                if isinstance(new, SparseTables)
+                else put(new, old)
+            )
 
         def put(new, old):
             values = np.array(new)
@@ -73,7 +77,7 @@ def on_devices(
 
         placed = {id(leaf) for leaf in jax.tree.leaves(algorithm.placed(start.server))}
         clients = jax.tree.map(
-            moved, start.clients, saved.clients, is_leaf=lambda x: isinstance(x, OwnRows)
+            moved, start.clients, saved.clients, is_leaf=lambda x: isinstance(x, SparseTables)
         )
         server = jax.tree.map(
             lambda new, old: put(new, old) if id(new) in placed else old, start.server, saved.server
@@ -88,10 +92,10 @@ def on_devices(
     return jax.tree.map(device, start, saved)
 
 
-def _rows_moved(new: OwnRows, old: OwnRows, before: Places, now: Places) -> OwnRows:
+def _rows_moved(new: SparseTables, old: SparseTables, before: Places, now: Places) -> SparseTables:
     """Each client's rows, which stand one client after the other on each device."""
 
-    def first(rows: OwnRows, places: Places) -> np.ndarray:
+    def first(rows: SparseTables, places: Places) -> np.ndarray:
         device = places.place // places.shard
         devices = len(rows.start) // places.shard
         return np.asarray(rows.start)[places.place] + device * (len(rows.items) // devices)
@@ -102,7 +106,7 @@ def _rows_moved(new: OwnRows, old: OwnRows, before: Places, now: Places) -> OwnR
         items[to : to + count] = old.items[since : since + count]
         table[to : to + count] = old.table[since : since + count]
     parts: Any = np.asarray(new.start), np.asarray(new.count), items, table
-    return OwnRows(*parts)
+    return SparseTables(*parts)
 
 
 def _leaves(tree: Any) -> list[tuple[Any, Any]]:

@@ -17,12 +17,12 @@ from fedem_jax.errors import CannotResume, UserError
 from fedem_jax.evaluation.ranking import Ranks
 from fedem_jax.runs.directory import RESUMED_WITH, RunDirectory
 from fedem_jax.runs.placement import Places, on_devices, on_host
-from fedem_jax.runs.simulation import Trial
+from fedem_jax.runs.simulation import Simulation
 from fedem_jax.storage.checkpoint import FOLDER, Checkpoints, Saved, found
 
 
 @dataclass
-class Course:
+class RunState:
     """Where a run stands: all that its remaining rounds and its summary need."""
 
     state: State
@@ -40,22 +40,22 @@ class Course:
     """Rounds after which the run was cut off and gone on with."""
 
 
-class Keeper:
+class Checkpointer:
     """Keeps the course of a run in its directory; a context manager, so that what is being written
     is written to its end."""
 
-    def __init__(self, directory: RunDirectory, trial: Trial, setting: dict[str, Any]):
-        self._directory, self._trial, self._setting = directory, trial, setting
+    def __init__(self, directory: RunDirectory, simulation: Simulation, setting: dict[str, Any]):
+        self._directory, self._trial, self._setting = directory, simulation, setting
         self._checkpoints = Checkpoints(directory.path / FOLDER)
         self._last_time, self._last_round = time.monotonic(), 0
 
-    def __enter__(self) -> Keeper:
+    def __enter__(self) -> Checkpointer:
         return self
 
     def __exit__(self, *_) -> None:
         self._checkpoints.close()
 
-    def taken_up(self) -> Course | None:
+    def restore(self) -> RunState | None:
         """The course of the run that the directory holds, if it is to be gone on with; None: it
         begins at its beginning.
 
@@ -63,7 +63,7 @@ class Keeper:
             CannotResume: what is there belongs to other settings, data or another version, or is
                 damaged; says what.
         """
-        directory, trial = self._directory, self._trial
+        directory, simulation = self._directory, self._trial
         if not directory.resume:
             return None
         saved = self._checkpoints.latest(directory.say)
@@ -75,8 +75,8 @@ class Keeper:
         self._check(about)
         before = Places(arrays["place"], about["shard"])
         try:
-            start, layout = trial.init(), trial.layout
-            state = on_devices(arrays["state"], before, start, layout, trial.algorithm)
+            start, layout = simulation.init(), simulation.layout
+            state = on_devices(arrays["state"], before, start, layout, simulation.algorithm)
         except (KeyError, ValueError) as error:
             raise CannotResume(
                 f"{self._checkpoints.folder}: does not fit this run ({error}); run again."
@@ -86,9 +86,9 @@ class Keeper:
         directory.say(f"{directory.path}: goes on after round {number}.")
         times = about["seconds"], about["compile_seconds"]
         best = Ranks(**arrays["best"])
-        return Course(state, number, records, best, *times, [*about["resumed"], number])
+        return RunState(state, number, records, best, *times, [*about["resumed"], number])
 
-    def keep(self, course: Course, at_once: bool = False) -> None:
+    def keep(self, course: RunState, at_once: bool = False) -> None:
         """Save the course, if it is time to or if it must be `at_once`, in the background.
 
         Raises:

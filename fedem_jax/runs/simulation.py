@@ -17,9 +17,9 @@ from jaxtyping import Array
 
 from fedem_jax.config.base import Config
 from fedem_jax.core.algorithm import Info, State
-from fedem_jax.core.draws import Draws, Fresh
+from fedem_jax.core.draws import Draws, KeyedDraws
 from fedem_jax.core.finite import finite_state
-from fedem_jax.core.layout import Layout, Need, lay_out
+from fedem_jax.core.layout import ClientLoad, Layout, lay_out
 from fedem_jax.core.lists import Lists, lists_on_device
 from fedem_jax.data.federation import Federation
 from fedem_jax.errors import UserError
@@ -30,7 +30,7 @@ from fedem_jax.runs.memory import plan_memory
 from fedem_jax.version import __version__
 
 
-class Trial:
+class Simulation:
     """A method bound to a configuration, a federation and the devices that it runs on.
 
     Raises:
@@ -43,7 +43,7 @@ class Trial:
         self.config, self.federation = config, federation
         layout = lay_out(
             federation,
-            Need.of(federation, config.num_negative, config.batch_size),
+            ClientLoad.of(federation, config.num_negative, config.batch_size),
             devices=devices,
             num_classes=config.size_classes,
             block=1,
@@ -78,7 +78,7 @@ class Trial:
         """What decides the random choices of round `number`."""
         config, clients = self.config, self.layout.number
         sizes = (clients, self.federation.num_items, config.num_negative)
-        return Fresh.of_round(key, number, lists, *sizes, *config.round_sizes(clients))
+        return KeyedDraws.of_round(key, number, lists, *sizes, *config.round_sizes(clients))
 
     def segment(self, state: State, length: int) -> Callable[[State, int], Segment]:
         """`length` rounds and an evaluation as one compiled program; the state is donated."""

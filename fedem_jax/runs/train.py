@@ -21,8 +21,8 @@ from fedem_jax.evaluation.rho import counter
 from fedem_jax.evaluation.summary import best_round, per_client, summarise_run
 from fedem_jax.runs.directory import RunDirectory
 from fedem_jax.runs.memory import advice_when_exhausted
-from fedem_jax.runs.resume import Course, Keeper
-from fedem_jax.runs.simulation import Trial, check_list, device_name, versions
+from fedem_jax.runs.resume import Checkpointer, RunState
+from fedem_jax.runs.simulation import Simulation, check_list, device_name, versions
 
 
 @runtime_checkable
@@ -89,7 +89,7 @@ def run(
     if federation is None:
         federation = federation_of(config)
     check_list(config, federation)
-    trial = Trial(config, federation)
+    simulation = Simulation(config, federation)
     setting = {
         "config": config,
         "federation": federation,
@@ -104,11 +104,11 @@ def run(
             observer.start(setting)
         keeper = None
         if directory is not None:
-            keeper = open_until_the_end.enter_context(Keeper(directory, trial, setting))
+            keeper = open_until_the_end.enter_context(Checkpointer(directory, simulation, setting))
         try:
-            with advice_when_exhausted(trial.memory, config, federation, trial.layout):
-                course = (keeper.taken_up() if keeper else None) or Course(trial.init())
-                go_through(trial, course, watching, keeper, stop)
+            with advice_when_exhausted(simulation.memory, config, federation, simulation.layout):
+                course = (keeper.restore() if keeper else None) or RunState(simulation.init())
+                go_through(simulation, course, watching, keeper, stop)
         except CannotResume:
             raise
         except UserError as error:
@@ -125,23 +125,27 @@ def run(
         }
         for observer in watching:
             observer.finish(summary, clients)
-    return Result(config, federation, course.records, summary, clients, course.state, trial.layout)
+    return Result(
+        config, federation, course.records, summary, clients, course.state, simulation.layout
+    )
 
 
 def go_through(
-    trial: Trial,
-    course: Course,
+    simulation: Simulation,
+    course: RunState,
     watching: Sequence[Observer],
-    keeper: Keeper | None,
+    keeper: Checkpointer | None,
     stop: Callable[[], int],
 ) -> None:
     """The rounds that a run has left, segment after segment; `course` is moved on, and kept."""
-    config = trial.config
-    count_rho = counter(trial.algorithm, trial.federation, trial.layout, trial.lists)
+    config = simulation.config
+    count_rho = counter(
+        simulation.algorithm, simulation.federation, simulation.layout, simulation.lists
+    )
     while course.round < config.rounds:
         length = min(config.eval_every, config.rounds - course.round)
         begun = time.perf_counter()
-        segment = trial.segment(course.state, length)
+        segment = simulation.segment(course.state, length)
         ready = time.perf_counter()
         course.compile_seconds += ready - begun
         if number := stop():
@@ -152,12 +156,12 @@ def go_through(
         course.state, info, ranks = jax.block_until_ready(segment(course.state, course.round))
         took = time.perf_counter() - ready
         course.round, course.seconds = course.round + length, course.seconds + took
-        record = trial.record(course.round, info, ranks) | {"seconds": took / length}
+        record = simulation.record(course.round, info, ranks) | {"seconds": took / length}
         if count_rho is not None:
             record["rho"] = count_rho(course.state).tolist()
         course.records.append(record)
         if best_round(course.records, config.top_k) is record:
-            course.best = trial.by_client(ranks)
+            course.best = simulation.by_client(ranks)
         for observer in watching:
             observer.record(record)
         if keeper is not None:

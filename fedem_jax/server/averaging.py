@@ -17,8 +17,8 @@ from fedem_jax.config.settings import FedMF, PFedRec
 from fedem_jax.core.algorithm import tree_at
 from fedem_jax.core.layout import Layout
 from fedem_jax.core.round import Change, Contribution, Sum, Trained, training_scratch
-from fedem_jax.core.sparse_tables import OwnRows
-from fedem_jax.core.table_storage import exact, held, held_as
+from fedem_jax.core.sparse_tables import SparseTables
+from fedem_jax.core.table_storage import from_storage, storage_dtype, to_storage
 
 
 class Clients(NamedTuple):
@@ -26,7 +26,7 @@ class Clients(NamedTuple):
 
     private: Any
     """[C ...] parameters that never leave a client."""
-    items: OwnRows | None
+    items: SparseTables | None
     """The rows that each client moved in its last round, if clients rank with them."""
 
 
@@ -41,8 +41,8 @@ class Download(NamedTuple):
 
 def serve(download: Download, upload: Sum) -> Download:
     """The server's step; the weights of the clients sum to 1."""
-    table = exact(download.items) + upload.items
-    return Download(held(table, download.items.dtype), download.items)
+    table = from_storage(download.items) + upload.items
+    return Download(to_storage(table, download.items.dtype), download.items)
 
 
 def copies(tree: Any, layout: Layout) -> Any:
@@ -54,10 +54,10 @@ def start(
     config: FedMF | PFedRec, layout: Layout, private: Any, table: Float[Array, "I D"]
 ) -> tuple[Clients, Download]:
     """Everybody starts from the same parameters; nobody has moved a row."""
-    own, dtype = None, held_as(config)
+    own, dtype = None, storage_dtype(config)
     if config.evaluated == "local":
-        own = OwnRows.empty(layout, len(table), config.dim, dtype)
-    table = held(table, dtype)
+        own = SparseTables.empty(layout, len(table), config.dim, dtype)
+    table = to_storage(table, dtype)
     return Clients(copies(private, layout), own), Download(table, table)
 
 
@@ -95,9 +95,9 @@ def scores(
     def one(id):
         private, own = tree_at(clients.private, id), clients.items
         if own is None:
-            return logits(private, exact(download.items))
+            return logits(private, from_storage(download.items))
         items, table = own.of(id, most_rows)
-        everywhere = logits(private, exact(download.before))
+        everywhere = logits(private, from_storage(download.before))
         return everywhere.at[items].set(logits(private, table), mode="drop")
 
     return jax.vmap(one)(ids)

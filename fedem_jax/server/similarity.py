@@ -45,7 +45,7 @@ def cosine_similarity(scores: Float[Array, "A I"]) -> Float[Array, "A A"]:
     return jnp.maximum(unit @ unit.T, 0.0)
 
 
-def rounded_up(similarity: Float[Array, "A A2"]) -> Float[Array, "A A2"]:
+def saturate(similarity: Float[Array, "A A2"]) -> Float[Array, "A A2"]:
     """Entries above 0.9 become 1, as in the released program; so the diagonal is 1."""
     return jnp.where(similarity > 0.9, 1.0, similarity)
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedem_jax.errors import CannotResume, UserError, in_short
-from fedem_jax.storage.files import go_on
+from fedem_jax.storage.files import resume_hint
 
 FOLDER = "checkpoint"
 """In a run directory."""
@@ -82,7 +82,7 @@ class Checkpoints:
             shutil.rmtree(self.folder / UNFINISHED, ignore_errors=True)
             raise UserError(
                 f"{self.folder}: a checkpoint cannot be written ({in_short(error)}); "
-                f"{go_on(self.folder.parent)}."
+                f"{resume_hint(self.folder.parent)}."
             ) from None
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from fedem_jax.errors import UserError, in_short
 
 
 @contextmanager
-def telling(path: Path, remedy: str) -> Iterator[None]:
+def disk_errors(path: Path, remedy: str) -> Iterator[None]:
     """What the system refuses becomes a sentence."""
     try:
         yield
@@ -21,7 +21,7 @@ def telling(path: Path, remedy: str) -> Iterator[None]:
         raise UserError(f"{path}: cannot be written ({in_short(error)}); {remedy}.") from None
 
 
-def go_on(directory: Path) -> str:
+def resume_hint(directory: Path) -> str:
     """How to go on with a run that the disk ended."""
     return f"make room, then go on with `fedem train --resume {directory}`"
 
@@ -49,7 +49,7 @@ def append(path: Path, text: str) -> None:
         raise
 
 
-def in_line(value: dict[str, Any]) -> str:
+def json_line(value: dict[str, Any]) -> str:
     """A line of JSON."""
     return json.dumps(value, default=plain) + "\n"
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fedem_jax.errors import UserError
-from fedem_jax.storage.files import telling
+from fedem_jax.storage.files import disk_errors
 
 LOCK = "lock"
 """File in the folder that says who is at work there."""
@@ -68,13 +68,13 @@ class Lock:
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path) -> Iterator[None]:
     """Be the only process at work in a folder, which is made if need be.
 
     Raises:
         UserError: another process is at work there, or nothing can be written.
     """
-    with telling(folder, "give another --out"):
+    with disk_errors(folder, "give another --out"):
         folder.mkdir(parents=True, exist_ok=True)
         lock = Lock(folder)
     try:

@@ -82,7 +82,7 @@ def effects_chart(result: SweepResult, path: str | Path) -> None:
 
 
 def settings_chart(result: SweepResult, path: str | Path) -> None:
-    """Draw every setting as a line over one upright axis for each varied setting (parallel
+    """Draw every setting as a line over one canonical_sign axis for each varied setting (parallel
     coordinates), to its mean validation metric on the last axis; the darker, the better, and the
     winner is thick. Those that diverged are left out.
 

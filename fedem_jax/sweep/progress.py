@@ -13,7 +13,7 @@ from rich.text import Text
 from fedem_jax.data.federation import Federation
 from fedem_jax.report.progress import live_bar
 from fedem_jax.sweep.description import Sweep
-from fedem_jax.sweep.results import Ledger
+from fedem_jax.sweep.results import TrialResults
 from fedem_jax.sweep.runner import Shape
 from fedem_jax.sweep.space import Setting, as_text
 from fedem_jax.units import in_bytes, in_words
@@ -71,7 +71,7 @@ class Watch:
         self._show("compiling")
         self._bar.start()
 
-    def chunk(self, shape: Shape, ledger: Ledger, trials: int, seconds: float) -> None:
+    def chunk(self, shape: Shape, ledger: TrialResults, trials: int, seconds: float) -> None:
         """Show how far it is, and the best so far."""
         took = time.monotonic() - self._begun
         if len(shape.trials) == self._ahead[0][1]:  # its first call, which it was compiled for
@@ -108,7 +108,7 @@ class Watch:
             seconds += left * self._paces.get(id(shape), usual) + (0 if known else compiling)
         return seconds
 
-    def _best(self, ledger: Ledger, rounds: int) -> str:
+    def _best(self, ledger: TrialResults, rounds: int) -> str:
         """The best mean over the seeds so far; before a setting has all seeds, the best trial."""
         assert self._wanted is not None
         seeds = self._wanted.seeds

@@ -24,7 +24,7 @@ import pandas as pd
 
 from fedem_jax.errors import UserError
 from fedem_jax.runs.directory import check_untaken
-from fedem_jax.storage.files import put, telling
+from fedem_jax.storage.files import disk_errors, put
 from fedem_jax.sweep.space import Setting, as_text
 
 PLAN, TRIALS, TRIALS_CSV, CURVES = "sweep.json", "trials.parquet", "trials.csv", "curves.parquet"
@@ -32,7 +32,7 @@ PLAN, TRIALS, TRIALS_CSV, CURVES = "sweep.json", "trials.parquet", "trials.csv",
 PLACES, LAST = {"done": 0, "stopped early": 1}, 2
 """Which settings stand first in a ranking, by status; all others are last."""
 
-Key = tuple[int, int]
+TrialId = tuple[int, int]
 """Number of the setting, and seed: what a trial is known by."""
 
 
@@ -69,7 +69,7 @@ class Curve(NamedTuple):
         return Curve(joined, later.diverged, self.seconds + later.seconds)
 
 
-class Ledger:
+class TrialResults:
     """Curves by setting and seed; a mapping that is kept in a folder, if it has one."""
 
     def __init__(self, names: Sequence[str], k: int, rounds: int, select: str):
@@ -83,7 +83,7 @@ class Ledger:
         self.names, self.rounds, self.k = list(names), rounds, k
         self.metric, self.second = f"{select} hr@{k}", f"{select} ndcg@{k}"
         self.settings: list[Setting] = []
-        self.curves: dict[Key, Curve] = {}
+        self.curves: dict[TrialId, Curve] = {}
         self._directory: Path | None = None
         self._plan: dict[str, Any] = {}
         self._saved, self._cost = 0.0, 0.0  # when it was written last, and what that took, seconds
@@ -184,7 +184,7 @@ class Ledger:
             self._take_up(directory)
         else:
             check_untaken(directory)
-        with telling(directory, "give another --out"):
+        with disk_errors(directory, "give another --out"):
             directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
         self.save()
@@ -202,7 +202,7 @@ class Ledger:
         if self._directory is None or (sparing and begun - self._saved < 100 * self._cost):
             return
         held = json.dumps({"plan": self._plan, "settings": self.settings}, indent=2) + "\n"
-        with telling(self._directory, "its tables hold what was finished before"):
+        with disk_errors(self._directory, "its tables hold what was finished before"):
             put(self._directory / PLAN, lambda file: file.write_text(held))
             if self.curves:
                 trials = self.trials()

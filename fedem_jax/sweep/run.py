@@ -26,9 +26,9 @@ from fedem_jax.data.sources import federation_of
 from fedem_jax.errors import UserError
 from fedem_jax.evaluation.summary import chance
 from fedem_jax.runs.simulation import check_list, device_name, versions
-from fedem_jax.storage.lock import alone_in
+from fedem_jax.storage.lock import exclusive
 from fedem_jax.sweep.description import Sweep
-from fedem_jax.sweep.results import Ledger
+from fedem_jax.sweep.results import TrialResults
 from fedem_jax.sweep.runner import Runner, Watcher
 from fedem_jax.sweep.search import batches
 from fedem_jax.sweep.space import space
@@ -117,9 +117,9 @@ def run_sweep(
     }
     check_list(config, federations[wanted.seeds[0]])
     names = [values.name for values in wanted.varied]
-    ledger = Ledger(names, config.top_k, config.rounds, wanted.select)
+    ledger = TrialResults(names, config.top_k, config.rounds, wanted.select)
     plan = wanted.plan({seed: each.fingerprint for seed, each in federations.items()})
-    with alone_in(Path(out)) if out else nullcontext():
+    with exclusive(Path(out)) if out else nullcontext():
         if out:
             ledger.keep_in(Path(out), plan, wanted.may_grow())
         runner = Runner(wanted, federations, ledger, width=width, chunk=chunk, watch=watch)

@@ -12,9 +12,9 @@ import numpy as np
 from fedem_jax.config.base import Config
 from fedem_jax.data.federation import Federation
 from fedem_jax.runs.memory import MemoryPlan, bytes_of, free_memory, plan_stack
-from fedem_jax.runs.simulation import Trial
+from fedem_jax.runs.simulation import Simulation
 from fedem_jax.sweep.description import Sweep
-from fedem_jax.sweep.results import Curve, Key, Ledger
+from fedem_jax.sweep.results import Curve, TrialId, TrialResults
 from fedem_jax.sweep.search import Batch
 from fedem_jax.sweep.stack import Report, Stack, metrics_of, program_of
 
@@ -27,7 +27,7 @@ class Shape(NamedTuple):
 
     program: Config
     """Settings with neutral values in the place of what the program takes as arguments."""
-    trials: list[tuple[Key, Config]]
+    trials: list[tuple[TrialId, Config]]
     """Each with its settings, in order."""
     first: int
     """Rounds that they have behind them."""
@@ -56,7 +56,7 @@ def stacked_as(
 ) -> tuple[MemoryPlan, int]:
     """What one of so many trials takes, and how many lie side by side, in chunks of even size; at
     most `width`, if that is set, else as many as fit."""
-    layout = Trial(program, federation).layout
+    layout = Simulation(program, federation).layout
     memory, most = plan_stack(program, federation, layout, trials)
     most = min(width or most, trials)
     return memory, -(-trials // -(-trials // most))
@@ -66,9 +66,15 @@ class Runner:
     """Runs batches of trials of one sweep."""
 
     def __init__(
-        self, wanted: Sweep, federations: dict[int, Federation], ledger: Ledger, *, width: int = 0,
-        chunk: int = 0, watch: Watcher | None = None,
-    ):  # fmt: skip
+        self,
+        wanted: Sweep,
+        federations: dict[int, Federation],
+        ledger: TrialResults,
+        *,
+        width: int = 0,
+        chunk: int = 0,
+        watch: Watcher | None = None,
+    ):
         """
         Args:
             wanted: the sweep.
@@ -81,9 +87,9 @@ class Runner:
         self.wanted, self.ledger, self.watch = wanted, ledger, watch
         self._federations, self._width, self._chunk = federations, width, chunk
         self._federation = next(iter(federations.values()))
-        self._hyper = type(Trial(wanted.config, self._federation).algorithm.hyper)
+        self._hyper = type(Simulation(wanted.config, self._federation).algorithm.hyper)
         self._stacks: dict[tuple[Config, int, int], Stack] = {}
-        self._states: dict[Key, Any] = {}
+        self._states: dict[TrialId, Any] = {}
         self._running = 0.0
         self._room = free_memory() // 2  # for states that may be gone on from
 
@@ -111,7 +117,7 @@ class Runner:
     def shapes(self, batch: Batch) -> list[Shape]:
         """What a batch still lacks, by program. A trial goes on where its state is known, and else
         begins anew."""
-        found: dict[tuple[Config, int], list[tuple[Key, Config]]] = {}
+        found: dict[tuple[Config, int], list[tuple[TrialId, Config]]] = {}
         for key, config in self._trials(batch):
             curve = self.ledger.curves.get(key)
             if curve and (curve.diverged or curve.rounds >= batch.rounds):
@@ -121,7 +127,7 @@ class Runner:
             found.setdefault((program, first), []).append((key, config))
         return [self._shape(*about, trials, batch) for about, trials in found.items()]
 
-    def _trials(self, batch: Batch) -> list[tuple[Key, Config]]:
+    def _trials(self, batch: Batch) -> list[tuple[TrialId, Config]]:
         """All trials of a batch: seed by seed, so that every setting is seen early; or, where most
         settings are about to be dropped, setting by setting."""
         numbers = [self.ledger.number_of(setting) for setting in batch.settings]
@@ -132,7 +138,7 @@ class Runner:
         return [((n, seed), self.wanted.config_of(settings[n], seed)) for n, seed in keys]
 
     def _shape(
-        self, program: Config, first: int, trials: list[tuple[Key, Config]], batch: Batch
+        self, program: Config, first: int, trials: list[tuple[TrialId, Config]], batch: Batch
     ) -> Shape:
         memory, width = stacked_as(program, self._federation, len(trials), self._width)
         memory.check()
@@ -141,7 +147,9 @@ class Runner:
         ends = [*range(first + each, batch.rounds, each), batch.rounds]
         return Shape(program, trials, first, ends, width, chunk, memory)
 
-    def _run_chunk(self, shape: Shape, trials: Sequence[tuple[Key, Config]], batch: Batch) -> None:
+    def _run_chunk(
+        self, shape: Shape, trials: Sequence[tuple[TrialId, Config]], batch: Batch
+    ) -> None:
         stack, begun = self._stack(shape), time.perf_counter()
         compiled = stack.compiling
         before = [self._states.pop(key) for key, _ in trials] if shape.first else []
@@ -203,5 +211,5 @@ class Watcher(Protocol):
     def plan(self, sweep: Sweep, federation: Federation, shapes: Sequence[Shape]) -> None:
         """Before a batch starts: what is left to run."""
 
-    def chunk(self, shape: Shape, ledger: Ledger, trials: int, seconds: float) -> None:
+    def chunk(self, shape: Shape, ledger: TrialResults, trials: int, seconds: float) -> None:
         """After each chunk of so many trials."""

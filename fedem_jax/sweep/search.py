@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from fedem_jax.errors import UserError
 from fedem_jax.sweep.description import Sweep
-from fedem_jax.sweep.results import Ledger
+from fedem_jax.sweep.results import TrialResults
 from fedem_jax.sweep.space import Setting, Values
 
 
@@ -22,7 +22,7 @@ class Batch(NamedTuple):
     """How many of them may go on, so that their states are worth keeping; 0: none."""
 
 
-def batches(wanted: Sweep, ledger: Ledger, at_once: int) -> Iterator[Batch]:
+def batches(wanted: Sweep, ledger: TrialResults, at_once: int) -> Iterator[Batch]:
     """What to run, batch after batch; what came of one stands in the ledger when the next is asked
     for.
 
@@ -69,7 +69,7 @@ def rungs(settings: int, rounds: int, each: int, factor: int) -> list[Rung]:
     return found
 
 
-def halved(wanted: Sweep, ledger: Ledger) -> Iterator[Batch]:
+def halved(wanted: Sweep, ledger: TrialResults) -> Iterator[Batch]:
     """The rungs of successive halving. Settings that diverged with any seed never go on."""
     left = wanted.settings()
     steps = rungs(len(left), wanted.config.rounds, wanted.config.eval_every, wanted.halving)
@@ -87,7 +87,7 @@ def halved(wanted: Sweep, ledger: Ledger) -> Iterator[Batch]:
             return
 
 
-def asked(wanted: Sweep, ledger: Ledger, at_once: int) -> Iterator[Batch]:
+def asked(wanted: Sweep, ledger: TrialResults, at_once: int) -> Iterator[Batch]:
     """Settings that Optuna (Akiba et al., KDD 2019) asks for, so many at once, by its
     tree-structured Parzen estimator; it is told their mean validation metric over the seeds.
 

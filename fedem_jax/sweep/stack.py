@@ -35,7 +35,7 @@ from fedem_jax.evaluation.metrics import hit_rate, ndcg
 from fedem_jax.evaluation.ranking import HeldOut, Ranking, Ranks, rank_all
 from fedem_jax.evaluation.summary import PARTS
 from fedem_jax.methods import METHODS
-from fedem_jax.runs.simulation import Trial
+from fedem_jax.runs.simulation import Simulation
 
 AT_START = ("init_scale",)
 """Settings that only `init` reads, as factors, so that they may be traced."""
@@ -91,7 +91,7 @@ class Stack:
     """Runs any number of trials that differ in nothing but arguments of one program.
 
     Raises:
-        UserError: as `fedem_jax.runs.simulation.Trial` does.
+        UserError: as `fedem_jax.runs.simulation.Simulation` does.
     """
 
     def __init__(
@@ -108,8 +108,8 @@ class Stack:
         self.width, self.chunk = width, chunk
         self.compiling = 0.0
         """Seconds so far."""
-        self.trial = Trial(config, next(iter(federations.values())), devices)
-        self._hyper = type(self.trial.algorithm.hyper)
+        self.simulation = Simulation(config, next(iter(federations.values())), devices)
+        self._hyper = type(self.simulation.algorithm.hyper)
         self._splits = {seed: number for number, seed in enumerate(federations)}
         self._held_out = self._asked(list(federations.values()))
         self._programs: dict[tuple[bool, bool, int], Any] = {}
@@ -129,7 +129,7 @@ class Stack:
         """
         before = _joined(self._filled(states)) if states else None
         bounds = np.array([[first, *ends[:-1]], ends], np.int32)
-        args = (before, self._members(configs), bounds, self.trial.lists, self._held_out)
+        args = (before, self._members(configs), bounds, self.simulation.lists, self._held_out)
         kind = (bool(states), keep, len(ends))
         if kind not in self._programs:
             begun = time.perf_counter()
@@ -167,14 +167,14 @@ class Stack:
         asked = jax.tree.map(lambda leaf: leaf[member.split], held_out)
         if state is None:
             state = self._init_from(member.start)(key_init)
-        layout, method = self.trial.layout, self.trial.algorithm
-        state = lax.with_sharding_constraint(state, self.trial.shardings)
-        rules = self.trial.federation.protocol
-        ranking = Ranking(rules.ties, rules.scale, self.trial.config.top_k)
+        layout, method = self.simulation.layout, self.simulation.algorithm
+        state = lax.with_sharding_constraint(state, self.simulation.shardings)
+        rules = self.simulation.federation.protocol
+        ranking = Ranking(rules.ties, rules.scale, self.simulation.config.top_k)
         present = jnp.asarray(layout.client < layout.number)
 
         def round(number, carry):
-            draws = self.trial.draws(key_draws, number, lists)
+            draws = self.simulation.draws(key_draws, number, lists)
             return method.round(draws, carry[0], member.hyper)
 
         def segment(state, bounds):
@@ -191,7 +191,7 @@ class Stack:
         trained = present & (info.epochs > 0)
         sound = ranks.finite & (jnp.isfinite(info.loss) | ~trained)
         rank = jnp.stack([getattr(ranks, part) for part in PARTS])
-        levels = jnp.asarray(_ranks_to(self.trial.config.top_k), jnp.float32)
+        levels = jnp.asarray(_ranks_to(self.simulation.config.top_k), jnp.float32)
         there = (rank[:, :, None] == levels[None, None, :]) & present[None, :, None]
         loss = jnp.where(trained, info.loss, 0.0).sum() / trained.sum()
         return Report(there.sum(axis=1), loss, (sound | ~present).all())
@@ -212,16 +212,16 @@ class Stack:
     def _init_from(self, start: dict[str, Array]) -> Callable[[Array], State]:
         """The method's `init` with traced settings, which no check of a configuration could
         read."""
-        config = copy.copy(self.trial.config)
+        config = copy.copy(self.simulation.config)
         for name, value in start.items():
             object.__setattr__(config, name, value)
-        samples = jnp.zeros(self.trial.layout.padded, jnp.int32)
-        num_items = self.trial.federation.num_items
-        return METHODS[config.method](config, num_items, self.trial.layout, samples).init
+        samples = jnp.zeros(self.simulation.layout.padded, jnp.int32)
+        num_items = self.simulation.federation.num_items
+        return METHODS[config.method](config, num_items, self.simulation.layout, samples).init
 
     def _asked(self, federations: Sequence[Federation]) -> HeldOut:
         """Held-out items and candidates of every seed, on the devices: [seeds C ...]."""
-        layout = self.trial.layout
+        layout = self.simulation.layout
         sharding = NamedSharding(layout.mesh, PartitionSpec(None, AXIS))
         asked = [
             np.stack([layout.spread(getattr(each, name)) for each in federations])

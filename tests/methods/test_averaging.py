@@ -13,7 +13,7 @@ from replay import draws_of, rounds_of
 from toy import CHANCE, checkerboard, small_federation
 
 from fedem_jax.config.settings import FedMF, PFedRec
-from fedem_jax.runs.simulation import Trial
+from fedem_jax.runs.simulation import Simulation
 
 SMALL = {
     "dim": 4, "num_negative": 2, "batch_size": 16, "bce": "logit", "client_fraction": 0.8,
@@ -23,7 +23,7 @@ NEAR = {"rtol": 2e-5, "atol": 2e-5}
 
 
 def bound(config):
-    return Trial(config, small_federation("leak-free", 9), jax.devices()[:1])
+    return Simulation(config, small_federation("leak-free", 9), jax.devices()[:1])
 
 
 # --- the loops ------------------------------------------------------------------------------------
@@ -60,18 +60,18 @@ def trained_in_turn(head, table, drawn, config, steps=None):
     return (weight, bias), table
 
 
-def loop(trial, train, start, score, rounds):
+def loop(simulation, train, start, score, rounds):
     """Everybody downloads G, trains it, uploads it; (own tables, parameters, G) after each round.
 
     Scores come from dense tables: what the program keeps as rows over the common table.
     """
-    config, clients = trial.config, trial.federation.num_clients
-    samples = np.diff(trial.federation.offsets) * (1 + config.num_negative)
+    config, clients = simulation.config, simulation.federation.num_clients
+    samples = np.diff(simulation.federation.offsets) * (1 + config.num_negative)
     private, common = start
     private, last = [private] * clients, np.tile(common, (clients, 1, 1))
     kept: list[dict] = [{} for _ in range(clients)]
     for number in range(rounds):
-        drawn = draws_of(trial, number)
+        drawn = draws_of(simulation, number)
         before, tables = common, {}
         for client, own in drawn.items():
             private[client], tables[client] = train(private[client], common, own, config)
@@ -93,9 +93,9 @@ def loop(trial, train, start, score, rounds):
         yield private, common, scores
 
 
-def start_of(trial):
+def start_of(simulation):
     """User vector (or score function) and item table that everybody starts from."""
-    clients, server = jax.tree.map(np.asarray, trial.init())
+    clients, server = jax.tree.map(np.asarray, simulation.init())
     mine = jax.tree.map(lambda leaf: np.float64(leaf[0]), clients.private)
     common = np.float64(server.items)
     if "user" in mine:
@@ -132,10 +132,10 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_rounds_are_those_of_a_loop_over_clients(case):
     config, train, score = CASES[case]
-    trial, rounds = bound(config), 3
-    theirs = loop(trial, train, start_of(trial), score, rounds)
+    simulation, rounds = bound(config), 3
+    theirs = loop(simulation, train, start_of(simulation), score, rounds)
     idle = False
-    for ours, (private, common, scores) in zip(rounds_of(trial, rounds), theirs, strict=True):
+    for ours, (private, common, scores) in zip(rounds_of(simulation, rounds), theirs, strict=True):
         clients, server, info, _, our_scores = ours
         idle = idle or (info.epochs == 0).any()
         np.testing.assert_allclose(server.items, common, **NEAR)
@@ -152,30 +152,32 @@ def test_rounds_are_those_of_a_loop_over_clients(case):
 
 def test_a_last_batch_of_one_sample_takes_a_large_step():
     """The mean is over the batch's own samples, never over its places."""
-    trial = bound(dataclasses.replace(PFEDREC, local_epochs=1))
-    drawn, steps = next(iter(draws_of(trial, 0).values())), []
-    all_but_one = dataclasses.replace(trial.config, batch_size=len(drawn.items) - 1)
-    trained_in_turn(*start_of(trial), drawn, all_but_one, steps)
+    simulation = bound(dataclasses.replace(PFEDREC, local_epochs=1))
+    drawn, steps = next(iter(draws_of(simulation, 0).values())), []
+    all_but_one = dataclasses.replace(simulation.config, batch_size=len(drawn.items) - 1)
+    trained_in_turn(*start_of(simulation), drawn, all_but_one, steps)
     assert len(steps) == 2
     assert steps[1] > 5 * steps[0]
 
 
 def test_steps_in_turn_are_not_joint_steps():
-    trial = bound(dataclasses.replace(PFEDREC, local_epochs=1, batch_size=256, lr_network=0.5))
-    (weight, bias), table = start_of(trial)
-    drawn = next(iter(draws_of(trial, 0).values()))
-    _, in_turn = trained_in_turn((weight, bias), table, drawn, trial.config)
+    simulation = bound(dataclasses.replace(PFEDREC, local_epochs=1, batch_size=256, lr_network=0.5))
+    (weight, bias), table = start_of(simulation)
+    drawn = next(iter(draws_of(simulation, 0).values()))
+    _, in_turn = trained_in_turn((weight, bias), table, drawn, simulation.config)
     _, slope = twin.bce(table[drawn.items] @ weight + bias, drawn.labels, "logit")
     joint = table.copy()
-    lr_items = trial.config.lr_network * len(table)
+    lr_items = simulation.config.lr_network * len(table)
     np.add.at(joint, drawn.items, -lr_items * np.outer(slope, weight) / len(slope))
     assert np.abs(in_turn - joint).max() > 1e-3
 
 
 def test_no_table_for_each_client_is_kept():
     for config in (FEDMF, dataclasses.replace(FEDMF, evaluated="local")):
-        trial = Trial(config, small_federation("leak-free", 9, items=400), jax.devices()[:1])
-        state = jax.eval_shape(trial.algorithm.init, trial.key_init)
+        simulation = Simulation(
+            config, small_federation("leak-free", 9, items=400), jax.devices()[:1]
+        )
+        state = jax.eval_shape(simulation.algorithm.init, simulation.key_init)
         numbers = sum(leaf.size for leaf in jax.tree.leaves(state))
         assert numbers < 0.5 * 9 * 400 * config.dim
 
@@ -190,8 +192,8 @@ def test_withheld_items_are_found(method):
         config = FedMF(**shared, lr_embedding=0.05, local_epochs=2, top_k=5)
     else:
         config = PFedRec(**shared, lr_network=0.1, lr_item_factor=20.0, local_epochs=2, top_k=5)
-    trial = Trial(config, checkerboard("leak-free"), jax.devices()[:1])
-    start = trial.init()
-    _, info, ranks = trial.segment(start, config.rounds)(start, 0)
-    record = trial.record(config.rounds, info, ranks)
+    simulation = Simulation(config, checkerboard("leak-free"), jax.devices()[:1])
+    start = simulation.init()
+    _, info, ranks = simulation.segment(start, config.rounds)(start, 0)
+    record = simulation.record(config.rounds, info, ranks)
     assert record["test"]["hr@5"] > 0.7 > 2 * CHANCE

@@ -16,7 +16,7 @@ from toy import CHANCE, checkerboard, small_federation
 
 from fedem_jax.config.settings import CentralMF
 from fedem_jax.core.sampling import shuffle
-from fedem_jax.runs.simulation import Trial
+from fedem_jax.runs.simulation import Simulation
 
 CONFIG = CentralMF(
     dim=4, local_epochs=2, batch_size=48, lr_embedding=0.01, weight_decay=0.01, init_scale=0.5,
@@ -28,27 +28,27 @@ NEAR = {"rtol": 2e-5, "atol": 2e-5}
 
 def bound(devices=1, **changes):
     config = dataclasses.replace(CONFIG, **changes)
-    return Trial(config, small_federation("leak-free", 9), jax.devices()[:devices])
+    return Simulation(config, small_federation("leak-free", 9), jax.devices()[:devices])
 
 
 # --- the loop -------------------------------------------------------------------------------------
 
 
-def order_of(trial, number, epoch, count):
+def order_of(simulation, number, epoch, count):
     """Sample at each position of an epoch."""
-    draws = trial.draws(trial.key_draws, jnp.int32(number), trial.lists)
+    draws = simulation.draws(simulation.key_draws, jnp.int32(number), simulation.lists)
     key = jax.random.fold_in(draws.server(), epoch)
-    every = len(trial.federation.items) * (1 + trial.config.num_negative)
+    every = len(simulation.federation.items) * (1 + simulation.config.num_negative)
     position = jnp.minimum(jnp.arange(every, dtype=jnp.int32), count - 1)
     return np.asarray(shuffle(key, jnp.int32(count))(position))[:count]
 
 
-def pool_of(trial, number):
+def pool_of(simulation, number):
     """(client, item, label or second item) of every sample, client after client."""
-    pool, every = [], 1 + trial.config.num_negative
-    for client, drawn in draws_of(trial, number).items():
+    pool, every = [], 1 + simulation.config.num_negative
+    for client, drawn in draws_of(simulation, number).items():
         for i, (item, label) in enumerate(zip(drawn.items, drawn.labels, strict=True)):
-            if trial.config.loss == "bce":
+            if simulation.config.loss == "bce":
                 pool.append((client, item, label))
             elif label == 0:
                 pool.append((client, drawn.items[i - i % every], item))
@@ -73,21 +73,21 @@ def gradients(user, table, samples, config):
     return user_grad, table_grad, losses
 
 
-def loop(trial, rounds):
+def loop(simulation, rounds):
     """(user vectors, table, moments, mean loss of each client) after each round."""
-    config, federation = trial.config, trial.federation
-    clients, server = jax.tree.map(np.float64, trial.init())
+    config, federation = simulation.config, simulation.federation
+    clients, server = jax.tree.map(np.float64, simulation.init())
     params = [clients.user, server.items]
     moments = twin.adam_init(params)
     for number in range(rounds):
-        pool = pool_of(trial, number)
+        pool = pool_of(simulation, number)
         assert len(pool) > 2 * config.batch_size  # there are several batches,
         assert len(pool) % config.batch_size  # and the last one holds fewer
         idle = np.setdiff1d(np.arange(federation.num_clients), [client for client, *_ in pool])
         before = (params[0], moments.mean[0], moments.square[0])
         losses = [[] for _ in range(federation.num_clients)]
         for epoch in range(config.local_epochs):
-            order = order_of(trial, number, epoch, len(pool))
+            order = order_of(simulation, number, epoch, len(pool))
             assert len(set(order)) == len(pool)
             for start in range(0, len(pool), config.batch_size):
                 batch = [pool[i] for i in order[start : start + config.batch_size]]
@@ -106,13 +106,13 @@ def loop(trial, rounds):
 
 @pytest.fixture(scope="module")
 def reached():
-    trial = bound()
-    return trial, rounds_of(trial, ROUNDS)
+    simulation = bound()
+    return simulation, rounds_of(simulation, ROUNDS)
 
 
-def assert_equal_to_the_loop(trial, ours):
+def assert_equal_to_the_loop(simulation, ours):
     sat_out = False
-    for mine, theirs in zip(ours, loop(trial, ROUNDS), strict=True):
+    for mine, theirs in zip(ours, loop(simulation, ROUNDS), strict=True):
         (clients, server, info, _, scores), (users, table, mean, losses) = mine, theirs
         np.testing.assert_allclose(server.items, table, **NEAR)
         np.testing.assert_allclose(clients.user, users, **NEAR)
@@ -129,8 +129,8 @@ def test_rounds_are_those_of_a_loop_over_samples(reached):
 
 
 def test_rounds_by_pairs_are_those_of_a_loop_over_pairs():
-    trial = bound(loss="bpr")
-    assert_equal_to_the_loop(trial, rounds_of(trial, ROUNDS))
+    simulation = bound(loss="bpr")
+    assert_equal_to_the_loop(simulation, rounds_of(simulation, ROUNDS))
 
 
 def test_who_sits_out_stays_as_it_was(reached):
@@ -147,9 +147,9 @@ def test_who_sits_out_stays_as_it_was(reached):
 
 def test_two_devices_and_blocks_of_another_size_change_nothing(reached):
     _, ours = reached
-    trial = bound(devices=2, block_size=2, size_classes=1)
-    place = trial.layout.place
-    for mine, other in zip(ours, rounds_of(trial, 2), strict=False):
+    simulation = bound(devices=2, block_size=2, size_classes=1)
+    place = simulation.layout.place
+    for mine, other in zip(ours, rounds_of(simulation, 2), strict=False):
         np.testing.assert_allclose(other[0].user[place], mine[0].user, **NEAR)
         np.testing.assert_allclose(other[1].items, mine[1].items, **NEAR)
         np.testing.assert_allclose(other[1].moments.mu.user[place], mine[1].moments.mu.user, **NEAR)
@@ -158,8 +158,8 @@ def test_two_devices_and_blocks_of_another_size_change_nothing(reached):
 
 def test_withheld_items_are_found():
     config = CentralMF(dim=8, lr_embedding=0.02, batch_size=256, rounds=20, size_classes=1, top_k=5)
-    trial = Trial(config, checkerboard("leak-free"), jax.devices()[:1])
-    start = trial.init()
-    _, info, ranks = trial.segment(start, config.rounds)(start, 0)
-    record = trial.record(config.rounds, info, ranks)
+    simulation = Simulation(config, checkerboard("leak-free"), jax.devices()[:1])
+    start = simulation.init()
+    _, info, ranks = simulation.segment(start, config.rounds)(start, 0)
+    record = simulation.record(config.rounds, info, ranks)
     assert min(record[part]["hr@5"] for part in ("val", "test")) > 0.7 > 2 * CHANCE

@@ -15,7 +15,7 @@ from toy import CHANCE, checkerboard, small_federation
 from fedem_jax.client.contrast import supervised_contrast
 from fedem_jax.config.settings import CoFedRec
 from fedem_jax.methods.cofedrec import elbow, k_means, likeness, mean_table, settled, spread_out
-from fedem_jax.runs.simulation import Trial
+from fedem_jax.runs.simulation import Simulation
 
 GENTLE = CoFedRec(
     dim=4, local_epochs=2, batch_size=16, num_negative=2, lr_network=0.05, lr_item_factor=0.5,
@@ -30,21 +30,23 @@ class Rounds:
     """Compiled rounds, one at a time, from any state and with any numbers."""
 
     def __init__(self, config):
-        self.trial = Trial(config, small_federation(), jax.devices()[:1])
-        self.start = self.trial.init()
-        self.program = jax.jit(partial(self.trial._rounds, 1))
+        self.simulation = Simulation(config, small_federation(), jax.devices()[:1])
+        self.start = self.simulation.init()
+        self.program = jax.jit(partial(self.simulation._rounds, 1))
 
     def after(self, state, number, **numbers):
         """State and losses after round `number`, with other `numbers`."""
-        trial = self.trial
-        hyper = trial.algorithm.hyper._replace(**numbers)
-        rest = (trial.key_draws, trial.lists, trial.held_out, hyper)
+        simulation = self.simulation
+        hyper = simulation.algorithm.hyper._replace(**numbers)
+        rest = (simulation.key_draws, simulation.lists, simulation.held_out, hyper)
         state, info, _ = self.program(state, jnp.int32(number), *rest)
         return state, np.asarray(info.loss[0])
 
     def chosen(self, number):
         """Participants, and the client and the cluster that the server draws."""
-        draws = self.trial.draws(self.trial.key_draws, jnp.int32(number), self.trial.lists)
+        draws = self.simulation.draws(
+            self.simulation.key_draws, jnp.int32(number), self.simulation.lists
+        )
         participants = np.asarray(draws.participants())
         _, key_client, key_cluster = jax.random.split(draws.server(), 3)
         client = int(jax.random.choice(key_client, participants))
@@ -76,7 +78,7 @@ class Loop:
     """CoFedRec, client by client."""
 
     def __init__(self, rounds):
-        self.config, clients = rounds.trial.config, rounds.start.clients
+        self.config, clients = rounds.simulation.config, rounds.start.clients
         self.kernels = np.array(clients.private["Dense_0"]["kernel"][..., 0], float)
         self.biases = np.array(clients.private["Dense_0"]["bias"][..., 0], float)
         self.tables = np.array(clients.items, float)
@@ -139,11 +141,11 @@ def rounds():
 
 def test_rounds_are_those_of_the_loop(rounds):
     state, loop, sizes = rounds.start, Loop(rounds), set()
-    score, hyper = jax.jit(rounds.trial.algorithm.score), rounds.trial.algorithm.hyper
+    score, hyper = jax.jit(rounds.simulation.algorithm.score), rounds.simulation.algorithm.hyper
     for number in range(3):
         state, losses = rounds.after(state, number)
         cluster = np.asarray(state.server.cluster)
-        drawn = draws_of(rounds.trial, number)
+        drawn = draws_of(rounds.simulation, number)
         expected = loop.round(drawn, rounds.chosen(number), cluster)
         dense = state.clients.private["Dense_0"]
         logits = np.einsum("cid,cd->ci", loop.tables, loop.kernels) + loop.biases[:, None]
@@ -329,7 +331,7 @@ def test_likeness_counts_the_items_of_the_theme():
 def test_mean_of_the_chosen_tables(rounds):
     tables = np.random.default_rng(7).normal(size=(7, 60, 4))
     chosen = np.array([0, 1, 1, 0, 1, 0, 0], bool)
-    ours = mean_table(rounds.trial.layout, jnp.float32(tables), jnp.asarray(chosen))
+    ours = mean_table(rounds.simulation.layout, jnp.float32(tables), jnp.asarray(chosen))
     np.testing.assert_allclose(ours, tables[chosen].mean(0), rtol=0, atol=1e-6)
 
 
@@ -341,9 +343,9 @@ def test_cofedrec_finds_the_withheld_items():
         dim=8, init_scale=0.1, lr_network=0.1, lr_item_factor=10.0, local_epochs=2, bce="logit",
         rounds=40, size_classes=1, num_clusters=2, contrast=0.005, top_k=5,
     )  # fmt: skip
-    trial = Trial(config, checkerboard("leak-free"), jax.devices()[:1])
-    state = trial.init()
-    _, info, ranks = trial.segment(state, config.rounds)(state, 0)
-    record = trial.record(config.rounds, info, ranks)
+    simulation = Simulation(config, checkerboard("leak-free"), jax.devices()[:1])
+    state = simulation.init()
+    _, info, ranks = simulation.segment(state, config.rounds)(state, 0)
+    record = simulation.record(config.rounds, info, ranks)
     assert record["val"]["hr@5"] > 2 * CHANCE
     assert record["test"]["hr@5"] > 2 * CHANCE

@@ -12,7 +12,7 @@ from toy import CHANCE, checkerboard, small_federation
 
 from fedem_jax.config.settings import FCF
 from fedem_jax.methods.fcf import solution
-from fedem_jax.runs.simulation import Trial
+from fedem_jax.runs.simulation import Simulation
 
 CONFIG = FCF(
     dim=4, confidence=3.0, regularization=0.7, lr_server=0.03, server_steps=2, init_scale=0.5,
@@ -33,7 +33,7 @@ def repeating():
 
 def bound(devices=1, **changes):
     config = dataclasses.replace(CONFIG, **changes)
-    return Trial(config, repeating(), jax.devices()[:devices])
+    return Simulation(config, repeating(), jax.devices()[:devices])
 
 
 def interactions(federation):
@@ -44,8 +44,8 @@ def interactions(federation):
     return liked
 
 
-def participants_of(trial, number):
-    draws = trial.draws(trial.key_draws, jnp.int32(number), trial.lists)
+def participants_of(simulation, number):
+    draws = simulation.draws(simulation.key_draws, jnp.int32(number), simulation.lists)
     return np.sort(draws.participants())
 
 
@@ -80,13 +80,13 @@ class Adam:
         return self.config.lr_server * mean / (np.sqrt(square) + 1e-8)
 
 
-def loop(trial, rounds):
+def loop(simulation, rounds):
     """(user vectors, table, loss of each client in the last exchange) after each round."""
-    config, liked = trial.config, interactions(trial.federation)
-    clients, server = jax.tree.map(np.float64, trial.init())
+    config, liked = simulation.config, interactions(simulation.federation)
+    clients, server = jax.tree.map(np.float64, simulation.init())
     users, table, adam = clients.user, server.items, Adam(config)
     for number in range(rounds):
-        present = participants_of(trial, number)
+        present = participants_of(simulation, number)
         losses = np.full(len(liked), np.nan)
         for _ in range(config.server_steps):
             sent = np.zeros_like(table)
@@ -104,36 +104,36 @@ def loop(trial, rounds):
 
 @pytest.fixture(scope="module")
 def reached():
-    trial = bound()
-    return trial, rounds_of(trial, ROUNDS)
+    simulation = bound()
+    return simulation, rounds_of(simulation, ROUNDS)
 
 
 def test_rounds_are_those_of_a_loop_over_clients(reached):
-    trial, ours = reached
+    simulation, ours = reached
     sat_out = set()
-    for number, (mine, theirs) in enumerate(zip(ours, loop(trial, ROUNDS), strict=True)):
+    for number, (mine, theirs) in enumerate(zip(ours, loop(simulation, ROUNDS), strict=True)):
         (clients, server, info, _, scores), (users, table, losses) = mine, theirs
         np.testing.assert_allclose(server.items, table, **NEAR)
         np.testing.assert_allclose(clients.user, users, **NEAR)
         np.testing.assert_allclose(info.loss, losses, **NEAR)
         np.testing.assert_allclose(scores, users @ table.T, **NEAR)
-        present = participants_of(trial, number)
+        present = participants_of(simulation, number)
         np.testing.assert_array_equal(np.flatnonzero(info.epochs), present)
         sat_out |= set(range(9)) - set(present)
     assert sat_out
 
 
 def test_an_item_met_twice_counts_once(reached):
-    trial, _ = reached
-    drawn = [trial.federation.train_items(client) for client in range(3)]
+    simulation, _ = reached
+    drawn = [simulation.federation.train_items(client) for client in range(3)]
     assert all(len(np.unique(items)) < len(items) for items in drawn)  # so the loop has met some
 
 
 def test_two_devices_and_blocks_of_another_size_change_nothing(reached):
     _, ours = reached
-    trial = bound(devices=2, block_size=2, size_classes=1)
-    place = trial.layout.place
-    for mine, other in zip(ours, rounds_of(trial, 2), strict=False):
+    simulation = bound(devices=2, block_size=2, size_classes=1)
+    place = simulation.layout.place
+    for mine, other in zip(ours, rounds_of(simulation, 2), strict=False):
         np.testing.assert_allclose(other[0].user[place], mine[0].user, **NEAR)
         np.testing.assert_allclose(other[1].items, mine[1].items, **NEAR)
         np.testing.assert_allclose(other[2].loss[place], mine[2].loss, **NEAR)
@@ -156,10 +156,10 @@ def test_the_closed_form_is_that_of_lapack(width):
 def test_the_gradient_is_that_of_the_loss_after_the_clients_have_solved():
     """Central differences of sum_u min_x [loss_u + lambda |x|^2] + lambda |Y|^2. With a decay of 0,
     the first moment is the gradient."""
-    trial = bound(server_steps=1, beta1=0.0, client_fraction=1.0)
-    config, liked = trial.config, interactions(trial.federation)
-    table = np.float64(trial.init().server.items)
-    (_, server, *_), *_ = rounds_of(trial, 1)
+    simulation = bound(server_steps=1, beta1=0.0, client_fraction=1.0)
+    config, liked = simulation.config, interactions(simulation.federation)
+    table = np.float64(simulation.init().server.items)
+    (_, server, *_), *_ = rounds_of(simulation, 1)
 
     def total(table):
         users = np.array([vector(table, each, config) for each in liked])
@@ -175,24 +175,24 @@ def test_the_gradient_is_that_of_the_loss_after_the_clients_have_solved():
 
 
 def test_no_table_for_each_client_is_kept():
-    trial = Trial(CONFIG, small_federation("leak-free", 9, items=400), jax.devices()[:1])
-    state = jax.eval_shape(trial.algorithm.init, trial.key_init)
+    simulation = Simulation(CONFIG, small_federation("leak-free", 9, items=400), jax.devices()[:1])
+    state = jax.eval_shape(simulation.algorithm.init, simulation.key_init)
     numbers = sum(leaf.size for leaf in jax.tree.leaves(state))
     assert numbers <= 3 * 400 * CONFIG.dim + 9 * CONFIG.dim + 1
 
 
 def test_every_step_costs_a_table_down_and_a_gradient_up():
-    trial = bound(table_dtype="bfloat16")
-    present, numbers = len(participants_of(trial, 0)), trial.federation.num_items * 4
-    traffic = trial.algorithm.traffic
+    simulation = bound(table_dtype="bfloat16")
+    present, numbers = len(participants_of(simulation, 0)), simulation.federation.num_items * 4
+    traffic = simulation.algorithm.traffic
     assert present == 7
     assert (traffic.up, traffic.down) == (2 * present * numbers * 4, 2 * present * numbers * 2)
 
 
 def test_withheld_items_are_found():
     config = FCF(dim=8, rounds=30, size_classes=1, top_k=5)
-    trial = Trial(config, checkerboard("leak-free"), jax.devices()[:1])
-    start = trial.init()
-    _, info, ranks = trial.segment(start, config.rounds)(start, 0)
-    record = trial.record(config.rounds, info, ranks)
+    simulation = Simulation(config, checkerboard("leak-free"), jax.devices()[:1])
+    start = simulation.init()
+    _, info, ranks = simulation.segment(start, config.rounds)(start, 0)
+    record = simulation.record(config.rounds, info, ranks)
     assert min(record[part]["hr@5"] for part in ("val", "test")) > 0.7 > 2 * CHANCE

@@ -11,7 +11,7 @@ from replay import draws_of, rounds_of
 from toy import CHANCE, checkerboard, small_federation
 
 from fedem_jax.config.settings import FedCA, FedMF
-from fedem_jax.core.samples import Rule, Session
+from fedem_jax.core.samples import ClientSamples, Rule
 from fedem_jax.methods.fedca import (
     Hyper,
     complementarity,
@@ -20,7 +20,7 @@ from fedem_jax.methods.fedca import (
     principal_directions,
     sampled_share,
 )
-from fedem_jax.runs.simulation import Trial
+from fedem_jax.runs.simulation import Simulation
 
 GENTLE = FedCA(
     method="fedca", dim=5, local_epochs=3, batch_size=16, num_negative=2, lr_embedding=0.03,
@@ -31,16 +31,16 @@ GENTLE = FedCA(
 alone. The stable loss, so that nothing but rounding is between the two."""
 
 
-def aggregated(trial, number):
+def aggregated(simulation, number):
     """The clients that are aggregated in a round."""
-    draws = trial.draws(trial.key_draws, jnp.int32(number), trial.lists)
+    draws = simulation.draws(simulation.key_draws, jnp.int32(number), simulation.lists)
     return np.asarray(draws.aggregated(draws.participants()))
 
 
 # --- whole rounds, against NumPy ------------------------------------------------------------------
 
 
-def upright(axis, centred):
+def canonical_sign(axis, centred):
     """The axis or its opposite: where the row of largest score is positive."""
     scores = centred @ axis
     return axis * np.sign(scores[np.abs(scores).argmax()])
@@ -50,7 +50,7 @@ def directions_of(rows, number):
     """The first principal directions [k D] of rows."""
     centred = rows - rows.mean(0)
     axes = np.linalg.svd(centred, full_matrices=False)[2][:number]
-    return np.array([upright(axis, centred) for axis in axes])
+    return np.array([canonical_sign(axis, centred) for axis in axes])
 
 
 def agreement(ours, theirs):
@@ -66,16 +66,16 @@ def agreement(ours, theirs):
 class Loop:
     """FedCA, client by client."""
 
-    def __init__(self, trial):
-        self.trial, self.config = trial, trial.config
-        clients = trial.init().clients
+    def __init__(self, simulation):
+        self.simulation, self.config = simulation, simulation.config
+        clients = simulation.init().clients
         self.users = np.array(clients.private["user"], float)
         self.tables = np.array(clients.items, float)
         self.spaces, self.served = {}, {}
 
     def round(self, number):
         config = self.config
-        self.sampled = draws_of(self.trial, number)
+        self.sampled = draws_of(self.simulation, number)
         for u, (items, labels, orders) in self.sampled.items():
             result = twin.local_train(
                 self.users[u], self.table_of(u), None, [], items, labels, orders,
@@ -84,7 +84,7 @@ class Loop:
             )  # fmt: skip
             self.users[u], self.tables[u] = result.user, result.table
             self.spaces[u] = directions_of(result.table[items], config.directions)
-        chosen = aggregated(self.trial, number)
+        chosen = aggregated(self.simulation, number)
         counts = np.array([len(self.sampled[u].items) for u in chosen])
         tables, spaces = self.tables[chosen], [self.spaces[u] for u in chosen]
         centred = tables - tables.mean(1, keepdims=True)
@@ -109,9 +109,9 @@ class Loop:
 
 
 def test_rounds_are_those_of_the_loop():
-    trial = Trial(GENTLE, small_federation(), jax.devices()[:1])
-    loop = Loop(trial)
-    for number, (clients, server, _, _, scores) in enumerate(rounds_of(trial, 3)):
+    simulation = Simulation(GENTLE, small_federation(), jax.devices()[:1])
+    loop = Loop(simulation)
+    for number, (clients, server, _, _, scores) in enumerate(rounds_of(simulation, 3)):
         loop.round(number)
         pairs = [
             (clients.private["user"], loop.users),
@@ -143,7 +143,7 @@ def test_all_served_with_nothing_of_their_own_and_sample_shares_is_fedmf():
                  complementarity_weight=0.0, **same)  # fmt: skip
     theirs = FedMF(weighting="samples", evaluated="global", **same)
     ours, theirs = (
-        rounds_of(Trial(config, small_federation(), jax.devices()[:1]), 3)
+        rounds_of(Simulation(config, small_federation(), jax.devices()[:1]), 3)
         for config in (ours, theirs)
     )
     near = {"rtol": 0, "atol": 1e-5}
@@ -210,7 +210,7 @@ def test_an_item_sampled_twice_counts_twice():
 @pytest.mark.parametrize("subspace", ["samples", "interactions"])
 def test_rows_that_span_the_subspace(subspace):
     """Item 5 and its negatives 8 and 2, item 3 and its negatives 2 and 9."""
-    session = Session(
+    session = ClientSamples(
         rows=jnp.int32([5, 8, 2, 3, 9, 10]), labels=jnp.float32([1, 0, 0, 1, 0, 0]),
         row_of=jnp.int32([0, 1, 2, 3, 2, 4, 0, 0]), count=jnp.int32(6),
         order=lambda epoch, position, count: position, rule=Rule(4, 1, jnp.float32(0)),
@@ -264,9 +264,9 @@ def test_fedca_finds_the_withheld_items():
         size_classes=1, aggregation_fraction=1.0, interpolation=0.5, similarity_weight=0.02,
         complementarity_weight=0.02, top_k=5,
     )  # fmt: skip
-    trial = Trial(config, checkerboard("leak-free"), jax.devices()[:1])
-    state = trial.init()
-    _, info, ranks = trial.segment(state, config.rounds)(state, 0)
-    record = trial.record(config.rounds, info, ranks)
+    simulation = Simulation(config, checkerboard("leak-free"), jax.devices()[:1])
+    state = simulation.init()
+    _, info, ranks = simulation.segment(state, config.rounds)(state, 0)
+    record = simulation.record(config.rounds, info, ranks)
     assert record["val"]["hr@5"] > 2 * CHANCE
     assert record["test"]["hr@5"] > 2 * CHANCE

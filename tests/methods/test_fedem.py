@@ -17,7 +17,7 @@ from trace_maker import make_trace
 from fedem_jax.config.settings import FedEM
 from fedem_jax.errors import UserError
 from fedem_jax.methods.fedem import Hyper
-from fedem_jax.runs.simulation import Trial
+from fedem_jax.runs.simulation import Simulation
 
 ROUNDS = 3
 GENTLE = {
@@ -41,7 +41,7 @@ class Rounds(golden_check.Replay):
         config = golden_check.configuration(trace)
         config = dataclasses.replace(config, bce="logit", merging=merging, size_classes=2)
         federation = federation or golden_check.federation(trace)
-        Trial.__init__(self, config, federation, jax.devices()[:1])
+        Simulation.__init__(self, config, federation, jax.devices()[:1])
         self.trace = trace
         self.program = jax.jit(partial(self._rounds, 1))
 
@@ -131,9 +131,14 @@ def test_samples_of_the_adapter_are_unknown_to_local_training():
     """A positive is never drawn as a negative, so the rows of a client's own positives move in its
     local training unless they are set aside, the same ones in every round."""
     config = FedEM(merging="once", adapter_holdout=0.3, aggregation_fraction=0.3, size_classes=1)
-    trial = Trial(config, small_federation(), jax.devices()[:1])
-    start = state = jax.tree.map(np.array, trial.init())
-    segment, own, still, fitted = trial.segment(trial.init(), 1), trial.federation, [], []
+    simulation = Simulation(config, small_federation(), jax.devices()[:1])
+    start = state = jax.tree.map(np.array, simulation.init())
+    segment, own, still, fitted = (
+        simulation.segment(simulation.init(), 1),
+        simulation.federation,
+        [],
+        [],
+    )
     for number in range(3):
         before = state
         state, info, _ = segment(jax.tree.map(jax.numpy.array, state), number)

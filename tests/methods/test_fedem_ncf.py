@@ -18,7 +18,7 @@ from twin_ncf import Client, Network
 
 from fedem_jax.config.settings import FedEM
 from fedem_jax.methods.fedem import Upload
-from fedem_jax.runs.simulation import Trial
+from fedem_jax.runs.simulation import Simulation
 
 ROUNDS = 2
 SMALL = FedEM(
@@ -37,12 +37,12 @@ def adapter_of(params) -> twin.Adapter:
     return [(np.float64(layer["kernel"]), np.float64(layer["bias"])) for layer in layers]
 
 
-def loop(trial, clients):
+def loop(simulation, clients):
     """What the rounds should lead to.
 
     After each round: what the clients hold, the tables served, by client, and the scores.
     """
-    config, federation = trial.config, trial.federation
+    config, federation = simulation.config, simulation.federation
     (user, *_), (table, *_) = np.float64(clients.private["user"]), np.float64(clients.items)
     params = clients.private["network"], clients.adapter
     network, theta = jax.tree.map(lambda leaf: leaf[0], params)
@@ -53,7 +53,7 @@ def loop(trial, clients):
         return twin.merge(client.table, served[u], client.adapter)[0]
 
     for number in range(ROUNDS):
-        drawn = draws_of(trial, number)
+        drawn = draws_of(simulation, number)
         for u, mine in drawn.items():
             client, target = Client.start(*everybody[u][:4]), None
             if u in served and config.merging == "once":
@@ -62,7 +62,7 @@ def loop(trial, clients):
                 client = Client.start(client.user, merged(client, u), *client[2:4])
                 target = served[u] if config.merging == "per-batch" else None
             everybody[u], _ = twin_ncf.local_train(client, target, mine, config)
-        draws = trial.draws(trial.key_draws, jnp.int32(number), trial.lists)
+        draws = simulation.draws(simulation.key_draws, jnp.int32(number), simulation.lists)
         chosen = np.asarray(draws.aggregated(draws.participants()))
         tables = np.array([everybody[u].table for u in chosen])
         alike = twin.similarity(np.array([*map(twin.principal_scores, tables)]), config.similarity)
@@ -78,16 +78,16 @@ def loop(trial, clients):
 
 @pytest.fixture(scope="module", params=CASES)
 def case(request):
-    """A trial, its clients before the first round, and that and more after each round."""
+    """A simulation, its clients before the first round, and that and more after each round."""
     federation = small_federation(clients=6, items=400)
-    trial = Trial(CASES[request.param], federation, jax.devices()[:1])
-    start = jax.tree.map(np.asarray, trial.init().clients)
-    return trial, start, rounds_of(trial, ROUNDS)
+    simulation = Simulation(CASES[request.param], federation, jax.devices()[:1])
+    start = jax.tree.map(np.asarray, simulation.init().clients)
+    return simulation, start, rounds_of(simulation, ROUNDS)
 
 
 def test_rounds_are_those_of_a_loop_over_clients(case):
-    trial, start, rounds = case
-    for ours, theirs in zip(rounds, loop(trial, start), strict=True):
+    simulation, start, rounds = case
+    for ours, theirs in zip(rounds, loop(simulation, start), strict=True):
         clients, server, _, _, scores = ours
         everybody, served, expected = theirs
         for u, client in enumerate(everybody):
@@ -108,9 +108,9 @@ def test_rounds_are_those_of_a_loop_over_clients(case):
 
 def test_the_cases_hold_what_could_go_wrong(case):
     """Several batches, early stops, merging clients that another table moves."""
-    trial, start, rounds = case
+    simulation, start, rounds = case
     (before, server, *_), (after, _, info, *_) = rounds
-    assert 2 * np.diff(trial.federation.offsets).max() > 16
+    assert 2 * np.diff(simulation.federation.offsets).max() > 16
     assert {2, 3} <= {epochs for each in rounds for epochs in each[2].epochs}
     merging = np.flatnonzero((before.slot >= 0) & (info.epochs > 0))
     assert len(merging) >= 2
@@ -122,12 +122,16 @@ def test_the_cases_hold_what_could_go_wrong(case):
 
 def test_the_network_stays_at_home(case):
     """Nothing of it is uploaded or served, and every client that trained has one of its own."""
-    trial, _, rounds = case
+    simulation, _, rounds = case
     clients, server, info, *_ = rounds[-1]
     assert Upload._fields == ("items", "samples")
-    assert [leaf.shape[1:] for leaf in jax.tree.leaves(server)] == [(trial.federation.num_items, 4)]
-    plain = Trial(dataclasses.replace(trial.config, backbone="fcf"), trial.federation)
-    assert trial.algorithm.traffic == plain.algorithm.traffic
+    assert [leaf.shape[1:] for leaf in jax.tree.leaves(server)] == [
+        (simulation.federation.num_items, 4)
+    ]
+    plain = Simulation(
+        dataclasses.replace(simulation.config, backbone="fcf"), simulation.federation
+    )
+    assert simulation.algorithm.traffic == plain.algorithm.traffic
     trained = np.flatnonzero(info.epochs)
     for leaf in jax.tree.leaves(clients.private["network"]):
         assert len(np.unique(leaf[trained].round(6), axis=0)) == len(trained)
@@ -139,8 +143,8 @@ def test_withheld_items_are_found():
         bce="logit", rounds=30, size_classes=1, top_k=5, aggregation="avg", merging="replace",
         aggregation_fraction=1.0,
     )  # fmt: skip
-    trial = Trial(config, checkerboard("leak-free"), jax.devices()[:1])
-    start = trial.init()
-    _, info, ranks = trial.segment(start, config.rounds)(start, 0)
-    record = trial.record(config.rounds, info, ranks)
+    simulation = Simulation(config, checkerboard("leak-free"), jax.devices()[:1])
+    start = simulation.init()
+    _, info, ranks = simulation.segment(start, config.rounds)(start, 0)
+    record = simulation.record(config.rounds, info, ranks)
     assert min(record["val"]["hr@5"], record["test"]["hr@5"]) > 0.7 > 2 * CHANCE

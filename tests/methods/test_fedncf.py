@@ -19,7 +19,7 @@ from fedem_jax.config.settings import FedNCF
 from fedem_jax.errors import UserError
 from fedem_jax.methods.fedncf import Clients
 from fedem_jax.models.ncf import adam
-from fedem_jax.runs.simulation import Trial
+from fedem_jax.runs.simulation import Simulation
 
 ROUNDS = 2
 SMALL = {
@@ -38,17 +38,17 @@ DATA = {"mlp": {}, "neumf": {"clients": 12, "items": 400}}
 NEAR = {"rtol": 2e-5, "atol": 2e-5}
 
 
-def loop(trial, clients: Clients, server):
+def loop(simulation, clients: Clients, server):
     """What the rounds should lead to: everybody downloads G and W, trains them, uploads them.
 
     After each round: user vectors, G, W, what each client ranks with, and its epochs.
     """
-    config, number = trial.config, trial.federation.num_clients
+    config, number = simulation.config, simulation.federation.num_clients
     common, network = np.float64(server.table.items), Network.of(server.network)
     users = [np.float64(user) for user in clients.private["user"]]
     own, networks = [{} for _ in users], [network] * number  # rows and networks of the last upload
     for r in range(ROUNDS):
-        drawn, uploads, epochs = draws_of(trial, r), {}, np.zeros(number, int)
+        drawn, uploads, epochs = draws_of(simulation, r), {}, np.zeros(number, int)
         for u, mine in drawn.items():
             start = Client.start(users[u], common, network, [])
             uploads[u], epochs[u] = twin_ncf.local_train(start, None, mine, config)
@@ -71,16 +71,16 @@ def loop(trial, clients: Clients, server):
 
 @pytest.fixture(scope="module", params=CASES)
 def case(request):
-    """A trial, its state before the first round, and that and more after each round."""
+    """A simulation, its state before the first round, and that and more after each round."""
     federation = small_federation(**DATA[request.param])
-    trial = Trial(CASES[request.param], federation, jax.devices()[:1])
-    start = jax.tree.map(np.asarray, trial.init())
-    return trial, start, rounds_of(trial, ROUNDS)
+    simulation = Simulation(CASES[request.param], federation, jax.devices()[:1])
+    start = jax.tree.map(np.asarray, simulation.init())
+    return simulation, start, rounds_of(simulation, ROUNDS)
 
 
 def test_rounds_are_those_of_a_loop_over_clients(case):
-    trial, start, rounds = case
-    for ours, theirs in zip(rounds, loop(trial, *start), strict=True):
+    simulation, start, rounds = case
+    for ours, theirs in zip(rounds, loop(simulation, *start), strict=True):
         clients, server, info, _, scores = ours
         users, common, network, ranked_with, epochs = theirs
         np.testing.assert_array_equal(info.epochs, epochs)
@@ -95,18 +95,18 @@ def test_rounds_are_those_of_a_loop_over_clients(case):
 
 def test_the_cases_hold_what_could_go_wrong(case):
     """Several batches, early stops, clients of different sizes, clients that sit out."""
-    trial, start, rounds = case
+    simulation, start, rounds = case
     *_, (clients, server, info, *_) = rounds
-    sizes = (1 + trial.config.num_negative) * np.diff(trial.federation.offsets)
+    sizes = (1 + simulation.config.num_negative) * np.diff(simulation.federation.offsets)
     assert sizes.max() > 2 * 16
     assert len(np.unique(sizes)) > 3
     assert {2, 3} <= {epochs for each in rounds for epochs in each[2].epochs}
-    assert (info.epochs == 0).any() == (trial.config.client_fraction < 1)
-    most = max(size.rows for size in trial.layout.classes)
-    assert (most < trial.federation.num_items) == (trial.config.variant == "neumf")
+    assert (info.epochs == 0).any() == (simulation.config.client_fraction < 1)
+    most = max(size.rows for size in simulation.layout.classes)
+    assert (most < simulation.federation.num_items) == (simulation.config.variant == "neumf")
     moved = jax.tree.map(lambda new, old: np.abs(new - old).max(), server, start.server)
     assert min(jax.tree.leaves(moved)) > 0.005
-    assert ("network" in clients.private) == (trial.config.evaluated == "local")
+    assert ("network" in clients.private) == (simulation.config.evaluated == "local")
 
 
 # --- privacy and cost -----------------------------------------------------------------------------
@@ -124,13 +124,13 @@ def test_user_vectors_stay_at_home(case):
 
 
 def test_bytes_are_those_of_table_network_and_count(case):
-    trial, _, rounds = case
+    simulation, _, rounds = case
     participants = int((rounds[0][2].epochs > 0).sum())
-    weights = 10 * 6 + 6 + 6 * 3 + 3 + 3 + 1 if trial.config.variant == "mlp" else (
+    weights = 10 * 6 + 6 + 6 * 3 + 3 + 3 + 1 if simulation.config.variant == "mlp" else (
         2 * 3 * 6 + 6 + 6 * 3 + 3 + 3 + 1 + 2
     )  # fmt: skip
-    model = 4 * (trial.federation.num_items * 5 + weights)
-    assert trial.algorithm.traffic == (participants * (model + 4), participants * model)
+    model = 4 * (simulation.federation.num_items * 5 + weights)
+    assert simulation.algorithm.traffic == (participants * (model + 4), participants * model)
 
 
 # --- the L2 penalty -------------------------------------------------------------------------------
@@ -177,8 +177,8 @@ def test_withheld_items_are_found():
         dim=8, lr_embedding=0.1, lr_network=0.03, local_epochs=2, bce="logit",
         rounds=40, size_classes=1, top_k=5,
     )  # fmt: skip
-    trial = Trial(config, checkerboard("leak-free"), jax.devices()[:1])
-    start = trial.init()
-    _, info, ranks = trial.segment(start, config.rounds)(start, 0)
-    record = trial.record(config.rounds, info, ranks)
+    simulation = Simulation(config, checkerboard("leak-free"), jax.devices()[:1])
+    start = simulation.init()
+    _, info, ranks = simulation.segment(start, config.rounds)(start, 0)
+    record = simulation.record(config.rounds, info, ranks)
     assert min(record["val"]["hr@5"], record["test"]["hr@5"]) > 0.7 > 2 * CHANCE

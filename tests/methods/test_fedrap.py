@@ -16,9 +16,9 @@ from toy import CHANCE, checkerboard, small_federation
 from fedem_jax.client.local import run_epochs
 from fedem_jax.config.settings import FedRAP
 from fedem_jax.core.blocks import BLOCK
-from fedem_jax.core.samples import Rule, Session
+from fedem_jax.core.samples import ClientSamples, Rule
 from fedem_jax.methods.fedrap import Hyper, weights_of
-from fedem_jax.runs.simulation import Trial
+from fedem_jax.runs.simulation import Simulation
 
 SMALL = FedRAP(
     dim=4, num_negative=2, batch_size=24, local_epochs=3, lr_network=0.2, lr_embedding=2.0,
@@ -82,13 +82,13 @@ def trained(head, own, common, drawn, config, number):
     return (head, bias), own, common, now, rates
 
 
-def loop(trial, draws):
+def loop(simulation, draws):
     """Own tables, the common one, scores, losses and rates after each round."""
-    config, clients = trial.config, trial.federation.num_clients
-    start, server = jax.tree.map(np.float64, trial.init())
+    config, clients = simulation.config, simulation.federation.num_clients
+    start, server = jax.tree.map(np.float64, simulation.init())
     layer = start.private["Dense_0"]
     heads = [(layer["kernel"][0, :, 0], layer["bias"][0, 0])] * clients
-    own, common = list(start.items[trial.layout.place]), server.items
+    own, common = list(start.items[simulation.layout.place]), server.items
     for number, drawn_by in enumerate(draws):
         uploads, losses, rates = [], np.full(clients, np.nan), {}
         for u, drawn in drawn_by.items():
@@ -103,16 +103,16 @@ def loop(trial, draws):
 
 @pytest.fixture(scope="module", params=CASES)
 def rounds(request):
-    """A trial, what it draws, its rounds, and those of the loop."""
+    """A simulation, what it draws, its rounds, and those of the loop."""
     config, devices = CASES[request.param]
-    trial = Trial(config, small_federation("leak-free", 9), jax.devices()[:devices])
-    draws = [draws_of(trial, number) for number in range(ROUNDS)]
-    return trial, draws, rounds_of(trial, ROUNDS), list(loop(trial, draws))
+    simulation = Simulation(config, small_federation("leak-free", 9), jax.devices()[:devices])
+    draws = [draws_of(simulation, number) for number in range(ROUNDS)]
+    return simulation, draws, rounds_of(simulation, ROUNDS), list(loop(simulation, draws))
 
 
 def test_rounds_are_those_of_a_loop_over_clients(rounds):
-    trial, _, ours, theirs = rounds
-    place, idle, epochs = trial.layout.place, False, []
+    simulation, _, ours, theirs = rounds
+    place, idle, epochs = simulation.layout.place, False, []
     for (clients, server, info, _, scores), (own, common, expected, losses, _) in zip(
         ours, theirs, strict=True
     ):
@@ -128,26 +128,26 @@ def test_rounds_are_those_of_a_loop_over_clients(rounds):
 
 def test_an_item_met_twice_in_a_batch_counts_twice(rounds):
     """Else the loop could not tell whether means are over samples or over items."""
-    trial, draws, *_ = rounds
+    simulation, draws, *_ = rounds
     batches = [
         drawn.items[batch]
         for drawn in draws[0].values()
-        for batch in drawn.batches(0, trial.config.batch_size)
+        for batch in drawn.batches(0, simulation.config.batch_size)
     ]
     assert any(len(np.unique(items)) < len(items) for items in batches)
 
 
 def test_a_row_outside_the_samples_only_decays(rounds):
     """It is what it was, times prod_s (1 - lr_s wd)."""
-    trial, draws, ours, theirs = rounds
-    place, untouched = trial.layout.place, 0
+    simulation, draws, ours, theirs = rounds
+    place, untouched = simulation.layout.place, 0
     for number in range(1, ROUNDS):
         before, after = (np.float64(ours[r][0].items[place]) for r in (number - 1, number))
         rates = theirs[number][-1]
         for u, drawn in draws[number].items():
             still = np.setdiff1d(np.arange(before.shape[1]), drawn.items)
-            lr = trial.config.lr_embedding * np.array(rates[u])
-            factor = np.prod(1 - lr * trial.config.weight_decay)
+            lr = simulation.config.lr_embedding * np.array(rates[u])
+            factor = np.prod(1 - lr * simulation.config.weight_decay)
             assert factor < 0.97
             np.testing.assert_allclose(after[u, still], factor * before[u, still], rtol=1e-6)
             untouched += len(still)
@@ -173,7 +173,7 @@ def test_small_losses_do_not_stop_a_client_as_they_do_elsewhere(offset, epochs):
     losses = jnp.array([2e-6, 8e-6, 8e-6])
     rule = Rule(4, 3, jnp.float32(0.5), offset)
     nothing = jnp.zeros(4, jnp.int32)
-    session = Session(
+    session = ClientSamples(
         nothing,
         jnp.zeros(4),
         nothing,
@@ -198,8 +198,8 @@ def test_withheld_items_are_found():
         dim=8, init_scale=0.1, bce="logit", rounds=60, size_classes=1, local_epochs=2, top_k=5,
         lr_network=1.0, lr_embedding=1.0, sparsity=1e-3, weight_decay=0.01, decay_per_round=1.0,
     )  # fmt: skip
-    trial = Trial(config, checkerboard("leak-free"), jax.devices()[:1])
-    start = trial.init()
-    _, info, ranks = trial.segment(start, config.rounds)(start, 0)
-    record = trial.record(config.rounds, info, ranks)
+    simulation = Simulation(config, checkerboard("leak-free"), jax.devices()[:1])
+    start = simulation.init()
+    _, info, ranks = simulation.segment(start, config.rounds)(start, 0)
+    record = simulation.record(config.rounds, info, ranks)
     assert record["test"]["hr@5"] > 0.7 > 2 * CHANCE

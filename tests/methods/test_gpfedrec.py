@@ -18,7 +18,7 @@ from toy import CHANCE, checkerboard, small_federation
 from fedem_jax.config.settings import GPFedRec
 from fedem_jax.errors import UserError
 from fedem_jax.methods.gpfedrec import Hyper, Upload, neighbour_weights, serve
-from fedem_jax.runs.simulation import Trial
+from fedem_jax.runs.simulation import Simulation
 
 SMALL = GPFedRec(
     dim=4, network_widths=(5, 3), num_negative=2, batch_size=16, lr_network=0.1, lr_factor=20.0,
@@ -38,7 +38,7 @@ NEAR = {"rtol": 1e-5, "atol": 1e-5}
 
 
 def bound(config, devices=1):
-    return Trial(config, small_federation("leak-free", 9), jax.devices()[:devices])
+    return Simulation(config, small_federation("leak-free", 9), jax.devices()[:devices])
 
 
 # --- the loop -------------------------------------------------------------------------------------
@@ -112,10 +112,10 @@ def graph_of(tables, config):
     return weights, min(gaps)
 
 
-def loop(trial, draws):
+def loop(simulation, draws):
     """Own and personal tables, their mean, scores, losses and graph after each round."""
-    config, clients = trial.config, trial.federation.num_clients
-    start, server = jax.tree.map(np.float64, trial.init())
+    config, clients = simulation.config, simulation.federation.num_clients
+    start, server = jax.tree.map(np.float64, simulation.init())
     network = start.private["network"]
     layers = [(network[name]["kernel"][0], network[name]["bias"][0]) for name in sorted(network)]
     models = [(start.private["user"][0], layers)] * clients
@@ -138,19 +138,19 @@ def loop(trial, draws):
 
 @pytest.fixture(scope="module", params=CASES)
 def rounds(request):
-    """A trial, what it draws, its rounds, and those of the loop."""
+    """A simulation, what it draws, its rounds, and those of the loop."""
     config, devices = CASES[request.param]
     with pytest.MonkeyPatch.context() as patch:
         # three slices of the 51 items, the last of which overlaps the second
         patch.setattr(import_module("fedem_jax.methods.gpfedrec"), "ITEMS_AT_ONCE", 20)
-        trial = bound(config, devices)
-        draws = [draws_of(trial, number) for number in range(ROUNDS)]
-        return trial, draws, rounds_of(trial, ROUNDS), list(loop(trial, draws))
+        simulation = bound(config, devices)
+        draws = [draws_of(simulation, number) for number in range(ROUNDS)]
+        return simulation, draws, rounds_of(simulation, ROUNDS), list(loop(simulation, draws))
 
 
 def test_rounds_are_those_of_a_loop_over_clients(rounds):
-    trial, _, ours, theirs = rounds
-    place = trial.layout.place
+    simulation, _, ours, theirs = rounds
+    place = simulation.layout.place
     for (clients, server, info, _, scores), (own, personal, common, expected, losses, graph) in zip(
         ours, theirs, strict=True
     ):
@@ -166,8 +166,8 @@ def test_rounds_are_those_of_a_loop_over_clients(rounds):
 
 def test_a_row_outside_the_samples_only_feels_the_pull(rounds):
     """It is R + (1 - kappa)^s (G - R) after s steps,  kappa = 2 reg lr_items / (I D)."""
-    trial, draws, ours, _ = rounds
-    config, place = trial.config, trial.layout.place
+    simulation, draws, ours, _ = rounds
+    config, place = simulation.config, simulation.layout.place
     num_items, dim = ours[0][1].items.shape
     lr_items = config.lr_network * (num_items * config.lr_factor - 1)
     kappa = 2 * config.regularization * lr_items / (num_items * dim)
@@ -230,16 +230,16 @@ def test_places_without_a_client_are_nobodys_neighbours(graph, neighbours):
 def test_uploads_may_be_noisy():
     """Whoever has only itself as neighbour gets back what it sent."""
     config = dataclasses.replace(SMALL, graph="similarity", neighbours=1, ldp_scale=0.5)
-    trial = bound(config, devices=2)
+    simulation = bound(config, devices=2)
     hyper = Hyper(*(jnp.float32(getattr(config, name)) for name in Hyper._fields))
-    clients, _ = trial.init()
+    clients, _ = simulation.init()
 
     @jax.jit
     def served(items, personal):
-        return serve(config, trial.layout, jax.random.key(0), Upload(items), personal, hyper)
+        return serve(config, simulation.layout, jax.random.key(0), Upload(items), personal, hyper)
 
     personal, _ = served(clients.items, clients.personal)
-    noise = np.asarray(personal - clients.items)[trial.layout.place]
+    noise = np.asarray(personal - clients.items)[simulation.layout.place]
     assert noise.std() == pytest.approx(0.5 * np.sqrt(2), rel=0.05)
     assert np.abs(noise).mean() == pytest.approx(0.5, rel=0.05)
     correlation = np.corrcoef(noise.reshape(len(noise), -1))
@@ -268,8 +268,8 @@ def test_withheld_items_are_found():
         dim=8, init_scale=0.1, bce="logit", rounds=40, size_classes=1, local_epochs=2, top_k=5,
         lr_network=0.1, lr_factor=20.0, graph="similarity",
     )  # fmt: skip
-    trial = Trial(config, checkerboard("leak-free"), jax.devices()[:1])
-    start = trial.init()
-    _, info, ranks = trial.segment(start, config.rounds)(start, 0)
-    record = trial.record(config.rounds, info, ranks)
+    simulation = Simulation(config, checkerboard("leak-free"), jax.devices()[:1])
+    start = simulation.init()
+    _, info, ranks = simulation.segment(start, config.rounds)(start, 0)
+    record = simulation.record(config.rounds, info, ranks)
     assert record["test"]["hr@5"] > 0.7 > 2 * CHANCE
