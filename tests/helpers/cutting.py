@@ -7,7 +7,7 @@ from functools import cache
 import jax
 import numpy as np
 import pytest
-from test_contract import assert_same
+from lab import assert_same
 from toy import Toy, toy
 
 from fedem_jax.config.base import INERT, Config

@@ -174,7 +174,7 @@ import os, signal, sys
 from pathlib import Path
 from unittest.mock import patch
 sys.path.insert(0, sys.argv[3])
-from test_checkpoint import saved
+from made_up_checkpoint import saved
 from fedem_jax.storage.checkpoint import Checkpoints
 
 checkpoints = Checkpoints(Path(sys.argv[1]))

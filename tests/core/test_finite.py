@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_contract import Lab, assert_same, config_of, differs, own
+from lab import Lab, assert_same, config_of, differs, own
 from toy import Toy, small_federation, toy
 
 from fedem_jax.config.base import Config

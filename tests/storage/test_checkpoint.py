@@ -9,27 +9,12 @@ import time
 
 import numpy as np
 import pytest
+from made_up_checkpoint import saved
 
 from fedem_jax.cli.signals import Stopping
 from fedem_jax.errors import CannotResume, UserError
-from fedem_jax.storage.checkpoint import Checkpoints, Saved, found, read
+from fedem_jax.storage.checkpoint import Checkpoints, found, read
 from fedem_jax.storage.lock import LOCK, Lock, holder
-
-
-def saved(number, validation=0.5):
-    """A checkpoint with every kind of array that a state has."""
-    rng = np.random.default_rng(number)
-    arrays = {
-        "state": {
-            "clients-items": rng.normal(size=(7, 5, 2)).astype(np.float32),
-            "clients-slot": rng.integers(0, 9, 7).astype(np.int32),
-            "server-bits": rng.integers(0, 2**16, (5, 2)).astype(np.uint16),
-            "server-number": np.array(number, np.int32),
-        },
-        "best": {"finite": np.ones(7, bool), "val": np.full(7, np.nan)},
-        "place": np.arange(7),
-    }
-    return Saved({"round": number, "validation": validation}, arrays)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 from pictures import curve, curves, key, said, ticks
-from test_sweep import FEDERATION, SELECTED, Slope, Turning, slope, turning
+from slope import FEDERATION, SELECTED, Slope, Turning, slope, turning
 
 from fedem_jax.cli import main as cli
 from fedem_jax.config import presets

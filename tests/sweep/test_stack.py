@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from test_contract import config_of
+from lab import config_of
 from toy import small_federation
 
 from fedem_jax.methods import METHODS

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 from cutting import assert_equal, cut_off, gone_on_with, lines_of, toys
-from test_contract import config_of
+from lab import config_of
 from toy import small_federation, toy
 
 from fedem_jax.config.base import INERT

@@ -1,0 +1,91 @@
+"""Compiled rounds of a method that start from any state, and comparisons of what came of them."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from toy import small_federation
+
+from fedem_jax.config.settings import SETTINGS
+from fedem_jax.runs.simulation import Simulation
+
+SMALL = {
+    "dim": 4, "local_epochs": 3, "batch_size": 16, "num_negative": 2, "lr_embedding": 0.03,
+    "lr_adapter": 0.03, "threshold": 0.02, "bce": "logit", "client_fraction": 0.9,
+    "aggregation_fraction": 0.7, "block_size": 1, "size_classes": 1, "num_clusters": 3,
+}  # fmt: skip
+"""Where a method has such a setting."""
+OWN = {
+    "pfedrec": {"lr_network": 0.05, "lr_item_factor": 1.0},
+    "fcf": {"init_scale": 1.0, "lr_server": 0.01},
+    "gpfedrec": {"lr_network": 0.05, "lr_factor": 1.0, "client_fraction": 1.0},
+    "fedrap": {"lr_network": 0.05, "lr_embedding": 1.0},
+    "cofedrec": {"lr_network": 0.05, "lr_item_factor": 1.0},
+}
+"""Gentle steps, where the names mean something else; GPFedRec needs everybody."""
+
+
+def config_of(method, **changes):
+    """A small configuration; `changes` apply to the methods that have such settings."""
+    values = SMALL | OWN.get(method, {}) | changes
+    known = {field.name for field in dataclasses.fields(SETTINGS[method])}
+    return SETTINGS[method](**{name: value for name, value in values.items() if name in known})
+
+
+class Lab:
+    """Compiled rounds of a method, from any state, with any key, data and numbers."""
+
+    def __init__(self, config, devices=1, federation=None, kind=Simulation):
+        federation = federation or small_federation(config.protocol)
+        self.simulation = kind(config, federation, jax.devices()[:devices])
+        self.start = self.simulation.init()
+        self.traces, method = 0, self.simulation.algorithm
+
+        def counted(*args):
+            self.traces += 1
+            return method.round(*args)
+
+        self.simulation.algorithm = method._replace(round=counted)
+        self.program = jax.jit(self.simulation._rounds, static_argnums=0)
+        self.rest = (
+            self.simulation.key_draws,
+            self.simulation.lists,
+            self.simulation.held_out,
+            method.hyper,
+        )
+
+    def segment(self, state, number, length=1, **changed):
+        """State, what each round reported, and ranks, after some rounds."""
+        names = ("key", "lists", "held_out", "hyper")
+        rest = {**dict(zip(names, self.rest, strict=True)), **changed}
+        with jax.default_matmul_precision("highest"):
+            return self.program(length, state, jnp.int32(number), *(rest[name] for name in names))
+
+    def run(self, rounds=3, length=1, **changed):
+        """The last segment of a run."""
+        state = self.start
+        for number in range(0, rounds, length):
+            state, info, ranks = self.segment(state, number, length, **changed)
+        return jax.tree.map(np.asarray, (state, info, ranks))
+
+
+def own(clients):
+    """The parameters that belong to one client alone."""
+    return clients.private if hasattr(clients, "private") else clients.user
+
+
+def assert_same(ours, theirs, **tolerance):
+    """Equal trees; to the bit without a tolerance."""
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for x, y in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        if tolerance:
+            np.testing.assert_allclose(x, y, **({"rtol": 0} | tolerance))
+        else:
+            np.testing.assert_array_equal(x, y)
+
+
+def differs(ours, theirs):
+    """Whether a floating-point leaf of a tree changed at all."""
+    pairs = zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)
+    return any((np.asarray(x) != np.asarray(y)).any() for x, y in pairs)

@@ -1,0 +1,108 @@
+"""Methods that compile at once and whose quality is known beforehand, for sweeps."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from toy import small_federation
+
+from fedem_jax.config.base import Positive
+from fedem_jax.config.settings import Config
+from fedem_jax.core.algorithm import Algorithm, Info, State, Traffic, numbers_of
+
+
+@dataclass(frozen=True)
+class Slope(Config):
+    """Settings of a method that gets better by `speed` in a round, and explodes above 10."""
+
+    method: str = "slope"
+    rounds: int = 8
+    top_k: int = 5
+    speed: Positive = 1.0
+
+
+class Hyper(NamedTuple):
+    speed: Any
+
+
+def slope(config, num_items, layout, samples) -> Algorithm:
+    """Scores are noise, but those of the held-out items rise with the rounds."""
+    held = jnp.asarray(ASKED[layout.client % len(ASKED)])
+
+    def init(key) -> State:
+        noise = config.init_scale * jax.random.normal(key, (layout.padded, num_items))
+        return State({"score": noise}, jnp.int32(0))
+
+    def round(draws, state, hyper):
+        number = state.server + 1
+        lift = jax.nn.one_hot(held, num_items).sum(axis=1) * hyper.speed / config.dim
+        score = state.clients["score"] + lift
+        exploded = jnp.where((hyper.speed > 10) & (number > 2), jnp.nan, 1.0)
+        loss = jnp.full(layout.padded, exploded / number)
+        epochs = jnp.ones(layout.padded, jnp.int32)
+        return State({"score": score * exploded}, number), Info(loss, epochs)
+
+    def score(state, ids, hyper):
+        return state.clients["score"][ids]
+
+    return Algorithm(
+        init, round, score, num_items, numbers_of(Hyper, config), Traffic(0, 0),
+        scratch=lambda block: {"round": 0},
+    )  # fmt: skip
+
+
+FEDERATION = small_federation()
+ASKED = np.stack([FEDERATION.val_item, FEDERATION.test_item], axis=1)
+
+
+@dataclass(frozen=True)
+class Turning(Config):
+    """Settings of a method that turns from one kind of model into another after `turn` rounds."""
+
+    method: str = "turning"
+    rounds: int = 2
+    top_k: int = 5
+    turn: Positive = 1.0
+
+
+def turning(config, num_items, layout, samples) -> Algorithm:
+    """Up to the turn all clients rank the validation item above its candidates, but below all other
+    items; then 4 of 7 rank it first, and 3 last."""
+    client = np.arange(FEDERATION.num_clients)
+    before = np.full((len(client), num_items), 2.0)
+    np.put_along_axis(before, FEDERATION.val_candidates, 0.0, axis=1)
+    before[client, FEDERATION.val_item] = 1.0
+    after = np.zeros((len(client), num_items))
+    after[client, FEDERATION.val_item] = np.where(client < 4, 1.0, -1.0)
+    place = layout.client % len(client)
+    kinds = jnp.asarray(np.stack([before[place], after[place]]), jnp.float32)
+
+    class Turn(NamedTuple):
+        turn: Any
+
+    def init(key) -> State:
+        return State({"score": kinds[0]}, jnp.int32(0))
+
+    def round(draws, state, hyper):
+        number = state.server + 1
+        score = jnp.where(number > hyper.turn, kinds[1], kinds[0])
+        trained = Info(jnp.ones(layout.padded), jnp.ones(layout.padded, jnp.int32))
+        return State({"score": score}, number), trained
+
+    def score(state, ids, hyper):
+        return state.clients["score"][ids]
+
+    return Algorithm(
+        init, round, score, num_items, numbers_of(Turn, config), Traffic(0, 0),
+        scratch=lambda block: {"round": 0},
+    )  # fmt: skip
+
+
+SELECTED = {
+    "val": ({9.0: (1, 0), 0.5: (4 / 7, 4 / 7), 1.5: (1, 0)}, 1, [9.0, 1.5, 0.5]),
+    "val_full": ({9.0: (1, 0), 0.5: (4 / 7, 4 / 7), 1.5: (4 / 7, 4 / 7)}, 2, [0.5, 1.5, 9.0]),
+}
+"""What decides; by `turn` the HR@5 of val and val_full at the round that it chooses; that round
+where a setting turns in between; the settings, the best first."""
