@@ -23,7 +23,7 @@ import numpy as np
 import tyro
 
 from fedem_jax.cli.process import run_command
-from fedem_jax.config.settings import SETTINGS
+from fedem_jax.config.registry import METHODS
 from fedem_jax.errors import UserError
 from fedem_jax.runs.directory import METRICS, PER_CLIENT, RHO, SUMMARY
 from fedem_jax.storage.checkpoint import FOLDER, found, read
@@ -212,7 +212,7 @@ def ratings(path: Path, draw: np.random.Generator) -> None:
 
 def drawn(draw: np.random.Generator, dataset: Path) -> tuple[str, list[str]]:
     """A method, and the arguments of a run of it."""
-    method = str(draw.choice(list(SETTINGS)))
+    method = str(draw.choice(list(METHODS)))
 
     def one(*values: object) -> str:
         return str(values[draw.integers(len(values))])

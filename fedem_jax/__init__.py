@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from fedem_jax.config.base import Config
     from fedem_jax.config.presets import preset
     from fedem_jax.config.protocol import Protocol
+    from fedem_jax.config.registry import METHODS
     from fedem_jax.data.federation import Federation
     from fedem_jax.data.sources import load
     from fedem_jax.errors import UserError
     from fedem_jax.evaluation.ranking import evaluate
-    from fedem_jax.methods import METHODS
     from fedem_jax.runs.simulation import Simulation
     from fedem_jax.runs.train import Result, run
     from fedem_jax.sweep.run import SweepResult, sweep
@@ -48,7 +48,7 @@ __all__ = [
 ]  # fmt: skip
 
 _HOME = {
-    "METHODS": "methods",
+    "METHODS": "config.registry",
     "Audit": "analysis.verdict",
     "audit": "analysis.audit",
     "Config": "config.base",

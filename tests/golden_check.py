@@ -38,7 +38,7 @@ from fedem_jax.methods.fedem import Clients, Download
 from fedem_jax.models.adapter import Adapter
 from fedem_jax.models.losses import probability_bce
 from fedem_jax.runs.simulation import Simulation
-from fedem_jax.server.aggregation import aggregated, aggregation_weights, sample_shares
+from fedem_jax.server.aggregation import aggregate, aggregation_weights, sample_shares
 from fedem_jax.server.similarity import SIMILARITIES, principal_axes, principal_scores, saturate
 
 Trace = dict[str, np.ndarray]
@@ -86,7 +86,7 @@ class Recorded(NamedTuple):
     def order(self, client, epoch, count):
         return lambda position: self.visits[self.number, client, epoch, position]
 
-    def aggregated(self, participants):
+    def uploaders(self, participants):
         return self.served[self.number]
 
     def server(self):
@@ -174,9 +174,11 @@ def adapters(trace: Trace, suffix: str, *index) -> dict[str, Any]:
 
 def state_before(trace: Trace, number: int, simulation: Simulation) -> State:
     """The recorded state that round `number` starts from, before merging."""
-    clients = simulation.layout.number
+    clients = simulation.layout.num_clients
     served = trace["had_server_model"][number]
-    num_tables = jax.eval_shape(simulation.algorithm.init, simulation.key_init).server.items.shape
+    num_tables = jax.eval_shape(
+        simulation.algorithm.init, simulation.key_init, simulation.algorithm.hyper
+    ).server.items.shape
     if number == 0:
 
         def everybody(x):
@@ -266,7 +268,7 @@ def compare_server(trace: Trace, config: FedEM, number: int) -> Iterator[Row]:
     weights = aggregation_weights(config.aggregation, shares, alike, config.alpha)
     recorded = trace["agg_matrix"][number]
     yield within("weights", number, jnp.broadcast_to(weights, recorded.shape), recorded, 2e-6)
-    served = aggregated(jnp.asarray(recorded), tables)
+    served = aggregate(jnp.asarray(recorded), tables)
     yield within("aggregated tables", number, served, trace["server_item_table"][number], 1e-5)
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from toy import small_federation
 
+from fedem_jax.config.registry import METHODS, Method
 from fedem_jax.config.settings import FedMF
 from fedem_jax.evaluation.summary import PARTS
-from fedem_jax.methods import METHODS
 from fedem_jax.runs.simulation import Simulation
 from fedem_jax.runs.train import run
 
@@ -26,7 +26,7 @@ def skeleton():
 
 def test_the_skeleton_is_fedmf(skeleton, monkeypatch):
     """With uniform weights, after the same rounds of the same seed."""
-    monkeypatch.setitem(METHODS, "skeleton", skeleton["skeleton"])
+    monkeypatch.setitem(METHODS, "skeleton", Method(skeleton["Skeleton"], skeleton["skeleton"]))
     settings = {
         "dim": 4, "rounds": 3, "bce": "logit", "local_epochs": 2, "client_fraction": 0.8,
         "size_classes": 1, "top_k": 3, "lr_embedding": 0.1, "seed": 2,

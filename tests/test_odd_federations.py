@@ -9,13 +9,13 @@ from toy import permuted, small_federation
 from fedem_jax.analysis.bottleneck import bottleneck
 from fedem_jax.cli import main as cli
 from fedem_jax.config.protocol import preset
-from fedem_jax.config.settings import SETTINGS, FedEM
+from fedem_jax.config.registry import METHODS
+from fedem_jax.config.settings import FedEM
 from fedem_jax.data.interactions import Interactions
 from fedem_jax.data.readers import read
 from fedem_jax.data.split import split
 from fedem_jax.data.synthetic import synthetic
 from fedem_jax.errors import UserError
-from fedem_jax.methods import METHODS
 from fedem_jax.runs.train import run
 
 SMALL = {
@@ -28,9 +28,9 @@ NOBODY = 1e-9
 
 
 def config_of(method: str, **changes):
-    known = {field.name for field in dataclasses.fields(SETTINGS[method])}
+    known = {field.name for field in dataclasses.fields(METHODS[method].settings)}
     values = {name: value for name, value in (SMALL | changes).items() if name in known}
-    return SETTINGS[method](**values)
+    return METHODS[method].settings(**values)
 
 
 def made(histories: dict, protocol="leak-free", **switches):

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from fedem_jax.cli.sweep import SweepCommand
-from fedem_jax.config.settings import SETTINGS
+from fedem_jax.config.registry import METHODS
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -25,7 +25,7 @@ def test_the_python_example_runs(tmp_path, monkeypatch):
 
 
 def test_the_flags_of_the_commands_are_fields_of_config():
-    kinds = [*SETTINGS.values(), SweepCommand]
+    kinds = [*(method.settings for method in METHODS.values()), SweepCommand]
     fields = [field.name for kind in kinds for field in dataclasses.fields(kind)]
     known = {f"--{name.replace('_', '-')}" for name in fields}
     used = set(re.findall(r"--[a-z][a-z-]*", "\n".join(blocks("sh"))))

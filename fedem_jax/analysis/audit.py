@@ -161,7 +161,7 @@ def _drawn(simulation: Simulation, key: Array, lists: Lists, held_out: HeldOut) 
 
     def participants(number):
         chosen = simulation.draws(key, number, lists).participants()
-        return jnp.zeros(simulation.layout.number, bool).at[chosen].set(True)
+        return jnp.zeros(simulation.layout.num_clients, bool).at[chosen].set(True)
 
     takes_part = lax.map(participants, rounds)
 

@@ -21,15 +21,16 @@ import pandas as pd
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from fedem_jax.client.merging import merged
 from fedem_jax.config.settings import FedEM
-from fedem_jax.core.algorithm import Algorithm, State
+from fedem_jax.core.algorithm import Algorithm, Elastic, State
 from fedem_jax.core.lists import Lists
 from fedem_jax.core.table_storage import from_storage
 from fedem_jax.data.federation import Federation
 from fedem_jax.data.sources import federation_of
 from fedem_jax.errors import UserError
 from fedem_jax.evaluation.ranking import Ranking, rank_all
-from fedem_jax.methods import METHODS
+from fedem_jax.methods import bind
 from fedem_jax.models.losses import LOSSES
 from fedem_jax.runs.simulation import Simulation, check_list, device_name, versions
 from fedem_jax.runs.train import Observer
@@ -93,7 +94,7 @@ def bottleneck(
     Raises:
         UserError: unusable data or settings.
     """
-    if config.merging == "none":
+    if not config.downloads:
         raise UserError("merging: none merges nothing, so there is nothing to compare.")
     if alone < 2:
         raise UserError(f"alone: {alone} is out of range; give a number of at least 2.")
@@ -128,33 +129,31 @@ def bottleneck(
 
 def stages(simulation: Simulation) -> tuple[tuple[Algorithm, Callable[[State], State]], ...]:
     """For each stage, the method whose `score` has its table, and the state that it reads."""
-    config, samples = (
-        with_merging(simulation, "replace"),
-        jnp.zeros(simulation.layout.padded, jnp.int32),
-    )
-    replacing = METHODS["fedem"](
-        config, simulation.federation.num_items, simulation.layout, samples
-    )
-
-    def unserved(state: State) -> State:
-        slot = jnp.full_like(state.clients.slot, -1)
-        return state._replace(clients=state.clients._replace(slot=slot))
+    replacing = bind(settings_of(simulation).merging_by("replace"), simulation.layout)
 
     def as_it_is(state: State) -> State:
         return state
 
-    return (simulation.algorithm, unserved), (replacing, as_it_is), (simulation.algorithm, as_it_is)
+    own = (simulation.algorithm, elastic_of(simulation).unserved)
+    return own, (replacing, as_it_is), (simulation.algorithm, as_it_is)
 
 
-def with_merging(simulation: Simulation, merging: str) -> FedEM:
-    """The settings of a simulation of FedEM that merges in another way."""
+def settings_of(simulation: Simulation) -> FedEM:
+    """The settings of a simulation of FedEM."""
     assert isinstance(simulation.config, FedEM)
-    return dataclasses.replace(simulation.config, merging=merging, adapter_holdout=0.0)
+    return simulation.config
+
+
+def elastic_of(simulation: Simulation) -> Elastic:
+    """How the clients of a simulation of FedEM merge."""
+    assert simulation.algorithm.elastic is not None
+    return simulation.algorithm.elastic
 
 
 def reader(simulation: Simulation) -> Callable[[State, int], Reading]:
     """`(state, number) -> reading` after `number` rounds, compiled."""
     rules, layout = simulation.federation.protocol, simulation.layout
+    elastic = elastic_of(simulation)
     ranking = Ranking(rules.ties, rules.scale, simulation.config.top_k)
 
     @jax.jit
@@ -166,7 +165,7 @@ def reader(simulation: Simulation) -> Callable[[State, int], Reading]:
             ranked = rank_all(algorithm, layout, seen, lists, held_out, hyper, ranking)
             ranks.append(ranked.test)
             losses.append(losses_of(simulation, algorithm, seen, draws, hyper))
-        return Reading(state.clients.slot >= 0, jnp.stack(ranks), jnp.stack(losses))
+        return Reading(elastic.waits(state), jnp.stack(ranks), jnp.stack(losses))
 
     def look(state: State, number: int) -> Reading:
         with jax.default_matmul_precision("highest"):
@@ -190,9 +189,9 @@ def losses_of(
     barred = max(size.barred for size in layout.classes)
 
     def on_device(clients, server, client_at):
-        def one(id):
-            (scores,) = algorithm.score(State(clients, server), id[None], hyper)
-            items, labels, count = draws.samples(client_at[id], positives, barred)
+        def one(place):
+            (scores,) = algorithm.score(State(clients, server), place[None], hyper)
+            items, labels, count = draws.samples(client_at[place], positives, barred)
             present = jnp.arange(len(items)) < count
             lost = jnp.where(present, loss(scores[items], labels), 0.0)
             return lost.sum() / jnp.maximum(count, 1)
@@ -218,11 +217,11 @@ def trained_on(simulation: Simulation, state: State, rounds: int) -> tuple[np.nd
     """Every client's table after so many more rounds alone, in order of place, and the change of
     the mean loss in the last of them. The state itself is left as it is."""
     by_itself = Simulation(
-        with_merging(simulation, "none"),
+        settings_of(simulation).merging_by("none"),
         simulation.federation,
         list(simulation.layout.mesh.devices.flat),
     )
-    start = jax.tree.map(jnp.copy, state)
+    start = jax.tree.map(jnp.copy, elastic_of(simulation).unserved(state))
     after, info, _ = by_itself.segment(start, rounds)(start, simulation.config.rounds)
     before, last = np.nanmean(np.asarray(info.loss), axis=1)[-2:]
     return np.asarray(from_storage(after.clients.items)), float(abs(last - before) / before)
@@ -255,29 +254,29 @@ def distances(
     simulation: Simulation, state: State, optimum: Float[np.ndarray, "C I D"]
 ) -> Distances:
     """Distance of the three tables to every client's own optimum."""
-    layout, elastic = simulation.layout, simulation.algorithm.elastic
-    assert elastic is not None
-    capacity, hyper = max(size.positives for size in layout.classes), simulation.algorithm.hyper
-    num_items = simulation.federation.num_items
+    layout, elastic = simulation.layout, elastic_of(simulation)
+    capacity = max(size.positives for size in layout.classes)
+    hyper, num_items = simulation.algorithm.hyper, layout.num_items
 
     @jax.jit
     def measured(state: State, optimum, lists: Lists):
-        def on_device(held, server, client_at):
-            clients, optimum = held
+        def on_device(parts, server, client_at):
+            clients, optimum = parts
+            state = State(clients, server)
 
-            def one(id):
-                items, count = lists.positives(client_at[id], capacity)
+            def one(place):
+                items, count = lists.positives(client_at[place], capacity)
                 present = jnp.where(jnp.arange(capacity) < count, items, num_items)
                 known = jnp.zeros(num_items).at[present].set(1.0, mode="drop")
-                mine = from_storage(clients.items[id])
-                served = from_storage(server.items[jnp.maximum(clients.slot[id], 0)])
-                (share,) = elastic.share(State(clients, server), id[None], hyper)
+                own = from_storage(clients.items[place])
+                (aggregated,) = elastic.aggregated(state, place[None])
+                (rho,) = elastic.share(state, place[None], hyper)
 
                 def apart(table):
-                    squares = jnp.sum((table - optimum[id]) ** 2, axis=1)
+                    squares = jnp.sum((table - optimum[place]) ** 2, axis=1)
                     return jnp.sqrt(squares @ known / known.sum())
 
-                tables = (mine, served, mine + share[:, None] * (served - mine))
+                tables = (own, aggregated, merged(own, aggregated, rho))
                 return jnp.stack([apart(table) for table in tables])
 
             return lax.map(one, jnp.arange(layout.shard, dtype=jnp.int32))
@@ -287,4 +286,4 @@ def distances(
 
     with jax.default_matmul_precision("highest"):
         table = measured(state, jnp.asarray(optimum), simulation.lists)
-    return Distances(state.clients.slot >= 0, table.T)
+    return Distances(elastic.waits(state), table.T)

@@ -76,15 +76,15 @@ def plan_run(
     need = ClientLoad.of(federation, config.num_negative, config.batch_size)
     layout = layout._replace(block=memory.block)
     served = 0
-    if merges := isinstance(config, FedEM) and config.merging != "none":
-        _, served = config.round_sizes(layout.number)
+    if merges := isinstance(config, FedEM) and config.downloads:
+        _, served = config.round_sizes(layout.num_clients)
 
     def planned(classes) -> list[ClassPlan]:
         return [plan_class(need, size, layout) for size in classes]
 
     return Plan(
         federation=federation,
-        classes=planned(layout.classes_for(layout.number - served)),
+        classes=planned(layout.classes_for(layout.num_clients - served)),
         merging=planned(layout.classes_for(served)) if merges else [],
         memory=memory,
         work=round_work(config, federation, layout, epochs),

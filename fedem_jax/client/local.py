@@ -1,7 +1,7 @@
 """Local training: what one client does with its samples of a round.
 
-All is written without a client axis. `training.train_clients` maps it over a block of clients and
-names the mapped axis `BLOCK`; a client that has fewer batches than its neighbours, or that stopped
+All is written without a client axis. `core.round.train_clients` maps it over a block of clients and
+names the mapped axis `BLOCK`. A client that has fewer batches than its neighbours, or that stopped
 early, is left exactly as it was.
 """
 
@@ -28,7 +28,7 @@ Objective = Callable[[Any, Array, Array, Array], Array]
 def run_epochs(
     step: Callable[[Carry, Array, Array], tuple[Carry, Array]],
     carry: Carry,
-    session: ClientSamples,
+    samples: ClientSamples,
 ) -> tuple[Carry, Trained]:
     """Epochs of mini-batches until the running loss settles: |l_e - l_{e-1}| / |l_{e-1} + offset|
     below the threshold, from the second epoch on.
@@ -36,21 +36,21 @@ def run_epochs(
     `step(carry, row [B], present [B]) -> (carry, mean loss)` is one optimiser step on the samples
     of a batch, named by their compact rows. The last batch of an epoch holds what is left.
     """
-    rule, count = session.rule, session.count
-    width = min(rule.batch_size, session.row_of.shape[0])
+    rule, count = samples.rule, samples.count
+    width = min(rule.batch_size, samples.row_of.shape[0])
     num_batches = -(-count // width)
     most_batches = over_trials(lax.pmax(num_batches, BLOCK))
     alone = lax.axis_size(BLOCK) * stacked() == 1  # then the loops end when the client does
 
     def epoch(loop):
         e, active, carry, total, running, epochs = loop
-        visited = session.order(e, count)
+        visited = samples.order(e, count)
 
         def batch(b, inner):
             carry, total = inner
             position = b * width + jnp.arange(width, dtype=jnp.int32)
             present = position < count
-            row = session.row_of[visited(jnp.where(present, position, 0))]
+            row = samples.row_of[visited(jnp.where(present, position, 0))]
             new, loss = step(carry, row, present)
             loss = loss * present.sum()
             if alone:
@@ -103,36 +103,58 @@ def place_weights(
     return jnp.where(present & (first[row] == place), share[row], 0.0)
 
 
-def fit_embedding(
-    objective: Objective,
-    private: Any,
-    table: Float[Array, "M D"],
-    session: ClientSamples,
+def descend(
+    batch_loss: Callable[[Any, Array, Array], Array],
+    params: Any,
+    samples: ClientSamples,
     optimiser: optax.GradientTransformation,
-) -> tuple[Any, Float[Array, "M D"], Trained]:
-    """Train a client's own parameters and its compact table together, by one optimiser of the pair
-    `(private, table)`.
+) -> tuple[Any, Trained]:
+    """Local epochs of one optimiser step a batch.
 
-    A batch enters as the number of its samples on each row, so that a step scores the table once
-    and its gradient is dense: no row is gathered or scattered, and every sum has a fixed order.
-    The table is held as [D, M] meanwhile, which keeps the long axis contiguous.
+    Args:
+        batch_loss: `(params, row [B], present [B]) -> mean loss` of a batch, by compact rows.
+        params: what is trained.
+        samples: of the client.
+        optimiser: made anew for the round.
     """
 
     def step(carry, row, present):
         params, moments = carry
-        weights = batch_weights(row, present, session.rows.shape[0])
-
-        def batch_loss(params):
-            private, columns = params
-            return objective(private, columns.T, session.labels, weights)
-
-        loss, gradient = jax.value_and_grad(batch_loss)(params)
+        loss, gradient = jax.value_and_grad(batch_loss)(params, row, present)
         update, moments = optimiser.update(gradient, moments, params)
         return (optax.apply_updates(params, update), moments), loss
 
-    params = (private, table.T)
-    start = (params, optimiser.init(params))
-    ((private, columns), _), trained = run_epochs(step, start, session)
+    (params, _), trained = run_epochs(step, (params, optimiser.init(params)), samples)
+    return params, trained
+
+
+def fit_embedding(
+    objective: Objective,
+    private: Any,
+    table: Float[Array, "M D"],
+    samples: ClientSamples,
+    optimiser: optax.GradientTransformation,
+) -> tuple[Any, Float[Array, "M D"], Trained]:
+    """Train a client's own parameters and its compact table together.
+
+    A batch enters as the number of its samples on each row, so that a step scores the table once
+    and its gradient is dense: no row is gathered or scattered, and every sum has a fixed order.
+    The table is held as [D, M] meanwhile, which keeps the long axis contiguous.
+
+    Args:
+        objective: loss of rows, as a weighted sum.
+        private: the client's own parameters.
+        table: rows of its item table that its samples touch.
+        samples: of the client.
+        optimiser: of the pair `(private, table)`.
+    """
+
+    def batch_loss(params, row, present):
+        private, columns = params
+        weights = batch_weights(row, present, samples.rows.shape[0])
+        return objective(private, columns.T, samples.labels, weights)
+
+    (private, columns), trained = descend(batch_loss, (private, table.T), samples, optimiser)
     return private, columns.T, trained
 
 
@@ -140,27 +162,20 @@ def fit_network(
     objective: Objective,
     private: Any,
     table: Float[Array, "M D"],
-    session: ClientSamples,
+    samples: ClientSamples,
     optimiser: optax.GradientTransformation,
 ) -> tuple[Any, Float[Array, "M D"], Trained]:
-    """The same as `fit_embedding`, for a client whose rows go through a network: that costs most,
-    so a batch's rows are gathered."""
+    """The same as `fit_embedding`, for a client whose rows go through a network.
 
-    def step(carry, row, present):
-        params, moments = carry
-        weights = place_weights(row, present, session.rows.shape[0])
+    The network costs most, so a batch's rows are gathered.
+    """
 
-        def batch_loss(params):
-            private, table = params
-            return objective(private, table[row], session.labels[row], weights)
+    def batch_loss(params, row, present):
+        private, table = params
+        weights = place_weights(row, present, samples.rows.shape[0])
+        return objective(private, table[row], samples.labels[row], weights)
 
-        loss, gradient = jax.value_and_grad(batch_loss)(params)
-        update, moments = optimiser.update(gradient, moments, params)
-        return (optax.apply_updates(params, update), moments), loss
-
-    params = (private, table)
-    start = (params, optimiser.init(params))
-    ((private, table), _), trained = run_epochs(step, start, session)
+    (private, table), trained = descend(batch_loss, (private, table), samples, optimiser)
     return private, table, trained
 
 
@@ -168,7 +183,7 @@ def fit_in_turn(
     objective: Objective,
     private: Any,
     table: Float[Array, "M D"],
-    session: ClientSamples,
+    samples: ClientSamples,
     lr_private: Float[Array, ""],
     lr_table: Float[Array, ""],
 ) -> tuple[Any, Float[Array, "M D"], Trained]:
@@ -177,15 +192,15 @@ def fit_in_turn(
 
     def step(carry, row, present):
         private, columns = carry
-        weights = batch_weights(row, present, session.rows.shape[0])
+        weights = batch_weights(row, present, samples.rows.shape[0])
 
         def batch_loss(private, columns):
-            return objective(private, columns.T, session.labels, weights)
+            return objective(private, columns.T, samples.labels, weights)
 
         gradient = jax.grad(batch_loss)(private, columns)
         private = jax.tree.map(lambda x, slope: x - lr_private * slope, private, gradient)
         loss, gradient = jax.value_and_grad(batch_loss, argnums=1)(private, columns)
         return (private, columns - lr_table * gradient), loss
 
-    (private, columns), trained = run_epochs(step, (private, table.T), session)
+    (private, columns), trained = run_epochs(step, (private, table.T), samples)
     return private, columns.T, trained

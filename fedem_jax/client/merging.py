@@ -3,18 +3,67 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from fedem_jax.client.local import Objective, place_weights, run_epochs
+from fedem_jax.client.local import (
+    Objective,
+    descend,
+    fit_embedding,
+    fit_network,
+    place_weights,
+    run_epochs,
+)
+from fedem_jax.config.settings import FedEM
 from fedem_jax.core.round import Trained
-from fedem_jax.core.samples import ClientSamples
+from fedem_jax.core.samples import ClientSamples, hold_out
+from fedem_jax.models import ncf
+from fedem_jax.models.adapter import Adapter, Single
+from fedem_jax.models.mf import MF
+from fedem_jax.models.scoring import Scoring, scoring
 
 Weigh = Callable[[Any, Array, Array], Array]
 """`(adapter, local [M D], aggregated [M D]) -> rho [M]`: share of the aggregated row."""
+
+
+class ElasticClient(NamedTuple):
+    """What a client of FedEM trains, and by which optimisers."""
+
+    config: FedEM
+    backbone: MF | ncf.NCF
+    """Of the scores: p_u . q_i, or f_u(p_u, q_i)."""
+    scoring: Scoring
+    fit: Callable[..., Any]
+    """Trains the backbone's own parameters and rows of Q_u together."""
+    adapter: Adapter | Single
+
+    @classmethod
+    def of(cls, config: FedEM) -> ElasticClient:
+        """The client that the settings describe."""
+        if config.backbone == "mf":
+            backbone, fit = MF(config.dim), fit_embedding
+        else:
+            backbone, fit = ncf.NCF(config.dim, config.network_widths), fit_network
+        adapter = Adapter(config.adapter_widths) if config.adapter == "row" else Single()
+        return cls(config, backbone, scoring(backbone, config.bce), fit, adapter)
+
+    def adam(self, hyper: Any) -> optax.GradientTransformation:
+        """Optimiser of the pair `(private, table)`."""
+        if self.config.backbone == "mf":
+            return optax.adam(hyper.lr_embedding)
+        return ncf.adam(hyper.lr_embedding, hyper.lr_network, hyper.weight_decay)
+
+    def weigh(
+        self, hyper: Any, theta: Any, local: Float[Array, "*M D"], aggregated: Float[Array, "*M D"]
+    ) -> Float[Array, "*M"]:
+        """rho: the share of the aggregated row, row by row."""
+        if self.config.learns_rho:
+            return jnp.asarray(self.adapter.apply({"params": theta}, local, aggregated))
+        return jnp.full(local.shape[:-1], hyper.rho)
 
 
 def merged(
@@ -31,25 +80,28 @@ def fit_adapter(
     private: Any,
     table: Float[Array, "M D"],
     aggregated: Float[Array, "M D"],
-    session: ClientSamples,
+    samples: ClientSamples,
     optimiser: optax.GradientTransformation,
 ) -> Any:
-    """Fit the adapter alone on the client's samples, all tables held fixed (`merging = once`)."""
+    """Fit the adapter alone (`merging = once`).
 
-    def step(carry, row, present):
-        adapter, moments = carry
-        weights = place_weights(row, present, session.rows.shape[0])
-        local, target, label = table[row], aggregated[row], session.labels[row]
+    Args:
+        objective: loss of rows, as a weighted sum.
+        weigh: rho of rows.
+        adapter: its parameters, theta_u.
+        private, table, aggregated: the client's own parameters, its rows and those that the server
+            aggregated for it; all three are held fixed.
+        samples: those that the adapter is fitted on.
+        optimiser: of the adapter.
+    """
 
-        def batch_loss(adapter):
-            rows = merged(local, target, weigh(adapter, local, target))
-            return objective(private, rows, label, weights)
+    def batch_loss(adapter, row, present):
+        weights = place_weights(row, present, samples.rows.shape[0])
+        local, target = table[row], aggregated[row]
+        rows = merged(local, target, weigh(adapter, local, target))
+        return objective(private, rows, samples.labels[row], weights)
 
-        loss, gradient = jax.value_and_grad(batch_loss)(adapter)
-        update, moments = optimiser.update(gradient, moments)
-        return (optax.apply_updates(adapter, update), moments), loss
-
-    (adapter, _), _ = run_epochs(step, (adapter, optimiser.init(adapter)), session)
+    adapter, _ = descend(batch_loss, adapter, samples, optimiser)
     return adapter
 
 
@@ -60,22 +112,26 @@ def fit_elastic(
     private: Any,
     table: Float[Array, "M D"],
     aggregated: Float[Array, "M D"],
-    session: ClientSamples,
+    samples: ClientSamples,
     adapt: optax.GradientTransformation,
     embed: optax.GradientTransformation,
 ) -> tuple[Any, Any, Float[Array, "M D"], Trained]:
-    """Train adapter and embeddings in turn, batch by batch (`merging = per-batch`), by the
-    optimisers `adapt` of the adapter and `embed` of the pair `(private, table)`.
+    """Train adapter and embeddings in turn, batch by batch (`merging = per-batch`).
 
-    Both steps score with rows merged anew. The first moves the adapter; the second, with the moved
-    adapter, the client's own parameters and its table, whose gradient also runs through rho. The
-    aggregated table is a constant. The adapter costs most, so rows are gathered batch by batch.
+    Both steps score with rows merged anew. The first moves the adapter. The second moves, with the
+    new adapter, the client's own parameters and its table, whose gradient also runs through rho.
+    The aggregated table is a constant. The adapter costs most, so rows are gathered batch by batch.
+
+    Args:
+        objective, weigh, adapter, private, table, aggregated, samples: as for `fit_adapter`.
+        adapt: optimiser of the adapter.
+        embed: optimiser of the pair `(private, table)`.
     """
 
     def step(carry, row, present):
         adapter, embedding, adapter_moments, moments = carry
-        weights = place_weights(row, present, session.rows.shape[0])
-        target, label = aggregated[row], session.labels[row]
+        weights = place_weights(row, present, samples.rows.shape[0])
+        target, label = aggregated[row], samples.labels[row]
 
         def batch_loss(adapter, embedding):
             private, table = embedding
@@ -94,5 +150,12 @@ def fit_elastic(
 
     embedding = (private, table)
     start = (adapter, embedding, adapt.init(adapter), embed.init(embedding))
-    (adapter, (private, table), *_), trained = run_epochs(step, start, session)
+    (adapter, (private, table), *_), trained = run_epochs(step, start, samples)
     return adapter, private, table, trained
+
+
+def split_for_adapter(config: FedEM, samples: ClientSamples) -> tuple[ClientSamples, ClientSamples]:
+    """The samples that p_u and Q_u are fitted on, and those that the adapter is."""
+    if config.adapter_holdout:
+        return hold_out(samples, config.adapter_holdout, 1 + config.num_negative)
+    return samples, samples

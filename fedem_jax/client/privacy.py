@@ -24,8 +24,8 @@ from jaxtyping import Array, Float, Int, Key, Num
 from fedem_jax.config.settings import LocalPrivacy
 from fedem_jax.core.blocks import over_trials
 from fedem_jax.core.draws import Draws
-from fedem_jax.core.layout import AXIS, Layout
-from fedem_jax.core.round import Sum
+from fedem_jax.core.layout import AXIS
+from fedem_jax.core.round import RoundContext, Sum
 from fedem_jax.core.table_storage import from_storage, to_storage
 
 
@@ -72,12 +72,13 @@ def noisy_tables(
     known: Num[Array, "I D"] | None,
     hyper: Any,
 ) -> Num[Array, "A I D"]:
-    """The tables as these clients upload them: bounded around `known`, with noise. The clients'
-    own tables stay as they are.
+    """The tables as these clients upload them: bounded around `known`, with noise.
+
+    The clients' own tables stay as they are.
 
     Args:
         config: whether there is noise and a bound.
-        draws: those of the round; its server key is that of the noise, if there is any.
+        draws: of the round; its server key is that of the noise, if there is any.
         clients: whose tables these are.
         tables: as held between rounds.
         known: what the bound is around; None without one.
@@ -100,32 +101,25 @@ def noisy_tables(
 
 
 def noisy_sum(
-    config: LocalPrivacy,
-    draws: Draws,
-    clients: Int[Array, " P"],
-    shares: Float[Array, " P"],
-    upload: Sum,
-    layout: Layout,
-    hyper: Any,
+    config: LocalPrivacy, context: RoundContext, shares: Float[Array, " P"], upload: Sum, hyper: Any
 ) -> Sum:
-    """The weighted sum of the uploads with that of their noises, sum_u a_u scale Z_u, which every
-    client adds to its whole table, and to whatever else it sends, before it leaves.
+    """The weighted sum of the uploads and of their noises, sum_u a_u scale Z_u.
 
-    The noises are drawn one client after the other on every device, so that one table of them is
-    held at a time.
+    Every client adds its noise to its whole table, and to whatever else it sends, before that
+    leaves it. The noises are drawn one client after the other on every device, so that one table of
+    them is held at a time.
 
     Args:
         config: whether there is noise.
-        draws: those of the round; its server key is that of the noise, if there is any.
-        clients: those that upload.
-        shares: a_u, their weights in the sum.
+        context: of the round; its server key is that of the noise, if there is any.
+        shares: a_u, the weights of the participants in the sum.
         upload: the sum without noise.
-        layout: where the clients are.
         hyper: the number `ldp_scale`.
     """
     if not config.ldp_scale:
         return upload
-    weights = jnp.zeros(layout.padded).at[layout.places(clients)].set(shares)
+    layout = context.layout
+    weights = jnp.zeros(layout.padded).at[layout.places(context.participants)].set(shares)
 
     def on_device(weights, key, client_at):
         def add(u, total):
@@ -139,7 +133,7 @@ def noisy_sum(
         nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), upload)
         return (), lax.psum(lax.fori_loop(0, layout.shard, add, nothing), AXIS)
 
-    key, client_at = draws.server(), jnp.asarray(layout.client)
+    key, client_at = context.draws.server(), jnp.asarray(layout.client)
     _, noises = layout.on_each_device(on_device, weights, key, client_at, summed=True)
     return jax.tree.map(lambda sent, new: sent + hyper.ldp_scale * new, upload, noises)
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, get_args, get_type_hints
 from fedem_jax.config.base import Config
 from fedem_jax.config.presets import PRESETS, preset
 from fedem_jax.config.protocol import SWITCHES
-from fedem_jax.config.settings import SETTINGS, settings_of
+from fedem_jax.config.registry import METHODS, settings_of
 from fedem_jax.errors import UserError, nearest
 
 VARIANTS = {"pfedrec": ("pfedrec:evaluated=global",)}
@@ -110,7 +110,7 @@ def plan_comparison(
         shared["rounds"] = rounds
     preset("released", dataset=dataset, **shared)  # their mistakes are those of no method
 
-    names = methods or [each for name in SETTINGS for each in (name, *VARIANTS.get(name, ()))]
+    names = methods or [each for name in METHODS for each in (name, *VARIANTS.get(name, ()))]
     contenders = tuple(_contender(name, dataset, start, shared) for name in dict.fromkeys(names))
     if all(contender.config is None for contender in contenders):
         raise UserError(contenders[0].refused)

@@ -121,8 +121,8 @@ def run_all(
 
 
 def _run_all(todo: Sequence[PlannedRun], watch: Watcher, stop: Callable[[], int]) -> dict[str, str]:
+    from fedem_jax.config.registry import METHODS
     from fedem_jax.data.sources import federation_of, load
-    from fedem_jax.methods import METHODS
 
     once = functools.lru_cache(maxsize=1)(load)  # all methods with a seed have the same data
     failed: dict[str, str] = {}

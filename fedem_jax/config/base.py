@@ -9,7 +9,17 @@ import reprlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    NamedTuple,
+    Self,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from fedem_jax.config.protocol import PROTOCOLS, SWITCHES, Protocol, preset
 from fedem_jax.errors import UserError, nearest
@@ -61,6 +71,13 @@ class Config:
     Raises:
         UserError: a value is out of range; the sentence names the field and what it may be.
     """
+
+    switches: ClassVar[tuple[str, ...]] = ()
+    """Numbers of which 0 leaves out a part of the compiled program."""
+    central: ClassVar[bool] = False
+    """Whether all data lie in one place: a reference, not a federated method."""
+    variants: ClassVar[tuple[str, ...]] = ()
+    """Settings, `FIELD=VALUE`, with which the method is compared as well, beside its defaults."""
 
     dataset: str = "synthetic"
     """Name of a known data set (`fedem data` lists them) or path of a CSV, TSV or parquet file."""
@@ -170,6 +187,28 @@ class Config:
         each."""
         participants = max(1, int(num_clients * self.client_fraction))
         return participants, participants
+
+    def as_program(self, numbers: Collection[str]) -> Self:
+        """The settings that a compiled program depends on.
+
+        Those that it takes as arguments have neutral values. Two trials for which this is equal
+        can be stacked.
+
+        Args:
+            numbers: the fields of the method's `Hyper`.
+        """
+        neutral: dict[str, Any] = {"seed": 0, "out": ""}
+        for field in dataclasses.fields(self):
+            if field.name in numbers:
+                on = float(getattr(self, field.name) > 0) if field.name in self.switches else None
+                neutral[field.name] = field.default if on is None else on
+        return dataclasses.replace(self, **neutral)
+
+    def lighter(self) -> list[list[dict[str, Any]]]:
+        """Single changes with which a run takes less memory; of each list the first is mildest."""
+        halved = [{"dim": self.dim >> n} for n in range(1, self.dim.bit_length())]
+        half_bytes = [{"table_dtype": "bfloat16"}] if self.table_dtype == "float32" else []
+        return [halved, half_bytes]
 
     def rules(self) -> Protocol:
         """The protocol with the single switches that are set."""

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from fedem_jax.config.base import Config
-from fedem_jax.config.settings import SETTINGS, FedEM
+from fedem_jax.config.registry import METHODS
+from fedem_jax.config.settings import FedEM
 from fedem_jax.errors import UserError, nearest
 
 LARGEST_FILE = 2**20
@@ -28,10 +29,10 @@ def load_settings(path: str | Path) -> Config:
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds no settings; expected a JSON object.")
     method = values.get("method", FedEM.method)
-    if not isinstance(method, str) or method not in SETTINGS:
-        hint = nearest(str(method)[:40], list(SETTINGS))
+    if not isinstance(method, str) or method not in METHODS:
+        hint = nearest(str(method)[:40], list(METHODS))
         raise UserError(f"{path}: method: {reprlib.repr(method)} is unknown; {hint}.")
-    kind = SETTINGS[method]
+    kind = METHODS[method].settings
     known = {field.name: field for field in dataclasses.fields(kind)}
     for name, value in values.items():
         if name not in known:

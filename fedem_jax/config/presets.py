@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fedem_jax.config.base import Config
-from fedem_jax.config.settings import settings_of
+from fedem_jax.config.registry import settings_of
 from fedem_jax.config.tuned import TUNED
 from fedem_jax.errors import UserError, nearest
 

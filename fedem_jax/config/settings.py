@@ -6,54 +6,21 @@ and whatever a program tunes on the data set, which `presets.py` holds.
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import reprlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from fedem_jax.config.base import Config, Count, Natural, Portion, Positive, Range, Share, Weight
+from fedem_jax.config.shared import AdamClients, Decay, LocalPrivacy, ServedClients
 from fedem_jax.errors import UserError, nearest
 
-Decay = Annotated[float, Range(0, 0.9999)]
-"""Share of a running mean that is kept in a step."""
-
-MERGINGS = ("per-batch", "once", "replace", "none")
+LEARNED = ("per-batch", "once")
+"""Ways of merging in which clients learn what they take up."""
+MERGINGS = (*LEARNED, "replace", "none")
 """Named ways of merging; a number in [0, 1] is the fifth."""
-
-
-@dataclass(frozen=True)
-class AdamClients(Config):
-    """Clients that train by Adam, made anew in every round, until their loss settles."""
-
-    lr_embedding: Positive = 0.01
-    """Step size of user vector and item table."""
-    threshold: Weight = 1e-4
-    """A client stops early once its running loss changes by less than this share in an epoch."""
-
-
-@dataclass(frozen=True)
-class ServedClients(AdamClients):
-    """Such clients, of which some get a table of their own from the server."""
-
-    aggregation_fraction: Share = 0.1
-    """Share of the training clients that are aggregated, and take up the result in the next
-    round."""
-
-    def round_sizes(self, num_clients: int) -> tuple[int, int]:
-        participants, _ = super().round_sizes(num_clients)
-        return participants, max(1, int(participants * self.aggregation_fraction))
-
-
-@dataclass(frozen=True)
-class LocalPrivacy:
-    """Clients that may bound what they upload, and add noise to it. (Beside `Config`, not below it,
-    so that methods of every kind may have it.)"""
-
-    ldp_scale: Weight = 0.0
-    """Scale of the Laplace noise that a client adds to each number that it uploads; 0: none. It is
-    no guarantee without ldp_clip (docs/privacy.md)."""
-    ldp_clip: Weight = 0.0
-    """Most L1 norm of what an upload adds to the table that the server knows, the last download (in
-    FedEM the initial table); more is scaled down; 0: no bound."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +29,8 @@ class FedEM(LocalPrivacy, ServedClients):
     the result with its own table elastically."""
 
     method: str = "fedem"
-    backbone: Literal["fcf", "ncf"] = "fcf"
-    """Model of a client: fcf = inner product, as released; ncf = user vector and item row through a
+    backbone: Literal["mf", "ncf"] = "mf"
+    """Model of a client: mf = inner product, as released; ncf = user vector and item row through a
     network that stays at home."""
     lr_embedding: Positive = 0.1
     lr_adapter: Positive = 0.1
@@ -112,6 +79,33 @@ class FedEM(LocalPrivacy, ServedClients):
         if not 0 <= share <= 1:
             raise UserError(f"merging: {self.merging} is no weight; give one in [0, 1].")
 
+    @property
+    def downloads(self) -> bool:
+        """Whether clients take up what the server aggregates."""
+        return self.merging != "none"
+
+    @property
+    def learns_rho(self) -> bool:
+        """Whether clients learn how much of the aggregated table they take up."""
+        return self.merging in LEARNED
+
+    @property
+    def rho(self) -> float:
+        """Share of the aggregated table where it is a constant; NaN where it is learned."""
+        if self.learns_rho:
+            return math.nan
+        constant = {"replace": 1.0, "none": 0.0}
+        return constant[self.merging] if self.merging in constant else float(self.merging)
+
+    def merging_by(self, merging: str) -> FedEM:
+        """The same settings with another, fixed way of merging."""
+        return dataclasses.replace(self, merging=merging, adapter_holdout=0.0)
+
+    def as_program(self, numbers: Collection[str]) -> FedEM:
+        program = super().as_program(numbers)
+        fixed = self.learns_rho or self.merging == "none"
+        return program if fixed else dataclasses.replace(program, merging="replace")
+
 
 @dataclass(frozen=True)
 class LocalOnly(AdamClients):
@@ -126,6 +120,8 @@ class CentralMF(Config):
     """Centralised matrix factorisation: all data in one place, as a reference. There is no
     released program; the defaults are the best of some 30 settings on the validation items of
     ml-100k under leak-free."""
+
+    central = True
 
     method: str = "central-mf"
     on_nonfinite: Literal["stop"] = "stop"
@@ -207,6 +203,8 @@ class FedNCF(FedMF):
 class PFedRec(LocalPrivacy, Config):
     """PFedRec (Zhang et al., IJCAI 2023): a score function of its own for every client, over an
     averaged item table that it fine-tunes."""
+
+    variants = ("evaluated=global",)
 
     method: str = "pfedrec"
     dim: Count = 32
@@ -331,23 +329,3 @@ class CoFedRec(Config):
     """Its temperature."""
     base_temperature: Positive = 0.5
     """Its loss is multiplied by temperature / base_temperature."""
-
-
-SETTINGS: dict[str, type[Config]] = {
-    kind.method: kind
-    for kind in (
-        FedEM, LocalOnly, CentralMF, FedMF, FCF, FedNCF, PFedRec, GPFedRec, FedRAP, FedCA, CoFedRec
-    )
-}  # fmt: skip
-"""By method."""
-
-
-def settings_of(method: str) -> type[Config]:
-    """The class that describes experiments with a method.
-
-    Raises:
-        UserError: there is no such method.
-    """
-    if method not in SETTINGS:
-        raise UserError(f"method: '{method}' is unknown; {nearest(method, list(SETTINGS))}.")
-    return SETTINGS[method]

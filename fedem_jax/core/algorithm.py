@@ -1,5 +1,8 @@
 """What a method is: three pure functions, and the types that pass between them.
 
+A method is written for one federation and its layout. Everything random comes from `Draws`; every
+number that a sweep may vary comes from the method's `Hyper`.
+
 Letters, the same everywhere: `C` clients, `I` items, `D` latent, `E` local epochs, `S` samples of a
 client in a round, `B` samples in a batch, `M` rows of a client's compact table, `K` candidates,
 `A` clients aggregated.
@@ -13,6 +16,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+
+from fedem_jax.core.layout import Layout, SizeClass
 
 
 class State(NamedTuple):
@@ -50,35 +55,45 @@ class Elastic(NamedTuple):
 
     learned: bool
     """Whether rho depends on anything but the settings."""
-    served: Callable[[State], Bool[Array, " C"]]
-    """`(state) -> mask` of the clients that wait to merge."""
+    waits: Callable[[State], Bool[Array, " C"]]
+    """`(state) -> mask` of the clients that an aggregated table waits for."""
     share: Callable[..., Float[Array, "B I"]]
-    """`(state, clients [B], hyper) -> rho`: share of the aggregated row, item by item; 0 where
-    nothing waits."""
+    """`(state, places [B], hyper) -> rho`: share of the aggregated row, item by item; 0 where no
+    table waits."""
+    aggregated: Callable[..., Float[Array, "B I D"]]
+    """`(state, places [B]) -> G_u`; means nothing where no table waits."""
+    unserved: Callable[[State], State]
+    """The same state as if no table waited for anybody."""
 
 
-def numbers_of(kind: Any, config: Any) -> Any:
-    """The numbers of a configuration that a sweep may vary: the fields of `kind`, by name."""
+def hyper_of(kind: Any, config: Any) -> Any:
+    """The numbers of a configuration that a sweep may vary.
+
+    Args:
+        kind: the method's `Hyper`, whose fields are settings.
+        config: settings of the method.
+    """
     return kind(*(jnp.float32(getattr(config, name)) for name in kind._fields))
 
 
 class Algorithm(NamedTuple):
-    """A federated method, bound to a federation and to its sizes and switches."""
+    """A federated method, bound to a layout and to its sizes and switches."""
 
     init: Callable[..., State]
-    """`(key) -> state`."""
+    """`(key, hyper) -> state`."""
     round: Callable[..., tuple[State, Info]]
     """`(draws, state, hyper) -> (state, info)`: one communication round with these draws."""
     score: Callable[..., Float[Array, "B I"]]
-    """`(state, clients [B], hyper) -> logits of all items`, by the model each client would use."""
-    num_items: int
-    """I."""
+    """`(state, places [B], hyper) -> logits of all items`, by the model each client would use."""
     hyper: Any
-    """The numbers of the configuration, as `round` and `score` take them."""
+    """The numbers of the configuration, as all three functions take them."""
     traffic: Traffic
     scratch: Callable[[int], dict[str, int]]
     """`(block) -> numbers`, of 4 bytes, that each phase of a round needs on a device, beside the
     state, with so many clients side by side."""
+    classes: dict[str, tuple[SizeClass, ...]] | None = None
+    """Size classes by what their clients do in a round, such as `merging`; None: all do the same,
+    in the classes of the layout."""
     elastic: Elastic | None = None
     """How clients merge what they are served, if they do."""
     placed: Callable[[Any], Any] = lambda server: ()
@@ -86,6 +101,11 @@ class Algorithm(NamedTuple):
     clients."""
 
 
-def tree_at(tree: Any, index: Array) -> Any:
+def at_place(tree: Any, place: Array) -> Any:
     """One client's part, or several clients', of arrays that have the client axis first."""
-    return jax.tree.map(lambda leaf: leaf[index], tree)
+    return jax.tree.map(lambda leaf: leaf[place], tree)
+
+
+def copies(tree: Any, layout: Layout) -> Any:
+    """The same parameters for every client."""
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (layout.padded, *leaf.shape)), tree)

@@ -46,7 +46,7 @@ class Draws(Protocol):
         """`positions [B] -> index [B]`: samples visited at positions (< `count`) of an epoch."""
         ...
 
-    def aggregated(self, participants: Int[Array, " P"]) -> Int[Array, " A"]:
+    def uploaders(self, participants: Int[Array, " P"]) -> Int[Array, " A"]:
         """Distinct participants whose tables are aggregated."""
         ...
 
@@ -70,14 +70,14 @@ class KeyedDraws(NamedTuple):
     keys_samples: Key[Array, " C"]
     """Of all clients at once, as every size class would compile a derivation of its own."""
     keys_order: Key[Array, " C"]
-    key_aggregated: Key[Array, ""]
+    key_uploaders: Key[Array, ""]
     key_server: Key[Array, ""]
     lists: Lists
     num_clients: int
     num_items: int
     num_negative: int
     num_participants: int
-    num_aggregated: int
+    num_uploaders: int
 
     @classmethod
     def of_round(
@@ -85,12 +85,12 @@ class KeyedDraws(NamedTuple):
     ) -> KeyedDraws:
         """The draws of round `number` of the run with this key; `sizes` are the other fields."""
         key = jax.random.fold_in(key, number)
-        participants, samples, order, aggregated = jax.random.split(key, 4)
+        participants, samples, order, uploaders = jax.random.split(key, 4)
         of_client = jax.vmap(jax.random.fold_in, (None, 0))
         everyone = jnp.arange(num_clients)
         samples, order = of_client(samples, everyone), of_client(order, everyone)
         server = jax.random.fold_in(key, SERVER)
-        return cls(participants, samples, order, aggregated, server, lists, num_clients, *sizes)
+        return cls(participants, samples, order, uploaders, server, lists, num_clients, *sizes)
 
     def participants(self) -> Int[Array, " P"]:
         everyone = jnp.arange(self.num_clients, dtype=jnp.int32)
@@ -115,8 +115,8 @@ class KeyedDraws(NamedTuple):
     def order(self, client, epoch, count) -> Callable[[Array], Array]:
         return shuffle(jax.random.fold_in(self.keys_order[client], epoch), count)
 
-    def aggregated(self, participants: Int[Array, " P"]) -> Int[Array, " A"]:
-        return jax.random.permutation(self.key_aggregated, participants)[: self.num_aggregated]
+    def uploaders(self, participants: Int[Array, " P"]) -> Int[Array, " A"]:
+        return jax.random.permutation(self.key_uploaders, participants)[: self.num_uploaders]
 
     def server(self) -> Key[Array, ""]:
         return self.key_server

@@ -44,8 +44,10 @@ class Layout(NamedTuple):
     """
 
     mesh: Mesh
-    number: int
+    num_clients: int
     """C: clients of the federation."""
+    num_items: int
+    """I: items of the federation."""
     shard: int
     """Places per device; those beyond the clients are at the end of a device and never take
     part."""
@@ -53,6 +55,8 @@ class Layout(NamedTuple):
     """Client at each place; `padded`: none."""
     place: Int[np.ndarray, " C"]
     """Place of each client."""
+    samples: Int[np.ndarray, " padded"]
+    """Samples of a round at each place, positives and negatives; 0 where there is no client."""
     classes: tuple[SizeClass, ...]
     coarse: tuple[SizeClass, ...]
     """Half as many classes, for work that few clients do: see `classes_for`."""
@@ -67,7 +71,7 @@ class Layout(NamedTuple):
     def classes_for(self, clients: int) -> tuple[SizeClass, ...]:
         """Size classes for what so many clients do in a round: the coarse ones unless it is most of
         them, since whatever is done is compiled once for each class."""
-        return self.classes if 2 * clients > self.number else self.coarse
+        return self.classes if 2 * clients > self.num_clients else self.coarse
 
     def places(self, clients: Int[Array, "*n"]) -> Int[Array, "*n"]:
         """Places of clients."""
@@ -138,25 +142,34 @@ class ClientLoad(NamedTuple):
         return cls(sizes * (1 + k), -(-sizes * (1 + k) // batch_size), rows, touched)
 
 
-LITTLE_PADDING, MOST_CLASSES = 1.45, 7
-"""Padded over useful work that needs no further size class, and the most classes, unless a
-configuration says how many: each costs seconds of compilation."""
+LITTLE_PADDING = 1.45
+"""Computed over useful work below which no further size class is worth its compilation."""
+MOST_CLASSES = 7
+"""Most size classes, unless a configuration says how many: each costs seconds of compilation."""
 
 
 def lay_out(
     federation: Federation,
-    need: ClientLoad,
+    load: ClientLoad,
     *,
     devices: Sequence[Any],
     num_classes: int,
     block: int,
 ) -> Layout:
-    """Deal the clients out to `devices` and sort them into at most `num_classes` size classes, such
-    that the local steps times the rows that each of them moves are fewest; 0: into as few as there
-    is little padding with."""
+    """Deal the clients out to devices and sort them into size classes.
+
+    The classes are those with the fewest local steps times rows that each step moves.
+
+    Args:
+        federation: the data.
+        load: what local training takes, client by client.
+        devices: each gets about the same load.
+        num_classes: most size classes; 0: as few as keep the padding small.
+        block: clients side by side.
+    """
     number, shard = federation.num_clients, -(-federation.num_clients // len(devices))
     client = np.full((len(devices), shard), shard * len(devices))
-    by_size = np.lexsort((np.arange(number), -need.rows, -need.steps))
+    by_size = np.lexsort((np.arange(number), -load.rows, -load.steps))
     turn, seat = np.divmod(np.arange(number), len(devices))
     seat = np.where(turn % 2, len(devices) - 1 - seat, seat)  # there and back again
     for device, row in enumerate(client):
@@ -164,24 +177,41 @@ def lay_out(
         row[: len(dealt)] = dealt
     client = client.ravel()
     place = np.argsort(client, kind="stable")[:number]
-    mesh = Mesh(np.asarray(devices), (AXIS,))
-    layout = Layout(mesh, number, shard, client, place, (), (), block)
+    samples = np.zeros(len(client), np.int32)
+    samples[place] = load.samples
+    layout = Layout(
+        mesh=Mesh(np.asarray(devices), (AXIS,)),
+        num_clients=number,
+        num_items=federation.num_items,
+        shard=shard,
+        client=client,
+        place=place,
+        samples=samples,
+        classes=(),
+        coarse=(),
+        block=block,
+    )
     padding, most = (0.0, num_classes) if num_classes else (LITTLE_PADDING, MOST_CLASSES)
-    classes = size_classes(federation, need, layout, most, padding)
-    coarse = size_classes(federation, need, layout, max(1, len(classes) // 2))
+    classes = size_classes(federation, load, layout, most, padding)
+    coarse = size_classes(federation, load, layout, max(1, len(classes) // 2))
     return layout._replace(classes=classes, coarse=coarse)
 
 
 def size_classes(
-    federation: Federation, need: ClientLoad, layout: Layout, most: int, padding: float = 0.0
+    federation: Federation, load: ClientLoad, layout: Layout, most: int, padding: float = 0.0
 ) -> tuple[SizeClass, ...]:
-    """At most so many classes, by the rows that a client may touch; no more than it takes for so
-    much padded over useful work."""
+    """Sort the clients into size classes by the rows that each may touch.
+
+    Args:
+        federation, load, layout: as for `lay_out`.
+        most: most classes.
+        padding: computed over useful work that is good enough: no class is added below it.
+    """
     sizes, barred = np.diff(federation.offsets), np.diff(federation.barred_offsets)
-    enough = padding * float(need.steps @ need.touched)
-    capacities = best_capacities(need.rows, need.steps, most, enough)
-    class_of = np.searchsorted(capacities, need.rows)
-    by_size = np.lexsort((need.rows, need.steps))
+    enough = padding * float(load.steps @ load.touched)
+    capacities = best_capacities(load.rows, load.steps, most, enough)
+    class_of = np.searchsorted(capacities, load.rows)
+    by_size = np.lexsort((load.rows, load.steps))
     classes = []
     for index, capacity in enumerate(capacities):
         inside = by_size[class_of[by_size] == index]
@@ -198,8 +228,10 @@ def size_classes(
 def best_capacities(
     needs: np.ndarray, steps: np.ndarray, most: int, enough: float = 0.0
 ) -> np.ndarray:
-    """Rising capacities of at most `most` classes that hold all needs, such that the sum over the
-    clients of steps times capacity is least; of no more classes than bring it down to `enough`.
+    """Capacities of size classes, in rising order, that hold all needs at the least cost.
+
+    The cost is the sum over the clients of steps times the capacity of their class. No class is
+    added once the cost is at most `enough`.
 
     Dynamic programming over the distinct needs: the best way to cover the smallest ones with k
     classes ends in one class after the best way to cover fewer with k - 1.

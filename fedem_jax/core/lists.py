@@ -40,7 +40,9 @@ def lists_on_device(federation: Federation, layout: Layout) -> Lists:
     room = max(max(size.positives, size.barred) for size in layout.classes)
 
     def offsets(values: np.ndarray) -> np.ndarray:
-        return np.pad(values, (0, layout.padded - layout.number + 1), mode="edge").astype(np.int32)
+        return np.pad(values, (0, layout.padded - layout.num_clients + 1), mode="edge").astype(
+            np.int32
+        )
 
     def flat(values: np.ndarray) -> np.ndarray:
         return np.pad(values, (0, room)).astype(np.int32)

@@ -1,4 +1,8 @@
-"""All clients in a round: who works in which block, what is written back, what the server gets."""
+"""A round of local training: who takes part, who works in which block, what is written back.
+
+A method says what one client does (`Phase.client_round`) and gets back the state of all clients,
+what they report, and the sum of what they sent.
+"""
 
 from __future__ import annotations
 
@@ -68,11 +72,33 @@ class Phase(NamedTuple):
     """Something that some of the participants do in a round."""
 
     client_round: Callable[[ClientSamples, Any, Any, Array], Change]
-    """`(session, clients, server, id) -> change` of the client at place `id` of `clients`."""
+    """`(samples, clients, server, place) -> change` of the client at this place of `clients`."""
     chosen: Callable[[Any], Bool[Array, " C"]]
     """`(clients) -> mask` of those that do it."""
     classes: Sequence[SizeClass]
     """Size classes that they are sorted into."""
+
+
+class RoundContext(NamedTuple):
+    """What all clients have in common in a round."""
+
+    layout: Layout
+    """Where the clients are."""
+    draws: Draws
+    """The random choices of the round."""
+    rule: Rule
+    """How long a client trains."""
+    participants: Int[Array, " P"]
+    """Clients that train."""
+
+    @classmethod
+    def of(cls, layout: Layout, draws: Draws, rule: Rule) -> RoundContext:
+        """The context of a round with these draws."""
+        return cls(layout, draws, rule, draws.participants())
+
+    def samples_of(self, clients: Int[Array, "*n"]) -> Int[Array, "*n"]:
+        """Samples that each of these clients trains on, positives and negatives."""
+        return jnp.asarray(self.layout.samples)[self.layout.places(clients)]
 
 
 def everybody(clients: Any) -> Bool[Array, " C"]:
@@ -81,45 +107,47 @@ def everybody(clients: Any) -> Bool[Array, " C"]:
 
 
 def train_clients(
-    phases: Sequence[Phase],
-    layout: Layout,
-    draws: Draws,
-    rule: Rule,
-    num_items: int,
-    state: State,
-    participants: Int[Array, " P"],
-    nothing: Sum | None = None,
+    context: RoundContext, phases: Sequence[Phase], state: State, nothing: Sum | None = None
 ) -> tuple[Any, Info, Any]:
     """All participants, phase after phase, block after block, every device its own clients.
 
-    Returns the clients, what they report, and the sum of what they sent, which starts at the zeros
-    of `nothing`; None where nothing is sent in this way. What a client sends is what it changed: a
-    client that `rule.skip` leaves out adds nothing, as if it had sent back what it was given.
+    What a client sends is what it changed. A client that `rule.skip` leaves out sends nothing.
+
+    Args:
+        context: of the round.
+        phases: what the participants do; each does at most one of them.
+        state: before the round.
+        nothing: zeros that the sum of what clients send starts from; None: they send nothing so.
+
+    Returns:
+        The clients, what they report, and the sum of what they sent.
     """
+    layout, draws, rule, participants = context
     takes_part = jnp.zeros(layout.padded, bool).at[layout.places(participants)].set(True)
 
     def on_device(clients, server, takes_part, client_at, members):
-        def block(client_round, size: SizeClass, ids, carry):
+        def block(client_round, size: SizeClass, places, carry):
             clients, info, total = carry
 
-            def one(id):
-                client = client_at.at[id].get(mode="fill", fill_value=layout.padded)
-                session = client_samples(draws, client, size, num_items, rule)
-                return client_round(session, clients, server, id)
+            def one(place):
+                client = client_at.at[place].get(mode="fill", fill_value=layout.padded)
+                samples = client_samples(draws, client, size, layout.num_items, rule)
+                return client_round(samples, clients, server, place)
 
-            new = jax.vmap(one, axis_name=BLOCK)(ids)
+            new = jax.vmap(one, axis_name=BLOCK)(places)
             skipped = info.skipped
             if skipped is not None:
                 results = (new.own, new.table, new.sent, new.trained.loss)
-                lost = ~finite_rows(results, len(ids))
-                skipped = skipped.at[ids].set(lost, mode="drop")
-                ids = jnp.where(lost, layout.shard, ids)  # from here on they are not there
+                lost = ~finite_rows(results, len(places))
+                skipped = skipped.at[places].set(lost, mode="drop")
+                places = jnp.where(lost, layout.shard, places)  # from here on they are not there
             info = Info(
-                loss=info.loss.at[ids].set(new.trained.loss, mode="drop"),
-                epochs=info.epochs.at[ids].set(new.trained.epochs, mode="drop"),
+                loss=info.loss.at[places].set(new.trained.loss, mode="drop"),
+                epochs=info.epochs.at[places].set(new.trained.epochs, mode="drop"),
                 skipped=skipped,
             )
-            return written(clients, ids, new), info, added(total, new.sent, ids < layout.shard)
+            total = added(total, new.sent, places < layout.shard)
+            return written(clients, places, new), info, total
 
         chosen = [takes_part & phase.chosen(clients) for phase in phases]
         idle = Info(
@@ -142,20 +170,20 @@ def train_clients(
     return clients, info, total
 
 
-def written(clients: Any, ids: Int[Array, " B"], new: Change) -> Any:
-    """The clients with the changes of a block; ids one past the last are dropped."""
+def written(clients: Any, places: Int[Array, " B"], new: Change) -> Any:
+    """The clients with the changes of a block; places one past the last are dropped."""
 
     def put(old, value):
-        return old.at[ids].set(value, mode="drop")
+        return old.at[places].set(value, mode="drop")
 
     own = {name: jax.tree.map(put, getattr(clients, name), new.own[name]) for name in new.own}
     if new.rows is None or new.table is None:
         return clients._replace(**own)
     if isinstance(clients.items, SparseTables):
-        items = clients.items.put(ids, new.rows, new.table)
+        items = clients.items.scatter(places, new.rows, new.table)
     else:
         table = to_storage(new.table, clients.items.dtype)
-        items = clients.items.at[ids[:, None], new.rows].set(table, mode="drop")
+        items = clients.items.at[places[:, None], new.rows].set(table, mode="drop")
     return clients._replace(items=items, **own)
 
 
@@ -173,15 +201,13 @@ def added(total: Sum | None, sent: Contribution | None, present: Bool[Array, " B
     return Sum(items, jax.tree.map(plus, total.rest, sent.rest))
 
 
-def training_scratch(
-    layout: Layout, num_items: int, dim: int, block: int, tables: int = 1
-) -> dict[str, int]:
+def training_scratch(layout: Layout, dim: int, block: int, tables: int = 1) -> dict[str, int]:
     """Numbers that XLA keeps at once to train and to evaluate a block of clients.
 
     train: rows, both moments, gradient and update, [D M] each; 4 numbers a sample, 1 an item.
     evaluate: so many `tables`, [I D], and 8 numbers an item for scores and ranks.
     """
-    rows = max(size.rows for size in layout.classes)
+    rows, num_items = max(size.rows for size in layout.classes), layout.num_items
     return {
         "train": block * (5 * rows * dim + 4 * rows + num_items),
         "evaluate": block * num_items * (tables * dim + 8),

@@ -59,24 +59,34 @@ class ClientSamples(NamedTuple):
 def client_samples(
     draws: Draws, client: Array, size: SizeClass, num_items: int, rule: Rule
 ) -> ClientSamples:
-    """Draw a client's samples and give each touched item a row, in order of its first sample; or
-    every item its own, where there is room for all."""
-    samples = draws.samples(client, size.positives, size.barred)
-    length = samples.items.shape[0]
-    place = jnp.arange(length, dtype=jnp.int32)
-    present = place < samples.count
+    """Draw a client's samples of a round.
+
+    Each touched item gets a row, in order of its first sample. Where there is room for all items,
+    every item has the row of its number.
+
+    Args:
+        draws: of the round.
+        client: whose samples.
+        size: its size class.
+        num_items: I.
+        rule: how long it trains.
+    """
+    drawn = draws.samples(client, size.positives, size.barred)
+    length = drawn.items.shape[0]
+    position = jnp.arange(length, dtype=jnp.int32)
+    present = position < drawn.count
     if size.rows >= num_items:
-        rows, row_of = jnp.arange(num_items, dtype=jnp.int32), samples.items
+        rows, row_of = jnp.arange(num_items, dtype=jnp.int32), drawn.items
     else:
-        touched = jnp.where(present, samples.items, num_items)
-        first = jnp.full(num_items, length, jnp.int32).at[touched].min(place, mode="drop")
-        first = first[samples.items]
-        new = present & (first == place)
+        touched = jnp.where(present, drawn.items, num_items)
+        first = jnp.full(num_items, length, jnp.int32).at[touched].min(position, mode="drop")
+        first = first[drawn.items]
+        new = present & (first == position)
         row = jnp.cumsum(new, dtype=jnp.int32) - 1
         row_of = row[first]
         rows = jnp.full(size.rows, num_items, jnp.int32)
-        rows = rows.at[jnp.where(new, row, size.rows)].set(samples.items, mode="drop")
-    positive = jnp.where(present, samples.labels, 0.0)
+        rows = rows.at[jnp.where(new, row, size.rows)].set(drawn.items, mode="drop")
+    positive = jnp.where(present, drawn.labels, 0.0)
     labels = jnp.zeros(rows.shape).at[row_of].max(positive, mode="drop")
 
     def order(epoch, count):
@@ -84,36 +94,36 @@ def client_samples(
             return lambda position: position  # one batch holds all samples
         return draws.order(client, epoch, count)
 
-    return ClientSamples(rows, labels, row_of, samples.count, order, rule, client)
+    return ClientSamples(rows, labels, row_of, drawn.count, order, rule, client)
 
 
 HOLD_OUT = 0x5E7
-"""Seed of the choice of samples that are set aside: the same in every run."""
+"""Seed of the choice of positives that are held out: the same in every run."""
 
 
 def hold_out(
-    session: ClientSamples, share: float, group: int
+    samples: ClientSamples, share: float, group: int
 ) -> tuple[ClientSamples, ClientSamples]:
-    """A session without some of its positives and their negatives, and one of those alone.
+    """Split a client's samples: most of its positives with their negatives, and the rest.
 
-    Which positives these are depends on nothing but the client and the item, so that a client that
-    trains on the first part alone has seen none of them in any round.
+    Which positives are held out depends on the client and the item alone. So a client that trains
+    on the first part has seen none of the second in any round.
 
     Args:
-        session: samples in groups, each a positive and its negatives.
-        share: mean share of the positives that are set aside.
+        samples: in groups, each a positive and its negatives.
+        share: mean share of the positives that are held out.
         group: samples of a group, 1 + number of negatives.
     """
-    place = jnp.arange(session.row_of.shape[0], dtype=jnp.int32)
-    key = jax.random.fold_in(jax.random.key(HOLD_OUT), session.client)
-    positive = session.rows[session.row_of[::group]]
+    position = jnp.arange(samples.row_of.shape[0], dtype=jnp.int32)
+    key = jax.random.fold_in(jax.random.key(HOLD_OUT), samples.client)
+    positive = samples.rows[samples.row_of[::group]]
     drawn = jax.vmap(lambda item: jax.random.uniform(jax.random.fold_in(key, item)))(positive)
-    aside = (drawn < share)[place // group]
+    held_out = (drawn < share)[position // group]
 
     def part(chosen):
-        chosen = chosen & (place < session.count)
-        new = jnp.where(chosen, jnp.cumsum(chosen) - 1, len(place))
-        row_of = jnp.zeros_like(session.row_of).at[new].set(session.row_of, mode="drop")
-        return session._replace(row_of=row_of, count=chosen.sum())
+        chosen = chosen & (position < samples.count)
+        new = jnp.where(chosen, jnp.cumsum(chosen) - 1, len(position))
+        row_of = jnp.zeros_like(samples.row_of).at[new].set(samples.row_of, mode="drop")
+        return samples._replace(row_of=row_of, count=chosen.sum())
 
-    return part(~aside), part(aside)
+    return part(~held_out), part(held_out)

@@ -1,4 +1,4 @@
-"""What a client keeps of its item table where the rest is the downloaded one."""
+"""Item tables that are kept sparse: the rows that a client moved, over a table that all share."""
 
 from __future__ import annotations
 
@@ -13,46 +13,54 @@ from fedem_jax.core.table_storage import from_storage, to_storage
 
 
 class SparseTables(NamedTuple):
-    """The rows that each client moved in its last round, and no others: what a client keeps where
-    the rest of its table is the downloaded one. Stored one client after the other."""
+    """The rows that each client moved in its last round, one client after the other.
+
+    All other rows of a client's table are those of the downloaded one.
+    """
 
     start: Int[Array, " C"]
-    """First place of each client, counted from the first one of its device."""
+    """First entry of each client, counted from the first one of its device."""
     count: Int[Array, " C"]
-    """Places of each client: the rows of its size class."""
+    """Entries of each client: the rows of its size class."""
     items: Int[Array, " R"]
-    """Item of each place; I: not in use."""
+    """Item of each entry; I: not in use."""
     table: Num[Array, "R D"]
+    """Row of each entry."""
 
     @classmethod
-    def empty(cls, layout: Layout, num_items: int, dim: int, dtype: Any) -> SparseTables:
+    def empty(cls, layout: Layout, dim: int, dtype: Any) -> SparseTables:
         """Nobody has moved a row yet."""
         count = np.zeros((layout.mesh.size, layout.shard), np.int32)
         for size in layout.classes:
             for device, members in enumerate(size.members):
                 count[device, members[members < layout.shard]] = size.rows
         start = np.cumsum(count, axis=1) - count
-        places = layout.mesh.size * int(count.sum(axis=1).max())
+        entries = layout.mesh.size * int(count.sum(axis=1).max())
         return cls(
             jnp.asarray(start.ravel(), jnp.int32),
             jnp.asarray(count.ravel()),
-            jnp.full(places, num_items, jnp.int32),
-            jnp.zeros((places, dim), dtype),
+            jnp.full(entries, layout.num_items, jnp.int32),
+            jnp.zeros((entries, dim), dtype),
         )
 
-    def put(self, ids: Int[Array, " B"], rows: Int[Array, "B M"], table: Float[Array, "B M D"]):
-        """The rows of a block of clients; ids one past the last are dropped."""
+    def scatter(
+        self, places: Int[Array, " B"], rows: Int[Array, "B M"], table: Float[Array, "B M D"]
+    ) -> SparseTables:
+        """The same with new rows of a block of clients; places one past the last are dropped."""
         nowhere = len(self.items)
-        start = self.start.at[ids].get(mode="fill", fill_value=nowhere)
-        place = start[:, None] + jnp.arange(rows.shape[1], dtype=jnp.int32)[None, :]
+        start = self.start.at[places].get(mode="fill", fill_value=nowhere)
+        entry = start[:, None] + jnp.arange(rows.shape[1], dtype=jnp.int32)[None, :]
         return self._replace(
-            items=self.items.at[place].set(rows, mode="drop"),
-            table=self.table.at[place].set(to_storage(table, self.table.dtype), mode="drop"),
+            items=self.items.at[entry].set(rows, mode="drop"),
+            table=self.table.at[entry].set(to_storage(table, self.table.dtype), mode="drop"),
         )
 
-    def of(self, id: Int[Array, ""], most: int) -> tuple[Int[Array, " M"], Float[Array, "M D"]]:
-        """One client's items and rows in `most` places; I where there is none."""
+    def gather(
+        self, place: Int[Array, ""], most: int
+    ) -> tuple[Int[Array, " M"], Float[Array, "M D"]]:
+        """One client's items and rows in an array of `most`; an item beyond all where there is
+        none."""
         index = jnp.arange(most, dtype=jnp.int32)
-        place = jnp.where(index < self.count[id], self.start[id] + index, len(self.items))
-        items = self.items.at[place].get(mode="fill", fill_value=jnp.iinfo(jnp.int32).max)
-        return items, from_storage(self.table.at[place].get(mode="fill", fill_value=0))
+        entry = jnp.where(index < self.count[place], self.start[place] + index, len(self.items))
+        items = self.items.at[entry].get(mode="fill", fill_value=jnp.iinfo(jnp.int32).max)
+        return items, from_storage(self.table.at[entry].get(mode="fill", fill_value=0))

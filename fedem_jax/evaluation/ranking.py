@@ -99,22 +99,22 @@ def rank_all(
 ) -> Ranks:  # fmt: skip
     """Ranks of all clients, block after block, every device its own clients."""
     capacity = max(size.positives for size in layout.classes)
-    num_items = algorithm.num_items
+    num_items = layout.num_items
 
     def on_device(clients, server, held_out, client_at):
-        def known(id):
-            items, count = lists.positives(client_at[id], capacity)
+        def known(place):
+            items, count = lists.positives(client_at[place], capacity)
             return jnp.where(jnp.arange(capacity) < count, items, num_items)
 
-        def block(ids):
-            scores = algorithm.score(State(clients, server), ids, hyper)
-            asked = HeldOut(*(leaf[ids] for leaf in held_out))
-            return jax.vmap(partial(rank_one, ranking))(scores, asked, jax.vmap(known)(ids))
+        def block(places):
+            scores = algorithm.score(State(clients, server), places, hyper)
+            asked = HeldOut(*(leaf[places] for leaf in held_out))
+            return jax.vmap(partial(rank_one, ranking))(scores, asked, jax.vmap(known)(places))
 
         num_blocks = -(-layout.shard // layout.block)
-        ids = jnp.arange(num_blocks * layout.block, dtype=jnp.int32)
-        ids = jnp.minimum(ids, layout.shard - 1).reshape(num_blocks, layout.block)
-        ranks = lax.map(block, ids)
+        places = jnp.arange(num_blocks * layout.block, dtype=jnp.int32)
+        places = jnp.minimum(places, layout.shard - 1).reshape(num_blocks, layout.block)
+        ranks = lax.map(block, places)
         return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[: layout.shard], ranks)
 
     client_at = jnp.asarray(layout.client)

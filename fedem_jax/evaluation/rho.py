@@ -69,19 +69,19 @@ def counter(
     def on_device(held, whole, client_at, members):
         (clients, served, activity), (server, lists) = held, whole
 
-        def block(size, ids, counts):
-            rho = elastic.share(State(clients, server), ids, algorithm.hyper)
+        def block(size, places, counts):
+            rho = elastic.share(State(clients, server), places, algorithm.hyper)
 
-            def known(id):
-                client = client_at.at[id].get(mode="fill", fill_value=layout.padded)
+            def known(place):
+                client = client_at.at[place].get(mode="fill", fill_value=layout.padded)
                 items, count = lists.positives(client, size.positives)
                 items = jnp.where(jnp.arange(size.positives) < count, items, num_items)
                 return jnp.zeros(num_items, jnp.int32).at[items].set(1, mode="drop")
 
             level = jnp.clip((rho * BINS).astype(jnp.int32), 0, BINS - 1)
-            active = activity.at[ids].get(mode="clip")[:, None]
-            place = (active, groups.popularity[None, :], jax.vmap(known)(ids), level)
-            present = (ids < layout.shard)[:, None]
+            active = activity.at[places].get(mode="clip")[:, None]
+            place = (active, groups.popularity[None, :], jax.vmap(known)(places), level)
+            present = (places < layout.shard)[:, None]
             return counts.at[place].add(jnp.broadcast_to(present, rho.shape).astype(jnp.int32))
 
         start = jnp.zeros(SHAPE, jnp.int32)
@@ -90,7 +90,7 @@ def counter(
 
     @jax.jit
     def count(state: State, lists: Lists) -> Int[Array, "A P 2 B"]:
-        held = (state.clients, elastic.served(state), groups.activity)
+        held = (state.clients, elastic.waits(state), groups.activity)
         _, counts = layout.on_each_device(
             on_device, held, (state.server, lists), jnp.asarray(layout.client), members, summed=True
         )

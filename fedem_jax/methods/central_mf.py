@@ -23,7 +23,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key, Num
 
 from fedem_jax.config.settings import CentralMF
-from fedem_jax.core.algorithm import Algorithm, Info, State, Traffic, numbers_of
+from fedem_jax.core.algorithm import Algorithm, Info, State, Traffic, copies, hyper_of
 from fedem_jax.core.blocks import for_each_block
 from fedem_jax.core.draws import Draws
 from fedem_jax.core.layout import AXIS, Layout, SizeClass
@@ -31,12 +31,13 @@ from fedem_jax.core.sampling import shuffle
 from fedem_jax.core.table_storage import from_storage, storage_dtype, to_storage
 from fedem_jax.models.losses import LOSSES, logit_bce
 from fedem_jax.models.mf import item_table
-from fedem_jax.server.averaging import copies
 
 
 class Hyper(NamedTuple):
     """Numbers that a sweep may vary."""
 
+    init_scale: Float[Array, ""]
+    """Standard deviation of P_0 and Q_0."""
     lr_embedding: Float[Array, ""]
     """Adam step of P and Q."""
     weight_decay: Float[Array, ""]
@@ -81,19 +82,18 @@ class Pool(NamedTuple):
     """Positives."""
 
 
-def central_mf(
-    config: CentralMF, num_items: int, layout: Layout, samples: Int[Array, " C"]
-) -> Algorithm:
+def central_mf(config: CentralMF, layout: Layout) -> Algorithm:
     """Centralised matrix factorisation on one federation; the arguments are those of `fedem`."""
-    stored, dim, drawn = storage_dtype(config), config.dim, 1 + config.num_negative
+    stored, dim, num_items = storage_dtype(config), config.dim, layout.num_items
+    drawn, samples = 1 + config.num_negative, jnp.asarray(layout.samples)
     room = sum(size.positives * size.members.size for size in layout.classes)
     by_pairs, loss = config.loss == "bpr", LOSSES[config.bce]
     each = config.num_negative if by_pairs else drawn  # samples that a positive stands for
 
-    def init(key: Key[Array, ""]) -> State:
+    def init(key: Key[Array, ""], hyper: Hyper) -> State:
         key_items, key_user, _ = jax.random.split(key, 3)
-        table = item_table(key_items, num_items, dim, config.init_scale)
-        user = copies(config.init_scale * jax.random.normal(key_user, (dim,)), layout)
+        table = item_table(key_items, num_items, dim, hyper.init_scale)
+        user = copies(hyper.init_scale * jax.random.normal(key_user, (dim,)), layout)
         moments = optax.scale_by_adam().init(Model(user, table))
         return State(Clients(user), Server(to_storage(table, stored), moments))
 
@@ -133,16 +133,16 @@ def central_mf(
         def on_device(mine, _, members):
             takes_part, starts, place, client_at = mine
 
-            def block(size: SizeClass, ids, pool):
-                def one(id):
-                    client = client_at.at[id].get(mode="fill", fill_value=layout.padded)
+            def block(size: SizeClass, places, pool):
+                def one(at):
+                    client = client_at.at[at].get(mode="fill", fill_value=layout.padded)
                     items, _, count = draws.samples(client, size.positives, size.barred)
                     index = jnp.arange(size.positives, dtype=jnp.int32)
-                    there = (index * drawn < count) & (id < layout.shard)
-                    to = jnp.where(there, starts[id] + index, room)
-                    return to, jnp.full(size.positives, place[id]), items.reshape(-1, drawn)
+                    there = (index * drawn < count) & (at < layout.shard)
+                    to = jnp.where(there, starts[at] + index, room)
+                    return to, jnp.full(size.positives, place[at]), items.reshape(-1, drawn)
 
-                to, user, items = jax.vmap(one)(ids)
+                to, user, items = jax.vmap(one)(places)
                 return (
                     pool[0].at[to].set(user, mode="drop"),
                     pool[1].at[to].set(items, mode="drop"),
@@ -199,8 +199,8 @@ def central_mf(
         start = (model, moments, jnp.zeros(layout.padded))
         return lax.fori_loop(0, config.local_epochs * num_batches, step, start)
 
-    def score(state: State, ids: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
-        return state.clients.user[ids] @ from_storage(state.server.items).T
+    def score(state: State, places: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
+        return state.clients.user[places] @ from_storage(state.server.items).T
 
     def scratch(block: int) -> dict[str, int]:
         """Pool: two of them, where devices add up what they found. Train: model, moments before
@@ -213,10 +213,12 @@ def central_mf(
             "evaluate": block * num_items * 8 + num_items * dim,
         }
 
-    hyper = numbers_of(Hyper, config)
-    traffic = Traffic(up=0, down=0)
-
-    def placed(server: Server):
-        return server.moments.mu.user, server.moments.nu.user
-
-    return Algorithm(init, round, score, num_items, hyper, traffic, scratch, placed=placed)
+    return Algorithm(
+        init,
+        round,
+        score,
+        hyper=hyper_of(Hyper, config),
+        traffic=Traffic(up=0, down=0),
+        scratch=scratch,
+        placed=lambda server: (server.moments.mu.user, server.moments.nu.user),
+    )

@@ -17,7 +17,6 @@ round.
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -29,21 +28,30 @@ from jaxtyping import Array, Bool, Float, Int, Key, Num
 from fedem_jax.client.contrast import contrast_scratch, supervised_contrast
 from fedem_jax.client.local import fit_in_turn
 from fedem_jax.config.settings import CoFedRec
-from fedem_jax.core.algorithm import Algorithm, Info, State, Traffic, numbers_of, tree_at
+from fedem_jax.core.algorithm import Algorithm, Info, State, Traffic, at_place, copies, hyper_of
 from fedem_jax.core.draws import Draws
 from fedem_jax.core.layout import AXIS, Layout
-from fedem_jax.core.round import Change, Phase, everybody, train_clients, training_scratch
+from fedem_jax.core.round import (
+    Change,
+    Phase,
+    RoundContext,
+    everybody,
+    train_clients,
+    training_scratch,
+)
 from fedem_jax.core.samples import ClientSamples, Rule
 from fedem_jax.core.table_storage import from_storage, storage_dtype, to_storage
 from fedem_jax.models.linear import Linear
 from fedem_jax.models.mf import item_table
-from fedem_jax.models.scoring import scoring
-from fedem_jax.server.averaging import copies
+from fedem_jax.models.scoring import Scoring, scoring
+from fedem_jax.server.clustering import k_means
 
 
 class Hyper(NamedTuple):
     """Numbers that a sweep may vary."""
 
+    init_scale: Float[Array, ""]
+    """Standard deviation of Q_0."""
     lr_network: Float[Array, ""]
     """Gradient step of w_u and c_u."""
     lr_item_factor: Float[Array, ""]
@@ -88,98 +96,102 @@ class Download(NamedTuple):
     group: Bool[Array, " C"]
 
 
-def cofedrec(
-    config: CoFedRec, num_items: int, layout: Layout, samples: Int[Array, " C"]
-) -> Algorithm:
+def cofedrec(config: CoFedRec, layout: Layout) -> Algorithm:
     """CoFedRec on one federation; the arguments are those of `fedem`."""
-    backbone = Linear()
-    logits, objective = scoring(backbone, config.bce)
-    num_participants, _ = config.round_sizes(layout.number)
+    backbone, stored = Linear(), storage_dtype(config)
+    model = scoring(backbone, config.bce)
+    num_participants, _ = config.round_sizes(layout.num_clients)
     plain = layout.coarse if config.contrast else layout.classes  # the first round alone, or all
-    num_clusters = min(config.num_clusters, num_items)
+    num_clusters = min(config.num_clusters, layout.num_items)
 
-    def init(key: Key[Array, ""]) -> State:
-        """Everybody starts from the same Q_0, w_0 and c_0."""
-        key_items, key_private, _ = jax.random.split(key, 3)  # the same start as PFedRec's
-        table = item_table(key_items, num_items, config.dim, config.init_scale)
+    def init(key: Key[Array, ""], hyper: Hyper) -> State:
+        """Everybody starts from the same Q_0, w_0 and c_0, those of PFedRec."""
+        key_items, key_private, _ = jax.random.split(key, 3)
+        table = item_table(key_items, layout.num_items, config.dim, hyper.init_scale)
         private = backbone.init(key_private, table)["params"]
-        clients = copies(Clients(private, to_storage(table, storage_dtype(config))), layout)
-        return State(clients, Server(jnp.full(num_items, -1, jnp.int32)))
+        clients = copies(Clients(private, to_storage(table, stored)), layout)
+        return State(clients, Server(jnp.full(layout.num_items, -1, jnp.int32)))
 
     def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
-        participants = draws.participants()
-        rule = Rule.of(config, jnp.float32(0))
+        context = RoundContext.of(layout, draws, Rule.of(config, jnp.float32(0)))
         contrasts = (state.server.cluster[0] >= 0) & (hyper.contrast > 0)
         phases = [
-            Phase(partial(train, hyper), lambda c: everybody(c) & ~contrasts, plain),
-            Phase(partial(train_apart, hyper), lambda c: everybody(c) & contrasts, layout.classes),
+            Phase(partial(train, model, hyper), lambda c: everybody(c) & ~contrasts, plain),
+            Phase(
+                partial(train_apart, model, hyper),
+                lambda c: everybody(c) & contrasts,
+                layout.classes,
+            ),
         ]
-        clients, info, _ = train_clients(
-            phases, layout, draws, rule, num_items, state, participants
-        )
-        upload = Upload(clients.items, layout.places(participants))
+        clients, info, _ = train_clients(context, phases, state)
+        upload = Upload(clients.items, layout.places(context.participants))
         download = serve(layout, draws.server(), upload, num_clusters)
-        items = jnp.where(
-            download.group[:, None, None],
-            to_storage(download.items, clients.items.dtype)[None],
-            clients.items,
-        )
+        table = to_storage(download.items, stored)[None]
+        items = jnp.where(download.group[:, None, None], table, clients.items)
         return State(clients._replace(items=items), Server(download.cluster)), info
 
-    def train(hyper: Hyper, session: ClientSamples, clients: Clients, _, id) -> Change:
-        """Without the contrast: the rows that a client did not sample stay as they are."""
-        private, rows = tree_at(clients.private, id), session.rows
-        private, table, trained = fit_in_turn(
-            objective, private, from_storage(clients.items[id, rows]), session, *steps(hyper)
-        )
-        return Change({"private": private}, trained, rows, table)
+    def score(state: State, places: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
+        private, rows = at_place(state.clients, places)
+        return jax.vmap(model.logits)(private, from_storage(rows))
 
-    def train_apart(hyper: Hyper, session: ClientSamples, clients: Clients, server, id) -> Change:
-        """With it: every step moves all rows."""
-        private, table = tree_at(clients, id)
-
-        def contrasted(private, table, labels, weights):
-            apart = supervised_contrast(
-                table, server.cluster, hyper.temperature, hyper.base_temperature
-            )
-            return objective(private, table, labels, weights) + hyper.contrast * apart
-
-        session = over_all_items(session, num_items)
-        private, table, trained = fit_in_turn(
-            contrasted, private, from_storage(table), session, *steps(hyper)
-        )
-        return Change({"private": private}, trained, session.rows, table)
-
-    def steps(hyper: Hyper) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        return hyper.lr_network, hyper.lr_network * num_items * hyper.lr_item_factor
-
-    def score(state: State, ids: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
-        private, rows = tree_at(state.clients, ids)
-        return jax.vmap(logits)(private, from_storage(rows))
-
-    def scratch(block: int) -> dict[str, int]:
-        """Contrast, beside training: see there. Serving: means and their sums, [I D], distances to
-        all centres, and the likeness of each client's items."""
-        dim, numbers = config.dim, training_scratch(layout, num_items, config.dim, block)
-        numbers["contrast"] = block * contrast_scratch(num_items, dim)
-        numbers["serve"] = num_items * (6 * dim + 2 * num_clusters + layout.shard)
-        return numbers
-
-    hyper = numbers_of(Hyper, config)
-    table = num_participants * storage_dtype(config).itemsize * num_items * config.dim
+    table = num_participants * stored.itemsize * layout.num_items * config.dim
     # the group is found as the round runs: this is what it costs if all participants are in it
-    traffic = Traffic(up=table, down=table + layout.number * 4 * num_items)
-    return Algorithm(init, round, score, num_items, hyper, traffic, scratch)
+    down = table + layout.num_clients * 4 * layout.num_items
+    return Algorithm(
+        init,
+        round,
+        score,
+        hyper=hyper_of(Hyper, config),
+        traffic=Traffic(up=table, down=down),
+        scratch=partial(scratch, config, layout),
+    )
 
 
-def over_all_items(session: ClientSamples, num_items: int) -> ClientSamples:
+# --- what a client does ---------------------------------------------------------------------------
+
+
+def train(
+    model: Scoring, hyper: Hyper, samples: ClientSamples, clients: Clients, server: Server, place
+) -> Change:
+    """Without the contrast: the rows that a client did not sample stay as they are."""
+    private, rows = at_place(clients.private, place), samples.rows
+    table = from_storage(clients.items[place, rows])
+    steps = steps_of(hyper, len(server.cluster))
+    private, table, trained = fit_in_turn(model.objective, private, table, samples, *steps)
+    return Change({"private": private}, trained, rows, table)
+
+
+def train_apart(
+    model: Scoring, hyper: Hyper, samples: ClientSamples, clients: Clients, server: Server, place
+) -> Change:
+    """With the contrast: every step moves all rows."""
+    private, table = at_place(clients, place)
+
+    def contrasted(private, table, labels, weights):
+        apart = supervised_contrast(
+            table, server.cluster, hyper.temperature, hyper.base_temperature
+        )
+        return model.objective(private, table, labels, weights) + hyper.contrast * apart
+
+    num_items = len(server.cluster)
+    samples, steps = over_all_items(samples, num_items), steps_of(hyper, num_items)
+    private, table, trained = fit_in_turn(contrasted, private, from_storage(table), samples, *steps)
+    return Change({"private": private}, trained, samples.rows, table)
+
+
+def steps_of(hyper: Hyper, num_items: int) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Gradient steps of the score function and of the item table."""
+    return hyper.lr_network, hyper.lr_network * num_items * hyper.lr_item_factor
+
+
+def over_all_items(samples: ClientSamples, num_items: int) -> ClientSamples:
     """The same samples over the whole item table."""
-    labels = jnp.zeros(num_items).at[session.rows].max(session.labels, mode="drop")
+    labels = jnp.zeros(num_items).at[samples.rows].max(samples.labels, mode="drop")
     rows = jnp.arange(num_items, dtype=jnp.int32)
-    return session._replace(rows=rows, labels=labels, row_of=session.rows[session.row_of])
+    return samples._replace(rows=rows, labels=labels, row_of=samples.rows[samples.row_of])
 
 
-# --- the server's step ----------------------------------------------------------------------------
+# --- what the server does -------------------------------------------------------------------------
 
 
 def serve(layout: Layout, key: Key[Array, ""], upload: Upload, num_clusters: int) -> Download:
@@ -234,64 +246,19 @@ def elbow(falling: Float[Array, " P"]) -> Int[Array, ""]:
     return jnp.argmax(jnp.abs(run * rise - index * rise[-1]))
 
 
-# --- clusters of items ----------------------------------------------------------------------------
-
-MOST_STEPS = 300
-"""Steps of K-means at most (the library that the released program calls, as are the next two)."""
-TOLERANCE = 1e-4
-"""K-means ends once its centres move by less than this share of the mean variance."""
+# --- what others ask ------------------------------------------------------------------------------
 
 
-def k_means(key: Key[Array, ""], rows: Float[Array, "I D"], number: int) -> Int[Array, " I"]:
-    """Cluster of each row."""
-    rows = rows - rows.mean(axis=0, keepdims=True)
-    return settled(rows, spread_out(key, rows, number))
+def scratch(config: CoFedRec, layout: Layout, block: int) -> dict[str, int]:
+    """Numbers that XLA keeps at once.
 
-
-def settled(rows: Float[Array, "I D"], centres: Float[Array, "K D"]) -> Int[Array, " I"]:
-    """Lloyd's steps: each centre moves to the mean of the rows next to it; one that is next to none
-    stays where it was."""
-    tolerance = TOLERANCE * rows.var(axis=0).mean()
-
-    def step(loop):
-        count, centres, _ = loop
-        cluster = nearest(rows, centres)
-        size = jnp.zeros(len(centres)).at[cluster].add(1.0)[:, None]
-        total = jnp.zeros_like(centres).at[cluster].add(rows)
-        new = jnp.where(size > 0, total / jnp.maximum(size, 1), centres)
-        return count + 1, new, jnp.sum((new - centres) ** 2)
-
-    def unsettled(loop):
-        count, _, moved = loop
-        return (count < MOST_STEPS) & (moved > tolerance)
-
-    start = (jnp.int32(0), centres, jnp.float32(jnp.inf))
-    _, centres, _ = lax.while_loop(unsettled, step, start)
-    return nearest(rows, centres)
-
-
-def nearest(rows: Float[Array, "I D"], centres: Float[Array, "K D"]) -> Int[Array, " I"]:
-    """The centre next to each row."""
-    gap = jnp.sum(centres**2, axis=1)[None, :] - 2 * rows @ centres.T
-    return jnp.argmin(gap, axis=1).astype(jnp.int32)
-
-
-def spread_out(key: Key[Array, ""], rows: Float[Array, "I D"], number: int) -> Float[Array, "K D"]:
-    """Greedy k-means++: each new centre is the best of a few rows drawn in proportion to the
-    squared distance to the nearest centre so far (Arthur, Vassilvitskii 2007)."""
-    attempts = 2 + int(math.log(number))
-
-    def squared(centres):
-        return jnp.sum((rows[None] - centres[:, None]) ** 2, axis=2)
-
-    def add(k, carry):
-        centres, gap = carry
-        drawn = jax.random.categorical(jax.random.fold_in(key, k), jnp.log(gap), shape=(attempts,))
-        left = jnp.minimum(gap[None, :], squared(rows[drawn]))
-        best = jnp.argmin(left.sum(axis=1))
-        return centres.at[k].set(rows[drawn[best]]), left[best]
-
-    first = jax.random.choice(jax.random.fold_in(key, 0), rows)
-    centres = jnp.zeros((number, rows.shape[1])).at[0].set(first)
-    centres, _ = lax.fori_loop(1, number, add, (centres, squared(first[None])[0]))
-    return centres
+    contrast, beside training: see there.
+    serve: means and their sums, [I D], distances to all centres, and the likeness of each client's
+    items.
+    """
+    dim, num_items = config.dim, layout.num_items
+    numbers = training_scratch(layout, dim, block)
+    numbers["contrast"] = block * contrast_scratch(num_items, dim)
+    clusters = min(config.num_clusters, num_items)
+    numbers["serve"] = num_items * (6 * dim + 2 * clusters + layout.shard)
+    return numbers

@@ -27,19 +27,20 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key, Num
 
 from fedem_jax.config.settings import FCF
-from fedem_jax.core.algorithm import Algorithm, Info, State, Traffic, numbers_of
+from fedem_jax.core.algorithm import Algorithm, Info, State, Traffic, copies, hyper_of
 from fedem_jax.core.blocks import for_each_block
 from fedem_jax.core.draws import Draws
 from fedem_jax.core.layout import AXIS, Layout, SizeClass
 from fedem_jax.core.linalg import solution
 from fedem_jax.core.table_storage import from_storage, storage_dtype, to_storage
 from fedem_jax.models.mf import item_table
-from fedem_jax.server.averaging import copies
 
 
 class Hyper(NamedTuple):
     """Numbers that a sweep may vary."""
 
+    init_scale: Float[Array, ""]
+    """Standard deviation of Y_0 and x_0."""
     confidence: Float[Array, ""]
     """alpha: weight of an interaction over the rest."""
     regularization: Float[Array, ""]
@@ -91,18 +92,18 @@ NARROWEST = 32
 """Clients side by side at least, unless a block size is set: their arrays are small."""
 
 
-def fcf(config: FCF, num_items: int, layout: Layout, samples: Int[Array, " C"]) -> Algorithm:
+def fcf(config: FCF, layout: Layout) -> Algorithm:
     """FCF on one federation; the arguments are those of `fedem`."""
-    stored, dim = storage_dtype(config), config.dim
-    num_participants, _ = config.round_sizes(layout.number)
+    stored, dim, num_items = storage_dtype(config), config.dim, layout.num_items
+    num_participants, _ = config.round_sizes(layout.num_clients)
 
     def wide(block: int) -> int:
         return config.block_size or max(block, NARROWEST)
 
-    def init(key: Key[Array, ""]) -> State:
+    def init(key: Key[Array, ""], hyper: Hyper) -> State:
         key_items, key_user, _ = jax.random.split(key, 3)
-        table = item_table(key_items, num_items, dim, config.init_scale)
-        user = config.init_scale * jax.random.normal(key_user, (dim,))
+        table = item_table(key_items, num_items, dim, hyper.init_scale)
+        user = hyper.init_scale * jax.random.normal(key_user, (dim,))
         moments = optax.scale_by_adam().init(table)
         return State(Clients(copies(user, layout)), Server(to_storage(table, stored), moments))
 
@@ -121,14 +122,14 @@ def fcf(config: FCF, num_items: int, layout: Layout, samples: Int[Array, " C"]) 
         return State(Clients(user), server), Info(loss, takes_part * config.server_steps)
 
     def visit(visited, carry, draws, takes_part, client_at, members, table, hyper: Hyper):
-        """Fold `visited(carry, ids, block of Solved)` over this device's participants."""
+        """Fold `visited(carry, places, block of Solved)` over this device's participants."""
         gram = table.T @ table
 
-        def block(size: SizeClass, ids, carry):
-            client = client_at.at[ids].get(mode="fill", fill_value=layout.padded)
+        def block(size: SizeClass, places, carry):
+            client = client_at.at[places].get(mode="fill", fill_value=layout.padded)
             own = jax.vmap(partial(own_items, draws, size=size))(client)
-            own = jnp.where((ids < layout.shard)[:, None], own, num_items)
-            return visited(carry, ids, jax.vmap(partial(closed_form, table, gram, hyper))(own))
+            own = jnp.where((places < layout.shard)[:, None], own, num_items)
+            return visited(carry, places, jax.vmap(partial(closed_form, table, gram, hyper))(own))
 
         blocks = layout._replace(block=wide(layout.block))
         return for_each_block(block, carry, takes_part, layout.classes, members, blocks)
@@ -148,12 +149,12 @@ def fcf(config: FCF, num_items: int, layout: Layout, samples: Int[Array, " C"]) 
         """The loss of each participant by this table, and the sum of what they send."""
 
         def on_device(takes_part, table, client_at, members):
-            def send(carry, ids, client: Solved):
+            def send(carry, places, client: Solved):
                 loss, products, rows = carry
                 weight = 1 + hyper.confidence - hyper.confidence * client.scores
                 own = weight[:, :, None] * client.user[:, None, :]
                 return (
-                    loss.at[ids].set(client.loss, mode="drop"),
+                    loss.at[places].set(client.loss, mode="drop"),
                     products + client.user.T @ client.user,
                     rows.at[client.items].add(own, mode="drop"),
                 )
@@ -176,16 +177,16 @@ def fcf(config: FCF, num_items: int, layout: Layout, samples: Int[Array, " C"]) 
         """User vectors, those of the participants for this table."""
 
         def on_device(clients, table, client_at, members):
-            def keep(user, ids, client: Solved):
-                return user.at[ids].set(client.user, mode="drop")
+            def keep(user, places, client: Solved):
+                return user.at[places].set(client.user, mode="drop")
 
             takes_part, user = clients
             return visit(keep, user, draws, takes_part, client_at, members, table, hyper)
 
         return layout.on_each_device(on_device, (takes_part, user), table, *whereabouts(layout))
 
-    def score(state: State, ids: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
-        return state.clients.user[ids] @ from_storage(state.server.items).T
+    def score(state: State, places: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
+        return state.clients.user[places] @ from_storage(state.server.items).T
 
     def scratch(block: int) -> dict[str, int]:
         """Exchange: samples, own rows and their weighted copies, two matrices and the place of
@@ -197,10 +198,15 @@ def fcf(config: FCF, num_items: int, layout: Layout, samples: Int[Array, " C"]) 
             "evaluate": block * num_items * 8 + num_items * dim,
         }
 
-    hyper = numbers_of(Hyper, config)
     numbers = config.server_steps * num_participants * num_items * dim
-    traffic = Traffic(up=4 * numbers, down=stored.itemsize * numbers)
-    return Algorithm(init, round, score, num_items, hyper, traffic, scratch)
+    return Algorithm(
+        init,
+        round,
+        score,
+        hyper=hyper_of(Hyper, config),
+        traffic=Traffic(up=4 * numbers, down=stored.itemsize * numbers),
+        scratch=scratch,
+    )
 
 
 def closed_form(

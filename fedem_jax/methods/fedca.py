@@ -21,28 +21,35 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key, Num
 
 from fedem_jax.client.local import batch_weights, fit_embedding
 from fedem_jax.config.settings import FedCA
-from fedem_jax.core.algorithm import Algorithm, Info, State, Traffic, numbers_of, tree_at
-from fedem_jax.core.blocks import over_trials
+from fedem_jax.core.algorithm import Algorithm, Info, State, Traffic, at_place, copies, hyper_of
 from fedem_jax.core.draws import Draws
 from fedem_jax.core.layout import Layout
 from fedem_jax.core.linalg import canonical_sign, eigensystem
-from fedem_jax.core.round import Change, Phase, train_clients, training_scratch
+from fedem_jax.core.round import Change, Phase, RoundContext, train_clients, training_scratch
 from fedem_jax.core.samples import ClientSamples, Rule
 from fedem_jax.core.table_storage import from_storage, storage_dtype, to_storage
 from fedem_jax.models.mf import MF, item_table
-from fedem_jax.models.scoring import scoring
-from fedem_jax.server.aggregation import aggregated, normalised, project_to_simplex, sample_shares
-from fedem_jax.server.similarity import l2_similarity, principal_axes, principal_scores, saturate
+from fedem_jax.models.scoring import Scoring, scoring, start_of
+from fedem_jax.server.aggregation import aggregate, normalised, project_to_simplex, sample_shares
+from fedem_jax.server.complementarity import complementarity
+from fedem_jax.server.serving import NOT_SERVED, slots, taken_up, waits
+from fedem_jax.server.similarity import (
+    l2_similarity,
+    principal_axes,
+    principal_scores,
+    saturate,
+)
 
 
 class Hyper(NamedTuple):
     """Numbers that a sweep may vary."""
 
+    init_scale: Float[Array, ""]
+    """Standard deviation of Q_0 and p_0."""
     lr_embedding: Float[Array, ""]
     """Adam step of p_u and Q_u."""
     threshold: Float[Array, ""]
@@ -82,107 +89,115 @@ class Download(NamedTuple):
     items: Num[Array, "A I D"]
 
 
-NOT_SERVED = -1
-"""Slot of a client that waits for no table."""
-
-
-def fedca(config: FedCA, num_items: int, layout: Layout, samples: Int[Array, " C"]) -> Algorithm:
+def fedca(config: FedCA, layout: Layout) -> Algorithm:
     """FedCA on one federation; the arguments are those of `fedem`."""
-    backbone = MF(config.dim, config.init_scale)
-    logits, objective = scoring(backbone, config.bce)
-    stored, num_directions = storage_dtype(config), min(config.directions, config.dim)
-    _, num_served = config.round_sizes(layout.number)
+    backbone, stored = MF(config.dim), storage_dtype(config)
+    model = scoring(backbone, config.bce)
+    num_directions = min(config.directions, config.dim)
+    _, num_served = config.round_sizes(layout.num_clients)
     for_served = layout.classes_for(num_served)
-    for_others = layout.classes_for(layout.number - num_served)
+    for_others = layout.classes_for(layout.num_clients - num_served)
 
-    def init(key: Key[Array, ""]) -> State:
-        key_items, key_private, _ = jax.random.split(key, 3)  # the same start as FedEM's
-        table = item_table(key_items, num_items, config.dim, config.init_scale)
-        private = backbone.init(key_private, table)["params"]
+    def init(key: Key[Array, ""], hyper: Hyper) -> State:
+        """Everybody starts from the same Q_0 and p_0, those of FedEM."""
+        key_items, key_private, _ = jax.random.split(key, 3)
+        table = item_table(key_items, layout.num_items, config.dim, hyper.init_scale)
+        private = start_of(backbone, key_private, table, hyper.init_scale)
         directions = jnp.zeros((num_directions, config.dim))
-        clients = Clients(
-            private, to_storage(table, stored), directions, slot=jnp.int32(NOT_SERVED)
-        )
-        clients = jax.tree.map(lambda x: jnp.broadcast_to(x, (layout.padded, *x.shape)), clients)
-        return State(clients, Download(jnp.zeros((num_served, num_items, config.dim), stored)))
+        table = to_storage(table, stored)
+        clients = Clients(private, table, directions, slot=jnp.int32(NOT_SERVED))
+        nothing = jnp.zeros((num_served, *table.shape), stored)
+        return State(copies(clients, layout), Download(nothing))
 
     def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
-        participants = draws.participants()
-        rule = Rule.of(config, hyper.threshold)
+        context = RoundContext.of(layout, draws, Rule.of(config, hyper.threshold))
         phases = [
-            Phase(partial(train_own, hyper), lambda c: c.slot == NOT_SERVED, for_others),
-            Phase(partial(take_up_and_train, hyper), lambda c: served(c.slot), for_served),
+            Phase(partial(train_own, config, model, hyper), keeps_own, for_others),
+            Phase(partial(take_up_and_train, config, model, hyper), takes_up, for_served),
         ]
-        clients, info, _ = train_clients(
-            phases, layout, draws, rule, num_items, state, participants
-        )
-        chosen = layout.places(draws.aggregated(participants))
-        upload = Upload(clients.items[chosen], clients.directions[chosen], samples[chosen])
+        clients, info, _ = train_clients(context, phases, state)
+        uploaders = draws.uploaders(context.participants)
+        chosen = layout.places(uploaders)
+        samples = context.samples_of(uploaders)
+        upload = Upload(clients.items[chosen], clients.directions[chosen], samples)
         download = serve(config, layout, upload, hyper)
-        table = jnp.arange(num_served, dtype=jnp.int32)
-        slot = jnp.full(layout.padded, NOT_SERVED, jnp.int32).at[chosen].set(table)
-        return State(clients._replace(slot=slot), download), info
+        return State(clients._replace(slot=slots(layout, uploaders, num_served)), download), info
 
-    def served(slot: Int[Array, "*C"]) -> Bool[Array, "*C"]:
-        return slot != NOT_SERVED
-
-    def train_own(hyper: Hyper, session: ClientSamples, clients: Clients, _, id) -> Change:
-        """A client that was not served: local epochs on its own table."""
-        private, rows = tree_at(clients.private, id), session.rows
-        table, optimiser = from_storage(clients.items[id, rows]), optax.adam(hyper.lr_embedding)
-        private, table, trained = fit_embedding(objective, private, table, session, optimiser)
-        own = {"private": private, "directions": spanned(session, table)}
-        return Change(own, trained, rows, table)
-
-    def take_up_and_train(hyper: Hyper, session: ClientSamples, clients, download, id) -> Change:
-        """A client that was served: its table moves towards the server's, then local epochs."""
-        private, table, _, slot = tree_at(clients, id)
-        rows, optimiser = session.rows, optax.adam(hyper.lr_embedding)
-        table = interpolated(
-            from_storage(table), from_storage(download.items[slot]), hyper.interpolation
-        )
-        private, new_rows, trained = fit_embedding(
-            objective, private, table[rows], session, optimiser
-        )
-        own = {"private": private, "directions": spanned(session, new_rows)}
-        table, every = table.at[rows].set(new_rows, mode="drop"), jnp.arange(num_items)
-        return Change(own, trained, every, table)
-
-    def spanned(session: ClientSamples, table: Float[Array, "M D"]) -> Float[Array, "k D"]:
-        """V_u, of the trained rows."""
-        return principal_directions(table, sampled_share(session, config.subspace), num_directions)
-
-    def score(state: State, ids: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
-        """Logits of all items, with the model each client would use: interpolated, if just
-        served."""
+    def score(state: State, places: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
+        """Logits of all items, with the model each client would use: interpolated, if a table
+        waits."""
         clients, download = state
-        private, rows, _, slot = tree_at(clients, ids)
+        private, rows, _, slot = at_place(clients, places)
 
         def take_up(rows):
-            mixed = interpolated(rows, from_storage(download.items[slot]), hyper.interpolation)
-            return jnp.where(served(slot)[:, None, None], mixed, rows)
+            return interpolated(rows, from_storage(download.items[slot]), hyper.interpolation)
 
-        waiting = over_trials(served(slot).any().astype(jnp.int32))
-        rows = lax.cond(waiting > 0, take_up, lambda rows: rows, from_storage(rows))
-        return jax.vmap(logits)(private, rows)
+        rows = taken_up(slot, from_storage(rows), take_up)
+        return jax.vmap(model.logits)(private, rows)
 
-    def scratch(block: int) -> dict[str, int]:
-        """Taking up: own and served table and their mixture, [I D]. Aggregating: a copy of the
-        uploads, their signatures, 6 arrays of clients by clients, and the cosines of their
-        directions twice."""
-        dim, pairs = config.dim, num_served**2
-        numbers = training_scratch(layout, num_items, dim, block, tables=3)
-        numbers["take up"] = numbers["train"] + 3 * block * num_items * dim
-        numbers["aggregate"] = num_served * num_items * (dim + 2)
-        numbers["aggregate"] += pairs * (6 + 2 * num_directions**2)
-        return numbers
-
-    hyper = numbers_of(Hyper, config)
-    table = stored.itemsize * num_items * config.dim
+    table = stored.itemsize * layout.num_items * config.dim
     up = num_served * (table + 4 * num_directions * config.dim + 4)
     return Algorithm(
-        init, round, score, num_items, hyper, Traffic(up=up, down=num_served * table), scratch
+        init,
+        round,
+        score,
+        hyper=hyper_of(Hyper, config),
+        classes={"own rows": for_others, "merging": for_served},
+        traffic=Traffic(up=up, down=num_served * table),
+        scratch=partial(scratch, config, layout),
     )
+
+
+# --- what a client does ---------------------------------------------------------------------------
+
+
+def keeps_own(clients: Clients) -> Bool[Array, " C"]:
+    """Who trains on from its own table."""
+    return ~waits(clients.slot)
+
+
+def takes_up(clients: Clients) -> Bool[Array, " C"]:
+    """Who takes up a table of the server first."""
+    return waits(clients.slot)
+
+
+def train_own(
+    config: FedCA,
+    model: Scoring,
+    hyper: Hyper,
+    samples: ClientSamples,
+    clients: Clients,
+    download: Download,
+    place,
+) -> Change:
+    """A client that was not served: local epochs on its own table, then V_u."""
+    private, rows = at_place(clients.private, place), samples.rows
+    table, optimiser = from_storage(clients.items[place, rows]), optax.adam(hyper.lr_embedding)
+    private, table, trained = fit_embedding(model.objective, private, table, samples, optimiser)
+    own = {"private": private, "directions": spanned(config, samples, table)}
+    return Change(own, trained, rows, table)
+
+
+def take_up_and_train(
+    config: FedCA,
+    model: Scoring,
+    hyper: Hyper,
+    samples: ClientSamples,
+    clients: Clients,
+    download: Download,
+    place,
+) -> Change:
+    """A client that was served: Q_u <- rho Q_u + (1 - rho) G_u, local epochs, then V_u."""
+    private, table, _, slot = at_place(clients, place)
+    rows, optimiser = samples.rows, optax.adam(hyper.lr_embedding)
+    served = from_storage(download.items[slot])
+    table = interpolated(from_storage(table), served, hyper.interpolation)
+    private, new_rows, trained = fit_embedding(
+        model.objective, private, table[rows], samples, optimiser
+    )
+    own = {"private": private, "directions": spanned(config, samples, new_rows)}
+    table = table.at[rows].set(new_rows, mode="drop")
+    return Change(own, trained, jnp.arange(table.shape[0]), table)
 
 
 def interpolated(
@@ -193,7 +208,36 @@ def interpolated(
     return share * own + (1 - share) * served
 
 
-# --- the server's step ----------------------------------------------------------------------------
+def spanned(
+    config: FedCA, samples: ClientSamples, table: Float[Array, "M D"]
+) -> Float[Array, "k D"]:
+    """V_u, of the trained rows."""
+    share = sampled_share(samples, config.subspace)
+    return principal_directions(table, share, min(config.directions, config.dim))
+
+
+def sampled_share(samples: ClientSamples, subspace: str) -> Float[Array, " M"]:
+    """Share of a client's `samples`, or of its `interactions` alone, that falls on each row: an
+    item that was sampled several times counts as often."""
+    present = jnp.arange(len(samples.row_of)) < samples.count
+    if subspace == "interactions":
+        present = present & (samples.labels[samples.row_of] > 0)
+    return batch_weights(samples.row_of, present, len(samples.rows))
+
+
+def principal_directions(
+    table: Float[Array, "M D"], share: Float[Array, " M"], number: int
+) -> Float[Array, "k D"]:
+    """The first so many principal directions of rows that occur with these shares, which sum to
+    1; each points to where the row that scores highest on it, in absolute value, is positive."""
+    centred = table - (share @ table)[None, :]
+    _, vectors = eigensystem(centred.T @ (share[:, None] * centred))
+    directions = vectors.T[::-1][:number]
+    scores = jnp.where(share[None, :] > 0, directions @ centred.T, 0.0)
+    return directions * canonical_sign(scores)[:, None]
+
+
+# --- what the server does -------------------------------------------------------------------------
 
 
 def serve(config: FedCA, layout: Layout, upload: Upload, hyper: Hyper) -> Download:
@@ -203,7 +247,7 @@ def serve(config: FedCA, layout: Layout, upload: Upload, hyper: Hyper) -> Downlo
     alike = saturate(l2_similarity(scores * canonical_sign(scores)[:, None]))
     complementary = complementarity(upload.directions, config.matching)
     weights = composite_weights(sample_shares(upload.samples), alike, complementary, hyper)
-    tables = aggregated(layout.split(weights), tables)
+    tables = aggregate(layout.split(weights), tables)
     return Download(to_storage(tables, upload.items.dtype))
 
 
@@ -219,57 +263,20 @@ def composite_weights(
     return normalised(project_to_simplex(shares[None, :] + drawn))
 
 
-def complementarity(directions: Float[Array, "A k D"], matching: str) -> Float[Array, "A A"]:
-    """c_uv = cos(mean of k angles), in [-1, 1], 1 on the diagonal.
+# --- what others ask ------------------------------------------------------------------------------
 
-    `greedy`: the angles of the pair of directions, one of each client, that has the largest cosine,
-    of the next one among those left, and so on; signs count (released program). `angles`: the
-    principal angles between the two subspaces.
+
+def scratch(config: FedCA, layout: Layout, block: int) -> dict[str, int]:
+    """Numbers that XLA keeps at once.
+
+    take up: own and served table and their mixture, [I D].
+    aggregate: a copy of the uploads, their signatures, 6 arrays of clients by clients, and the
+    cosines of their directions twice.
     """
-    cosines = jnp.einsum("akd,bld->abkl", directions, directions)
-    matched = greedily_matched(cosines) if matching == "greedy" else singular_values(cosines)
-    agreement = jnp.cos(jnp.arccos(jnp.clip(matched, -1, 1)).mean(axis=-1))
-    return jnp.where(jnp.eye(len(directions), dtype=bool), 1.0, agreement)
-
-
-def greedily_matched(cosines: Float[Array, "*n k k2"]) -> Float[Array, "*n k"]:
-    """The largest entry of each matrix, then the largest without its row and column, and so on."""
-    size, matched = cosines.shape[-1], []
-    for _ in range(size):
-        flat = cosines.reshape(*cosines.shape[:-2], -1)
-        row, column = jnp.divmod(jnp.argmax(flat, axis=-1), size)
-        matched.append(flat.max(axis=-1))
-        row, column = (jax.nn.one_hot(place, size, dtype=bool) for place in (row, column))
-        cosines = jnp.where(row[..., :, None] | column[..., None, :], -jnp.inf, cosines)
-    return jnp.stack(matched, axis=-1)
-
-
-def singular_values(matrices: Float[Array, "*n k k2"]) -> Float[Array, "*n k"]:
-    """Singular values of each matrix, in rising order."""
-    squares = jnp.einsum("...kl,...ml->...km", matrices, matrices)
-    values, _ = jax.vmap(eigensystem)(squares.reshape(-1, *squares.shape[-2:]))
-    return jnp.sqrt(jnp.maximum(values, 0)).reshape(squares.shape[:-1])
-
-
-# --- principal directions -------------------------------------------------------------------------
-
-
-def sampled_share(session: ClientSamples, subspace: str) -> Float[Array, " M"]:
-    """Share of a client's `samples`, or of its `interactions` alone, that falls on each row: an
-    item that was sampled several times counts as often."""
-    present = jnp.arange(len(session.row_of)) < session.count
-    if subspace == "interactions":
-        present = present & (session.labels[session.row_of] > 0)
-    return batch_weights(session.row_of, present, len(session.rows))
-
-
-def principal_directions(
-    table: Float[Array, "M D"], share: Float[Array, " M"], number: int
-) -> Float[Array, "k D"]:
-    """The first so many principal directions of rows that occur with these shares, which sum to
-    1; each points to where the row that scores highest on it, in absolute value, is positive."""
-    centred = table - (share @ table)[None, :]
-    _, vectors = eigensystem(centred.T @ (share[:, None] * centred))
-    directions = vectors.T[::-1][:number]
-    scores = jnp.where(share[None, :] > 0, directions @ centred.T, 0.0)
-    return directions * canonical_sign(scores)[:, None]
+    dim, num_items = config.dim, layout.num_items
+    _, uploads = config.round_sizes(layout.num_clients)
+    numbers = training_scratch(layout, dim, block, tables=3)
+    numbers["take up"] = numbers["train"] + 3 * block * num_items * dim
+    numbers["aggregate"] = uploads * num_items * (dim + 2)
+    numbers["aggregate"] += uploads**2 * (6 + 2 * min(config.directions, dim) ** 2)
+    return numbers

@@ -20,31 +20,45 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key, Num
 
-from fedem_jax.client.local import fit_embedding, fit_network
-from fedem_jax.client.merging import fit_adapter, fit_elastic, merged
+from fedem_jax.client.merging import (
+    ElasticClient,
+    fit_adapter,
+    fit_elastic,
+    merged,
+    split_for_adapter,
+)
 from fedem_jax.client.privacy import noisy_tables
 from fedem_jax.config.settings import FedEM
-from fedem_jax.core.algorithm import Algorithm, Elastic, Info, State, Traffic, tree_at
-from fedem_jax.core.blocks import over_trials
+from fedem_jax.core.algorithm import (
+    Algorithm,
+    Elastic,
+    Info,
+    State,
+    Traffic,
+    at_place,
+    copies,
+    hyper_of,
+)
 from fedem_jax.core.draws import Draws
 from fedem_jax.core.layout import Layout
-from fedem_jax.core.round import Change, Phase, train_clients, training_scratch
-from fedem_jax.core.samples import ClientSamples, Rule, hold_out
+from fedem_jax.core.round import Change, Phase, RoundContext, train_clients, training_scratch
+from fedem_jax.core.samples import ClientSamples, Rule
 from fedem_jax.core.table_storage import from_storage, storage_dtype, to_storage
 from fedem_jax.models import ncf
-from fedem_jax.models.adapter import Adapter, Single
-from fedem_jax.models.mf import MF, item_table
-from fedem_jax.models.scoring import scoring
-from fedem_jax.server.aggregation import aggregated, aggregation_weights, sample_shares
+from fedem_jax.models.mf import item_table
+from fedem_jax.models.scoring import start_of
+from fedem_jax.server.aggregation import aggregate, aggregation_weights, sample_shares
+from fedem_jax.server.serving import NOT_SERVED, slots, taken_up, waits
 from fedem_jax.server.similarity import SIMILARITIES, principal_axes, principal_scores, saturate
 
 
 class Hyper(NamedTuple):
     """Numbers that a sweep may vary: each may be traced, hence stacked over trials."""
 
+    init_scale: Float[Array, ""]
+    """Standard deviation of Q_0 and p_0."""
     lr_embedding: Float[Array, ""]
     """Adam step of p_u and Q_u."""
     lr_adapter: Float[Array, ""]
@@ -64,16 +78,6 @@ class Hyper(NamedTuple):
     ldp_clip: Float[Array, ""]
     """Most L1 norm of Q_u - Q_0 in an upload, where the configuration has a bound."""
 
-    @classmethod
-    def of(cls, config: FedEM) -> Hyper:
-        """The numbers of a configuration."""
-        constant = {"replace": 1.0, "none": 0.0, "per-batch": jnp.nan, "once": jnp.nan}
-        rho = constant[config.merging] if config.merging in constant else float(config.merging)
-        numbers = (config.lr_embedding, config.lr_adapter, config.alpha, config.threshold, rho)
-        network = (config.lr_network, config.weight_decay)
-        privacy = (config.ldp_scale, config.ldp_clip)
-        return cls(*(jnp.float32(number) for number in numbers + network + privacy))
-
 
 class Clients(NamedTuple):
     """What the clients keep. Memory: 4 C I D bytes (2 in bfloat16) and little more."""
@@ -86,7 +90,7 @@ class Clients(NamedTuple):
     adapter: Any
     """[C ...] theta_u, the adapters; they never leave a client."""
     slot: Int[Array, " C"]
-    """Row of the server's tables that the client was served with; -1: none."""
+    """Row of the server's tables that waits for the client; -1: none."""
 
 
 class Upload(NamedTuple):
@@ -104,178 +108,204 @@ class Download(NamedTuple):
     """Q_0, that everybody started from, if uploads are bounded around it."""
 
 
-NOT_SERVED = -1
-"""Slot of a client that waits for no table."""
-
-
-def fedem(config: FedEM, num_items: int, layout: Layout, samples: Int[Array, " C"]) -> Algorithm:
+def fedem(config: FedEM, layout: Layout) -> Algorithm:
     """FedEM on one federation.
 
     Args:
-        config: sizes and switches; its numbers reach `round` and `score` as `Hyper`.
-        num_items: I.
+        config: sizes and switches; its numbers reach `init`, `round` and `score` as `Hyper`.
         layout: how the clients are laid out over devices, size classes and blocks.
-        samples: samples that each client trains on in a round, positives and negatives.
     """
-    if config.backbone == "fcf":
-        backbone, fit = MF(config.dim, config.init_scale), fit_embedding
-    else:
-        backbone, fit = ncf.NCF(config.dim, config.network_widths, config.init_scale), fit_network
-    adapter = Adapter(config.adapter_widths) if config.adapter == "row" else Single()
-    logits, objective = scoring(backbone, config.bce)
-    _, num_served = config.round_sizes(layout.number)
-    for_served = layout.classes_for(num_served)
-    for_others = layout.classes_for(layout.number - num_served)
+    model = ElasticClient.of(config)
+    _, num_served = config.round_sizes(layout.num_clients)
     num_tables = 1 if config.aggregation == "avg" else num_served
-    stored, learned = storage_dtype(config), config.merging in ("per-batch", "once")
-    downloads = config.merging != "none"
+    for_served = layout.classes_for(num_served) if config.downloads else ()
+    for_others = layout.classes_for(layout.num_clients - num_served)
 
-    def weigh(theta, local, aggregated, rho) -> Float[Array, "*M"]:
-        """rho: the share of the aggregated row, item by item."""
-        if learned:
-            return jnp.asarray(adapter.apply({"params": theta}, local, aggregated))
-        return jnp.full(local.shape[:-1], rho)
-
-    def optimiser(hyper: Hyper) -> optax.GradientTransformation:
-        """Adam of the pair of private parameters and Q_u."""
-        if config.backbone == "fcf":
-            return optax.adam(hyper.lr_embedding)
-        return ncf.adam(hyper.lr_embedding, hyper.lr_network, hyper.weight_decay)
-
-    def init(key: Key[Array, ""]) -> State:
+    def init(key: Key[Array, ""], hyper: Hyper) -> State:
         """Everybody starts from the same Q_0, p_0 and theta_0; they drift apart by training."""
         key_items, key_private, key_adapter = jax.random.split(key, 3)
-        table = item_table(key_items, num_items, config.dim, config.init_scale)
-        private = backbone.init(key_private, table)["params"]
-        theta = adapter.init(key_adapter, table, table)["params"]
-        table = to_storage(table, stored)
+        table = item_table(key_items, layout.num_items, config.dim, hyper.init_scale)
+        private = start_of(model.backbone, key_private, table, hyper.init_scale)
+        theta = model.adapter.init(key_adapter, table, table)["params"]
+        table = to_storage(table, storage_dtype(config))
         clients = Clients(private, table, theta, slot=jnp.int32(NOT_SERVED))
-        clients = jax.tree.map(lambda x: jnp.broadcast_to(x, (layout.padded, *x.shape)), clients)
-        nothing = jnp.zeros((num_tables, num_items, config.dim), stored)
-        return State(clients, Download(nothing, table if config.ldp_clip else None))
+        nothing = jnp.zeros((num_tables, *table.shape), table.dtype)
+        return State(copies(clients, layout), Download(nothing, table if config.ldp_clip else None))
 
     def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
-        participants = draws.participants()
-        clients, info = train(draws, state, participants, hyper)
-        aggregated = draws.aggregated(participants)
-        chosen, start = layout.places(aggregated), state.server.start
-        tables = noisy_tables(config, draws, aggregated, clients.items[chosen], start, hyper)
-        upload = Upload(items=tables, samples=jnp.asarray(samples)[chosen])
-        download = serve(config, layout, draws, upload, hyper)._replace(start=start)
-        table = jnp.arange(num_served, dtype=jnp.int32) % num_tables
-        slot = jnp.full(layout.padded, NOT_SERVED, jnp.int32).at[chosen].set(table)
-        return State(clients._replace(slot=slot), download), info
-
-    def train(draws: Draws, state: State, participants, hyper: Hyper) -> tuple[Clients, Info]:
-        """Clients in parallel: those that were served merge first, then everybody trains."""
-        rule = Rule.of(config, hyper.threshold)
+        context = RoundContext.of(layout, draws, Rule.of(config, hyper.threshold))
         phases = [
-            Phase(partial(train_own, hyper), lambda c: ~merges(c.slot), for_others),
-            Phase(partial(merge_and_train, hyper), lambda c: merges(c.slot), for_served),
+            Phase(partial(train_own, model, hyper), keeps_own, for_others),
+            Phase(partial(merge_and_train, model, hyper), merges, for_served),
         ]
-        if not downloads:
-            phases = phases[:1]
-        clients, info, _ = train_clients(
-            phases, layout, draws, rule, num_items, state, participants
-        )
-        return clients, info
+        clients, info, _ = train_clients(context, phases, state)
+        uploaders = draws.uploaders(context.participants)
+        upload = sent_by(config, context, uploaders, clients, state.server.start, hyper)
+        download = serve(config, context, upload, hyper)._replace(start=state.server.start)
+        if config.downloads:
+            clients = clients._replace(slot=slots(layout, uploaders, num_tables))
+        return State(clients, download), info
 
-    def merges(slot: Int[Array, "*C"]) -> Bool[Array, "*C"]:
-        """Who was served; nobody merges where the method never downloads."""
-        return (slot != NOT_SERVED) & downloads
-
-    def apart(session: ClientSamples) -> tuple[ClientSamples, ClientSamples]:
-        """The samples that embeddings are fitted on, and those that the adapter is."""
-        if config.adapter_holdout:
-            return hold_out(session, config.adapter_holdout, 1 + config.num_negative)
-        return session, session
-
-    def train_own(hyper: Hyper, session, clients: Clients, _, id) -> Change:
-        """A client that was not served: local epochs on its own table."""
-        session, _ = apart(session)
-        private, rows = tree_at(clients.private, id), session.rows
-        table = from_storage(clients.items[id, rows])
-        private, table, trained = fit(objective, private, table, session, optimiser(hyper))
-        return Change({"private": private}, trained, rows, table)
-
-    def merge_and_train(hyper: Hyper, session, clients: Clients, download, id) -> Change:
-        """A client that was served: elastic merging, then local epochs."""
-        private, table, theta, slot = tree_at(clients, id)
-        table, target = from_storage(table), from_storage(download.items[slot])
-        rows, rho = session.rows, partial(weigh, rho=hyper.rho)
-        session, unseen = apart(session)
-        adapt, embed = optax.flatten(optax.adam(hyper.lr_adapter)), optimiser(hyper)
-        if config.merging == "once":
-            theta = fit_adapter(
-                objective, rho, theta, private, table[rows], target[rows], unseen, adapt
-            )
-        table = merged(table, target, rho(theta, table, target))
-        if config.merging == "per-batch":
-            theta, private, new_rows, trained = fit_elastic(
-                objective, rho, theta, private, table[rows], target[rows], session, adapt, embed
-            )
-        else:
-            private, new_rows, trained = fit(objective, private, table[rows], session, embed)
-        table, every = table.at[rows].set(new_rows, mode="drop"), jnp.arange(num_items)
-        return Change({"private": private, "adapter": theta}, trained, every, table)
-
-    def score(state: State, ids: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
-        """Logits of all items, with the model each client would use: merged, if just served."""
+    def score(state: State, places: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
+        """Logits of all items, with the model each client would use: merged, if a table waits."""
         clients, download = state
-        private, rows, theta, slot = tree_at(clients, ids)
+        private, rows, theta, slot = at_place(clients, places)
 
         def merge(rows):
-            target = from_storage(download.items[slot])
-            rho = jax.vmap(partial(weigh, rho=hyper.rho))(theta, rows, target)
-            return jnp.where(merges(slot)[:, None, None], merged(rows, target, rho), rows)
+            aggregated = from_storage(download.items[slot])
+            rho = jax.vmap(partial(model.weigh, hyper))(theta, rows, aggregated)
+            return merged(rows, aggregated, rho)
 
-        waiting = over_trials(merges(slot).any().astype(jnp.int32))
-        rows = lax.cond(waiting > 0, merge, lambda rows: rows, from_storage(rows))
-        return jax.vmap(logits)(private, rows)
+        rows = taken_up(slot, from_storage(rows), merge)
+        return jax.vmap(model.scoring.logits)(private, rows)
 
-    def share(state: State, ids: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
-        """rho of all items, as the client would merge now; 0 if it waits for no table."""
-        clients, download = state
-        _, rows, theta, slot = tree_at(clients, ids)
-        rho = jax.vmap(partial(weigh, rho=hyper.rho))(
-            theta, from_storage(rows), from_storage(download.items[slot])
+    return Algorithm(
+        init,
+        round,
+        score,
+        hyper=hyper_of(Hyper, config),
+        classes={"own rows": for_others, "merging": for_served},
+        traffic=traffic(config, layout),
+        scratch=partial(scratch, config, layout),
+        elastic=elastic(model),
+    )
+
+
+# --- what a client does ---------------------------------------------------------------------------
+
+
+def keeps_own(clients: Clients) -> Bool[Array, " C"]:
+    """Who trains on from its own table."""
+    return ~waits(clients.slot)
+
+
+def merges(clients: Clients) -> Bool[Array, " C"]:
+    """Who takes up an aggregated table first."""
+    return waits(clients.slot)
+
+
+def train_own(
+    model: ElasticClient, hyper: Hyper, samples: ClientSamples, clients: Clients, download, place
+) -> Change:
+    """A client that was not served: (p_u, Q_u) <- local epochs."""
+    samples, _ = split_for_adapter(model.config, samples)
+    private, rows = at_place(clients.private, place), samples.rows
+    table = from_storage(clients.items[place, rows])
+    private, table, trained = model.fit(
+        model.scoring.objective, private, table, samples, model.adam(hyper)
+    )
+    return Change({"private": private}, trained, rows, table)
+
+
+def merge_and_train(
+    model: ElasticClient, hyper: Hyper, samples: ClientSamples, clients: Clients, download, place
+) -> Change:
+    """A client that was served: Q_u <- Q_u + rho_u (G_u - Q_u), then local epochs, in which the
+    adapter is trained as well (`merging = per-batch`)."""
+    private, table, theta, slot = at_place(clients, place)
+    table, aggregated = from_storage(table), from_storage(download.items[slot])
+    objective, weigh, rows = model.scoring.objective, partial(model.weigh, hyper), samples.rows
+    adapt, embed = optax.flatten(optax.adam(hyper.lr_adapter)), model.adam(hyper)
+    samples, held_out = split_for_adapter(model.config, samples)
+
+    if model.config.merging == "once":
+        theta = fit_adapter(
+            objective, weigh, theta, private, table[rows], aggregated[rows], held_out, adapt
         )
-        return jnp.where(merges(slot)[:, None], rho, 0.0)
-
-    def scratch(block: int) -> dict[str, int]:
-        """Merging: own and aggregated table and their merger, [I D]; rows of both tables, both
-        moments and the gradient, [M D]; the adapter's hidden layers, [I]. Evaluating, with NCF:
-        the network's input and widest layer, [I]. Aggregating: a copy of the uploads, their
-        signatures, and 6 arrays of clients by clients. Uploading, with noise or a bound: the tables
-        before and after; one client's, its noise and its bits."""
-        dim = config.dim
-        numbers = training_scratch(layout, num_items, dim, block, tables=3 if downloads else 1)
-        if config.backbone == "ncf":
-            numbers["evaluate"] += block * num_items * ncf.inside(dim, config.network_widths)
-        numbers["aggregate"] = num_served * (num_items * (dim + 2) + 6 * num_served)
-        if config.ldp_scale or config.ldp_clip:
-            numbers["upload"] = (2 * num_served + 4) * num_items * dim
-        if downloads:
-            hidden, rows = sum(config.adapter_widths) + 3, max(c.rows for c in layout.classes)
-            numbers["merge"] = numbers["train"] + block * (
-                num_items * (3 * dim + hidden) - rows * dim
-            )
-        return numbers
-
-    table = stored.itemsize * num_items * config.dim
-    traffic = Traffic(up=num_served * (table + 4), down=num_served * table * downloads)
-    elastic = Elastic(learned, lambda state: merges(state.clients.slot), share)
-    return Algorithm(init, round, score, num_items, Hyper.of(config), traffic, scratch, elastic)
+    table = merged(table, aggregated, weigh(theta, table, aggregated))
+    if model.config.merging == "per-batch":
+        theta, private, new_rows, trained = fit_elastic(
+            objective, weigh, theta, private, table[rows], aggregated[rows], samples, adapt, embed
+        )
+    else:
+        private, new_rows, trained = model.fit(objective, private, table[rows], samples, embed)
+    table = table.at[rows].set(new_rows, mode="drop")
+    own = {"private": private, "adapter": theta}
+    return Change(own, trained, jnp.arange(table.shape[0]), table)
 
 
-def serve(config: FedEM, layout: Layout, draws: Draws, upload: Upload, hyper: Hyper) -> Download:
-    """The server's step, on nothing but the uploads."""
-    tables, shares, alike = from_storage(upload.items), sample_shares(upload.samples), None
+def sent_by(
+    config: FedEM,
+    context: RoundContext,
+    uploaders: Int[Array, " A"],
+    clients: Clients,
+    start: Num[Array, "I D"] | None,
+    hyper: Hyper,
+) -> Upload:
+    """What the aggregated clients upload: Q_u, bounded around Q_0 and with noise if so asked."""
+    tables = clients.items[context.layout.places(uploaders)]
+    tables = noisy_tables(config, context.draws, uploaders, tables, start, hyper)
+    return Upload(tables, context.samples_of(uploaders))
+
+
+# --- what the server does -------------------------------------------------------------------------
+
+
+def serve(config: FedEM, context: RoundContext, upload: Upload, hyper: Hyper) -> Download:
+    """G_u = sum_v w_uv Q_v, from nothing but the uploads."""
+    tables, shares, similarity = from_storage(upload.items), sample_shares(upload.samples), None
     if config.aggregation != "avg":
         axes = principal_axes(tables)
         scores = principal_scores(tables, axes)
-        scores = scores * draws.signs(axes, scores)[:, None]
-        alike = saturate(SIMILARITIES[config.similarity](scores))
-    weights = aggregation_weights(config.aggregation, shares, alike, hyper.alpha)
-    tables = aggregated(layout.split(weights), tables)
+        scores = scores * context.draws.signs(axes, scores)[:, None]
+        similarity = saturate(SIMILARITIES[config.similarity](scores))
+    weights = aggregation_weights(config.aggregation, shares, similarity, hyper.alpha)
+    tables = aggregate(context.layout.split(weights), tables)
     return Download(to_storage(tables, upload.items.dtype))
+
+
+# --- what others ask ------------------------------------------------------------------------------
+
+
+def elastic(model: ElasticClient) -> Elastic:
+    """Elastic merging, for those who want to look at it."""
+
+    def aggregated(state: State, places: Int[Array, " B"]) -> Float[Array, "B I D"]:
+        slot = state.clients.slot[places]
+        return from_storage(state.server.items[jnp.maximum(slot, 0)])
+
+    def share(state: State, places: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
+        _, rows, theta, slot = at_place(state.clients, places)
+        weigh = jax.vmap(partial(model.weigh, hyper))
+        rho = weigh(theta, from_storage(rows), aggregated(state, places))
+        return jnp.where(waits(slot)[:, None], rho, 0.0)
+
+    def unserved(state: State) -> State:
+        slot = jnp.full_like(state.clients.slot, NOT_SERVED)
+        return state._replace(clients=state.clients._replace(slot=slot))
+
+    def waiting(state: State) -> Bool[Array, " C"]:
+        return waits(state.clients.slot)
+
+    return Elastic(model.config.learns_rho, waiting, share, aggregated, unserved)
+
+
+def traffic(config: FedEM, layout: Layout) -> Traffic:
+    """A table and the number of samples up, and a table down, for each aggregated client."""
+    _, uploads = config.round_sizes(layout.num_clients)
+    table = storage_dtype(config).itemsize * layout.num_items * config.dim
+    return Traffic(up=uploads * (table + 4), down=uploads * table * config.downloads)
+
+
+def scratch(config: FedEM, layout: Layout, block: int) -> dict[str, int]:
+    """Numbers that XLA keeps at once in each phase.
+
+    merge: own and aggregated table and their merger, [I D]; rows of both tables, both moments and
+    the gradient, [M D]; the adapter's hidden layers, [I].
+    evaluate: with NCF also the network's input and widest layer, [I].
+    aggregate: a copy of the uploads, their signatures, and 6 arrays of clients by clients.
+    upload, with noise or a bound: the tables before and after; one client's, its noise and bits.
+    """
+    dim, num_items = config.dim, layout.num_items
+    _, uploads = config.round_sizes(layout.num_clients)
+    numbers = training_scratch(layout, dim, block, tables=3 if config.downloads else 1)
+    if config.backbone == "ncf":
+        numbers["evaluate"] += block * num_items * ncf.inside(dim, config.network_widths)
+    numbers["aggregate"] = uploads * (num_items * (dim + 2) + 6 * uploads)
+    if config.ldp_scale or config.ldp_clip:
+        numbers["upload"] = (2 * uploads + 4) * num_items * dim
+    if config.downloads:
+        hidden, rows = sum(config.adapter_widths) + 3, max(c.rows for c in layout.classes)
+        merging = num_items * (3 * dim + hidden) - rows * dim
+        numbers["merge"] = numbers["train"] + block * merging
+    return numbers

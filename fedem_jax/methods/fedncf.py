@@ -12,6 +12,7 @@ Nobody keeps a whole table: the sum is that of the rows that moved.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -21,22 +22,32 @@ from jaxtyping import Array, Float, Int, Key
 from fedem_jax.client.local import fit_network
 from fedem_jax.client.privacy import clipped, noisy_sum
 from fedem_jax.config.settings import FedNCF
-from fedem_jax.core.algorithm import Algorithm, Info, State, Traffic, numbers_of
+from fedem_jax.core.algorithm import Algorithm, Info, State, Traffic, hyper_of
 from fedem_jax.core.draws import Draws
 from fedem_jax.core.layout import Layout
-from fedem_jax.core.round import Change, Contribution, Phase, Sum, everybody, train_clients
-from fedem_jax.core.samples import Rule
+from fedem_jax.core.round import (
+    Change,
+    Contribution,
+    Phase,
+    RoundContext,
+    Sum,
+    everybody,
+    train_clients,
+)
+from fedem_jax.core.samples import ClientSamples, Rule
 from fedem_jax.core.table_storage import from_storage, storage_dtype
 from fedem_jax.models.mf import item_table
 from fedem_jax.models.ncf import NCF, adam, inside
-from fedem_jax.models.scoring import scoring
+from fedem_jax.models.scoring import Scoring, scoring, start_of
 from fedem_jax.server import averaging
-from fedem_jax.server.averaging import Clients
+from fedem_jax.server.averaging import Clients, Shares
 
 
 class Hyper(NamedTuple):
     """Numbers that a sweep may vary."""
 
+    init_scale: Float[Array, ""]
+    """Standard deviation of Q_0 and p_0."""
     lr_embedding: Float[Array, ""]
     """Adam step of p_u and Q_u."""
     lr_network: Float[Array, ""]
@@ -60,18 +71,17 @@ class Download(NamedTuple):
     """W."""
 
 
-def fedncf(config: FedNCF, num_items: int, layout: Layout, samples: Int[Array, " C"]) -> Algorithm:
+def fedncf(config: FedNCF, layout: Layout) -> Algorithm:
     """FedNCF on one federation; the arguments are those of `fedem`."""
-    backbone = NCF(config.dim, config.network_widths, config.init_scale, config.variant)
-    logits, objective = scoring(backbone, config.bce)
-    num_participants, _ = config.round_sizes(layout.number)
+    backbone = NCF(config.dim, config.network_widths, variant=config.variant)
+    model = scoring(backbone, config.bce)
 
-    def init(key: Key[Array, ""]) -> State:
+    def init(key: Key[Array, ""], hyper: Hyper) -> State:
         """Everybody starts from the same G, W and p_0. Clients keep p_u and, if they rank with
         their own model, W_u as they left it."""
         key_items, key_private, _ = jax.random.split(key, 3)
-        table = item_table(key_items, num_items, config.dim, config.init_scale)
-        private = backbone.init(key_private, table)["params"]
+        table = item_table(key_items, layout.num_items, config.dim, hyper.init_scale)
+        private = start_of(backbone, key_private, table, hyper.init_scale)
         network = private["network"]
         if config.evaluated == "global":
             private = {"user": private["user"]}
@@ -79,58 +89,81 @@ def fedncf(config: FedNCF, num_items: int, layout: Layout, samples: Int[Array, "
         return State(clients, Download(download, network))
 
     def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
-        participants, network = draws.participants(), state.server.network
-        counts = samples[layout.places(participants)]
-        total = counts.sum()
-        optimiser = adam(hyper.lr_embedding, hyper.lr_network, hyper.weight_decay)
-
-        def train(session, clients: Clients, download: Download, id) -> Change:
-            rows, start = session.rows, from_storage(download.table.items[session.rows])
-            private = {"user": clients.private["user"][id], "network": download.network}
-            private, table, trained = fit_network(objective, private, start, session, optimiser)
-            share = averaging.share_of(config, session.count, total, num_participants)
-            moved = jax.tree.map(jnp.subtract, private["network"], download.network)
-            moved = clipped(config, (table - start, moved), hyper.ldp_clip)
-            sent = Contribution(rows, *jax.tree.map(lambda leaf: share * leaf, moved))
-            kept = {name: private[name] for name in clients.private}
-            return averaging.change(config, kept, trained, sent, table)
-
-        rule = Rule.of(config, hyper.threshold)
+        context = RoundContext.of(layout, draws, Rule.of(config, hyper.threshold))
+        shares = averaging.shares_of(config, context)
+        train = partial(train_and_upload, config, model, shares, hyper)
         phases = [Phase(train, everybody, layout.classes)]
-        nothing = Sum(jnp.zeros((num_items, config.dim)), jax.tree.map(jnp.zeros_like, network))
-        clients, info, upload = train_clients(
-            phases, layout, draws, rule, num_items, state, participants, nothing
-        )
-        shares = averaging.share_of(config, counts, total, num_participants)
-        upload = noisy_sum(config, draws, participants, shares, upload, layout, hyper)
-        return State(clients, serve(state.server, upload)), info
+        nothing = averaging.nothing_sent(state.server.table.items, state.server.network)
+        clients, info, upload = train_clients(context, phases, state, nothing)
+        weights = shares(context.samples_of(context.participants))
+        upload = noisy_sum(config, context, weights, upload, hyper)
+        return State(clients, average(state.server, upload)), info
 
-    def score(state: State, ids: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
+    def score(state: State, places: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
         """Logits of all items, by the network that the client keeps or else by the new average."""
         clients, download = state
 
         def by_network(private, rows):
-            return logits({"network": download.network} | private, rows)
+            return model.logits({"network": download.network} | private, rows)
 
-        return averaging.scores(by_network, clients, download.table, ids, layout)
+        return averaging.scores(by_network, clients, download.table, places, layout)
 
-    def scratch(block: int) -> dict[str, int]:
-        """Beside the tables: weights, both moments, gradient and update of the network; its input
-        and widest layer for all items."""
-        numbers = averaging.scratch(config, layout, num_items, block)
-        numbers["train"] += 5 * block * weights
-        numbers["evaluate"] += block * num_items * inside(config.dim, config.network_widths)
-        return numbers
-
-    start = jax.eval_shape(init, jax.random.key(0))
-    weights = sum(leaf.size for leaf in jax.tree.leaves(start.server.network))
-    model = storage_dtype(config).itemsize * num_items * config.dim + 4 * weights
-    traffic = Traffic(up=num_participants * (model + 4), down=num_participants * model)
-    hyper = numbers_of(Hyper, config)
-    return Algorithm(init, round, score, num_items, hyper, traffic, scratch)
+    hyper = hyper_of(Hyper, config)
+    server = jax.eval_shape(init, jax.random.key(0), hyper).server
+    weights = sum(leaf.size for leaf in jax.tree.leaves(server.network))
+    return Algorithm(
+        init,
+        round,
+        score,
+        hyper=hyper,
+        traffic=traffic(config, layout, weights),
+        scratch=partial(scratch, config, layout, weights),
+    )
 
 
-def serve(download: Download, upload: Sum) -> Download:
-    """The server's step; the weights of the clients sum to 1."""
+def train_and_upload(
+    config: FedNCF,
+    model: Scoring,
+    shares: Shares,
+    hyper: Hyper,
+    samples: ClientSamples,
+    clients: Clients,
+    download: Download,
+    place,
+) -> Change:
+    """(p_u, Q_u, W_u) <- local epochs of Adam from (p_u, G, W); what moved in Q_u and W_u, times
+    a_u, is added to the upload."""
+    start = from_storage(download.table.items[samples.rows])
+    private = {"user": clients.private["user"][place], "network": download.network}
+    optimiser = adam(hyper.lr_embedding, hyper.lr_network, hyper.weight_decay)
+    private, table, trained = fit_network(model.objective, private, start, samples, optimiser)
+    moved = jax.tree.map(jnp.subtract, private["network"], download.network)
+    moved = clipped(config, (table - start, moved), hyper.ldp_clip)
+    share = shares(samples.count)
+    sent = Contribution(samples.rows, *jax.tree.map(lambda leaf: share * leaf, moved))
+    kept = {name: private[name] for name in clients.private}
+    return averaging.change(config, kept, trained, sent, table)
+
+
+def average(download: Download, upload: Sum) -> Download:
+    """The server's step, (G, W) + sum_u a_u ((Q_u, W_u) - (G, W)); the weights sum to 1."""
     network = jax.tree.map(jnp.add, download.network, upload.rest)
-    return Download(averaging.serve(download.table, upload), network)
+    return Download(averaging.average(download.table, upload), network)
+
+
+def traffic(config: FedNCF, layout: Layout, weights: int) -> Traffic:
+    """A table and a network up and down for each participant, and the number of its samples up."""
+    participants, _ = config.round_sizes(layout.num_clients)
+    table = storage_dtype(config).itemsize * layout.num_items * config.dim
+    return Traffic(
+        up=participants * (table + 4 * weights + 4), down=participants * (table + 4 * weights)
+    )
+
+
+def scratch(config: FedNCF, layout: Layout, weights: int, block: int) -> dict[str, int]:
+    """Beside the tables: weights, both moments, gradient and update of the network; its input and
+    widest layer for all items."""
+    numbers = averaging.scratch(config, layout, block)
+    numbers["train"] += 5 * block * weights
+    numbers["evaluate"] += block * layout.num_items * inside(config.dim, config.network_widths)
+    return numbers

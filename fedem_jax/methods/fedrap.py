@@ -15,21 +15,24 @@ the rows that were sampled, and of those numbers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, Num
 
-from fedem_jax.client.local import batch_weights, run_epochs
+from fedem_jax.client.local import Objective, batch_weights, run_epochs
 from fedem_jax.config.settings import FedRAP
-from fedem_jax.core.algorithm import Algorithm, Info, State, Traffic, numbers_of, tree_at
+from fedem_jax.core.algorithm import Algorithm, Info, State, Traffic, at_place, copies, hyper_of
 from fedem_jax.core.draws import Draws
 from fedem_jax.core.layout import Layout
 from fedem_jax.core.round import (
     Change,
     Contribution,
     Phase,
+    RoundContext,
     Sum,
     Trained,
     everybody,
@@ -40,13 +43,15 @@ from fedem_jax.core.samples import ClientSamples, Rule
 from fedem_jax.core.table_storage import from_storage, storage_dtype, to_storage
 from fedem_jax.models.linear import Linear
 from fedem_jax.models.mf import item_table
-from fedem_jax.models.scoring import scoring
-from fedem_jax.server.averaging import copies
+from fedem_jax.models.scoring import Scoring, scoring
+from fedem_jax.server import averaging
 
 
 class Hyper(NamedTuple):
     """Numbers that a sweep may vary."""
 
+    init_scale: Float[Array, ""]
+    """Standard deviation of D_0 and C_0."""
     lr_network: Float[Array, ""]
     """Gradient step of w_u and b_u, in the first batch of the first round."""
     lr_embedding: Float[Array, ""]
@@ -109,17 +114,16 @@ NORMS = {"l1": jnp.abs, "l2": jnp.square}
 """What the entries of C_u are penalised by."""
 
 
-def fedrap(config: FedRAP, num_items: int, layout: Layout, samples: Int[Array, " C"]) -> Algorithm:
+def fedrap(config: FedRAP, layout: Layout) -> Algorithm:
     """FedRAP on one federation; the arguments are those of `fedem`."""
-    logits, objective = scoring(Linear(), config.bce)
-    stored, norm = storage_dtype(config), NORMS[config.sparsity_norm]
-    num_participants, _ = config.round_sizes(layout.number)
+    model, stored = scoring(Linear(), config.bce), storage_dtype(config)
+    num_participants, _ = config.round_sizes(layout.num_clients)
 
-    def init(key: Key[Array, ""]) -> State:
+    def init(key: Key[Array, ""], hyper: Hyper) -> State:
         """Everybody starts from the same w_0, b_0 and D_0."""
         key_items, key_private, key_common = jax.random.split(key, 3)
         own, common = (
-            item_table(each, num_items, config.dim, config.init_scale)
+            item_table(each, layout.num_items, config.dim, hyper.init_scale)
             for each in (key_items, key_common)
         )
         private = Linear().init(key_private, own)["params"]
@@ -127,47 +131,56 @@ def fedrap(config: FedRAP, num_items: int, layout: Layout, samples: Int[Array, "
         return State(clients, Server(to_storage(common, stored), jnp.int32(0)))
 
     def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
+        context = RoundContext.of(layout, draws, Rule.of(config, hyper.threshold, offset=0.0))
         weights = weights_of(config, state.server.number, hyper)
-
-        def train(session, clients: Clients, server: Server, id) -> Change:
-            private, own = tree_at(clients, id)
-            own, rows = from_storage(own), session.rows
-            start = from_storage(server.items[rows])
-            fitted = fit(objective, norm, private, own[rows], start, session, weights, hyper)
-            own = (fitted.shrink * own).at[rows].set(fitted.own, mode="drop")
-            moved = fitted.common - fitted.shrink * start
-            sent = Contribution(
-                rows, moved / num_participants, (fitted.shrink - 1) / num_participants
-            )
-            kept = {"private": fitted.private, "items": to_storage(own, stored)}
-            return Change(kept, fitted.trained, sent=sent)
-
-        rule = Rule.of(config, hyper.threshold, offset=0.0)
+        train = partial(train_and_upload, config, model, num_participants, weights, hyper)
         phases = [Phase(train, everybody, layout.classes)]
-        nothing = Sum(jnp.zeros((num_items, config.dim)), jnp.float32(0))
-        clients, info, upload = train_clients(
-            phases, layout, draws, rule, num_items, state, draws.participants(), nothing
-        )
-        return State(clients, serve(state.server, upload)), info
+        nothing = averaging.nothing_sent(state.server.items, jnp.float32(0))
+        clients, info, upload = train_clients(context, phases, state, nothing)
+        return State(clients, average(state.server, upload)), info
 
-    def score(state: State, ids: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
+    def score(state: State, places: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
         """Logits of all items, by each client's own table and the new common one."""
-        private, own = tree_at(state.clients, ids)
-        return jax.vmap(lambda mine, own: logits(mine, own + from_storage(state.server.items)))(
+        private, own = at_place(state.clients, places)
+        common = from_storage(state.server.items)
+        return jax.vmap(lambda mine, own: model.logits(mine, own + common))(
             private, from_storage(own)
         )
 
-    def scratch(block: int) -> dict[str, int]:
-        """Training: rows of both tables and their gradients, in place of the moments of Adam; D_u
-        before and after, [I D]; the sum of what moved."""
-        numbers = training_scratch(layout, num_items, config.dim, block, tables=2)
-        rows = max(size.rows for size in layout.classes)
-        numbers["train"] += config.dim * (block * (2 * num_items - rows) + num_items)
-        return numbers
+    table = num_participants * stored.itemsize * layout.num_items * config.dim
+    return Algorithm(
+        init,
+        round,
+        score,
+        hyper=hyper_of(Hyper, config),
+        traffic=Traffic(up=table, down=table),
+        scratch=partial(scratch, config, layout),
+    )
 
-    hyper = numbers_of(Hyper, config)
-    table = num_participants * stored.itemsize * num_items * config.dim
-    return Algorithm(init, round, score, num_items, hyper, Traffic(up=table, down=table), scratch)
+
+def train_and_upload(
+    config: FedRAP,
+    model: Scoring,
+    num_participants: int,
+    weights: Weights,
+    hyper: Hyper,
+    samples: ClientSamples,
+    clients: Clients,
+    server: Server,
+    place,
+) -> Change:
+    """(w_u, b_u, D_u, C_u) <- local epochs from (w_u, b_u, D_u, C); (C_u - C) / P is added to the
+    upload, and so is the factor by which all other rows shrank."""
+    private, own = at_place(clients, place)
+    own, rows = from_storage(own), samples.rows
+    start = from_storage(server.items[rows])
+    norm = NORMS[config.sparsity_norm]
+    fitted = fit(model.objective, norm, private, own[rows], start, samples, weights, hyper)
+    own = (fitted.shrink * own).at[rows].set(fitted.own, mode="drop")
+    moved = fitted.common - fitted.shrink * start
+    sent = Contribution(rows, moved / num_participants, (fitted.shrink - 1) / num_participants)
+    kept = {"private": fitted.private, "items": to_storage(own, clients.items.dtype)}
+    return Change(kept, fitted.trained, sent=sent)
 
 
 def weights_of(config: FedRAP, number: Int[Array, ""], hyper: Hyper) -> Weights:
@@ -179,21 +192,35 @@ def weights_of(config: FedRAP, number: Int[Array, ""], hyper: Hyper) -> Weights:
 
 
 def fit(
-    objective, norm, private, own: Float[Array, "M D"], common: Float[Array, "M D"],
-    session: ClientSamples, weights: Weights, hyper: Hyper,
-) -> Fitted:  # fmt: skip
+    objective: Objective,
+    norm: Callable[[Array], Array],
+    private: Any,
+    own: Float[Array, "M D"],
+    common: Float[Array, "M D"],
+    samples: ClientSamples,
+    weights: Weights,
+    hyper: Hyper,
+) -> Fitted:
     """Local epochs of gradient steps on everything at once, with weight decay, at rates that fall
-    after every batch. Tables are held as [D M], as in `local.fit_embedding`."""
+    after every batch. Tables are held as [D, M], as in `client.local.fit_embedding`.
+
+    Args:
+        objective: loss of rows, as a weighted sum.
+        norm: penalty of an entry of C_u.
+        private, own, common: the client's score function and its rows of D_u and C_u.
+        samples: of the client.
+        weights, hyper: those of the round.
+    """
     lr = (hyper.lr_network, hyper.lr_embedding, hyper.lr_embedding)
 
     def step(carry, row, present):
         params, rate, shrink = carry
-        share = batch_weights(row, present, len(session.rows))
+        share = batch_weights(row, present, len(samples.rows))
 
         def batch_loss(params):
             private, own, common = params
             apart, size = jnp.mean((own - common) ** 2, axis=0), jnp.mean(norm(common), axis=0)
-            loss = objective(private, (own + common).T, session.labels, share)
+            loss = objective(private, (own + common).T, samples.labels, share)
             return loss + share @ (weights.sparsity * size - weights.independence * apart)
 
         def moved(part, slope, lr):
@@ -208,12 +235,24 @@ def fit(
         return (params, rate * hyper.decay_per_batch, shrink), loss
 
     start = ((private, own.T, common.T), weights.rate, jnp.float32(1))
-    ((private, own, common), _, shrink), trained = run_epochs(step, start, session)
+    ((private, own, common), _, shrink), trained = run_epochs(step, start, samples)
     return Fitted(private, own.T, common.T, shrink, trained)
 
 
-def serve(server: Server, upload: Sum) -> Server:
+def average(server: Server, upload: Sum) -> Server:
     """The server's step: C <- mean of C_u. `1 + upload.rest` is the mean factor of the rows that
     clients left alone."""
     table = (1 + upload.rest) * from_storage(server.items) + upload.items
     return Server(to_storage(table, server.items.dtype), server.number + 1)
+
+
+def scratch(config: FedRAP, layout: Layout, block: int) -> dict[str, int]:
+    """Numbers that XLA keeps at once.
+
+    train: rows of both tables and their gradients, in place of the moments of Adam; D_u before and
+    after, [I D]; the sum of what moved.
+    """
+    numbers = training_scratch(layout, config.dim, block, tables=2)
+    rows = max(size.rows for size in layout.classes)
+    numbers["train"] += config.dim * (block * (2 * layout.num_items - rows) + layout.num_items)
+    return numbers

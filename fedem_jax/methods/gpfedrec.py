@@ -16,35 +16,42 @@ which leaves it R + (1 - kappa)^s (G - R) after s steps,  kappa = 2 reg lr_items
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
-from jaxtyping import Array, Bool, Float, Int, Key, Num
+from jaxtyping import Array, Float, Int, Key, Num
 
-from fedem_jax.client.local import place_weights, run_epochs
+from fedem_jax.client.local import Objective, place_weights, run_epochs
 from fedem_jax.client.privacy import noise
 from fedem_jax.config.settings import GPFedRec
-from fedem_jax.core.algorithm import Algorithm, Info, State, Traffic, numbers_of, tree_at
+from fedem_jax.core.algorithm import Algorithm, Info, State, Traffic, at_place, copies, hyper_of
 from fedem_jax.core.draws import Draws
-from fedem_jax.core.layout import AXIS, Layout
-from fedem_jax.core.round import Change, Phase, Trained, everybody, train_clients, training_scratch
+from fedem_jax.core.layout import Layout
+from fedem_jax.core.round import (
+    Change,
+    Phase,
+    RoundContext,
+    Trained,
+    everybody,
+    train_clients,
+    training_scratch,
+)
 from fedem_jax.core.samples import ClientSamples, Rule
 from fedem_jax.core.table_storage import from_storage, storage_dtype, to_storage
 from fedem_jax.errors import UserError
 from fedem_jax.models.mf import item_table
 from fedem_jax.models.ncf import NCF
-from fedem_jax.models.scoring import scoring
-from fedem_jax.server.averaging import copies
-
-ITEMS_AT_ONCE = 64
-"""Items of all tables that the server multiplies at once."""
+from fedem_jax.models.scoring import Scoring, scoring, start_of
+from fedem_jax.server.graph import ITEMS_AT_ONCE, averages, neighbour_weights, products
 
 
 class Hyper(NamedTuple):
     """Numbers that a sweep may vary."""
 
+    init_scale: Float[Array, ""]
+    """Standard deviation of Q_0 and p_0."""
     lr_network: Float[Array, ""]
     """Gradient step of theta_u."""
     lr_factor: Float[Array, ""]
@@ -102,76 +109,73 @@ class Fitted(NamedTuple):
     trained: Trained
 
 
-def gpfedrec(
-    config: GPFedRec, num_items: int, layout: Layout, samples: Int[Array, " C"]
-) -> Algorithm:
+def gpfedrec(config: GPFedRec, layout: Layout) -> Algorithm:
     """GPFedRec on one federation; the arguments are those of `fedem`.
 
     Raises:
         UserError: a client is to have more neighbours than there are clients.
     """
-    if config.neighbours > layout.number:
+    if config.neighbours > layout.num_clients:
         raise UserError(
-            f"neighbours: {config.neighbours} are more than the {layout.number} clients; give at "
-            "most as many."
+            f"neighbours: {config.neighbours} are more than the {layout.num_clients} clients; give "
+            "at most as many."
         )
-    backbone = NCF(config.dim, config.network_widths, config.init_scale)
-    logits, objective = scoring(backbone, config.bce)
-    stored = storage_dtype(config)
+    backbone, stored = NCF(config.dim, config.network_widths), storage_dtype(config)
+    model = scoring(backbone, config.bce)
 
-    def init(key: Key[Array, ""]) -> State:
+    def init(key: Key[Array, ""], hyper: Hyper) -> State:
         """Everybody starts from the same Q_0 = R_0 = G, p_0 and theta_0."""
         key_items, key_private, _ = jax.random.split(key, 3)
-        table = item_table(key_items, num_items, config.dim, config.init_scale)
-        private = backbone.init(key_private, table)["params"]
+        table = item_table(key_items, layout.num_items, config.dim, hyper.init_scale)
+        private = start_of(backbone, key_private, table, hyper.init_scale)
         table = to_storage(table, stored)
         clients = Clients(*copies((private, table, table), layout))
         return State(clients, Download(table))
 
     def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
-        steps = steps_of(hyper, num_items, config.dim)
-
-        def train(session, clients: Clients, download: Download, id) -> Change:
-            private, rows = tree_at(clients.private, id), session.rows
-            start, target = from_storage(download.items), from_storage(clients.personal[id])
-            fitted = fit(objective, private, start[rows], target[rows], session, steps)
-            table = target + fitted.left * (start - target)
-            table = table.at[rows].set(fitted.table, mode="drop")
-            kept = {"private": fitted.private, "items": to_storage(table, stored)}
-            return Change(kept, fitted.trained)
-
-        rule = Rule.of(config, jnp.float32(0))
+        context = RoundContext.of(layout, draws, Rule.of(config, jnp.float32(0)))
+        train = partial(train_near_neighbours, model, steps_of(hyper, layout.num_items, config.dim))
         phases = [Phase(train, everybody, layout.classes)]
-        clients, info, _ = train_clients(
-            phases, layout, draws, rule, num_items, state, draws.participants()
-        )
-        upload, key = Upload(clients.items), draws.server()
-        personal, download = serve(config, layout, key, upload, clients.personal, hyper)
+        clients, info, _ = train_clients(context, phases, state)
+        upload = Upload(clients.items)
+        personal, download = serve(config, context, upload, clients.personal, hyper)
         return State(clients._replace(personal=personal), download), info
 
-    def score(state: State, ids: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
+    def score(state: State, places: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
         """Logits of all items, by each client's own model before its download."""
-        private, rows = tree_at((state.clients.private, state.clients.items), ids)
-        return jax.vmap(logits)(private, from_storage(rows))
+        private, rows = at_place((state.clients.private, state.clients.items), places)
+        return jax.vmap(model.logits)(private, from_storage(rows))
 
-    def scratch(block: int) -> dict[str, int]:
-        """Training: rows of Q_u and R_u, gradient and update, in place of the moments of Adam; R_u
-        and Q_u, [I D]; the network on a batch, forth and back. Evaluation: the network on all
-        items. Aggregation: 3 arrays of clients by clients; a slice of all tables as stored,
-        gathered and multiplied."""
-        dim, layers = config.dim, 2 * config.dim + sum(config.network_widths)
-        numbers = training_scratch(layout, num_items, dim, block)
-        rows = max(size.rows for size in layout.classes)
-        numbers["train"] += block * (dim * (2 * num_items - rows) + 2 * config.batch_size * layers)
-        numbers["evaluate"] += block * num_items * layers
-        everyone, width = layout.padded, min(ITEMS_AT_ONCE, num_items) * dim
-        numbers["aggregate"] = 3 * layout.shard * (everyone + width) + everyone * width
-        return numbers
+    table = layout.num_clients * stored.itemsize * layout.num_items * config.dim
+    return Algorithm(
+        init,
+        round,
+        score,
+        hyper=hyper_of(Hyper, config),
+        traffic=Traffic(up=table, down=2 * table),
+        scratch=partial(scratch, config, layout),
+    )
 
-    hyper = numbers_of(Hyper, config)
-    table = layout.number * stored.itemsize * num_items * config.dim
-    traffic = Traffic(up=table, down=2 * table)
-    return Algorithm(init, round, score, num_items, hyper, traffic, scratch)
+
+# --- what a client does ---------------------------------------------------------------------------
+
+
+def train_near_neighbours(
+    model: Scoring,
+    steps: Steps,
+    samples: ClientSamples,
+    clients: Clients,
+    download: Download,
+    place,
+) -> Change:
+    """(p_u, theta_u, Q_u) <- local epochs from (p_u, theta_u, G), pulled towards R_u."""
+    private, rows = at_place(clients.private, place), samples.rows
+    start, target = from_storage(download.items), from_storage(clients.personal[place])
+    fitted = fit(model.objective, private, start[rows], target[rows], samples, steps)
+    table = target + fitted.left * (start - target)
+    table = table.at[rows].set(fitted.table, mode="drop")
+    kept = {"private": fitted.private, "items": to_storage(table, download.items.dtype)}
+    return Change(kept, fitted.trained)
 
 
 def steps_of(hyper: Hyper, num_items: int, dim: int) -> Steps:
@@ -183,23 +187,32 @@ def steps_of(hyper: Hyper, num_items: int, dim: int) -> Steps:
 
 
 def fit(
-    objective,
-    private,
+    objective: Objective,
+    private: Any,
     table: Float[Array, "M D"],
     target: Float[Array, "M D"],
-    session: ClientSamples,
+    samples: ClientSamples,
     steps: Steps,
 ) -> Fitted:
-    """Local epochs of gradient steps on everything at once; the loss reported is that of the
-    samples, without the pull."""
+    """Local epochs of gradient steps on everything at once.
+
+    The loss that is reported is that of the samples, without the pull.
+
+    Args:
+        objective: loss of rows, as a weighted sum.
+        private: p_u and theta_u.
+        table, target: rows of Q_u and of R_u.
+        samples: of the client.
+        steps: step sizes.
+    """
     lr = {"user": steps.user, "network": steps.network}
 
     def step(carry, row, present):
         private, table, left = carry
-        weights = place_weights(row, present, len(session.rows))
+        weights = place_weights(row, present, len(samples.rows))
 
         def batch_loss(private, table):
-            return objective(private, table[row], session.labels[row], weights)
+            return objective(private, table[row], samples.labels[row], weights)
 
         loss, (slopes, slope) = jax.value_and_grad(batch_loss, argnums=(0, 1))(private, table)
         private = {
@@ -210,100 +223,68 @@ def fit(
         return (private, table, left * (1 - steps.pull)), loss
 
     start = (private, table, jnp.float32(1))
-    (private, table, left), trained = run_epochs(step, start, session)
+    (private, table, left), trained = run_epochs(step, start, samples)
     return Fitted(private, table, left, trained)
 
 
+def uploaded(
+    config: GPFedRec, hyper: Hyper, part: Float[Array, "shard W D"], key: Key[Array, ""],
+    client_at: Int[Array, " shard"], first: Int[Array, ""],
+) -> Float[Array, "shard W D"]:  # fmt: skip
+    """Some items of the tables, from item `first` on, with noise if there is any."""
+    if not config.ldp_scale:
+        return part
+    items = first + jnp.arange(part.shape[1])
+    drawn = jax.vmap(lambda client: noise(key, client, items, config.dim))
+    return part + hyper.ldp_scale * drawn(client_at)
+
+
+# --- what the server does -------------------------------------------------------------------------
+
+
 def serve(
-    config: GPFedRec, layout: Layout, key: Key[Array, ""], upload: Upload,
-    personal: Num[Array, "C I D"], hyper: Hyper,
-) -> tuple[Num[Array, "C I D"], Download]:  # fmt: skip
-    """The server's step, on nothing but the uploads; what it makes replaces `personal`, the tables
-    of the last round."""
-    client_at = jnp.asarray(layout.client)
-    _, num_items, dim = upload.items.shape
-    width = min(ITEMS_AT_ONCE, num_items)
-    slices = -(-num_items // width)
+    config: GPFedRec,
+    context: RoundContext,
+    upload: Upload,
+    personal: Num[Array, "C I D"],
+    hyper: Hyper,
+) -> tuple[Num[Array, "C I D"], Download]:
+    """R_u for every client and G for all, from nothing but the uploads.
 
-    def uploaded(items, client_at, key, b):
-        """First item of slice `b`, and that slice of the tables of this device's clients. The last
-        slice begins where it is full, with items that the one before it had."""
-        first = jnp.minimum(b * width, num_items - width)
-        part = from_storage(lax.dynamic_slice_in_dim(items, first, width, axis=1))
-        if config.ldp_scale:
-            drawn = jax.vmap(lambda client: noise(key, client, first + jnp.arange(width), dim))
-            part = part + hyper.ldp_scale * drawn(client_at)
-        return first, part
-
-    def products(items, key, client_at):
-        """Products of the tables of this device's clients with all tables."""
-
-        def add(b, total):
-            first, part = uploaded(items, client_at, key, b)
-            new = first + jnp.arange(width) >= b * width
-            mine, everyone = jnp.where(new[None, :, None], part, 0), gathered(part)
-            return total + jnp.einsum("uid,vid->uv", mine, everyone, precision="highest")
-
-        return lax.fori_loop(0, slices, add, jnp.zeros((layout.shard, layout.padded)))
-
-    def averages(tables, key, client_at, graph):
-        """R_u of this device's clients, and G."""
-        items, personal = tables
-        present = (client_at < layout.number)[:, None, None]
-
-        def put(b, averages):
-            personal, common = averages
-            first, part = uploaded(items, client_at, key, b)
-            for _ in range(config.layers):
-                part = jnp.einsum("uv,vid->uid", graph, gathered(part), precision="highest")
-            old = lax.dynamic_slice_in_dim(personal, first, width, axis=1)
-            mean = lax.psum(jnp.where(present, part, 0).sum(axis=0), AXIS) / layout.number
-            part = jnp.where(present, to_storage(part, old.dtype), old)
-            personal = lax.dynamic_update_slice_in_dim(personal, part, first, axis=1)
-            common = lax.dynamic_update_slice_in_dim(common, mean, first, axis=0)
-            return personal, common
-
-        return lax.fori_loop(0, slices, put, (personal, jnp.zeros(items.shape[1:])))
-
-    gram = layout.on_each_device(products, upload.items, key, client_at)
-    graph = neighbour_weights(config, gram, client_at < layout.number, hyper.neighbour_threshold)
-    personal, common = layout.on_each_device(
-        averages, (upload.items, personal), key, client_at, graph, summed=True
-    )
+    Args:
+        config: graph and layers.
+        context: of the round.
+        upload: all tables.
+        personal: R_u of the last round, which the new ones replace.
+        hyper: threshold of the graph, and scale of the noise.
+    """
+    layout, key = context.layout, context.draws.server()
+    sent = partial(uploaded, config, hyper)
+    gram = products(layout, upload.items, key, sent)
+    present = jnp.asarray(layout.client) < layout.num_clients
+    graph = neighbour_weights(config, gram, present, hyper.neighbour_threshold)
+    personal, common = averages(layout, graph, config.layers, upload.items, personal, key, sent)
     return personal, Download(to_storage(common, personal.dtype))
 
 
-def gathered(part: Float[Array, "shard I D"]) -> Float[Array, "C I D"]:
-    """The parts of all devices."""
-    return lax.all_gather(part, AXIS, tiled=True)
+# --- what others ask ------------------------------------------------------------------------------
 
 
-def neighbour_weights(
-    config: GPFedRec, gram: Float[Array, "C C"], present: Bool[Array, " C"], threshold
-) -> Float[Array, "C C"]:
-    """Weight of client v's table in that of client u: uniform over the neighbours of u.
+def scratch(config: GPFedRec, layout: Layout, block: int) -> dict[str, int]:
+    """Numbers that XLA keeps at once.
 
-    Neighbours have large entries W_uv. The released program takes these from a distance, 1 minus
-    the cosine: neighbours are the most dissimilar clients, and nobody is its own. The paper means
-    the cosine.
-
-    Args:
-        config: graph, and number of neighbours; 0: all v with W_uv above the threshold, or else u
-            alone.
-        gram: products of the clients' tables.
-        present: which of them exist; the others are nobody's neighbours.
-        threshold: as a multiple of the mean entry of W, its diagonal included.
+    train: rows of Q_u and R_u, gradient and update, in place of the moments of Adam; R_u and Q_u,
+    [I D]; the network on a batch, forth and back.
+    evaluate: the network on all items.
+    aggregate: 3 arrays of clients by clients; a slice of all tables as stored, gathered and
+    multiplied.
     """
-    same, norm = jnp.eye(len(gram), dtype=bool), jnp.sqrt(jnp.diagonal(gram))
-    cosine = jnp.where(same, 1.0, jnp.clip(gram / norm[:, None] / norm[None, :], -1, 1))
-    edges = 1 - cosine if config.graph == "distance" else cosine
-    if config.neighbours:
-        candidates = jnp.where(present[None, :], edges, -jnp.inf)
-        _, nearest = lax.top_k(candidates, config.neighbours)
-        row = jnp.arange(len(gram))[:, None]
-        return jnp.zeros(gram.shape).at[row, nearest].set(1 / config.neighbours)
-    both, number = present[:, None] & present[None, :], present.sum()
-    mean = (jnp.where(both, edges, 0).sum(axis=1) / number).sum() / number
-    chosen = both & (edges > threshold * mean)
-    chosen = chosen | (same & ~chosen.any(axis=1, keepdims=True))
-    return chosen / chosen.sum(axis=1, keepdims=True)
+    dim, num_items = config.dim, layout.num_items
+    layers = 2 * dim + sum(config.network_widths)
+    numbers = training_scratch(layout, dim, block)
+    rows = max(size.rows for size in layout.classes)
+    numbers["train"] += block * (dim * (2 * num_items - rows) + 2 * config.batch_size * layers)
+    numbers["evaluate"] += block * num_items * layers
+    everyone, width = layout.padded, min(ITEMS_AT_ONCE, num_items) * dim
+    numbers["aggregate"] = 3 * layout.shard * (everyone + width) + everyone * width
+    return numbers

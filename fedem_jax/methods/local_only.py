@@ -2,34 +2,43 @@
 
     clients, in parallel:  (p_u, Q_u) <- local epochs of Adam on BCE(p_u . q_i, y_ui)
 
-It holds no information about items that the client never met, so it belongs at chance level; a
+It holds no information about items that the client never met, so it belongs at chance level. A
 protocol under which it ranks held-out items high leaks them.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key, Num
 
 from fedem_jax.client.local import fit_embedding
 from fedem_jax.config.settings import LocalOnly
-from fedem_jax.core.algorithm import Algorithm, Info, State, Traffic, numbers_of, tree_at
+from fedem_jax.core.algorithm import Algorithm, Info, State, Traffic, at_place, copies, hyper_of
 from fedem_jax.core.draws import Draws
 from fedem_jax.core.layout import Layout
-from fedem_jax.core.round import Change, Phase, everybody, train_clients, training_scratch
-from fedem_jax.core.samples import Rule
+from fedem_jax.core.round import (
+    Change,
+    Phase,
+    RoundContext,
+    everybody,
+    train_clients,
+    training_scratch,
+)
+from fedem_jax.core.samples import ClientSamples, Rule
 from fedem_jax.core.table_storage import from_storage, storage_dtype, to_storage
 from fedem_jax.models.mf import MF, item_table
-from fedem_jax.models.scoring import scoring
+from fedem_jax.models.scoring import Scoring, scoring, start_of
 
 
 class Hyper(NamedTuple):
     """Numbers that a sweep may vary."""
 
+    init_scale: Float[Array, ""]
+    """Standard deviation of Q_0 and p_0."""
     lr_embedding: Float[Array, ""]
     """Adam step of p_u and Q_u."""
     threshold: Float[Array, ""]
@@ -45,42 +54,49 @@ class Clients(NamedTuple):
     """Q_u, each client's own item table."""
 
 
-def local_only(
-    config: LocalOnly, num_items: int, layout: Layout, samples: Int[Array, " C"]
-) -> Algorithm:
+def local_only(config: LocalOnly, layout: Layout) -> Algorithm:
     """Local-only on one federation; the arguments are those of `fedem`."""
-    backbone = MF(config.dim, config.init_scale)
-    logits, objective = scoring(backbone, config.bce)
+    backbone = MF(config.dim)
+    model = scoring(backbone, config.bce)
 
-    def init(key: Key[Array, ""]) -> State:
-        key_items, key_private, _ = jax.random.split(key, 3)  # the same start as FedEM's
-        table = item_table(key_items, num_items, config.dim, config.init_scale)
-        private = backbone.init(key_private, table)["params"]
-        clients = Clients(private, to_storage(table, storage_dtype(config)))
-        clients = jax.tree.map(lambda x: jnp.broadcast_to(x, (layout.padded, *x.shape)), clients)
-        return State(clients, ())
+    def init(key: Key[Array, ""], hyper: Hyper) -> State:
+        """Everybody starts from the same Q_0 and p_0, those of FedEM."""
+        key_items, key_private, _ = jax.random.split(key, 3)
+        table = item_table(key_items, layout.num_items, config.dim, hyper.init_scale)
+        private = start_of(backbone, key_private, table, hyper.init_scale)
+        table = to_storage(table, storage_dtype(config))
+        return State(Clients(*copies((private, table), layout)), ())
 
     def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
-        def train(session, clients: Clients, _, id) -> Change:
-            private, rows = tree_at(clients.private, id), session.rows
-            table, optimiser = from_storage(clients.items[id, rows]), optax.adam(hyper.lr_embedding)
-            private, table, trained = fit_embedding(objective, private, table, session, optimiser)
-            return Change({"private": private}, trained, rows, table)
-
-        rule = Rule.of(config, hyper.threshold)
-        phases = [Phase(train, everybody, layout.classes)]
-        clients, info, _ = train_clients(
-            phases, layout, draws, rule, num_items, state, draws.participants()
-        )
+        context = RoundContext.of(layout, draws, Rule.of(config, hyper.threshold))
+        phases = [Phase(partial(train_alone, model, hyper), everybody, layout.classes)]
+        clients, info, _ = train_clients(context, phases, state)
         return State(clients, ()), info
 
-    def score(state: State, ids: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
-        private, rows = tree_at(state.clients, ids)
-        return jax.vmap(logits)(private, from_storage(rows))
+    def score(state: State, places: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
+        private, table = at_place(state.clients, places)
+        return jax.vmap(model.logits)(private, from_storage(table))
 
-    def scratch(block: int) -> dict[str, int]:
-        return training_scratch(layout, num_items, config.dim, block)
+    return Algorithm(
+        init,
+        round,
+        score,
+        hyper=hyper_of(Hyper, config),
+        traffic=Traffic(up=0, down=0),
+        scratch=partial(training_scratch, layout, config.dim),
+    )
 
-    hyper = numbers_of(Hyper, config)
-    traffic = Traffic(up=0, down=0)
-    return Algorithm(init, round, score, num_items, hyper, traffic, scratch)
+
+def train_alone(
+    model: Scoring, hyper: Hyper, samples: ClientSamples, clients: Clients, server: Any, place
+) -> Change:
+    """(p_u, Q_u) <- local epochs of Adam, on the rows that the client's samples touch."""
+    private, table = clients.private, clients.items[place, samples.rows]
+    private, table, trained = fit_embedding(
+        model.objective,
+        at_place(private, place),
+        from_storage(table),
+        samples,
+        optax.adam(hyper.lr_embedding),
+    )
+    return Change({"private": private}, trained, samples.rows, table)

@@ -12,6 +12,7 @@ Nobody keeps a whole table: the sum is that of the rows that moved.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -21,15 +22,22 @@ from jaxtyping import Array, Float, Int, Key
 from fedem_jax.client.local import fit_in_turn
 from fedem_jax.client.privacy import clipped, noisy_sum
 from fedem_jax.config.settings import PFedRec
-from fedem_jax.core.algorithm import Algorithm, Info, State, Traffic, numbers_of, tree_at
+from fedem_jax.core.algorithm import Algorithm, Info, State, Traffic, at_place, hyper_of
 from fedem_jax.core.draws import Draws
 from fedem_jax.core.layout import Layout
-from fedem_jax.core.round import Change, Contribution, Phase, Sum, everybody, train_clients
-from fedem_jax.core.samples import Rule
+from fedem_jax.core.round import (
+    Change,
+    Contribution,
+    Phase,
+    RoundContext,
+    everybody,
+    train_clients,
+)
+from fedem_jax.core.samples import ClientSamples, Rule
 from fedem_jax.core.table_storage import from_storage, storage_dtype
 from fedem_jax.models.linear import Linear
 from fedem_jax.models.mf import item_table
-from fedem_jax.models.scoring import scoring
+from fedem_jax.models.scoring import Scoring, scoring
 from fedem_jax.server import averaging
 from fedem_jax.server.averaging import Clients, Download
 
@@ -37,6 +45,8 @@ from fedem_jax.server.averaging import Clients, Download
 class Hyper(NamedTuple):
     """Numbers that a sweep may vary."""
 
+    init_scale: Float[Array, ""]
+    """Standard deviation of Q_0."""
     lr_network: Float[Array, ""]
     """Gradient step of w_u and c_u."""
     lr_item_factor: Float[Array, ""]
@@ -47,50 +57,64 @@ class Hyper(NamedTuple):
     """Most L1 norm of Q_u - G, where the configuration has a bound."""
 
 
-def pfedrec(
-    config: PFedRec, num_items: int, layout: Layout, samples: Int[Array, " C"]
-) -> Algorithm:
+def pfedrec(config: PFedRec, layout: Layout) -> Algorithm:
     """PFedRec on one federation; the arguments are those of `fedem`."""
     backbone = Linear()
-    logits, objective = scoring(backbone, config.bce)
-    num_participants, _ = config.round_sizes(layout.number)
+    model = scoring(backbone, config.bce)
+    num_participants, _ = config.round_sizes(layout.num_clients)
 
-    def init(key: Key[Array, ""]) -> State:
+    def init(key: Key[Array, ""], hyper: Hyper) -> State:
         """Everybody starts from the same Q_0, w_0 and c_0."""
         key_items, key_private, _ = jax.random.split(key, 3)
-        table = item_table(key_items, num_items, config.dim, config.init_scale)
+        table = item_table(key_items, layout.num_items, config.dim, hyper.init_scale)
         score_function = backbone.init(key_private, table)["params"]
         return State(*averaging.start(config, layout, score_function, table))
 
     def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
-        lr_items = hyper.lr_network * num_items * hyper.lr_item_factor
-
-        def train(session, clients: Clients, download: Download, id) -> Change:
-            score_function, rows = tree_at(clients.private, id), session.rows
-            start = from_storage(download.items[rows])
-            score_function, table, trained = fit_in_turn(
-                objective, score_function, start, session, hyper.lr_network, lr_items
-            )
-            moved = clipped(config, table - start, hyper.ldp_clip)
-            sent = Contribution(rows, moved / num_participants, ())
-            return averaging.change(config, score_function, trained, sent, table)
-
-        rule = Rule.of(config, jnp.float32(0))
+        context = RoundContext.of(layout, draws, Rule.of(config, jnp.float32(0)))
+        train = partial(train_and_upload, config, model, num_participants, hyper)
         phases = [Phase(train, everybody, layout.classes)]
-        nothing, participants = Sum(jnp.zeros((num_items, config.dim)), ()), draws.participants()
-        clients, info, upload = train_clients(
-            phases, layout, draws, rule, num_items, state, participants, nothing
-        )
+        nothing = averaging.nothing_sent(state.server.items)
+        clients, info, upload = train_clients(context, phases, state, nothing)
         shares = jnp.full(num_participants, 1 / num_participants)
-        upload = noisy_sum(config, draws, participants, shares, upload, layout, hyper)
-        return State(clients, averaging.serve(state.server, upload)), info
+        upload = noisy_sum(config, context, shares, upload, hyper)
+        return State(clients, averaging.average(state.server, upload)), info
 
-    def score(state: State, ids: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
-        return averaging.scores(logits, *state, ids, layout)
+    def score(state: State, places: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
+        return averaging.scores(model.logits, *state, places, layout)
 
-    def scratch(block: int) -> dict[str, int]:
-        return averaging.scratch(config, layout, num_items, block)
+    table = num_participants * storage_dtype(config).itemsize * layout.num_items * config.dim
+    return Algorithm(
+        init,
+        round,
+        score,
+        hyper=hyper_of(Hyper, config),
+        traffic=Traffic(up=table, down=table),
+        scratch=partial(averaging.scratch, config, layout),
+    )
 
-    table = num_participants * storage_dtype(config).itemsize * num_items * config.dim
-    hyper, traffic = numbers_of(Hyper, config), Traffic(up=table, down=table)
-    return Algorithm(init, round, score, num_items, hyper, traffic, scratch)
+
+def train_and_upload(
+    config: PFedRec,
+    model: Scoring,
+    num_participants: int,
+    hyper: Hyper,
+    samples: ClientSamples,
+    clients: Clients,
+    download: Download,
+    place,
+) -> Change:
+    """(w_u, c_u) and Q_u <- gradient steps in turn, from G; (Q_u - G) / P joins the upload."""
+    start = from_storage(download.items[samples.rows])
+    num_items = download.items.shape[0]
+    score_function, table, trained = fit_in_turn(
+        model.objective,
+        at_place(clients.private, place),
+        start,
+        samples,
+        hyper.lr_network,
+        hyper.lr_network * num_items * hyper.lr_item_factor,
+    )
+    moved = clipped(config, table - start, hyper.ldp_clip)
+    sent = Contribution(samples.rows, moved / num_participants, ())
+    return averaging.change(config, score_function, trained, sent, table)

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from fedem_jax.models.losses import LOSSES
+from fedem_jax.models.mf import Scale
 
 
 class Scoring(NamedTuple):
@@ -19,6 +20,13 @@ class Scoring(NamedTuple):
     """`(private, rows) -> logits`."""
     objective: Callable[..., Float[Array, ""]]
     """`(private, rows [M D], labels [M], weights [M]) -> loss`: weighted sum over the rows."""
+
+
+def start_of(
+    backbone: nn.Module, key: Key[Array, ""], rows: Float[Array, "M D"], scale: Scale
+) -> Any:
+    """Initial parameters of a backbone that has a `scale`, its standard deviation."""
+    return backbone.clone(scale=scale).init(key, rows)["params"]
 
 
 def scoring(backbone: nn.Module, bce: str) -> Scoring:

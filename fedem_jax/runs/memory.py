@@ -13,14 +13,13 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from fedem_jax.config.base import Config
 from fedem_jax.core.algorithm import Algorithm, State
 from fedem_jax.core.layout import Layout
 from fedem_jax.data.federation import Federation
 from fedem_jax.errors import UserError
-from fedem_jax.methods import METHODS
+from fedem_jax.methods import bind
 from fedem_jax.units import in_bytes
 
 WIDEST_BLOCK = 256
@@ -110,7 +109,7 @@ def plan_stack(
     plan, width = plan_memory(config, federation, layout, limit), 1
     if on_cpu(layout) or not plan.fits:
         return plan, width
-    algorithm, state = bound(config, federation, layout)
+    algorithm, state = bound(config, layout)
     block = plan.block
     while block >= NARROWEST_BLOCK:
         other = _with_block(config, federation, layout, algorithm, state, limit, block)
@@ -122,7 +121,7 @@ def plan_stack(
 
 
 def _choose_block(config: Config, federation: Federation, layout: Layout, limit: int):
-    algorithm, state = bound(config, federation, layout)
+    algorithm, state = bound(config, layout)
     widest = config.block_size or (1 if on_cpu(layout) else WIDEST_BLOCK)
     blocks = [widest]
     while not config.block_size and blocks[-1] > 1:
@@ -162,22 +161,20 @@ def _advice(config: Config, federation: Federation, layout: Layout, plan: Memory
         changed = dataclasses.replace(config, **changes)
         return _choose_block(changed, federation, layout, plan.limit).fits
 
+    smaller_block = [{"block_size": 1}] if config.block_size > 1 else []
     advice = []
-    dims = (config.dim >> halvings for halvings in range(1, config.dim.bit_length()))
-    if dim := next((dim for dim in dims if fits(dim=dim)), 0):
-        advice.append(f"--dim {dim}")
-    if config.table_dtype == "float32" and fits(table_dtype="bfloat16"):
-        advice.append("--table-dtype bfloat16")
-    if aggregated := getattr(config, "aggregation_fraction", 0.0):
-        shares = (aggregated / 2**halvings for halvings in range(1, 8))
-        if share := next((share for share in shares if fits(aggregation_fraction=share)), 0.0):
-            advice.append(f"--aggregation-fraction {share:.2g}")
-    if config.block_size > 1 and fits(block_size=1):
-        advice.append("--block-size 1")
+    for candidates in (*config.lighter(), smaller_block):
+        if change := next((each for each in candidates if fits(**each)), None):
+            advice += [_flag(*item) for item in change.items()]
     left = USABLE * plan.limit - (plan.total - plan.clients)
     if left > 0 and not on_cpu(layout):
         advice.append(f"{math.ceil(plan.clients * plan.devices / left)} such devices")
     return f"{' or '.join(advice)} would fit" if advice else "take fewer clients or items"
+
+
+def _flag(name: str, value: Any) -> str:
+    shown = f"{value:.2g}" if isinstance(value, float) else value
+    return f"--{name.replace('_', '-')} {shown}"
 
 
 @contextmanager
@@ -229,8 +226,7 @@ def bytes_of(tree: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def bound(config: Config, federation: Federation, layout: Layout) -> tuple[Algorithm, State]:
-    """The method on this federation, and the shapes of its state."""
-    samples = jnp.zeros(layout.padded, jnp.int32)
-    algorithm = METHODS[config.method](config, federation.num_items, layout, samples)
-    return algorithm, jax.eval_shape(algorithm.init, jax.random.key(0))
+def bound(config: Config, layout: Layout) -> tuple[Algorithm, State]:
+    """The method on this layout, and the shapes of its state."""
+    algorithm = bind(config, layout)
+    return algorithm, jax.eval_shape(algorithm.init, jax.random.key(0), algorithm.hyper)

@@ -25,7 +25,7 @@ from fedem_jax.data.federation import Federation
 from fedem_jax.errors import UserError
 from fedem_jax.evaluation.metrics import coverage, summarise
 from fedem_jax.evaluation.ranking import HeldOut, Ranking, Ranks, rank_all
-from fedem_jax.methods import METHODS
+from fedem_jax.methods import bind
 from fedem_jax.runs.memory import plan_memory
 from fedem_jax.version import __version__
 
@@ -50,10 +50,7 @@ class Simulation:
         )
         self.memory = plan_memory(config, federation, layout)
         self.layout = layout._replace(block=self.memory.block)
-        samples = np.diff(federation.offsets) * (1 + config.num_negative)
-        self.algorithm = METHODS[config.method](
-            config, federation.num_items, self.layout, jnp.asarray(self.layout.spread(samples))
-        )
+        self.algorithm = bind(config, self.layout)
         self.key_init, self.key_draws = jax.random.split(jax.random.key(config.seed))
         self.lists = lists_on_device(federation, self.layout)
         self.held_out = held_out(federation, self.layout)
@@ -67,7 +64,8 @@ class Simulation:
         """
         self.memory.check()
         with jax.default_matmul_precision("highest"):
-            return jax.jit(self.algorithm.init, out_shardings=self.shardings)(self.key_init)
+            init = jax.jit(self.algorithm.init, out_shardings=self.shardings)
+            return init(self.key_init, self.algorithm.hyper)
 
     @property
     def shardings(self) -> State:
@@ -76,7 +74,7 @@ class Simulation:
 
     def draws(self, key: Array, number: Array, lists: Lists) -> Draws:
         """What decides the random choices of round `number`."""
-        config, clients = self.config, self.layout.number
+        config, clients = self.config, self.layout.num_clients
         sizes = (clients, self.federation.num_items, config.num_negative)
         return KeyedDraws.of_round(key, number, lists, *sizes, *config.round_sizes(clients))
 

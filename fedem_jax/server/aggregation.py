@@ -50,8 +50,6 @@ def aggregation_weights(
     return normalised(project_to_simplex(shares[None, :] + alpha * similarity))
 
 
-def aggregated(
-    weights: Float[Array, "R A"], tables: Float[Array, "A I D"]
-) -> Float[Array, "R I D"]:
+def aggregate(weights: Float[Array, "R A"], tables: Float[Array, "A I D"]) -> Float[Array, "R I D"]:
     """G_u = sum_v W_uv Q_v."""
     return jnp.einsum("ra,aid->rid", weights, tables)

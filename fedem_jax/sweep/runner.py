@@ -16,7 +16,7 @@ from fedem_jax.runs.simulation import Simulation
 from fedem_jax.sweep.description import Sweep
 from fedem_jax.sweep.results import Curve, TrialId, TrialResults
 from fedem_jax.sweep.search import Batch
-from fedem_jax.sweep.stack import Report, Stack, metrics_of, program_of
+from fedem_jax.sweep.stack import Report, Stack, metrics_of
 
 MOST_AT_ONCE = 16
 """Settings that are worth asking a search for at once."""
@@ -87,7 +87,8 @@ class Runner:
         self.wanted, self.ledger, self.watch = wanted, ledger, watch
         self._federations, self._width, self._chunk = federations, width, chunk
         self._federation = next(iter(federations.values()))
-        self._hyper = type(Simulation(wanted.config, self._federation).algorithm.hyper)
+        hyper = Simulation(wanted.config, self._federation).algorithm.hyper
+        self._numbers: tuple[str, ...] = getattr(hyper, "_fields", ())
         self._stacks: dict[tuple[Config, int, int], Stack] = {}
         self._states: dict[TrialId, Any] = {}
         self._running = 0.0
@@ -123,7 +124,7 @@ class Runner:
             if curve and (curve.diverged or curve.rounds >= batch.rounds):
                 continue
             first = curve.rounds if curve and key in self._states else 0
-            program = program_of(self._hyper, config)
+            program = config.as_program(self._numbers)
             found.setdefault((program, first), []).append((key, config))
         return [self._shape(*about, trials, batch) for about, trials in found.items()]
 

@@ -3,18 +3,15 @@
     chunk:  `width` trials side by side (vmap), one such group after the other (lax.map)
     trial:  init, then for each evaluated round: the rounds up to it, ranks of the held-out items
 
-Trials may differ in their seed, in the numbers that a method takes as arguments (`Hyper`), and in
-the scale of their initial parameters; whatever else they differ in makes another program. All that
-comes back is how many clients have each rank that a metric looks at, so that a chunk costs the host
-next to nothing.
+Trials may differ in their seed and in the numbers that a method takes as arguments (`Hyper`).
+Whatever else they differ in makes another program. All that comes back is how many clients have
+each rank that a metric looks at, so that a chunk costs the host next to nothing.
 """
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -26,7 +23,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from fedem_jax.config.base import Config
-from fedem_jax.core.algorithm import Info, State, numbers_of
+from fedem_jax.core.algorithm import Info, hyper_of
 from fedem_jax.core.blocks import TRIAL
 from fedem_jax.core.layout import AXIS
 from fedem_jax.core.lists import Lists
@@ -34,15 +31,7 @@ from fedem_jax.data.federation import Federation
 from fedem_jax.evaluation.metrics import hit_rate, ndcg
 from fedem_jax.evaluation.ranking import HeldOut, Ranking, Ranks, rank_all
 from fedem_jax.evaluation.summary import PARTS
-from fedem_jax.methods import METHODS
 from fedem_jax.runs.simulation import Simulation
-
-AT_START = ("init_scale",)
-"""Settings that only `init` reads, as factors, so that they may be traced."""
-SWITCHED = ("ldp_scale", "ldp_clip")
-"""Numbers of `Hyper` whose 0 leaves out a part of the program."""
-LEARNED = ("per-batch", "once", "none")
-"""Ways of merging that are programs of their own; all others are a number, rho."""
 
 
 class Member(NamedTuple):
@@ -51,9 +40,8 @@ class Member(NamedTuple):
     seed: Any
     split: Any
     """Which of the stack's held-out items: every seed has its own."""
-    start: dict[str, Any]
-    """The settings that `init` reads, by name."""
     hyper: Any
+    """The numbers of its settings, as the method takes them."""
 
 
 class Report(NamedTuple):
@@ -65,26 +53,6 @@ class Report(NamedTuple):
     """Mean training loss of those that trained in the last round."""
     sound: Bool[Any, " R"]
     """False where a loss or a score was not finite."""
-
-
-def hyper_of(kind: type, config: Config) -> Any:
-    """The numbers of a configuration, as the method takes them; `kind` is its `Hyper`."""
-    return kind.of(config) if hasattr(kind, "of") else numbers_of(kind, config)
-
-
-def program_of(kind: type, config: Config) -> Config:
-    """The settings with neutral values in the place of all that a program takes as an argument: two
-    trials for which they are equal can be stacked. `kind` is the `Hyper` of the method."""
-    numbers: tuple[str, ...] = getattr(kind, "_fields", ())
-    neutral: dict[str, Any] = {"seed": 0, "out": ""}
-    for field in dataclasses.fields(config):
-        if field.name in numbers and field.name in SWITCHED:
-            neutral[field.name] = float(getattr(config, field.name) > 0)
-        elif field.name in numbers or field.name in AT_START:
-            neutral[field.name] = field.default
-    if "rho" in numbers and getattr(config, "merging", "none") not in LEARNED:
-        neutral["merging"] = "replace"
-    return dataclasses.replace(config, **neutral)
 
 
 class Stack:
@@ -100,7 +68,7 @@ class Stack:
     ):  # fmt: skip
         """
         Args:
-            config: what all trials share: their `program_of`.
+            config: what all trials share: their `Config.as_program`.
             federations: the data by seed, which differ in what is held out and in nothing else.
             width: trials side by side.
             chunk: trials of a call, a multiple of the width.
@@ -166,12 +134,12 @@ class Stack:
         key_init, key_draws = jax.random.split(jax.random.key(member.seed))
         asked = jax.tree.map(lambda leaf: leaf[member.split], held_out)
         if state is None:
-            state = self._init_from(member.start)(key_init)
+            state = self.simulation.algorithm.init(key_init, member.hyper)
         layout, method = self.simulation.layout, self.simulation.algorithm
         state = lax.with_sharding_constraint(state, self.simulation.shardings)
         rules = self.simulation.federation.protocol
         ranking = Ranking(rules.ties, rules.scale, self.simulation.config.top_k)
-        present = jnp.asarray(layout.client < layout.number)
+        present = jnp.asarray(layout.client < layout.num_clients)
 
         def round(number, carry):
             draws = self.simulation.draws(key_draws, number, lists)
@@ -202,22 +170,11 @@ class Stack:
             Member(
                 np.int32(config.seed),
                 np.int32(self._splits[config.seed]),
-                {name: np.float32(getattr(config, name)) for name in AT_START},
                 jax.tree.map(np.asarray, hyper_of(self._hyper, config)),
             )
             for config in self._filled(configs)
         ]
         return _joined(each)
-
-    def _init_from(self, start: dict[str, Array]) -> Callable[[Array], State]:
-        """The method's `init` with traced settings, which no check of a configuration could
-        read."""
-        config = copy.copy(self.simulation.config)
-        for name, value in start.items():
-            object.__setattr__(config, name, value)
-        samples = jnp.zeros(self.simulation.layout.padded, jnp.int32)
-        num_items = self.simulation.federation.num_items
-        return METHODS[config.method](config, num_items, self.simulation.layout, samples).init
 
     def _asked(self, federations: Sequence[Federation]) -> HeldOut:
         """Held-out items and candidates of every seed, on the devices: [seeds C ...]."""

@@ -20,7 +20,8 @@ import fedem_jax
 from fedem_jax.cli import main as cli
 from fedem_jax.config.base import Config
 from fedem_jax.config.presets import preset
-from fedem_jax.config.settings import SETTINGS, FedEM, FedMF
+from fedem_jax.config.registry import METHODS
+from fedem_jax.config.settings import FedEM, FedMF
 from fedem_jax.data import readers, sources
 from fedem_jax.data.synthetic import synthetic
 from fedem_jax.runs.directory import Run
@@ -293,11 +294,11 @@ def assert_arrives(values: dict[str, Any], found: dict[str, Any]) -> None:
 # --- what arrives ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", SETTINGS)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("command", FULL)
 def test_every_setting_of_a_method_reaches_the_work(work, command, method):
     values = values_of(command, method)
-    assert set(SETTINGS[method].__dataclass_fields__) - set(values) <= {
+    assert set(METHODS[method].settings.__dataclass_fields__) - set(values) <= {
         "on_nonfinite", "client_fraction"
     }  # fmt: skip
     cli.main([command, *as_arguments(values)])
@@ -309,7 +310,7 @@ def test_every_setting_of_a_method_reaches_the_work(work, command, method):
     if command == "sweep":
         values["space"] = "num_negative=2,3"  # what the file says
     for config in work.configs:
-        assert type(config) is SETTINGS[method]
+        assert type(config) is METHODS[method].settings
         assert_arrives(values, dataclasses.asdict(config) | work.called)
 
 

@@ -13,8 +13,8 @@ from slope import FEDERATION, SELECTED, Slope, Turning, slope, turning
 from fedem_jax.cli import main as cli
 from fedem_jax.config import presets
 from fedem_jax.config.file import load_settings
-from fedem_jax.config.settings import SETTINGS, FedEM
-from fedem_jax.methods import METHODS
+from fedem_jax.config.registry import METHODS, Method
+from fedem_jax.config.settings import FedEM
 from fedem_jax.report.style import COLOURS
 from fedem_jax.sweep.charts import effects_chart, settings_chart
 from fedem_jax.sweep.description import Sweep
@@ -26,8 +26,7 @@ from fedem_jax.sweep.tables import at_an_edge
 @pytest.fixture(autouse=True)
 def method(monkeypatch, tmp_path):
     """`slope` among the methods, a small federation, an empty working directory."""
-    monkeypatch.setitem(METHODS, "slope", slope)
-    monkeypatch.setitem(SETTINGS, "slope", Slope)
+    monkeypatch.setitem(METHODS, "slope", Method(Slope, slope))
     monkeypatch.setattr(
         "fedem_jax.sweep.run.federation_of",
         lambda config: dataclasses.replace(FEDERATION, seed=config.seed),
@@ -82,8 +81,7 @@ def test_a_sweep_says_what_is_to_come_and_leaves_the_winner(tmp_path, capsys, mo
 
 @pytest.mark.parametrize("select", SELECTED)
 def test_the_winner_is_chosen_by_what_was_asked_for(tmp_path, capsys, monkeypatch, select):
-    monkeypatch.setitem(METHODS, "turning", turning)
-    monkeypatch.setitem(SETTINGS, "turning", Turning)
+    monkeypatch.setitem(METHODS, "turning", Method(Turning, turning))
     monkeypatch.setattr("fedem_jax.sweep.charts.effects_chart", lambda *_: None)
     monkeypatch.setattr("fedem_jax.sweep.charts.settings_chart", lambda *_: None)
     cli.main(f"sweep --method turning --out s --vary turn=9,0.5 --select {select}".split())

@@ -122,7 +122,7 @@ class Listed:
     def order(self, client, epoch, count):
         return lambda position: self.visits[client, epoch, position]
 
-    def aggregated(self, participants):
+    def uploaders(self, participants):
         raise NotImplementedError
 
     def server(self):

@@ -72,7 +72,7 @@ class Given(NamedTuple):
     def order(self, client, epoch, count):
         return lambda position: position
 
-    def aggregated(self, participants):
+    def uploaders(self, participants):
         return self.chosen
 
     def server(self):
@@ -180,7 +180,9 @@ def test_where_both_are_off_their_numbers_are_never_looked_at():
     for config in (FedEM(**SMALL), FedMF(**SMALL), FedNCF(**SMALL), PFedRec(**SMALL, **GENTLE)):
         simulation = bound(config)
         hyper = simulation.algorithm.hyper._replace(ldp_scale=None, ldp_clip=None)
-        state = jax.eval_shape(simulation.algorithm.init, simulation.key_init)
+        state = jax.eval_shape(
+            simulation.algorithm.init, simulation.key_init, simulation.algorithm.hyper
+        )
         draws = Given.of(simulation, 0)
         after, _ = jax.eval_shape(
             lambda state, t=simulation, h=hyper, d=draws: t.algorithm.round(d, state, h), state

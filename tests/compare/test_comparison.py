@@ -23,7 +23,8 @@ from fedem_jax.compare.results import MethodRuns
 from fedem_jax.compare.run import missing
 from fedem_jax.compare.standings import PUBLISHED, published, standings
 from fedem_jax.compare.tables import _results
-from fedem_jax.config.settings import SETTINGS, CentralMF, FedEM, FedMF, PFedRec
+from fedem_jax.config.registry import METHODS
+from fedem_jax.config.settings import CentralMF, FedEM, FedMF, PFedRec
 from fedem_jax.errors import CannotResume, UserError
 from fedem_jax.evaluation.statistics import holm
 from fedem_jax.units import in_bytes, in_words
@@ -444,7 +445,7 @@ def test_mistakes_are_told_before_jax_is_imported(tmp_path):
 
 def test_all_methods_and_the_variant_are_the_default():
     names = [contender.name for contender in plan_comparison().contenders]
-    assert [name for name in names if ":" not in name] == list(SETTINGS)
+    assert [name for name in names if ":" not in name] == list(METHODS)
     assert [name for name in names if ":" in name] == ["pfedrec:evaluated=global"]
 
 

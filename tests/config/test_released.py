@@ -11,7 +11,7 @@ from fedem_jax.config.base import INERT
 from fedem_jax.config.file import load_settings
 from fedem_jax.config.presets import RELEASED, preset
 from fedem_jax.config.protocol import PROTOCOLS
-from fedem_jax.config.settings import SETTINGS
+from fedem_jax.config.registry import METHODS
 from fedem_jax.config.tuned import TUNED
 
 OURS = {
@@ -40,7 +40,7 @@ DEFAULTS = {
     # program of FedEM: Adam at 0.1 twice, alpha 0.9, l2, both, a tenth is aggregated, 1e-4;
     # adapter 2d-16-8-1. Its network is that of FedNCF in the program of FedCA
     "fedem": NO_NOISE | {
-        "backbone": "fcf", "lr_embedding": 0.1, "lr_adapter": 0.1, "threshold": 1e-4,
+        "backbone": "mf", "lr_embedding": 0.1, "lr_adapter": 0.1, "threshold": 1e-4,
         "aggregation": "both", "similarity": "l2", "alpha": 0.9, "aggregation_fraction": 0.1,
         "merging": "per-batch", "adapter": "row", "adapter_widths": (16, 8), "adapter_holdout": 0.0,
         "network_widths": (16, 8), "lr_network": 0.01, "weight_decay": 1e-3,
@@ -136,14 +136,14 @@ RULES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("method", SETTINGS)
+@pytest.mark.parametrize("method", METHODS)
 def test_defaults_are_those_of_the_source(method):
     expected = OURS | FAMILY | DEFAULTS[method] | {"method": method}
-    assert dataclasses.asdict(SETTINGS[method]()) == expected
+    assert dataclasses.asdict(METHODS[method].settings()) == expected
 
 
 @pytest.mark.parametrize("dataset", DATA)
-@pytest.mark.parametrize("method", SETTINGS)
+@pytest.mark.parametrize("method", METHODS)
 def test_released_settings_are_those_of_the_source(method, dataset):
     expected = OURS | FAMILY | DEFAULTS[method] | {"method": method, "dataset": dataset}
     expected |= ON_DATA.get((method, dataset), {})
@@ -155,7 +155,7 @@ def test_no_other_data_have_released_settings_of_their_own():
 
 
 @pytest.mark.parametrize("dataset", DATA)
-@pytest.mark.parametrize("method", SETTINGS)
+@pytest.mark.parametrize("method", METHODS)
 def test_auto_is_tuned_on_synthetic_data_alone(method, dataset):
     name = "tuned" if dataset == "synthetic" and (method, dataset) in TUNED else "released"
     chosen = preset(dataset=dataset, method=method)
@@ -178,5 +178,6 @@ def test_tuned_settings_are_valid(tmp_path, method, dataset):
     config.save(tmp_path / "config.json")
     assert load_settings(tmp_path / "config.json") == config
     assert (
-        dataclasses.asdict(config) == dataclasses.asdict(SETTINGS[method](dataset=dataset)) | values
+        dataclasses.asdict(config)
+        == dataclasses.asdict(METHODS[method].settings(dataset=dataset)) | values
     )

@@ -130,9 +130,9 @@ def test_all_draws_change_with_the_round_and_the_seed():
     @jax.jit
     def everything(seed, number):
         draws = fresh(jax.random.key(seed), number)
-        many = draws._replace(num_clients=60, num_participants=30, num_aggregated=20)
+        many = draws._replace(num_clients=60, num_participants=30, num_uploaders=20)
         samples, order = draws.samples(0, 3, 20), draws.order(1, 0, jnp.int32(60))(position)
-        return samples.items, order, many.participants(), many.aggregated(position)
+        return samples.items, order, many.participants(), many.uploaders(position)
 
     base, again = everything(0, 0), everything(0, 0)
     for other in (everything(0, 1), everything(1, 0)):
@@ -240,7 +240,7 @@ def test_participants_are_distinct_and_all_clients_alike():
     def draw(key):
         draws = fresh(key, participants=6, aggregated=2, clients=20)
         participants = draws.participants()
-        return participants, draws.aggregated(participants)
+        return participants, draws.uploaders(participants)
 
     participants, chosen = map(np.asarray, draw(jax.random.split(jax.random.key(4), 5000)))
     assert participants.shape == (5000, 6)
@@ -256,7 +256,7 @@ def test_participants_are_distinct_and_all_clients_alike():
 def test_with_a_fraction_of_one_everybody_takes_part():
     everybody = fresh(aggregated=5)
     np.testing.assert_array_equal(everybody.participants(), np.arange(5))
-    chosen = everybody.aggregated(everybody.participants())
+    chosen = everybody.uploaders(everybody.participants())
     np.testing.assert_array_equal(np.sort(chosen), np.arange(5))
 
 

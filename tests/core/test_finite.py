@@ -11,11 +11,10 @@ from lab import Lab, assert_same, config_of, differs, own
 from toy import Toy, small_federation, toy
 
 from fedem_jax.config.base import Config
-from fedem_jax.config.settings import SETTINGS
+from fedem_jax.config.registry import METHODS
 from fedem_jax.core.algorithm import State
 from fedem_jax.core.finite import finite_rows, finite_state
 from fedem_jax.errors import UserError
-from fedem_jax.methods import METHODS
 from fedem_jax.runs.memory import advice_when_exhausted
 from fedem_jax.runs.simulation import Simulation
 from fedem_jax.runs.train import run
@@ -60,7 +59,7 @@ def test_parameters_that_are_not_finite_end_the_run_though_scores_are(monkeypatc
 
 # --- skip-client ----------------------------------------------------------------------------------
 
-SKIPPING = [name for name, kind in SETTINGS.items() if kind.on_nonfinite == Config.on_nonfinite
+SKIPPING = [name for name, (kind, _) in METHODS.items() if kind.on_nonfinite == Config.on_nonfinite
             and name not in ("fcf", "central-mf")]  # fmt: skip
 EVERYDAY = ("local-only", "fedrap")
 EACH = [name if name in EVERYDAY else pytest.param(name, marks=pytest.mark.slow)
@@ -130,7 +129,9 @@ def test_who_is_left_out_sends_back_what_it_was_given(name):
 def test_without_the_switch_nothing_is_looked_for():
     simulation = Simulation(config_of("local-only"), small_federation(), jax.devices()[:1])
     rest = (simulation.key_draws, simulation.lists, simulation.held_out, simulation.algorithm.hyper)
-    start = jax.eval_shape(simulation.algorithm.init, simulation.key_init)
+    start = jax.eval_shape(
+        simulation.algorithm.init, simulation.key_init, simulation.algorithm.hyper
+    )
     _, info, _ = jax.eval_shape(lambda state: simulation._rounds(1, state, 0, *rest), start)
     assert info.skipped is None
 

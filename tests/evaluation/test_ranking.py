@@ -8,9 +8,9 @@ import twin
 from toy import Toy, small_federation, toy
 
 import fedem_jax as fj
+from fedem_jax.config.registry import METHODS, Method
 from fedem_jax.evaluation.metrics import summarise
 from fedem_jax.evaluation.ranking import Ranking, rank, rank_all
-from fedem_jax.methods import METHODS
 from fedem_jax.runs.simulation import Simulation
 
 TIES = ["pessimistic", "average"]
@@ -58,7 +58,7 @@ def ranks_of(scores, protocol="leak-free", block=0, devices=1, length=4, **switc
     federation = small_federation(protocol, **switches)
     scores = scores[:, : federation.num_items]
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setitem(METHODS, "toy", toy(scores[None]))
+        monkeypatch.setitem(METHODS, "toy", Method(Toy, toy(scores[None])))
         config = Toy(block_size=block)
         simulation = Simulation(config, federation, jax.devices()[:devices])
     ranking = Ranking(federation.protocol.ties, federation.protocol.scale, length)

@@ -11,9 +11,8 @@ from lab import assert_same
 from toy import Toy, toy
 
 from fedem_jax.config.base import INERT, Config
-from fedem_jax.config.settings import SETTINGS
+from fedem_jax.config.registry import METHODS, Method
 from fedem_jax.errors import Stopped
-from fedem_jax.methods import METHODS
 from fedem_jax.runs import train
 from fedem_jax.runs.directory import RunDirectory
 from fedem_jax.runs.simulation import Simulation
@@ -31,8 +30,7 @@ def compiled(config, federation):
 def toys(monkeypatch, federation):
     """Settings of the toy, whose scores differ in each of 6 rounds. No curves are drawn."""
     scores = np.random.default_rng(0).normal(size=(6, 7, federation.num_items))
-    monkeypatch.setitem(METHODS, "toy", toy(scores))
-    monkeypatch.setitem(SETTINGS, "toy", Toy)
+    monkeypatch.setitem(METHODS, "toy", Method(Toy, toy(scores)))
     monkeypatch.setattr("fedem_jax.report.pictures.draw_curves", lambda *_: None)
     monkeypatch.setattr(
         train,

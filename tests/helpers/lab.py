@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from toy import small_federation
 
-from fedem_jax.config.settings import SETTINGS
+from fedem_jax.config.registry import METHODS
 from fedem_jax.runs.simulation import Simulation
 
 SMALL = {
@@ -29,8 +29,9 @@ OWN = {
 def config_of(method, **changes):
     """A small configuration; `changes` apply to the methods that have such settings."""
     values = SMALL | OWN.get(method, {}) | changes
-    known = {field.name for field in dataclasses.fields(SETTINGS[method])}
-    return SETTINGS[method](**{name: value for name, value in values.items() if name in known})
+    settings = METHODS[method].settings
+    known = {field.name for field in dataclasses.fields(settings)}
+    return settings(**{name: value for name, value in values.items() if name in known})
 
 
 class Lab:

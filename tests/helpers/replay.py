@@ -23,7 +23,7 @@ def rounds_of(simulation: Simulation, number: int) -> list[tuple[Any, ...]]:
     where they are numbers."""
     state, reached = simulation.init(), []
     segment = simulation.segment(state, 1)
-    everybody = jnp.arange(simulation.layout.number)
+    everybody = jnp.arange(simulation.layout.num_clients)
     score = jax.jit(simulation.algorithm.score)
     for r in range(number):
         state, info, ranks = segment(state, r)

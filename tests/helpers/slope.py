@@ -10,7 +10,7 @@ from toy import small_federation
 
 from fedem_jax.config.base import Positive
 from fedem_jax.config.settings import Config
-from fedem_jax.core.algorithm import Algorithm, Info, State, Traffic, numbers_of
+from fedem_jax.core.algorithm import Algorithm, Info, State, Traffic, hyper_of
 
 
 @dataclass(frozen=True)
@@ -24,15 +24,16 @@ class Slope(Config):
 
 
 class Hyper(NamedTuple):
+    init_scale: Any
     speed: Any
 
 
-def slope(config, num_items, layout, samples) -> Algorithm:
+def slope(config, layout) -> Algorithm:
     """Scores are noise, but those of the held-out items rise with the rounds."""
-    held = jnp.asarray(ASKED[layout.client % len(ASKED)])
+    held, num_items = jnp.asarray(ASKED[layout.client % len(ASKED)]), layout.num_items
 
-    def init(key) -> State:
-        noise = config.init_scale * jax.random.normal(key, (layout.padded, num_items))
+    def init(key, hyper) -> State:
+        noise = hyper.init_scale * jax.random.normal(key, (layout.padded, num_items))
         return State({"score": noise}, jnp.int32(0))
 
     def round(draws, state, hyper):
@@ -44,11 +45,11 @@ def slope(config, num_items, layout, samples) -> Algorithm:
         epochs = jnp.ones(layout.padded, jnp.int32)
         return State({"score": score * exploded}, number), Info(loss, epochs)
 
-    def score(state, ids, hyper):
-        return state.clients["score"][ids]
+    def score(state, places, hyper):
+        return state.clients["score"][places]
 
     return Algorithm(
-        init, round, score, num_items, numbers_of(Hyper, config), Traffic(0, 0),
+        init, round, score, hyper_of(Hyper, config), Traffic(0, 0),
         scratch=lambda block: {"round": 0},
     )  # fmt: skip
 
@@ -67,10 +68,10 @@ class Turning(Config):
     turn: Positive = 1.0
 
 
-def turning(config, num_items, layout, samples) -> Algorithm:
+def turning(config, layout) -> Algorithm:
     """Up to the turn all clients rank the validation item above its candidates, but below all other
     items; then 4 of 7 rank it first, and 3 last."""
-    client = np.arange(FEDERATION.num_clients)
+    client, num_items = np.arange(FEDERATION.num_clients), layout.num_items
     before = np.full((len(client), num_items), 2.0)
     np.put_along_axis(before, FEDERATION.val_candidates, 0.0, axis=1)
     before[client, FEDERATION.val_item] = 1.0
@@ -82,7 +83,7 @@ def turning(config, num_items, layout, samples) -> Algorithm:
     class Turn(NamedTuple):
         turn: Any
 
-    def init(key) -> State:
+    def init(key, hyper) -> State:
         return State({"score": kinds[0]}, jnp.int32(0))
 
     def round(draws, state, hyper):
@@ -91,11 +92,11 @@ def turning(config, num_items, layout, samples) -> Algorithm:
         trained = Info(jnp.ones(layout.padded), jnp.ones(layout.padded, jnp.int32))
         return State({"score": score}, number), trained
 
-    def score(state, ids, hyper):
-        return state.clients["score"][ids]
+    def score(state, places, hyper):
+        return state.clients["score"][places]
 
     return Algorithm(
-        init, round, score, num_items, numbers_of(Turn, config), Traffic(0, 0),
+        init, round, score, hyper_of(Turn, config), Traffic(0, 0),
         scratch=lambda block: {"round": 0},
     )  # fmt: skip
 

@@ -69,11 +69,11 @@ STAND_INS = {np.nan: -HUGE, np.inf: HUGE, -np.inf: -2 * HUGE}
 
 
 def toy(scores: np.ndarray):
-    """A factory, as in `METHODS`, that scores with `scores` [R, C, I] in rounds 0 (before the
-    first) to R - 1, and with the last of them from then on."""
+    """An algorithm that scores with `scores` [R, C, I] in rounds 0 (before the first) to R - 1, and
+    with the last of them from then on."""
 
-    def bound(config, num_items, layout, samples) -> Algorithm:
-        def init(key) -> State:
+    def bound(config, layout) -> Algorithm:
+        def init(key, hyper) -> State:
             nan, above, below = STAND_INS.values()
             finite = np.nan_to_num(scores, nan=nan, posinf=above, neginf=below)
             each = jnp.asarray(finite, jnp.float32).swapaxes(0, 1)
@@ -88,13 +88,13 @@ def toy(scores: np.ndarray):
             loss = jnp.where(epochs > 0, 1 / number, jnp.nan)
             return State(state.clients, number), Info(loss, epochs)
 
-        def score(state, ids, hyper):
-            now = state.clients["score"][ids, jnp.minimum(state.server, len(scores) - 1)]
+        def score(state, places, hyper):
+            now = state.clients["score"][places, jnp.minimum(state.server, len(scores) - 1)]
             here = [now == jnp.float32(stand_in) for stand_in in STAND_INS.values()]
             return jnp.select(here, [jnp.float32(value) for value in STAND_INS], now)
 
         return Algorithm(
-            init, round, score, num_items, hyper=(), traffic=Traffic(up=10, down=20),
+            init, round, score, hyper=(), traffic=Traffic(up=10, down=20),
             scratch=lambda block: {"round": 0},
         )  # fmt: skip
 

@@ -177,7 +177,9 @@ def test_no_table_for_each_client_is_kept():
         simulation = Simulation(
             config, small_federation("leak-free", 9, items=400), jax.devices()[:1]
         )
-        state = jax.eval_shape(simulation.algorithm.init, simulation.key_init)
+        state = jax.eval_shape(
+            simulation.algorithm.init, simulation.key_init, simulation.algorithm.hyper
+        )
         numbers = sum(leaf.size for leaf in jax.tree.leaves(state))
         assert numbers < 0.5 * 9 * 400 * config.dim
 

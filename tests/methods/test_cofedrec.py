@@ -14,8 +14,9 @@ from toy import CHANCE, checkerboard, small_federation
 
 from fedem_jax.client.contrast import supervised_contrast
 from fedem_jax.config.settings import CoFedRec
-from fedem_jax.methods.cofedrec import elbow, k_means, likeness, mean_table, settled, spread_out
+from fedem_jax.methods.cofedrec import elbow, likeness, mean_table
 from fedem_jax.runs.simulation import Simulation
+from fedem_jax.server.clustering import k_means, settled, spread_out
 
 GENTLE = CoFedRec(
     dim=4, local_epochs=2, batch_size=16, num_negative=2, lr_network=0.05, lr_item_factor=0.5,

@@ -10,10 +10,9 @@ from lab import Lab, assert_same, config_of, differs, own
 from toy import CHANCE, checkerboard, permuted, small_federation
 
 from fedem_jax.config.presets import preset
-from fedem_jax.config.settings import SETTINGS
+from fedem_jax.config.registry import METHODS
 from fedem_jax.core.draws import KeyedDraws
 from fedem_jax.core.sparse_tables import SparseTables
-from fedem_jax.methods import METHODS
 from fedem_jax.runs.simulation import Simulation
 
 
@@ -42,8 +41,7 @@ def result(lab):
 
 
 def test_every_method_has_settings_and_a_maker():
-    assert set(METHODS) == set(SETTINGS)
-    for method, kind in SETTINGS.items():
+    for method, (kind, _) in METHODS.items():
         assert preset("released", method=method) == kind()
 
 
@@ -62,7 +60,9 @@ def halved(method):
     """A round with tables in half the bytes and clients side by side, traced, and its start."""
     config = config_of(method, table_dtype="bfloat16", block_size=4)
     simulation = Simulation(config, small_federation(), jax.devices()[:1])
-    start = jax.eval_shape(simulation.algorithm.init, simulation.key_init)
+    start = jax.eval_shape(
+        simulation.algorithm.init, simulation.key_init, simulation.algorithm.hyper
+    )
     rest = (simulation.key_draws, simulation.lists, simulation.held_out, simulation.algorithm.hyper)
     with jax.default_matmul_precision("highest"):
         return start, jax.jit(partial(simulation._rounds, 1)).trace(start, jnp.int32(0), *rest)
@@ -389,8 +389,8 @@ class Renumbered:
     def order(self, client, epoch, count):
         return self.inner.order(self.old[client], epoch, count)
 
-    def aggregated(self, participants):
-        return self.new[self.inner.aggregated(self.old[participants])]
+    def uploaders(self, participants):
+        return self.new[self.inner.uploaders(self.old[participants])]
 
     def server(self):
         return self.inner.server()

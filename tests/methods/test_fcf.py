@@ -11,7 +11,7 @@ from replay import rounds_of
 from toy import CHANCE, checkerboard, small_federation
 
 from fedem_jax.config.settings import FCF
-from fedem_jax.methods.fcf import solution
+from fedem_jax.core.linalg import solution
 from fedem_jax.runs.simulation import Simulation
 
 CONFIG = FCF(
@@ -176,7 +176,9 @@ def test_the_gradient_is_that_of_the_loss_after_the_clients_have_solved():
 
 def test_no_table_for_each_client_is_kept():
     simulation = Simulation(CONFIG, small_federation("leak-free", 9, items=400), jax.devices()[:1])
-    state = jax.eval_shape(simulation.algorithm.init, simulation.key_init)
+    state = jax.eval_shape(
+        simulation.algorithm.init, simulation.key_init, simulation.algorithm.hyper
+    )
     numbers = sum(leaf.size for leaf in jax.tree.leaves(state))
     assert numbers <= 3 * 400 * CONFIG.dim + 9 * CONFIG.dim + 1
 

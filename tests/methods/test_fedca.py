@@ -11,16 +11,16 @@ from replay import draws_of, rounds_of
 from toy import CHANCE, checkerboard, small_federation
 
 from fedem_jax.config.settings import FedCA, FedMF
+from fedem_jax.core.linalg import eigensystem
 from fedem_jax.core.samples import ClientSamples, Rule
 from fedem_jax.methods.fedca import (
     Hyper,
-    complementarity,
     composite_weights,
-    eigensystem,
     principal_directions,
     sampled_share,
 )
 from fedem_jax.runs.simulation import Simulation
+from fedem_jax.server.complementarity import complementarity
 
 GENTLE = FedCA(
     method="fedca", dim=5, local_epochs=3, batch_size=16, num_negative=2, lr_embedding=0.03,
@@ -31,10 +31,10 @@ GENTLE = FedCA(
 alone. The stable loss, so that nothing but rounding is between the two."""
 
 
-def aggregated(simulation, number):
+def uploaders(simulation, number):
     """The clients that are aggregated in a round."""
     draws = simulation.draws(simulation.key_draws, jnp.int32(number), simulation.lists)
-    return np.asarray(draws.aggregated(draws.participants()))
+    return np.asarray(draws.uploaders(draws.participants()))
 
 
 # --- whole rounds, against NumPy ------------------------------------------------------------------
@@ -170,7 +170,9 @@ def terms():
 
 def weights_of(terms, a, b):
     shares, similarity, complementary = (jnp.float32(term) for term in terms)
-    hyper = Hyper(*(jnp.float32(number) for number in (0, 0, b, a, 0)))
+    numbers = dict.fromkeys(Hyper._fields, jnp.float32(0))
+    weights = {"similarity_weight": jnp.float32(b), "complementarity_weight": jnp.float32(a)}
+    hyper = Hyper(**numbers | weights)
     return np.asarray(composite_weights(shares, similarity, complementary, hyper))
 
 

@@ -63,7 +63,7 @@ def loop(simulation, clients):
                 target = served[u] if config.merging == "per-batch" else None
             everybody[u], _ = twin_ncf.local_train(client, target, mine, config)
         draws = simulation.draws(simulation.key_draws, jnp.int32(number), simulation.lists)
-        chosen = np.asarray(draws.aggregated(draws.participants()))
+        chosen = np.asarray(draws.uploaders(draws.participants()))
         tables = np.array([everybody[u].table for u in chosen])
         alike = twin.similarity(np.array([*map(twin.principal_scores, tables)]), config.similarity)
         counts = np.array([len(drawn[u].items) for u in chosen])
@@ -128,9 +128,7 @@ def test_the_network_stays_at_home(case):
     assert [leaf.shape[1:] for leaf in jax.tree.leaves(server)] == [
         (simulation.federation.num_items, 4)
     ]
-    plain = Simulation(
-        dataclasses.replace(simulation.config, backbone="fcf"), simulation.federation
-    )
+    plain = Simulation(dataclasses.replace(simulation.config, backbone="mf"), simulation.federation)
     assert simulation.algorithm.traffic == plain.algorithm.traffic
     trained = np.flatnonzero(info.epochs)
     for leaf in jax.tree.leaves(clients.private["network"]):

@@ -16,9 +16,12 @@ from replay import draws_of, rounds_of
 from toy import CHANCE, checkerboard, small_federation
 
 from fedem_jax.config.settings import GPFedRec
+from fedem_jax.core.round import RoundContext
+from fedem_jax.core.samples import Rule
 from fedem_jax.errors import UserError
-from fedem_jax.methods.gpfedrec import Hyper, Upload, neighbour_weights, serve
+from fedem_jax.methods.gpfedrec import Hyper, Upload, serve
 from fedem_jax.runs.simulation import Simulation
+from fedem_jax.server.graph import neighbour_weights
 
 SMALL = GPFedRec(
     dim=4, network_widths=(5, 3), num_negative=2, batch_size=16, lr_network=0.1, lr_factor=20.0,
@@ -142,7 +145,7 @@ def rounds(request):
     config, devices = CASES[request.param]
     with pytest.MonkeyPatch.context() as patch:
         # three slices of the 51 items, the last of which overlaps the second
-        patch.setattr(import_module("fedem_jax.methods.gpfedrec"), "ITEMS_AT_ONCE", 20)
+        patch.setattr(import_module("fedem_jax.server.graph"), "ITEMS_AT_ONCE", 20)
         simulation = bound(config, devices)
         draws = [draws_of(simulation, number) for number in range(ROUNDS)]
         return simulation, draws, rounds_of(simulation, ROUNDS), list(loop(simulation, draws))
@@ -235,10 +238,12 @@ def test_uploads_may_be_noisy():
     clients, _ = simulation.init()
 
     @jax.jit
-    def served(items, personal):
-        return serve(config, simulation.layout, jax.random.key(0), Upload(items), personal, hyper)
+    def served(items, personal, lists):
+        draws = simulation.draws(jax.random.key(0), jnp.int32(0), lists)
+        context = RoundContext.of(simulation.layout, draws, Rule.of(config, jnp.float32(0)))
+        return serve(config, context, Upload(items), personal, hyper)
 
-    personal, _ = served(clients.items, clients.personal)
+    personal, _ = served(clients.items, clients.personal, simulation.lists)
     noise = np.asarray(personal - clients.items)[simulation.layout.place]
     assert noise.std() == pytest.approx(0.5 * np.sqrt(2), rel=0.05)
     assert np.abs(noise).mean() == pytest.approx(0.5, rel=0.05)

@@ -18,8 +18,8 @@ from lab import config_of
 from toy import small_federation, toy
 
 from fedem_jax.config.base import INERT
+from fedem_jax.config.registry import METHODS
 from fedem_jax.errors import CannotResume, UserError
-from fedem_jax.methods import METHODS
 from fedem_jax.runs import train
 from fedem_jax.runs.directory import RunDirectory
 from fedem_jax.runs.simulation import Simulation

@@ -7,10 +7,10 @@ import pytest
 from toy import Toy, small_federation, toy
 
 import fedem_jax as fj
+from fedem_jax.config.registry import METHODS, Method
 from fedem_jax.config.settings import FedEM
 from fedem_jax.errors import UserError
 from fedem_jax.evaluation.metrics import summarise
-from fedem_jax.methods import METHODS
 from fedem_jax.runs.simulation import Simulation
 from fedem_jax.runs.train import run
 
@@ -57,7 +57,7 @@ def go(monkeypatch, federation):
 
     def go(scores=None, observers=(), **settings):
         scores = scores_of(federation, HITS) if scores is None else scores
-        monkeypatch.setitem(METHODS, "toy", toy(scores))
+        monkeypatch.setitem(METHODS, "toy", Method(Toy, toy(scores)))
         config = Toy(top_k=3, **({"rounds": 5} | settings))
         return run(config, federation, observers)
 
@@ -194,7 +194,7 @@ def simulation(monkeypatch, federation):
 
         return algorithm._replace(round=round)
 
-    monkeypatch.setitem(METHODS, "toy", counted)
+    monkeypatch.setitem(METHODS, "toy", Method(Toy, counted))
     return Simulation(Toy(), federation), traces
 
 

@@ -8,7 +8,7 @@ import pytest
 import twin
 
 from fedem_jax.server.aggregation import (
-    aggregated,
+    aggregate,
     aggregation_weights,
     project_to_simplex,
     sample_shares,
@@ -78,7 +78,7 @@ def test_weights_and_tables_are_those_of_the_twin(tables, kind, similarity):
     np.testing.assert_allclose(weights, expected if kind != "avg" else expected[:1], atol=2e-6)
     assert (weights >= 0).all()
     np.testing.assert_allclose(weights.sum(1), 1, atol=1e-6)
-    made = aggregated(jnp.asarray(weights), jnp.float32(tables))
+    made = aggregate(jnp.asarray(weights), jnp.float32(tables))
     np.testing.assert_allclose(made, twin.aggregate(weights.astype(float), tables), atol=1e-5)
 
 
@@ -98,7 +98,7 @@ def test_without_weight_on_the_similarity_both_is_avg():
 def test_a_large_weight_on_a_similarity_to_nobody_else_keeps_the_own_table(tables):
     weights = aggregation_weights("both", sample_shares(jnp.asarray(COUNTS)), jnp.eye(4), 9.0)
     np.testing.assert_array_equal(weights, np.eye(4))
-    own = aggregated(weights, jnp.float32(tables))
+    own = aggregate(weights, jnp.float32(tables))
     np.testing.assert_allclose(own, tables, rtol=1e-6)
 
 

@@ -8,11 +8,11 @@ import pytest
 from lab import config_of
 from toy import small_federation
 
-from fedem_jax.methods import METHODS
+from fedem_jax.config.registry import METHODS
 from fedem_jax.runs.memory import USABLE, WIDEST_BLOCK, plan_stack
 from fedem_jax.runs.simulation import Simulation
 from fedem_jax.runs.train import run
-from fedem_jax.sweep.stack import AT_START, SWITCHED, Stack, metrics_of, program_of
+from fedem_jax.sweep.stack import Stack, metrics_of
 
 FEDERATION = small_federation()
 FEDERATIONS = {
@@ -49,8 +49,8 @@ def trials_of(method, **changes):
 )
 def test_a_stacked_trial_equals_the_same_trial_alone_also_beside_one_that_diverges(method):
     trials = trials_of(method)
-    hyper = type(Simulation(trials[0], FEDERATION).algorithm.hyper)
-    (program,) = {program_of(hyper, config) for config in trials}
+    names = Simulation(trials[0], FEDERATION).algorithm.hyper._fields
+    (program,) = {config.as_program(names) for config in trials}
     stack = Stack(program, FEDERATIONS, width=3, chunk=3)
     report, _ = stack.run(trials, [1, 3])
     assert not report.sound[1].all()
@@ -109,25 +109,24 @@ def test_what_a_sweep_takes_for_an_argument_changes_no_program(method):
     config = config_of(method)
     first = Simulation(config, FEDERATION, jax.devices()[:1])
     names = type(first.algorithm.hyper)._fields
-    fields = {field.name for field in dataclasses.fields(config)} - set(SWITCHED)
-    changed = {
-        name: 0.5 * getattr(config, name) + 0.1 for name in (*names, *AT_START) if name in fields
-    }
+    fields = {field.name for field in dataclasses.fields(config)} - set(config.switches)
+    changed = {name: 0.5 * getattr(config, name) + 0.1 for name in names if name in fields}
     second = Simulation(dataclasses.replace(config, **changed), FEDERATION, jax.devices()[:1])
     texts = []
     for trial in (first, second):
         rest = (trial.key_draws, trial.lists, trial.held_out, first.algorithm.hyper)
-        state = jax.eval_shape(trial.algorithm.init, trial.key_init)
+        state = jax.eval_shape(trial.algorithm.init, trial.key_init, trial.algorithm.hyper)
         texts.append(str(jax.make_jaxpr(lambda *args, trial=trial: trial._rounds(1, *args))(
             state, 0, *rest)))  # fmt: skip
     assert texts[0] == texts[1]
 
 
 def test_a_constant_share_of_the_aggregate_is_an_argument_too():
-    hyper = type(Simulation(config_of("fedem"), FEDERATION).algorithm.hyper)
+    names = Simulation(config_of("fedem"), FEDERATION).algorithm.hyper._fields
 
     def programs(name, *values):
-        return len({program_of(hyper, config_of("fedem", **{name: value})) for value in values})
+        configs = (config_of("fedem", **{name: value}) for value in values)
+        return len({config.as_program(names) for config in configs})
 
     assert programs("merging", "replace", "0.3", "0", "1") == 1
     assert programs("merging", "0", "none", "once", "per-batch") == 4

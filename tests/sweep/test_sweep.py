@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from slope import FEDERATION, SELECTED, Slope, Turning, slope, turning
 
+from fedem_jax.config.registry import METHODS, Method
 from fedem_jax.errors import UserError
-from fedem_jax.methods import METHODS
 from fedem_jax.runs.train import run
 from fedem_jax.storage.lock import LOCK, Lock
 from fedem_jax.sweep import run as sweeping
@@ -40,7 +40,7 @@ class Counted:
 @pytest.fixture(autouse=True)
 def method(monkeypatch):
     """`slope` among the methods, and a small federation for every seed."""
-    monkeypatch.setitem(METHODS, "slope", slope)
+    monkeypatch.setitem(METHODS, "slope", Method(Slope, slope))
     monkeypatch.setattr(
         "fedem_jax.sweep.run.federation_of",
         lambda config: dataclasses.replace(FEDERATION, seed=config.seed),
@@ -262,7 +262,7 @@ def test_a_value_out_of_range_is_refused_before_anything_runs():
 @pytest.mark.parametrize("select", SELECTED)
 def test_select_decides_about_rounds_and_settings(monkeypatch, select):
     """Settings that are best among the candidates are the worst among all items."""
-    monkeypatch.setitem(METHODS, "turning", turning)
+    monkeypatch.setitem(METHODS, "turning", Method(Turning, turning))
     values, chosen, order = SELECTED[select]
     result = sweep(Turning(dataset="small"), ["turn=9,0.5,1.5"], select=select)
     for trial in result.trials.to_dict("records"):
