@@ -7,12 +7,13 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, get_args, get_type_hints
+from typing import Any, NamedTuple
 
 from fedem_jax.config.base import Config
 from fedem_jax.config.presets import PRESETS, preset
 from fedem_jax.config.protocol import SWITCHES
 from fedem_jax.config.registry import METHODS, settings_of
+from fedem_jax.config.values import from_text
 from fedem_jax.errors import UserError, nearest
 
 VARIANTS = {"pfedrec": ("pfedrec:evaluated=global",)}
@@ -136,8 +137,8 @@ def _contender(name: str, dataset: str, start: str, shared: dict[str, Any]) -> M
 
 def _values(kind: type[Config], pairs: Sequence[str], barred: Collection[str]) -> dict[str, Any]:
     """`FIELD=VALUE` in the types of the fields; a tuple's entries stand between commas."""
-    fields = {field.name: field for field in dataclasses.fields(kind) if field.name not in barred}
-    hints, values = get_type_hints(kind), {}
+    known = [field.name for field in dataclasses.fields(kind) if field.name not in barred]
+    values = {}
     for pair in pairs:
         given, equals, text = pair.partition("=")
         name = given.replace("-", "_")
@@ -145,17 +146,9 @@ def _values(kind: type[Config], pairs: Sequence[str], barred: Collection[str]) -
             raise UserError(f"'{pair}' sets nothing; write FIELD=VALUE.")
         if name in barred:
             raise UserError(f"'{name}' is chosen for all methods; see `fedem compare --help`.")
-        if name not in fields:
-            raise UserError(f"setting '{name}' is unknown; {nearest(name, list(fields))}.")
-        default = fields[name].default
-        entry = get_args(hints[name])[0] if isinstance(default, tuple) else type(default)
-        parts = text.split(",") if isinstance(default, tuple) else [text]
-        try:
-            read = tuple(entry(part) for part in parts)
-        except ValueError:
-            words = {int: "integer", float: "number"}
-            raise UserError(f"{name}: '{text}' is no {words[entry]}.") from None
-        values[name] = read if isinstance(default, tuple) else read[0]
+        if name not in known:
+            raise UserError(f"setting '{name}' is unknown; {nearest(name, known)}.")
+        values[name] = from_text(kind, name, text)
     return values
 
 

@@ -6,12 +6,15 @@ import dataclasses
 import json
 import reprlib
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, TypeVar
 
 from fedem_jax.config.base import Config
 from fedem_jax.config.registry import METHODS
 from fedem_jax.config.settings import FedEM
+from fedem_jax.config.values import from_data
 from fedem_jax.errors import UserError, nearest
+
+Kind = TypeVar("Kind", bound=Config)
 
 LARGEST_FILE = 2**20
 """Bytes that a file of settings may have."""
@@ -32,14 +35,29 @@ def load_settings(path: str | Path) -> Config:
     if not isinstance(method, str) or method not in METHODS:
         hint = nearest(str(method)[:40], list(METHODS))
         raise UserError(f"{path}: method: {reprlib.repr(method)} is unknown; {hint}.")
-    kind = METHODS[method].settings
-    known = {field.name: field for field in dataclasses.fields(kind)}
-    for name, value in values.items():
-        if name not in known:
-            hint = nearest(name[:40], list(known))
-            raise UserError(f"{path}: unknown field {reprlib.repr(name)}; {hint}.")
-        values[name] = _as_in(path, kind, name, value, known[name].default)
-    return kind(**values)
+    return settings_from(METHODS[method].settings, values, str(path))
+
+
+def settings_from(kind: type[Kind], values: dict[str, Any], source: str) -> Kind:
+    """Settings made of JSON or TOML values.
+
+    Args:
+        kind: settings of a method.
+        values: by name of the field; what is left out is the default.
+        source: where they stand, for the sentence on a mistake.
+
+    Raises:
+        UserError: an unknown field, or a value that a field cannot have.
+    """
+    known = [field.name for field in dataclasses.fields(kind)]
+    try:
+        for name in values:
+            if name not in known:
+                hint = nearest(name[:40], known)
+                raise UserError(f"unknown field {reprlib.repr(name)}; {hint}.")
+        return kind(**{name: from_data(kind, name, value) for name, value in values.items()})
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
 
 
 def _json_of(path: Path) -> Any:
@@ -63,21 +81,3 @@ def _json_of(path: Path) -> Any:
         raise UserError(f"{path}: holds no settings; its values are nested too deep.") from None
     except ValueError as error:
         raise UserError(f"{path}: is not JSON ({error}).") from None
-
-
-def _as_in(path: Path, kind: type[Config], name: str, value: Any, default: Any) -> Any:
-    """A value from JSON in the type of the field's default."""
-    shown = reprlib.repr(value)
-    if isinstance(default, tuple) and isinstance(value, list):
-        (entry, _) = get_args(get_type_hints(kind)[name])
-        if any(type(each) is not entry for each in value):
-            raise UserError(f"{path}: field '{name}' is {shown}; expected {entry.__name__}s.")
-        return tuple(value)
-    if isinstance(default, float) and type(value) is int:
-        try:
-            return float(value)
-        except OverflowError:
-            raise UserError(f"{path}: field '{name}' is {shown}, which is too large.") from None
-    if type(value) is not type(default):
-        raise UserError(f"{path}: field '{name}' is {shown}; expected a {type(default).__name__}.")
-    return value

@@ -17,12 +17,13 @@ import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, get_args, get_type_hints
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fedem_jax.config.base import Config
 from fedem_jax.config.protocol import SWITCHES
+from fedem_jax.config.values import declared, from_data, from_text
 from fedem_jax.errors import UserError, nearest
 
 FIXED = (
@@ -138,20 +139,21 @@ def drawn(varied: Sequence[Values], number: int, seed: int) -> list[Setting]:
 
 
 def _values(kind: type[Config], name: str, given: Any) -> Values:
-    fields = {field.name: field for field in dataclasses.fields(kind) if field.name not in FIXED}
+    known = [field.name for field in dataclasses.fields(kind) if field.name not in FIXED]
     if name in FIXED:
         raise UserError(f"vary: '{name}' is the same for all trials of a sweep.")
-    if name not in fields:
-        raise UserError(f"vary: setting '{name}' is unknown; {nearest(name, list(fields))}.")
-    default = fields[name].default
-    entry = get_args(get_type_hints(kind)[name])[0] if isinstance(default, tuple) else type(default)
-    if not isinstance(given, str):
-        values = given if isinstance(given, Sequence) else [given]
-        listed = tuple(_read(name, each, default, entry) for each in values)
-    elif ":" in given and entry in (int, float) and not isinstance(default, tuple):
-        return _range(name, given, entry)
-    else:
-        listed = tuple(_read(name, each.strip(), default, entry) for each in given.split(","))
+    if name not in known:
+        raise UserError(f"vary: setting '{name}' is unknown; {nearest(name, known)}.")
+    if isinstance(given, str):
+        if ":" in given and declared(kind, name) in (int, float):
+            return _range(name, given, declared(kind, name))
+        given = [each.strip() for each in given.split(",")]
+    elif not isinstance(given, Sequence):
+        given = [given]
+    try:
+        listed = tuple(_value(kind, name, each) for each in given)
+    except UserError as error:
+        raise UserError(f"vary: {error}") from None
     if not listed:
         raise UserError(f"vary: '{name}' has no values.")
     listed = tuple(dict.fromkeys(listed))
@@ -182,19 +184,13 @@ def _range(name: str, text: str, entry: type) -> Values:
     return Values(name, tuple(dict.fromkeys(rounded)), log=log)
 
 
-def _read(name: str, value: Any, default: Any, entry: type) -> Any:
-    """A value in the type of the setting."""
-    if isinstance(default, tuple):
-        parts = value.split("x") if isinstance(value, str) else value
-        if isinstance(parts, Sequence):
-            return tuple(_read(name, part, entry(), entry) for part in parts)
-    try:
-        if isinstance(value, bool) or (entry is int and int(value) != float(value)):
-            raise ValueError
-        return entry(value)
-    except (TypeError, ValueError, OverflowError):
-        words = {int: "integer", float: "number", str: "text"}
-        raise UserError(f"vary: {name}: '{value}' is no {words.get(entry, 'value')}.") from None
+def _value(kind: type[Config], name: str, given: Any) -> Any:
+    """One of the values, from text or data, in the type of the setting."""
+    if declared(kind, name) is str and type(given) in (int, float):
+        given = str(given)  # `merging` is a word or a number
+    if isinstance(given, str):
+        return from_text(kind, name, given, between="x")
+    return from_data(kind, name, given)
 
 
 def _by_ratios(listed: Sequence[Any]) -> bool:

@@ -35,6 +35,23 @@ def test_values_have_the_type_of_their_setting(text, listed):
     assert values_of(str(values)).listed == listed
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "listed"),
+    [
+        ("merging", [0.3, "once", "0.7"], ("0.3", "once", "0.7")),
+        ("alpha", ["0.3", 1, np.float32(0.5)], (0.3, 1.0, 0.5)),
+        ("alpha", 1, (1.0,)),
+        ("dim", [4, 8.0, np.int64(16)], (4, 8, 16)),
+        ("adapter_widths", [[16, 8], (32,), "64x32", []], ((16, 8), (32,), (64, 32), ())),
+        ("adapter_widths", ",16", ((), (16,))),
+    ],
+)
+def test_values_of_a_file_or_of_python_have_it_too(name, given, listed):
+    (values,) = space(FedEM, {name: given})
+    assert repr(values.listed) == repr(listed)
+    assert values_of(str(values)).listed == listed
+
+
 def test_a_grid_is_every_combination():
     settings = grid(space(FedEM, {"alpha": [0.5, 1], "dim": "4,8,16"}))
     assert len(settings) == 6
@@ -88,6 +105,23 @@ def test_a_space_may_stand_in_a_file(tmp_path, ending):
 def test_mistakes_are_named(texts, message):
     with pytest.raises(UserError, match=message):
         space(FedEM, texts)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("dim", [4, 8.5], "vary: dim: 8.5 is no integer"),
+        ("dim", [True], "vary: dim: True is no integer"),
+        ("alpha", [[0.1]], r"vary: alpha: \[0.1\] is no number"),
+        ("aggregation", [1], "vary: aggregation: 1 is none of both, avg, sim"),
+        ("adapter_widths", [16, 8], "vary: adapter_widths: 16 is no list of integers"),
+        ("adapter_widths", "16x8,16xy", "vary: adapter_widths: 'y' is no integer"),
+        ("alpha", [], "vary: 'alpha' has no values"),
+    ],
+)
+def test_a_value_of_another_type_is_named(name, given, message):
+    with pytest.raises(UserError, match=message):
+        space(FedEM, {name: given})
 
 
 def test_a_grid_needs_steps():
