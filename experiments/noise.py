@@ -22,7 +22,7 @@ from rich.console import Console
 
 from fedem_jax.cli import process
 from fedem_jax.config.presets import preset
-from fedem_jax.config.tuned import TUNED
+from fedem_jax.config.tuned import tuned
 from fedem_jax.errors import UserError
 from fedem_jax.evaluation.statistics import error_over_clients
 from fedem_jax.report import curves as plots
@@ -94,7 +94,7 @@ def measure(args: Sequence[str]) -> None:
 
 def start_of(method: str, dataset: str) -> str:
     """The preset that a method starts from."""
-    return "tuned" if (method, dataset) in TUNED else "released"
+    return "tuned" if (method, dataset) in tuned() else "released"
 
 
 def described(wanted: Noise, method: str) -> Sweep:

@@ -21,7 +21,8 @@ from fedem_jax.sweep.space import space
 @dataclass(frozen=True)
 class SweepCommand(Train):
     """Run many settings of a method, stacked on the accelerator, and find the best by validation:
-    table.md, best.json (for `fedem train --config`), effects.png, settings.png, trials.csv.
+    table.md, best.json (for `fedem train --config`), tuned.toml (an entry for `--preset tuned`),
+    effects.png, settings.png, trials.csv.
 
     --vary FIELD=VALUES names what is varied, as often as need be; all other settings of `fedem
     train` are flags here, too. VALUES are

@@ -1,4 +1,4 @@
-"""Named settings: those of the released programs, and those found on validation (`tuned.py`)."""
+"""Named settings: those of the released programs, and those found on validation (`tuned.toml`)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from fedem_jax.config.base import Config
 from fedem_jax.config.registry import settings_of
-from fedem_jax.config.tuned import TUNED
+from fedem_jax.config.tuned import tuned
 from fedem_jax.errors import UserError, nearest
 
 RELEASED: dict[tuple[str, str], dict[str, Any]] = {
@@ -41,16 +41,16 @@ def preset(
     if name not in PRESETS:
         raise UserError(f"preset: '{name}' is unknown; {nearest(name, list(PRESETS))}.")
     if name == "auto":
-        embedded = dataset == "synthetic" and (method, dataset) in TUNED
+        embedded = dataset == "synthetic" and (method, dataset) in tuned()
         name = "tuned" if embedded else "released"
     values = RELEASED.get((method, dataset), {})
     if name == "tuned":
-        if (method, dataset) not in TUNED:
-            known = ", ".join(searched for tuned, searched in TUNED if tuned == method)
+        if (method, dataset) not in tuned():
+            known = ", ".join(searched for name, searched in tuned() if name == method)
             raise UserError(
                 f"preset: {method} on {dataset} has no tuned settings; it has some for "
                 f"{known or 'no data set'}."
             )
-        values = TUNED[method, dataset]
+        values = tuned()[method, dataset].settings
     chosen: dict[str, Any] = {"dataset": dataset, "method": method} | values | settings
     return settings_of(method)(**chosen)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,14 @@ from rich.table import Table
 from rich.text import Text
 
 from fedem_jax.config.base import Config
+from fedem_jax.config.tuned import Tuned, as_toml
 from fedem_jax.errors import UserError
 from fedem_jax.sweep.results import CURVES, TRIALS, TRIALS_CSV
 from fedem_jax.sweep.run import SweepResult
 from fedem_jax.sweep.space import FIXED, Values, as_text
 
-TABLE, BEST, EFFECTS, SETTINGS_PICTURE = "table.md", "best.json", "effects.png", "settings.png"
+TABLE, BEST, ENTRY = "table.md", "best.json", "tuned.toml"
+EFFECTS, SETTINGS_PICTURE = "effects.png", "settings.png"
 TOP = 10
 """Settings that the tables list."""
 
@@ -39,15 +40,16 @@ def write_up(result: SweepResult, directory: Path, command: str) -> RenderableTy
     try:
         (directory / TABLE).write_text(in_markdown(result, command), encoding="utf-8")
         result.best.save(directory / BEST)
+        (directory / ENTRY).write_text(as_preset(result, command), encoding="utf-8")
         effects_chart(result, directory / EFFECTS)
         settings_chart(result, directory / SETTINGS_PICTURE)
     except OSError as error:
         raise UserError(f"{directory}: cannot be written ({error.strerror}).") from None
-    files = (TABLE, BEST, EFFECTS, SETTINGS_PICTURE, TRIALS, TRIALS_CSV, CURVES)
+    files = (TABLE, BEST, ENTRY, EFFECTS, SETTINGS_PICTURE, TRIALS, TRIALS_CSV, CURVES)
     return Group(
         in_terminal(result),
         Text(f"\n{outcome(result)}\n"),
-        Text("as an entry of TUNED in fedem_jax/config/tuned.py:", "dim"),
+        Text("as an entry of fedem_jax/config/tuned.toml:", "dim"),
         Text(as_preset(result, command)),
         Text(f"{directory}/ holds {', '.join(files)}"),
         Text(f"fedem train --config {directory / BEST}   runs the winner"),
@@ -88,8 +90,8 @@ def in_markdown(result: SweepResult, command: str) -> str:
         *notes(result),
         "## The winner on test",
         outcome(result),
-        f"As an entry of `TUNED` in `fedem_jax/config/tuned.py`:\n\n```python\n"
-        f"{as_preset(result, command)}\n```",
+        "As an entry of `fedem_jax/config/tuned.toml`:",
+        f"```toml\n{as_preset(result, command)}```",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -174,20 +176,15 @@ def outcome(result: SweepResult) -> str:
 
 
 def as_preset(result: SweepResult, command: str) -> str:
-    """The winner as an entry of `fedem_jax.config.tuned.TUNED`, to be pasted there as it stands."""
+    """The winner as an entry of `fedem_jax/config/tuned.toml`, to be pasted there as it stands."""
     best, row = result.best, result.settings.iloc[0].to_dict()
     seeds, metric = len(result.sweep.seeds), _metric(result)
-    comment = (
-        f"{command}\nBest of {len(result.settings)} settings by validation, "
-        f"{_title(metric)} {_spread(row, metric)} over {seeds} seed{'s' * (seeds != 1)}; "
+    found = (
+        f"Best of {len(result.settings)} settings by validation, {_title(metric)} "
+        f"{_spread(row, metric)} over {seeds} seed{'s' * (seeds != 1)}; "
         f"sweep {result.about['fingerprint']}."
     )
-    lines = [f"    # {line}" for text in comment.split("\n") for line in _wrapped(text, 94)]
-    lines.append(f'    ("{best.method}", "{best.dataset}"): {{')
-    lines += [
-        f"        {_quoted(name)}: {_quoted(value)}," for name, value in changed(best).items()
-    ]
-    return "\n".join([*lines, "    },"])
+    return as_toml(best.method, best.dataset, Tuned(changed(best), found, command))
 
 
 def changed(config: Config) -> dict[str, Any]:
@@ -199,14 +196,6 @@ def changed(config: Config) -> dict[str, Any]:
         if (field.name not in FIXED or field.name == "rounds")
         and getattr(config, field.name) != field.default
     }
-
-
-def _quoted(value: Any) -> str:
-    return f'"{value}"' if isinstance(value, str) else repr(value)
-
-
-def _wrapped(text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
 
 
 def _metric(result: SweepResult) -> str:

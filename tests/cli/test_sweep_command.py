@@ -15,6 +15,7 @@ from fedem_jax.config import presets
 from fedem_jax.config.file import load_settings
 from fedem_jax.config.registry import METHODS, Method
 from fedem_jax.config.settings import FedEM
+from fedem_jax.config.tuned import entries_of
 from fedem_jax.report.style import COLOURS
 from fedem_jax.sweep.charts import effects_chart, settings_chart
 from fedem_jax.sweep.description import Sweep
@@ -54,7 +55,7 @@ def test_a_sweep_says_what_is_to_come_and_leaves_the_winner(tmp_path, capsys, mo
         assert words in shown
     assert sorted(path.name for path in (tmp_path / "s").iterdir()) == [
         "best.json", "curves.parquet", "effects.png", "settings.png", "sweep.json", "table.md",
-        "trials.csv", "trials.parquet",
+        "trials.csv", "trials.parquet", "tuned.toml",
     ]  # fmt: skip
     best = load_settings(tmp_path / "s" / "best.json")
     assert (best.method, best.rounds, best.seed, best.out) == ("slope", 4, 0, "")
@@ -63,10 +64,17 @@ def test_a_sweep_says_what_is_to_come_and_leaves_the_winner(tmp_path, capsys, mo
     # the entry for the presets is one
     table = (tmp_path / "s" / "table.md").read_text()
     assert f"`fedem {SWEEP}`" in table
-    (entry,) = re.findall(r"```python\n(.*?)\n```", table, re.DOTALL)
-    assert "# fedem sweep --method slope" in entry
+    entry = (tmp_path / "s" / "tuned.toml").read_text()
+    assert entry in shown
+    assert f"```toml\n{entry}```" in table
+    entries = entries_of(entry, "tuned.toml")
+    (found,) = entries.values()
+    assert found.command == f"fedem {SWEEP}"
+    spread = r"0\.\d{4} ± 0\.\d{4}"
+    words = rf"Best of 6 settings by validation, val HR@5 {spread} over 2 seeds; sweep \w{{16}}\."
+    assert re.fullmatch(words, found.found)
     with monkeypatch.context() as patch:
-        patch.setattr(presets, "TUNED", eval("{" + entry + "}", {}))
+        patch.setattr(presets, "tuned", lambda: entries)
         assert presets.preset("tuned", dataset="synthetic", method="slope") == best
 
     cli.main(SWEEP.split())  # nothing is left to run

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fedem_jax.config.file import load_settings
 from fedem_jax.config.presets import RELEASED, preset
 from fedem_jax.config.settings import FedEM
-from fedem_jax.config.tuned import TUNED
+from fedem_jax.config.tuned import tuned
 from fedem_jax.data.sources import known_datasets
 from fedem_jax.errors import UserError
 
@@ -86,7 +86,7 @@ def test_limits_are_inside():
 @pytest.mark.parametrize(
     ("name", "values", "method", "dataset"),
     [("released", values, *key) for key, values in RELEASED.items()]
-    + [("tuned", values, *key) for key, values in TUNED.items()],
+    + [("tuned", entry.settings, *key) for key, entry in tuned().items()],
 )
 def test_presets_are_settings_of_their_method_on_known_data(name, values, method, dataset):
     assert dataset in {"synthetic", *(known.name for known in known_datasets())}

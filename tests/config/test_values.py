@@ -11,7 +11,7 @@ import pytest
 
 from fedem_jax.compare.plan import plan_comparison
 from fedem_jax.config.base import Count, Positive
-from fedem_jax.config.settings import SETTINGS
+from fedem_jax.config.registry import METHODS
 from fedem_jax.config.values import declared, from_data, from_text
 from fedem_jax.errors import UserError
 
@@ -136,9 +136,9 @@ def test_data_of_another_type_are_named(name, value, sentence):
         from_data(Fields, name, value)
 
 
-@pytest.mark.parametrize("method", SETTINGS)
+@pytest.mark.parametrize("method", METHODS)
 def test_the_defaults_of_every_method_are_read_back(method):
-    kind = SETTINGS[method]
+    kind = METHODS[method].settings
     for field in dataclasses.fields(kind):
         value = field.default
         assert same(from_data(kind, field.name, json.loads(json.dumps(value))), value)
