@@ -84,7 +84,7 @@ audit: $(READY)  ## say whether a protocol leaks held-out items; fails if it doe
 	@$(RUN) -m fedem_jax audit $(foreach name,DATASET PROTOCOL ROUNDS SEED OUT DATA_DIR,$(call flag,$(name))) $(ARGS)
 
 .PHONY: plan
-plan: $(READY)  ## say what a run would cost, without running it: padding, memory, least time
+plan: $(READY)  ## say what a run would cost, without running it: padding, memory, traffic
   ## DATASET=ml-1m METHOD=fedem PROTOCOL=leak-free DATA_DIR=data ARGS="--dim 64"
 	@$(RUN) -m fedem_jax plan $(foreach name,DATASET METHOD PROTOCOL DATA_DIR,$(call flag,$(name))) $(ARGS)
 

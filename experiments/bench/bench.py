@@ -108,6 +108,8 @@ def measure(case: Case, begun: float) -> Row:
     if hasattr(os, "sched_getaffinity"):  # one device per core, as `fedem train` has it
         jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
     jax_there = time.time()
+    from floor import measure_machine, round_work
+
     from fedem_jax.analysis.cost import plan_run
     from fedem_jax.errors import UserError
     from fedem_jax.runs.memory import plan_memory
@@ -143,9 +145,11 @@ def measure(case: Case, begun: float) -> Row:
         epochs.append(float(info.epochs.sum() / (info.epochs > 0).sum()))
     row |= {"round": median(times), "epochs": median(epochs)}
     row |= {"planned": memory.total * memory.devices, "peak": peak_memory(jax.devices()[0])}
-    plan = plan_run(config, federation, simulation.layout, epochs=row["epochs"])
-    row |= {"floor": plan.floor, "streamed": plan.streamed, "padding": plan.padding}
-    row |= {"bandwidth": plan.machine.bandwidth, "rate": plan.machine.rate}
+    best = measure_machine(simulation.layout)
+    work = round_work(config, federation, row["epochs"]).values()
+    row |= {"floor": sum(map(best.floor, work)), "streamed": sum(map(best.streamed, work))}
+    row |= {"padding": plan_run(simulation).padding}
+    row |= {"bandwidth": best.bandwidth, "rate": best.rate}
     if case.phases:
         state, parts = time_phases(simulation, state, case.repeats)
         row |= parts

@@ -23,9 +23,9 @@ GROUPS = {
 HEADING = """# Measurements
 
 Every section is one call of `make bench`. A round is merging, local training, aggregation and
-evaluation of all clients, from the second round on: median of warm repetitions. The floor is that
-of `fedem plan` for the local epochs that were run. Sequential training is timed on a sample of
-clients, without its draws, and scaled to all of them by their local steps.
+evaluation of all clients, from the second round on: median of warm repetitions. The floor is the
+least time of the local epochs that were run, as `floor.py` counts it. Sequential training is timed
+on a sample of clients, without its draws, and scaled to all of them by their local steps.
 
 """
 Row = dict[str, Any]

@@ -1,92 +1,111 @@
-"""What a run will cost, before it runs: padding, memory, operations, bytes, the floor in time.
+"""What a run will cost, before it runs: padding, balance, memory, bytes on the wire.
 
-Nothing here compiles or trains a round.
+All of it holds for every method. Nothing here compiles or trains a round.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from fedem_jax.analysis.padding import ClassPlan, plan_class
-from fedem_jax.analysis.work import Machine, Work, measure_machine, round_work
-from fedem_jax.config.base import Config
-from fedem_jax.config.settings import FedEM
-from fedem_jax.core.layout import ClientLoad, Layout
+from fedem_jax.core.algorithm import Algorithm, Traffic
+from fedem_jax.core.layout import ClientLoad, Layout, SizeClass
 from fedem_jax.data.federation import Federation
-from fedem_jax.runs.memory import MemoryPlan, plan_memory
+from fedem_jax.runs.memory import MemoryPlan
+from fedem_jax.runs.simulation import Simulation
+
+
+class ClassPlan(NamedTuple):
+    """One size class, as if all its members were at work."""
+
+    capacity: int
+    """Places for training positives."""
+    members: int
+    """Clients."""
+    rows: int
+    """Rows of the compact table, M."""
+    steps: int
+    """Local steps of an epoch, of the largest member."""
+    useful: float
+    """Steps times rows that they really touch, over the members."""
+    padded: np.ndarray
+    """[devices] steps times rows as they are computed."""
+
+    @property
+    def padding(self) -> float:
+        """Computed over useful work. Useful rows are a mean, so it may lie a little below 1."""
+        return self.padded.sum() / self.useful
 
 
 class Plan(NamedTuple):
     """A run, before it runs."""
 
     federation: Federation
-    classes: list[ClassPlan]
-    """Of clients that train on their own rows."""
-    merging: list[ClassPlan]
-    """Of clients that merge before they train; empty where nobody does."""
+    classes: dict[str, list[ClassPlan]]
+    """By phase of local training; each phase sorts all clients into classes of its own."""
     memory: MemoryPlan
-    work: dict[str, Work]
-    """By phase of a round; empty where nobody has counted."""
-    machine: Machine
+    traffic: Traffic
 
     @property
-    def usual(self) -> list[ClassPlan]:
-        """The classes that most clients are in."""
-        return max(self.classes, self.merging, key=len)
+    def finest(self) -> list[ClassPlan]:
+        """The classes of the phase that has most of them: most clients are in these."""
+        return max(self.classes.values(), key=len)
 
     @property
     def padding(self) -> float:
         """Computed over useful work, if all clients did what most of them do."""
-        return sum(c.padded.sum() for c in self.usual) / sum(c.useful for c in self.usual)
+        return sum(c.padded.sum() for c in self.finest) / sum(c.useful for c in self.finest)
 
     @property
     def imbalance(self) -> float:
         """Work of the busiest device over the mean."""
-        each = sum((c.padded for c in self.usual), np.zeros(1))
+        each = sum((c.padded for c in self.finest), np.zeros(1))
         return each.max() / each.mean()
 
-    @property
-    def floor(self) -> float:
-        """Seconds of a round that no program can undercut on this machine."""
-        return sum(map(self.machine.floor, self.work.values()))
 
-    @property
-    def streamed(self) -> float:
-        """Seconds of a round whose local steps all go through memory, at best."""
-        return sum(map(self.machine.streamed, self.work.values()))
-
-
-def plan_run(
-    config: Config,
-    federation: Federation,
-    layout: Layout,
-    *,
-    machine: Machine | None = None,
-    epochs: float | None = None,
-) -> Plan:
-    """All that can be said of a run before it runs.
-
-    Args:
-        machine: what it can do; None: measured now, in about a second.
-        epochs: mean number of local epochs; None: none stops early.
-    """
-    memory = plan_memory(config, federation, layout)
-    need = ClientLoad.of(federation, config.num_negative, config.batch_size)
-    layout = layout._replace(block=memory.block)
-    served = 0
-    if merges := isinstance(config, FedEM) and config.downloads:
-        _, served = config.round_sizes(layout.num_clients)
-
-    def planned(classes) -> list[ClassPlan]:
-        return [plan_class(need, size, layout) for size in classes]
-
+def plan_run(simulation: Simulation) -> Plan:
+    """All that can be said of a run before it runs."""
+    config, layout = simulation.config, simulation.layout
+    load = ClientLoad.of(simulation.federation, config.num_negative, config.batch_size)
     return Plan(
-        federation=federation,
-        classes=planned(layout.classes_for(layout.num_clients - served)),
-        merging=planned(layout.classes_for(served)) if merges else [],
-        memory=memory,
-        work=round_work(config, federation, layout, epochs),
-        machine=measure_machine(layout) if machine is None else machine,
+        federation=simulation.federation,
+        classes={
+            phase: [plan_class(load, size, layout) for size in classes]
+            for phase, classes in classes_of(simulation.algorithm, layout).items()
+        },
+        memory=simulation.memory,
+        traffic=simulation.algorithm.traffic,
+    )
+
+
+def classes_of(algorithm: Algorithm, layout: Layout) -> dict[str, Sequence[SizeClass]]:
+    """Size classes of each phase of local training, as the method declares them.
+
+    A method that declares none has one phase, in which every client trains on its own rows.
+    """
+    declared = algorithm.classes or {"own rows": layout.classes}
+    return {phase: classes for phase, classes in declared.items() if classes}
+
+
+def plan_class(load: ClientLoad, size: SizeClass, layout: Layout) -> ClassPlan:
+    """The plan of one size class. A block takes as many steps as its largest client, and a place of
+    a block that no client fills is computed all the same."""
+    places = size.members.shape[1]
+    block = layout.width(places)
+    room = [(0, 0), (0, -places % block)]
+    members = np.pad(size.members, room, constant_values=layout.shard)
+    device, place = np.nonzero(members < layout.shard)
+    clients = layout.client[device * layout.shard + members[device, place]]
+    steps = np.zeros(members.shape, int)
+    steps[device, place] = load.steps[clients]
+    longest = steps.reshape(len(members), -1, block).max(axis=2)
+    return ClassPlan(
+        capacity=size.positives,
+        members=len(clients),
+        rows=size.rows,
+        steps=int(steps.max()),
+        useful=float(load.steps[clients] @ load.touched[clients]),
+        padded=longest.sum(axis=1) * block * size.rows,
     )

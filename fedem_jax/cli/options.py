@@ -75,10 +75,10 @@ class Audit(LocalOnly):
 
 @dataclass(frozen=True)
 class Plan(Train):
-    """Say what a run would cost, without running it: size classes and their padding, memory,
-    operations and bytes of a round, and the least time that it can take on this machine.
+    """Say what a run would cost, without running it. It tells, for every method: size classes and
+    their padding, balance over the devices, memory by phase, and bytes on the wire in a round.
 
-    Takes all settings of `fedem train`.
+    It tells no time. Takes all settings of `fedem train`.
 
     examples:
       fedem plan --dataset ml-1m

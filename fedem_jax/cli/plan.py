@@ -9,7 +9,7 @@ from fedem_jax.cli.options import Plan, settings
 
 
 def plan(args: Sequence[str]) -> None:
-    """Say what a run would cost: padding, memory, operations, time; runs nothing."""
+    """Say what a run would cost: padding, balance, memory, bytes on the wire; runs nothing."""
     config = settings(Plan, "fedem plan", args)[0].settings
     process.prepare_jax()
 
@@ -20,6 +20,5 @@ def plan(args: Sequence[str]) -> None:
     from fedem_jax.data.sources import federation_of
     from fedem_jax.runs.simulation import Simulation
 
-    federation = federation_of(config)
-    layout = Simulation(config, federation).layout
-    Console(highlight=False).print(shown(plan_run(config, federation, layout)))
+    simulation = Simulation(config, federation_of(config))
+    Console(highlight=False).print(shown(plan_run(simulation)))

@@ -1,22 +1,22 @@
 """What a plan says, against counts by hand, against what XLA allocates, and its refusals."""
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
 import pytest
 from toy import small_federation
 
-from fedem_jax.analysis.cost import plan_run
-from fedem_jax.analysis.padding import plan_class
-from fedem_jax.analysis.work import ADAM, LOSS, Machine, Work, measure_machine, round_work
+from fedem_jax.analysis.cost import classes_of, plan_class, plan_run
 from fedem_jax.cli import main as cli
-from fedem_jax.config.settings import FedEM
-from fedem_jax.core.layout import ClientLoad
+from fedem_jax.config.settings import SETTINGS, FedEM
+from fedem_jax.core.algorithm import Algorithm
+from fedem_jax.core.layout import ClientLoad, SizeClass
 from fedem_jax.data.federation import Federation
-from fedem_jax.data.sources import load
+from fedem_jax.data.sources import federation_of, load
 from fedem_jax.errors import UserError
+from fedem_jax.methods import METHODS
 from fedem_jax.runs.memory import plan_memory
 from fedem_jax.runs.simulation import Simulation
 from fedem_jax.units import in_bytes, in_seconds
@@ -82,45 +82,26 @@ def test_padded_work_by_hand(block):
 
 def test_every_client_is_in_one_class():
     at_hand = simulation()
-    plan = plan_run(at_hand.config, at_hand.federation, at_hand.layout, machine=Machine(1e9, 1e9))
-    for classes in (plan.classes, plan.merging):
+    plan = plan_run(at_hand)
+    assert plan.classes
+    for classes in plan.classes.values():
         assert sum(c.members for c in classes) == at_hand.federation.num_clients
     assert plan.imbalance >= 1
-    assert plan.streamed >= plan.floor > 0
 
 
-def test_work_by_hand():
-    at_hand = simulation(merging="none", aggregation="avg")
-    config, federation = at_hand.config, at_hand.federation
-    clients, items = federation.num_clients, federation.num_items
-    need = need_of(at_hand)
-    work = round_work(config, federation, at_hand.layout, epochs=3)
-    assert set(work) == {"train", "aggregate", "evaluate"}
-    on_rows = 3 * float(need.steps @ need.touched)
-    assert work["train"].operations == pytest.approx(on_rows * (4 * (5 + ADAM) + LOSS))
-    assert work["train"].moved == pytest.approx(8 * 4 * need.touched.sum())
-    assert work["evaluate"].operations == 2 * clients * items * 4
-    assert work["aggregate"].operations == 2 * items * 4  # one table, of one upload
-    assert at_hand.algorithm.traffic.down == 0 < simulation().algorithm.traffic.down
-    merging = round_work(dataclasses.replace(config, merging="per-batch"), federation,
-                         at_hand.layout, epochs=3)  # fmt: skip
-    assert merging["train"].operations == pytest.approx(work["train"].operations * 6 / 7)
+def test_a_method_may_declare_classes_for_each_phase():
+    class Declares(NamedTuple):
+        classes: dict[str, tuple[SizeClass, ...]]
+
+    at_hand = simulation()
+    coarse = {"own rows": at_hand.layout.classes, "merging": at_hand.layout.coarse}
+    assert classes_of(cast(Algorithm, Declares(coarse)), at_hand.layout) == coarse
 
 
-def test_narrow_tables_move_fewer_bytes():
-    at_hand = simulation(table_dtype="bfloat16")
-    wide = dataclasses.replace(at_hand.config, table_dtype="float32")
-    narrow, full = (
-        round_work(config, at_hand.federation, at_hand.layout) for config in (at_hand.config, wide)
-    )
-    assert narrow["evaluate"].moved == full["evaluate"].moved / 2
-    assert narrow["train"].operations == full["train"].operations
-
-
-def test_the_floor_is_the_slower_of_both():
-    machine, work = Machine(bandwidth=10.0, rate=100.0), Work(200.0, 30.0, 70.0)
-    assert machine.floor(work) == 3
-    assert machine.streamed(work) == 7
+def test_the_plan_tells_the_bytes_on_the_wire():
+    silent = simulation(merging="none", aggregation="avg")
+    assert plan_run(silent).traffic.down == 0 < plan_run(simulation()).traffic.down
+    assert plan_run(silent).traffic == silent.algorithm.traffic
 
 
 def test_memory_is_what_the_state_holds_and_the_program_allocates():
@@ -194,12 +175,6 @@ def test_blocks_are_as_wide_as_fits(monkeypatch):
     assert plan_memory(*given, limit=between).block == 2
 
 
-def test_the_machine_is_measured():
-    machine = measure_machine(simulation().layout, budget=0.01)
-    assert machine.bandwidth > 1e8
-    assert machine.rate > 1e8
-
-
 def test_units():
     assert in_bytes(999) == "999 B"
     assert in_bytes(52.1e6) == "52.1 MB"
@@ -209,14 +184,20 @@ def test_units():
     assert in_seconds(2e-9) == "0.002 us"
 
 
-def test_the_command_prints_a_plan_of_80_columns(monkeypatch, capsys):
+@pytest.mark.parametrize("method", METHODS)
+def test_the_command_prints_a_plan_of_80_columns(method, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr("fedem_jax.cli.process.prepare_jax", lambda: None)
-    machine = Machine(1e10, 1e11)
-    monkeypatch.setattr("fedem_jax.analysis.cost.measure_machine", lambda layout: machine)
-    cli.main(["plan"])
+    cli.main(["plan", "--method", method, "--preset", "released"])
     shown = capsys.readouterr().out
     assert "…" not in shown
     assert max(map(len, shown.splitlines())) <= 80
-    for word in ("padded over useful work", "clients' state", "merge and train", "fits"):
-        assert word in shown
+    config = SETTINGS[method]()
+    planned = Simulation(config, federation_of(config))
+    phases = classes_of(planned.algorithm, planned.layout)
+    scratch = [f"scratch: {phase}" for phase in planned.memory.scratch]
+    for words in ("padded over useful work", "clients' state", "fits", *phases, *scratch):
+        assert words in shown
+    told = [" ".join(line.split()) for line in shown.splitlines()]
+    assert f"up, from all clients {in_bytes(planned.algorithm.traffic.up)}" in told
+    assert f"down, to all clients {in_bytes(planned.algorithm.traffic.down)}" in told

@@ -200,10 +200,7 @@ def work(monkeypatch, tmp_path) -> SimpleNamespace:
         given.configs.append(config)
         return SimpleNamespace(layout="layout")
 
-    def plan_run(config, *_):
-        given.configs.append(config)
-
-    replace("analysis.cost", plan_run=plan_run)
+    replace("analysis.cost", plan_run=lambda _: None)
     replace("analysis.cost_tables", shown=lambda _: "")
     replace("runs.simulation", Simulation=trial)
 

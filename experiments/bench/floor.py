@@ -1,9 +1,9 @@
-"""What a round does at least, in operations and bytes, and how long that takes a machine.
+"""What a round of FedEM does at least, in operations and bytes, and how long a machine takes.
 
     floor of a round = sum over its phases of max(operations / rate, bytes moved / bandwidth)
 
 Operations are float32 additions, multiplications, divisions and elementary functions, one each;
-drawing (integers) and ranking (comparisons) are left out, and nobody is taken to stop early.
+drawing (integers) and ranking (comparisons) are left out.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedem_jax.config.base import Config
-from fedem_jax.config.settings import FedEM, LocalOnly
+from fedem_jax.config.settings import FedEM
 from fedem_jax.core.layout import ClientLoad, Layout
 from fedem_jax.data.federation import Federation
-from fedem_jax.runs.memory import bound, bytes_of, on_cpu
+from fedem_jax.runs.memory import on_cpu
 
 ADAM = 14
 """Operations of an Adam step per entry: 7 for the moments, 2 to correct them, 5 to move."""
@@ -57,11 +56,9 @@ class Machine(NamedTuple):
         return max(work.operations / self.rate, work.streamed / self.bandwidth)
 
 
-def round_work(
-    config: Config, federation: Federation, layout: Layout, epochs: float | None = None
-) -> dict[str, Work]:
-    """Work of a round of FedEM or Local-only by phase, without padding, in expectation over who
-    takes part; empty for other methods and backbones, whose operations nobody has counted.
+def round_work(config: FedEM, federation: Federation, epochs: float) -> dict[str, Work]:
+    """Work of a round of FedEM by phase, without padding, in expectation over who takes part. It
+    holds for the backbone MF, an adapter per row and uploads without noise.
 
     With F operations of the adapter per row and P parameters, for a client with S samples in T
     steps of an epoch on M rows, over E epochs:
@@ -72,50 +69,40 @@ def round_work(
         rows and adapter, E T 14 (M D + P). Merging once: E S (3 F + 8 D + 10), then as `train`. Its
         table is read, the aggregated one too, and it is written.
     aggregate: 2 A I D (D + 2) for the signatures, 2 A^2 I for their similarity, 2 R A I D for
-        the tables. The uploads are copied and read again, R tables written.
+        the R tables handed out. The uploads are copied and read again, R tables written.
     evaluate: 2 C I D for the scores, A I (F + 3 D) to merge. All tables are read.
 
     Args:
-        epochs: E, mean over the clients; None: none stops early.
+        epochs: E, mean over the clients.
     """
-    if not isinstance(config, FedEM | LocalOnly) or getattr(config, "backbone", "fcf") != "fcf":
-        return {}
-    need = ClientLoad.of(federation, config.num_negative, config.batch_size)
+    load = ClientLoad.of(federation, config.num_negative, config.batch_size)
     items, dim = federation.num_items, config.dim
-    epochs = config.local_epochs if epochs is None else epochs
     clients, table = federation.num_clients, items * dim
     stored = table * jnp.dtype(config.table_dtype).itemsize  # bytes of a table between rounds
     participants, uploads = config.round_sizes(clients)
 
-    on_rows = epochs * float(need.steps @ need.touched)  # local steps times rows, all clients
-    touched = 2 * stored / items * float(need.touched.sum())
+    on_rows = epochs * float(load.steps @ load.touched)  # local steps times rows, all clients
+    touched = 2 * stored / items * float(load.touched.sum())
     local = on_rows * (5 * dim + ADAM * dim + LOSS)
     plain = Work(local, touched, touched + 24 * dim * on_rows)
-    evaluated = Work(2 * clients * table, stored * clients, stored * clients)
-    share = participants / clients
-    if isinstance(config, LocalOnly):
-        return {"train": _scaled(plain, share), "evaluate": evaluated}
-
-    serves = config.merging != "none"
-    whole, elastic = _elastic(config, need, items, epochs, local)
-    tables = 3 * stored * clients
-    served = uploads if serves else 0
-    work = {"train": _scaled(plain, share - served / clients)}
-    if serves:
+    served = uploads if config.merging != "none" else 0
+    whole, elastic = _elastic(config, load, items, epochs, local)
+    work = {"train": _scaled(plain, (participants - served) / clients)}
+    if served:
+        tables = 3 * stored * clients
         merging = Work(elastic, tables, tables + 24 * dim * on_rows)
         work["merge and train"] = _scaled(merging, served / clients)
-    _, state = bound(config, federation, layout)
-    returned = bytes_of(state.server) / stored
+    returned = 1 if config.aggregation == "avg" else uploads
     alike = 0 if config.aggregation == "avg" else uploads * items * (dim * (dim + 2) + uploads)
     moved = stored * (3 * uploads + returned)
     work["aggregate"] = Work(2 * alike + 2 * returned * uploads * table, moved, moved)
     moved = stored * (clients + served)
-    work["evaluate"] = Work(evaluated.operations + served * whole, moved, moved)
+    work["evaluate"] = Work(2 * clients * table + served * whole, moved, moved)
     return work
 
 
 def _elastic(
-    config: FedEM, need: ClientLoad, items: int, epochs: float, local: float
+    config: FedEM, load: ClientLoad, items: int, epochs: float, local: float
 ) -> tuple[float, float]:
     """Operations to merge one whole table, and those of merging and training of all clients, whose
     training on their own rows takes `local`."""
@@ -124,13 +111,13 @@ def _elastic(
     matrices = sum(a * b for a, b in itertools.pairwise(widths))
     adapter, parameters = 2 * matrices, matrices + sum(widths[1:])
     whole = items * (3 * dim + (adapter if learned else 0))
-    samples, steps = epochs * float(need.samples.sum()), epochs * need.steps
+    samples, steps = epochs * float(load.samples.sum()), epochs * load.steps
     if config.merging == "per-batch":
         local = samples * (5 * adapter + 22 * dim + 2 * LOSS)
-        local += ADAM * (dim * float(steps @ need.touched) + parameters * float(steps.sum()))
+        local += ADAM * (dim * float(steps @ load.touched) + parameters * float(steps.sum()))
     elif config.merging == "once":
         local += samples * (3 * adapter + 8 * dim + LOSS)
-    return whole, len(need.steps) * whole + local
+    return whole, len(load.steps) * whole + local
 
 
 def _scaled(work: Work, share: float) -> Work:
