@@ -18,7 +18,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -58,10 +60,9 @@ def cases(options: argparse.Namespace) -> list[Case]:
     repeats = 3 if options.quick else 5
     made: list[Case] = []
 
-    def add(group: str, label: str, data, settings=None, **how) -> None:
+    def add(group: str, label: str, data, settings=None, **how: Any) -> None:
         if not options.only or group in options.only:
-            options_of_case: dict[str, Any] = {"repeats": repeats} | how
-            made.append(Case(group, label, data, settings or {}, **options_of_case))
+            made.append(Case(group, label, data, settings or {}, repeats, **how))
 
     names = ["filmtrust"] if options.quick else ["filmtrust", "ml-100k", "ml-1m", "lastfm-2k"]
     for name in filter(present, names):
@@ -73,9 +74,9 @@ def cases(options: argparse.Namespace) -> list[Case]:
         if not options.quick:
             few = {"aggregation_fraction": min(1.0, 100 / clients)}
             add(CLIENTS, f"{clients:,}, 100 aggregated", data, few)
-    name, trials = next(filter(present, ["filmtrust"]), "synthetic"), 4 if options.quick else 32
-    rounds = {"rounds": 2 if options.quick else 10}
-    add(SWEEP, f"{trials} trials of {name}", name, rounds, trials=trials)
+    name = "filmtrust" if present("filmtrust") else "synthetic"
+    trials, rounds = (4, 2) if options.quick else (32, 10)
+    add(SWEEP, f"{trials} trials of {name}", name, {"rounds": rounds}, trials=trials)
     if options.quick and not options.only:
         return made
     middle = (1000, 1000, 10, 100)
@@ -85,7 +86,7 @@ def cases(options: argparse.Namespace) -> list[Case]:
         add("width", str(dim), middle, {"dim": dim})
     for block in (1, 4, 16, 64, 256):
         add("block", str(block), middle, {"block_size": block})
-    name = next(filter(present, ["ml-100k"]), "synthetic")
+    name = "ml-100k" if present("ml-100k") else "synthetic"
     add(START_UP, name, name)
     return made
 
@@ -108,54 +109,28 @@ def measure(case: Case, begun: float) -> Row:
     if hasattr(os, "sched_getaffinity"):  # one device per core, as `fedem train` has it
         jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
     jax_there = time.time()
-    from floor import measure_machine, round_work
-
-    from fedem_jax.analysis.cost import plan_run
     from fedem_jax.errors import UserError
-    from fedem_jax.runs.memory import plan_memory
     from fedem_jax.runs.simulation import Simulation, device_name
 
     there = time.time()
     machine = f"{device_name()} ({os.cpu_count()} cores of {processor()}), jax {jax.__version__}"
     row: Row = {"machine": machine, "import jax": jax_there - begun, "import": there - jax_there}
     config, federation = federation_of(case)
-    if case.trials:
-        return row | time_stack(config, federation, case)
-    simulation = Simulation(config, federation)
-    memory = plan_memory(config, federation, simulation.layout)
     try:
-        memory.check()
+        if case.trials:
+            return row | time_stack(config, federation, case)
+        return row | time_rounds(Simulation(config, federation), case, begun)
     except UserError as refusal:
         return row | {"refused": str(refusal)}
-    row |= {"clients": federation.num_clients, "block": simulation.layout.block}
 
-    state, started = simulation.init(), time.perf_counter()
-    segment = simulation.segment(state, 1)
-    row["compile"] = time.perf_counter() - started
-    row["ready"] = time.time() - begun
-    state, _, _ = jax.block_until_ready(segment(state, 0))
-    if case.group == START_UP:
-        return row
 
-    times, epochs = [], []
-    for number in range(1, 1 + case.repeats):
-        started = time.perf_counter()
-        state, info, _ = jax.block_until_ready(segment(state, number))
-        times.append(time.perf_counter() - started)
-        epochs.append(float(info.epochs.sum() / (info.epochs > 0).sum()))
-    row |= {"round": median(times), "epochs": median(epochs)}
-    row |= {"planned": memory.total * memory.devices, "peak": peak_memory(jax.devices()[0])}
-    best = measure_machine(simulation.layout)
-    work = round_work(config, federation, row["epochs"]).values()
-    row |= {"floor": sum(map(best.floor, work)), "streamed": sum(map(best.streamed, work))}
-    row |= {"padding": plan_run(simulation).padding}
-    row |= {"bandwidth": best.bandwidth, "rate": best.rate}
-    if case.phases:
-        state, parts = time_phases(simulation, state, case.repeats)
-        row |= parts
-    if case.twin:
-        row |= time_twin(simulation, state, 1 + case.repeats, case.twin)
-    return row
+def timed(work: Callable[..., Any], *args) -> tuple[Any, float]:
+    """What `work(*args)` returns, once it is there, and the seconds it took."""
+    import jax
+
+    begun = time.perf_counter()
+    result = jax.block_until_ready(work(*args))
+    return result, time.perf_counter() - begun
 
 
 def processor() -> str:
@@ -183,26 +158,61 @@ def federation_of(case: Case):
     return config, split(interactions, config.rules(), config.seed, "synthetic")
 
 
-def time_phases(simulation, state, repeats: int):
-    """Median seconds of each phase of the next rounds, and the state after them."""
+def time_rounds(simulation, case: Case, begun: float) -> Row:
+    """Rounds of one simulation, from its compilation on."""
     import jax
+    from floor import measure_machine, round_work
+
+    from fedem_jax.analysis.cost import plan_run
+
+    memory, state = simulation.memory, simulation.init()
+    segment, compiling = timed(simulation.segment, state, 1)
+    row: Row = {
+        "clients": simulation.federation.num_clients, "block": simulation.layout.block,
+        "compile": compiling, "ready": time.time() - begun,
+    }  # fmt: skip
+    if case.group == START_UP:
+        return row
+
+    (state, _, _), _ = timed(segment, state, 0)  # warm-up
+    times, epochs = [], []
+    for number in range(1, 1 + case.repeats):
+        (state, info, _), seconds = timed(segment, state, number)
+        times.append(seconds)
+        epochs.append(float(info.epochs.sum() / (info.epochs > 0).sum()))
+    row |= {"round": median(times), "epochs": median(epochs)}
+    row |= {"planned": memory.total * memory.devices, "peak": peak_memory(jax.devices()[0])}
+    row |= {"padding": plan_run(simulation).padding}
+    best = measure_machine(simulation.layout)
+    work = round_work(simulation.config, simulation.federation, row["epochs"]).values()
+    row |= {"floor": sum(map(best.floor, work)), "streamed": sum(map(best.streamed, work))}
+    row |= {"bandwidth": best.bandwidth, "rate": best.rate}
+    if case.phases:
+        state, parts = time_phases(simulation, state, case.repeats)
+        row |= parts
+    if case.twin:
+        row |= time_twin(simulation, state, 1 + case.repeats, case.twin)
+    return row
+
+
+def time_phases(simulation, state, repeats: int) -> tuple[Any, Row]:
+    """The state after the next rounds, and median seconds of each of their phases."""
     from phases import phases
 
     parts = phases(simulation, state)
-    seconds: dict[str, list[float]] = {name: [] for name in parts._fields}
+    times: dict[str, list[float]] = {name: [] for name in parts._fields}
 
-    def timed(name: str, *args):
-        begun = time.perf_counter()
-        result = jax.block_until_ready(getattr(parts, name)(*args))
-        seconds[name].append(time.perf_counter() - begun)
+    def run(name: str, *args):
+        result, seconds = timed(getattr(parts, name), *args)
+        times[name].append(seconds)
         return result
 
     for number in range(1, 2 + repeats):  # the first is warm-up
-        timed("draws", state, number)
-        clients, _ = timed("train", state, number)
-        state = timed("aggregate", clients, number)
-        timed("evaluate", state)
-    return state, {name: median(times[1:]) for name, times in seconds.items()}
+        run("draws", state, number)
+        clients, _ = run("train", state, number)
+        state = run("aggregate", clients, number)
+        run("evaluate", state)
+    return state, {name: median(seconds[1:]) for name, seconds in times.items()}
 
 
 def time_twin(simulation, state, number: int, sample: int) -> Row:
@@ -214,8 +224,8 @@ def time_twin(simulation, state, number: int, sample: int) -> Row:
 
     from fedem_jax.core.layout import ClientLoad
 
-    twin, draw = Sequential(simulation.config), drawer(simulation)
     config = simulation.config
+    twin, draw = Sequential(config), drawer(simulation)
     steps = ClientLoad.of(simulation.federation, config.num_negative, config.batch_size).steps
     merges = simulation.by_client(state.clients.slot) >= 0
     rng, total, trained = np.random.default_rng(0), 0.0, 0
@@ -228,46 +238,44 @@ def time_twin(simulation, state, number: int, sample: int) -> Row:
         if not given:
             continue
         twin.train(**given[0])  # warm-up
-        begun = time.perf_counter()
-        for one in given:
-            twin.train(**one).items.block_until_ready()
-        total += (time.perf_counter() - begun) * steps[kind].sum() / steps[clients].sum()
+        seconds = sum(timed(partial(twin.train, **one))[1] for one in given)
+        total += seconds * steps[kind].sum() / steps[clients].sum()
         trained += len(given)
     return {"twin": total, "twin clients": trained}
 
 
 def time_stack(config, federation, case: Case) -> Row:
     """Seconds of one trial by itself and of all of them, side by side as far as memory goes, from
-    initial parameters to the last evaluation; medians of warm repetitions."""
-    from fedem_jax.errors import UserError
+    initial parameters to the last evaluation; medians of warm repetitions.
+
+    Raises:
+        UserError: a trial does not fit into memory.
+    """
     from fedem_jax.runs.simulation import Simulation
     from fedem_jax.sweep.runner import stacked_as
     from fedem_jax.sweep.stack import Stack, program_of
 
-    steps = [config.lr_embedding * 10 ** (n / case.trials - 0.5) for n in range(case.trials)]
-    trials = [dataclasses.replace(config, lr_embedding=step) for step in steps]
+    rates = [config.lr_embedding * 10 ** (n / case.trials - 0.5) for n in range(case.trials)]
+    trials = [dataclasses.replace(config, lr_embedding=rate) for rate in rates]
     program = program_of(type(Simulation(config, federation).algorithm.hyper), config)
     memory, width = stacked_as(program, federation, case.trials)
-    try:
-        memory.check()
-    except UserError as refusal:
-        return {"refused": str(refusal)}
-    program = dataclasses.replace(program, block_size=memory.block)
-    ends, row = list(range(1, 1 + config.rounds)), {"trials": case.trials, "width": width}
+    memory.check()
+    ends = list(range(1, 1 + config.rounds))
+    row: Row = {"trials": case.trials, "width": width}
+
+    def run_all(stack: Stack, chunks) -> None:
+        for chunk in chunks:
+            stack.run(chunk, ends)
+
     # one simulation has the block that suits it, the stack the one that suits the stack
-    alone = dataclasses.replace(program, block_size=0)
-    for name, kind, side, asked in (
-        ("one", alone, 1, trials[:1]), ("stacked", program, width, trials),
+    for name, block, side, configs, repeats in (
+        ("one", 0, 1, trials[:1], case.repeats), ("stacked", memory.block, width, trials, 1),
     ):  # fmt: skip
-        stack = Stack(kind, {config.seed: federation}, side, side)
-        chunks = [asked[start : start + side] for start in range(0, len(asked), side)]
+        settings = dataclasses.replace(program, block_size=block)
+        stack = Stack(settings, {config.seed: federation}, side, side)
+        chunks = [configs[start : start + side] for start in range(0, len(configs), side)]
         stack.run(chunks[0], ends)  # warm-up
-        times = []
-        for _ in range(case.repeats if name == "one" else 1):
-            begun = time.perf_counter()
-            for chunk in chunks:
-                stack.run(chunk, ends)
-            times.append(time.perf_counter() - begun)
+        times = [timed(run_all, stack, chunks)[1] for _ in range(repeats)]
         row |= {name: median(times), f"{name} compile": stack.compiling}
     return row
 
@@ -277,9 +285,8 @@ def peak_memory(device) -> int:
     stats = device.memory_stats() if device.platform != "cpu" else None
     if stats:
         return stats["peak_bytes_in_use"]
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-        1 if sys.platform == "darwin" else 1024
-    )
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 # all of them
@@ -287,16 +294,11 @@ def peak_memory(device) -> int:
 
 def in_its_own_process(case: Case, environment: dict[str, str] | None = None) -> Row:
     """Measure a case in a new process; a failure becomes a row that says so."""
-    command = [
-        sys.executable,
-        str(HERE / "bench.py"),
-        "--case",
-        json.dumps(dataclasses.asdict(case)),
-    ]
+    described = json.dumps(dataclasses.asdict(case))
+    command = [sys.executable, str(HERE / "bench.py"), "--case", described]
     command += ["--begun", repr(time.time())]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env=os.environ | (environment or {})
-    )
+    environment = os.environ | (environment or {})
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         return {"refused": f"failed: {reason[:200]}"}

@@ -112,14 +112,10 @@ def section(results: dict[str, list[tuple[str, Row]]], command: str) -> str:
         cells = {START_UP: START, SWEEP: STACKED}.get(group, ROUND)
         parts += [f"### {GROUPS[group]}", as_table(table, cells)]
         if any("twin" in row for _, row in table):
-            parts += [
-                "Parts of the round, seconds; training includes its draws.",
-                as_table(table, PARTS),
-            ]
-            parts += [
-                "Against one client after another, one optimiser step per call.",
-                as_table(table, TWIN),
-            ]
+            parts += ["Parts of the round, seconds; training includes its draws."]
+            parts += [as_table(table, PARTS)]
+            parts += ["Against one client after another, one optimiser step per call."]
+            parts += [as_table(table, TWIN)]
     return "\n\n".join(parts) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""A round of FedEM in parts, each a program of its own, made of the project's public functions."""
+"""A round of FedEM in phases, each a program of its own, made of the package's functions."""
 
 from __future__ import annotations
 
@@ -39,30 +39,29 @@ def phases(simulation: Simulation, state: State) -> Phases:
     rules = simulation.federation.protocol
     ranking = Ranking(rules.ties, rules.scale, config.top_k)
     sizes = np.diff(simulation.federation.offsets) * (1 + config.num_negative)
-    samples = jnp.asarray(layout.spread(sizes))
-    given = (simulation.key_draws, simulation.lists, algorithm.hyper)
+    num_samples = jnp.asarray(layout.spread(sizes))
 
-    def draws(clients, server, number, key, lists, hyper):
-        drawn = simulation.draws(key, number, lists)
-        rule = Rule.of(config, hyper.threshold)
-        visiting = [Phase(visit, everybody, layout.classes)]
-        state, participants = State(clients, server), drawn.participants()
-        return train_clients(
-            visiting, layout, drawn, rule, algorithm.num_items, state, participants
-        )[1]
+    def draw(state, number, key, lists, hyper):
+        draws, rule = simulation.draws(key, number, lists), Rule.of(config, hyper.threshold)
+        looking = [Phase(look, everybody, layout.classes)]
+        _, info, _ = train_clients(
+            looking, layout, draws, rule, algorithm.num_items, state, draws.participants()
+        )
+        return info
 
     def train(clients, server, number, key, lists, hyper):
-        drawn = simulation.draws(key, number, lists)
-        after, info = algorithm.round(drawn, State(clients, server), hyper)
-        return after.clients._replace(slot=clients.slot), info  # the server's step is not needed
+        draws = simulation.draws(key, number, lists)
+        after, info = algorithm.round(draws, State(clients, server), hyper)
+        # what the server made is not returned, so the compiler drops its step
+        return after.clients._replace(slot=clients.slot), info
 
     def aggregate(clients, number, key, lists, hyper):
-        drawn = simulation.draws(key, number, lists)
-        chosen = layout.places(drawn.aggregated(drawn.participants()))
-        upload = Upload(clients.items[chosen], samples[chosen])
-        download = serve(config, layout, drawn, upload, hyper)
-        table = jnp.arange(len(chosen), dtype=jnp.int32) % len(download.items)
-        slot = jnp.full(layout.padded, NOT_SERVED, jnp.int32).at[chosen].set(table)
+        draws = simulation.draws(key, number, lists)
+        chosen = layout.places(draws.aggregated(draws.participants()))
+        upload = Upload(clients.items[chosen], num_samples[chosen])
+        download = serve(config, layout, draws, upload, hyper)
+        row = jnp.arange(len(chosen), dtype=jnp.int32) % len(download.items)
+        slot = jnp.full(layout.padded, NOT_SERVED, jnp.int32).at[chosen].set(row)
         return State(clients._replace(slot=slot), download)
 
     def evaluate(state, lists, held_out, hyper):
@@ -72,45 +71,42 @@ def phases(simulation: Simulation, state: State) -> Phases:
         with jax.default_matmul_precision("highest"):
             return jax.jit(phase, **how).lower(*args).compile()
 
-    first, asked = jnp.int32(0), (simulation.lists, simulation.held_out, algorithm.hyper)
-    drawing = compiled(draws, *state, first, *given)
-    training = compiled(train, *state, first, *given, donate_argnums=0)
+    first, rest = jnp.int32(0), (simulation.key_draws, simulation.lists, algorithm.hyper)
+    to_rank = (simulation.lists, simulation.held_out, algorithm.hyper)
+    where = simulation.shardings
+    drawing = compiled(draw, state, first, *rest)
+    training = compiled(train, *state, first, *rest, donate_argnums=0)
     serving = compiled(
-        aggregate,
-        state.clients,
-        first,
-        *given,
-        donate_argnums=0,
-        out_shardings=simulation.shardings,
+        aggregate, state.clients, first, *rest, donate_argnums=0, out_shardings=where
     )
-    ranks = compiled(evaluate, state, *asked)
+    ranking_all = compiled(evaluate, state, *to_rank)
     return Phases(
-        draws=lambda state, number: drawing(*state, jnp.int32(number), *given),
-        train=lambda state, number: training(*state, jnp.int32(number), *given),
-        aggregate=lambda clients, number: serving(clients, jnp.int32(number), *given),
-        evaluate=lambda state: ranks(state, *asked),
+        draws=lambda state, number: drawing(state, jnp.int32(number), *rest),
+        train=lambda state, number: training(*state, jnp.int32(number), *rest),
+        aggregate=lambda clients, number: serving(clients, jnp.int32(number), *rest),
+        evaluate=lambda state: ranking_all(state, *to_rank),
     )
 
 
-def visit(session, clients, server, id) -> Change:
+def look(samples, clients, server, place) -> Change:
     """Draw and look at every sample of every epoch; the sum keeps the compiler from skipping it."""
 
     def step(seen, row, present):
-        return seen + jnp.sum(jnp.where(present, session.labels[row], 0.0)), jnp.float32(0)
+        return seen + jnp.sum(jnp.where(present, samples.labels[row], 0.0)), jnp.float32(0)
 
-    never_early = session.rule._replace(threshold=jnp.float32(-1))
-    seen, trained = run_epochs(step, jnp.float32(0), session._replace(rule=never_early))
+    never_early = samples.rule._replace(threshold=jnp.float32(-1))
+    seen, trained = run_epochs(step, jnp.float32(0), samples._replace(rule=never_early))
     return Change({}, trained._replace(loss=seen))
 
 
 def parameters(simulation: Simulation, state: State, client: int) -> dict[str, Any]:
-    """One client's own parameters, its table, its adapter, and the table that awaits it or None."""
+    """What the sequential twin is given of one client; `target`: the table it merges, or None."""
     place = simulation.layout.place[client]
     own = jax.tree.map(lambda leaf: np.asarray(leaf[place]), state.clients)
-    waits = own.slot != NOT_SERVED
+    served = own.slot != NOT_SERVED
     return {
         "private": own.private,
         "items": np.asarray(own.items, np.float32),
         "adapter": own.adapter,
-        "target": np.asarray(state.server.items[own.slot], np.float32) if waits else None,
+        "target": np.asarray(state.server.items[own.slot], np.float32) if served else None,
     }
