@@ -253,11 +253,11 @@ def time_stack(config, federation, case: Case) -> Row:
     """
     from fedem_jax.runs.simulation import Simulation
     from fedem_jax.sweep.runner import stacked_as
-    from fedem_jax.sweep.stack import Stack, program_of
+    from fedem_jax.sweep.stack import Stack
 
     rates = [config.lr_embedding * 10 ** (n / case.trials - 0.5) for n in range(case.trials)]
     trials = [dataclasses.replace(config, lr_embedding=rate) for rate in rates]
-    program = program_of(type(Simulation(config, federation).algorithm.hyper), config)
+    program = config.as_program(Simulation(config, federation).algorithm.hyper._fields)
     memory, width = stacked_as(program, federation, case.trials)
     memory.check()
     ends = list(range(1, 1 + config.rounds))

@@ -85,7 +85,7 @@ def round_work(config: FedEM, federation: Federation, epochs: float) -> dict[str
     touched = 2 * stored / items * float(load.touched.sum())
     local = on_rows * (5 * dim + ADAM * dim + LOSS)
     plain = Work(local, touched, touched + 24 * dim * on_rows)
-    served = uploads if config.merging != "none" else 0
+    served = uploads if config.downloads else 0
     whole, elastic = _elastic(config, load, items, epochs, local)
     work = {"train": _scaled(plain, (participants - served) / clients)}
     if served:
@@ -106,7 +106,7 @@ def _elastic(
 ) -> tuple[float, float]:
     """Operations to merge one whole table, and those of merging and training of all clients, whose
     training on their own rows takes `local`."""
-    dim, learned = config.dim, config.merging in ("per-batch", "once")
+    dim, learned = config.dim, config.learns_rho
     widths = (2 * dim, *config.adapter_widths, 1)
     matrices = sum(a * b for a, b in itertools.pairwise(widths))
     adapter, parameters = 2 * matrices, matrices + sum(widths[1:])

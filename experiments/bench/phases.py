@@ -12,11 +12,12 @@ import numpy as np
 from fedem_jax.client.local import run_epochs
 from fedem_jax.config.settings import FedEM
 from fedem_jax.core.algorithm import State
-from fedem_jax.core.round import Change, Phase, everybody, train_clients
+from fedem_jax.core.round import Change, Phase, RoundContext, everybody, train_clients
 from fedem_jax.core.samples import Rule
 from fedem_jax.evaluation.ranking import Ranking, rank_all
-from fedem_jax.methods.fedem import NOT_SERVED, Upload, serve
+from fedem_jax.methods.fedem import sent_by, serve
 from fedem_jax.runs.simulation import Simulation
+from fedem_jax.server.serving import NOT_SERVED, slots
 
 
 class Phases(NamedTuple):
@@ -38,15 +39,14 @@ def phases(simulation: Simulation, state: State) -> Phases:
     assert isinstance(config, FedEM)
     rules = simulation.federation.protocol
     ranking = Ranking(rules.ties, rules.scale, config.top_k)
-    sizes = np.diff(simulation.federation.offsets) * (1 + config.num_negative)
-    num_samples = jnp.asarray(layout.spread(sizes))
+
+    def context_of(number, key, lists, hyper):
+        draws = simulation.draws(key, number, lists)
+        return RoundContext.of(layout, draws, Rule.of(config, hyper.threshold))
 
     def draw(state, number, key, lists, hyper):
-        draws, rule = simulation.draws(key, number, lists), Rule.of(config, hyper.threshold)
-        looking = [Phase(look, everybody, layout.classes)]
-        _, info, _ = train_clients(
-            looking, layout, draws, rule, algorithm.num_items, state, draws.participants()
-        )
+        context = context_of(number, key, lists, hyper)
+        _, info, _ = train_clients(context, [Phase(look, everybody, layout.classes)], state)
         return info
 
     def train(clients, server, number, key, lists, hyper):
@@ -56,12 +56,11 @@ def phases(simulation: Simulation, state: State) -> Phases:
         return after.clients._replace(slot=clients.slot), info
 
     def aggregate(clients, number, key, lists, hyper):
-        draws = simulation.draws(key, number, lists)
-        chosen = layout.places(draws.aggregated(draws.participants()))
-        upload = Upload(clients.items[chosen], num_samples[chosen])
-        download = serve(config, layout, draws, upload, hyper)
-        row = jnp.arange(len(chosen), dtype=jnp.int32) % len(download.items)
-        slot = jnp.full(layout.padded, NOT_SERVED, jnp.int32).at[chosen].set(row)
+        context = context_of(number, key, lists, hyper)
+        uploaders = context.draws.uploaders(context.participants)
+        upload = sent_by(config, context, uploaders, clients, None, hyper)
+        download = serve(config, context, upload, hyper)
+        slot = slots(layout, uploaders, len(download.items))
         return State(clients._replace(slot=slot), download)
 
     def evaluate(state, lists, held_out, hyper):

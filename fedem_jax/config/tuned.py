@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedem_jax.config.file import settings_from
-from fedem_jax.config.settings import settings_of
+from fedem_jax.config.registry import settings_of
 from fedem_jax.errors import UserError
 
 FILE = Path(__file__).with_name("tuned.toml")

@@ -10,7 +10,8 @@ from toy import small_federation
 
 from fedem_jax.analysis.cost import classes_of, plan_class, plan_run
 from fedem_jax.cli import main as cli
-from fedem_jax.config.settings import SETTINGS, FedEM
+from fedem_jax.config.registry import METHODS
+from fedem_jax.config.settings import FedEM
 from fedem_jax.core.algorithm import Algorithm
 from fedem_jax.core.layout import ClientLoad, SizeClass
 from fedem_jax.data.federation import Federation
@@ -192,7 +193,7 @@ def test_the_command_prints_a_plan_of_80_columns(method, monkeypatch, capsys):
     shown = capsys.readouterr().out
     assert "…" not in shown
     assert max(map(len, shown.splitlines())) <= 80
-    config = SETTINGS[method]()
+    config = METHODS[method].settings()
     planned = Simulation(config, federation_of(config))
     phases = classes_of(planned.algorithm, planned.layout)
     scratch = [f"scratch: {phase}" for phase in planned.memory.scratch]
