@@ -17,7 +17,6 @@ from fedem_jax.core.layout import ClientLoad, SizeClass
 from fedem_jax.data.federation import Federation
 from fedem_jax.data.sources import federation_of, load
 from fedem_jax.errors import UserError
-from fedem_jax.methods import METHODS
 from fedem_jax.runs.memory import plan_memory
 from fedem_jax.runs.simulation import Simulation
 from fedem_jax.units import in_bytes, in_seconds
