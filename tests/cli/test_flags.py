@@ -198,7 +198,6 @@ def work(monkeypatch, tmp_path) -> SimpleNamespace:
 
     def trial(config, *_):
         given.configs.append(config)
-        return SimpleNamespace(layout="layout")
 
     replace("analysis.cost", plan_run=lambda _: None)
     replace("analysis.cost_tables", shown=lambda _: "")
