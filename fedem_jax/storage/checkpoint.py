@@ -1,39 +1,42 @@
-"""Checkpoints on disk: written beside each other, whole or not at all, and checked when read.
+"""Checkpoints on disk: each stands in a folder of its own, is whole or absent, and is checked when
+read.
 
-checkpoint/round-000012/arrays/        every array by name, written by orbax
-                       about.json      round, settings, fingerprint, versions, times
-                       manifest.json   size and SHA-256 of every file above
+checkpoint/round-000012/arrays-00000-of-00001.npz   every array by name; one file for each process
+                        about.json                  round, settings, fingerprint, versions, times
+                        manifest.json               size and SHA-256 of every file above
 
-All is written into a folder of another name, which becomes `round-000012` at the end. So a folder
-of that name is whole; what the disk did to it afterwards, the manifest tells. No file is executed
-when read: they are numbers and JSON.
+A checkpoint is written into a folder of another name, which becomes `round-000012` at the end. A
+folder of that name is whole. The manifest tells what the disk did to it afterwards. Reading
+executes nothing: the files hold numbers and JSON.
 """
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
-import logging
 import os
 import re
 import shutil
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
 
 from fedem_jax.errors import CannotResume, UserError, in_short
 from fedem_jax.storage.files import resume_hint
 
+Arrays = dict[str, np.ndarray | dict[str, np.ndarray]]
+"""Arrays by name, and dictionaries of such. A name holds no slash."""
+
 FOLDER = "checkpoint"
 """In a run directory."""
-FORMAT = 1
-"""Of these files; to be raised whenever older ones can no longer be read."""
-ARRAYS, ABOUT, MANIFEST = "arrays", "about.json", "manifest.json"
+FORMAT = 2
+"""Number of this format. It is raised whenever older files can no longer be read."""
+ARRAYS, ABOUT, MANIFEST = "arrays-00000-of-00001.npz", "about.json", "manifest.json"
 UNFINISHED = "unfinished"
+"""Name of a checkpoint's folder while it is written or removed."""
 NAME = re.compile(r"round-(\d{6,})")
 
 
@@ -42,15 +45,14 @@ class Saved(NamedTuple):
 
     about: dict[str, Any]
     """At least `round`, from 1, and `validation`, which the best checkpoint is chosen by."""
-    arrays: dict[str, Any]
-    """NumPy arrays by name, or dictionaries of such."""
+    arrays: Arrays
 
 
 class Checkpoints:
-    """The checkpoints of a run: the latest, and the best on validation or, where that is the
-    latest, the one before.
+    """The checkpoints of a run: the latest, and the best on validation.
 
-    One write is under way at most, in a thread of its own; its failure is told by the next call.
+    Where the best is the latest, the one before stays. At most one write is under way, in a thread
+    of its own. The next call raises its failure.
     """
 
     def __init__(self, folder: Path):
@@ -62,16 +64,16 @@ class Checkpoints:
         """Start to write a checkpoint, once the one before is written.
 
         Raises:
-            UserError: that one could not be written; says why.
+            UserError: the one before could not be written; says why.
         """
         self.wait()
         self._pending = self._writer.submit(self._write, saved)
 
     def wait(self) -> None:
-        """Until what was to be saved is on disk.
+        """Wait until every checkpoint is on disk.
 
         Raises:
-            UserError: it could not be written; says why.
+            UserError: one could not be written; says why.
         """
         pending, self._pending = self._pending, None
         if pending is None:
@@ -86,15 +88,14 @@ class Checkpoints:
             ) from None
 
     def close(self) -> None:
-        """End the thread, once it has written what it was given; whether that succeeded is not
-        asked."""
+        """End the thread once it has written what it was given. A failure is not raised."""
         self._writer.shutdown()
 
     def latest(self, say: Callable[[str], None]) -> Saved | None:
         """The newest checkpoint that is sound; None if none was ever written.
 
         Args:
-            say: told of those that are damaged, and passed over.
+            say: takes a sentence for each damaged checkpoint that is passed over.
 
         Raises:
             CannotResume: there are checkpoints, but all are damaged, or of another format.
@@ -131,7 +132,7 @@ class Checkpoints:
         self._remove_old()
 
     def _remove_old(self) -> None:
-        """Only what is superseded goes, and only after its successor is there."""
+        """Remove what is superseded, after its successor is there."""
         folders = found(self.folder)
         quality = {number: validation_of(folder) for number, folder in folders.items()}
         latest = max(folders)
@@ -142,7 +143,7 @@ class Checkpoints:
             self._remove(folders[number])
 
     def _remove(self, folder: Path) -> None:
-        """Out of sight first: what is half removed must not look like a checkpoint."""
+        # a folder that is half removed must not look like a checkpoint
         gone = self.folder / f"{UNFINISHED}-{folder.name}"
         folder.rename(gone)
         shutil.rmtree(gone)
@@ -161,7 +162,7 @@ def found(folder: Path) -> dict[int, Path]:
 
 
 def validation_of(folder: Path) -> float:
-    """The quality of a checkpoint; -1 if it cannot be told."""
+    """The quality of a checkpoint; -1 where it cannot be read."""
     try:
         return float(json.loads((folder / ABOUT).read_text())["validation"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -170,11 +171,12 @@ def validation_of(folder: Path) -> float:
 
 def write(folder: Path, saved: Saved) -> None:
     """Write a checkpoint into an empty folder, the manifest last."""
-    _saved((folder / ARRAYS).absolute(), saved.arrays)
-    put(folder / ABOUT, json.dumps(saved.about, indent=1))
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    sums = {str(path.relative_to(folder)): [path.stat().st_size, sha256(path)] for path in files}
-    put(folder / MANIFEST, json.dumps({"format": FORMAT, "files": sums}, indent=1))
+    arrays = _flat(saved.arrays)
+    put(folder / ARRAYS, lambda file: np.savez(file, **arrays))
+    put(folder / ABOUT, _json(saved.about))
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    sums = {path.name: [path.stat().st_size, sha256(path)] for path in files}
+    put(folder / MANIFEST, _json({"format": FORMAT, "files": sums}))
     synced(folder)
 
 
@@ -183,16 +185,18 @@ def read(folder: Path) -> Saved:
 
     Raises:
         Damaged: one is not; says which.
-        CannotResume: an older or newer version wrote it.
+        CannotResume: an earlier or later version wrote it.
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-        number, files = manifest["format"], manifest["files"]
+        number, files = int(manifest["format"]), manifest["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Damaged(f"{MANIFEST}: {in_short(error)}") from None
     if number != FORMAT:
+        versions = "earlier" if number < FORMAT else "later"
         raise CannotResume(
-            f"{folder}: is of format {number}, this version reads {FORMAT}; run again."
+            f"{folder}: is of format {number}, this version reads {FORMAT}; runs of {versions} "
+            "versions cannot be read, so run again."
         )
     for name, (size, checksum) in files.items():
         path = folder / name
@@ -202,50 +206,36 @@ def read(folder: Path) -> Saved:
             raise Damaged(f"{name} has {path.stat().st_size} bytes of {size}")
         if sha256(path) != checksum:
             raise Damaged(f"{name} has another checksum")
-    arrays = _restored((folder / ARRAYS).absolute())
+    with np.load(folder / ARRAYS, allow_pickle=False) as flat:
+        arrays = _nested(flat)
     return Saved(json.loads((folder / ABOUT).read_text()), arrays)
 
 
-def _saved(path: Path, arrays: dict[str, Any]) -> None:
-    """Have orbax write arrays.
+def _flat(arrays: Arrays) -> dict[str, np.ndarray]:
+    """The same arrays under names such as `state/clients-items`.
 
-    Orbax tells of a failure in tracebacks, and once more when its coroutines are let go; here that
-    becomes the one error. Its threads may come to the closed loop even later, and are not heard.
+    Raises:
+        TypeError: an array needs pickles, or is of a type that NumPy does not know by itself.
     """
-    import orbax.checkpoint as ocp
-
-    failure = ""
-    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-    before, hook = [logger.level for logger in loggers], sys.unraisablehook
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL + 1)
-    sys.unraisablehook = lambda _: None
-    try:
-        try:
-            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-                checkpointer.save(path, arrays)
-        except Exception as error:
-            failure = in_short(error)
-        if failure:
-            gc.collect()
-    finally:
-        sys.unraisablehook = partial(_but_for_late_threads, hook) if failure else hook
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
-    if failure:
-        raise OSError(failure)
+    flat: dict[str, np.ndarray] = {}
+    for name, value in arrays.items():
+        inner = value if isinstance(value, dict) else {"": value}
+        flat |= {f"{name}/{part}" if part else name: array for part, array in inner.items()}
+    for name, array in flat.items():
+        if array.dtype.hasobject or array.dtype.isbuiltin != 1:
+            raise TypeError(f"{name}: is of type {array.dtype}, which a checkpoint cannot hold")
+    return flat
 
 
-def _but_for_late_threads(hook: Callable[[Any], Any], unraisable: Any) -> None:
-    if str(unraisable.exc_value) != "Event loop is closed":
-        hook(unraisable)
-
-
-def _restored(path: Path) -> dict[str, Any]:
-    import orbax.checkpoint as ocp
-
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        return checkpointer.restore(path)
+def _nested(flat: Mapping[str, np.ndarray]) -> Arrays:
+    """The arrays that `_flat` was given."""
+    arrays: Arrays = {}
+    for name, array in flat.items():
+        outer, _, part = name.partition("/")
+        inner = arrays.setdefault(outer, {}) if part else arrays
+        assert isinstance(inner, dict)
+        inner[part or outer] = array
+    return arrays
 
 
 def sha256(path: Path) -> str:
@@ -254,16 +244,21 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def put(path: Path, text: str) -> None:
-    """Write a file such that it is on disk when this returns."""
-    with path.open("w") as file:
-        file.write(text + "\n")
+def put(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Write a file. It is on disk when this returns."""
+    with path.open("wb") as file:
+        write(file)
         file.flush()
         os.fsync(file.fileno())
 
 
+def _json(value: dict[str, Any]) -> Callable[[BinaryIO], Any]:
+    """What writes an object as JSON."""
+    return lambda file: file.write(f"{json.dumps(value, indent=1)}\n".encode())
+
+
 def synced(folder: Path) -> None:
-    """See to it that the names in a folder are on disk."""
+    """Have the names in a folder on disk."""
     file = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(file)

@@ -7,13 +7,14 @@ import subprocess
 import sys
 import time
 
+import ml_dtypes
 import numpy as np
 import pytest
 from made_up_checkpoint import saved
 
 from fedem_jax.cli.signals import Stopping
 from fedem_jax.errors import CannotResume, UserError
-from fedem_jax.storage.checkpoint import Checkpoints, found, read
+from fedem_jax.storage.checkpoint import Checkpoints, Saved, found, read
 from fedem_jax.storage.lock import LOCK, Lock, holder
 
 
@@ -46,6 +47,14 @@ def test_what_is_read_is_what_was_written_to_the_bit(checkpoints):
         for name, array in ours.items():
             assert theirs[name].dtype == array.dtype
             np.testing.assert_array_equal(theirs[name], array)
+
+
+@pytest.mark.parametrize("array", [np.array([None]), np.zeros(2, ml_dtypes.bfloat16)])
+def test_what_numpy_cannot_read_back_without_pickles_is_not_written(checkpoints, array):
+    checkpoints.save(Saved({"round": 1}, {"state": {"server-table": array}}))
+    with pytest.raises(UserError, match=r"server-table: is of type .* a checkpoint cannot hold"):
+        checkpoints.wait()
+    assert list(checkpoints.folder.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -110,11 +119,13 @@ def test_if_all_are_damaged_it_says_how_to_start_over(checkpoints):
     assert set(found(checkpoints.folder)) == {1, 2}
 
 
-def test_another_format_is_refused(checkpoints):
+@pytest.mark.parametrize(("number", "versions"), [(1, "earlier"), (3, "later")])
+def test_another_format_is_refused(checkpoints, number, versions):
     write(checkpoints, 0.1)
     path = found(checkpoints.folder)[1] / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 0}))
-    with pytest.raises(CannotResume, match="is of format 0, this version reads 1"):
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": number}))
+    sentence = f"is of format {number}, this version reads 2; runs of {versions} versions cannot"
+    with pytest.raises(CannotResume, match=sentence):
         checkpoints.latest(silent)
 
 
