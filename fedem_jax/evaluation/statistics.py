@@ -10,8 +10,10 @@ from jaxtyping import Float
 
 from fedem_jax.errors import UserError
 
-_CHUNK = 2**23
+SIGNS_AT_ONCE = 2**23
 """Signs drawn at once: 64 MB as float64."""
+CLIENTS_AT_ONCE = 2**20
+"""Clients drawn at once, over all resamples of a chunk: 8 MB an array."""
 
 
 def sign_flip_p(
@@ -44,7 +46,7 @@ def sign_flip_p(
     rounding = 1e-9 * np.abs(flat).sum(axis=0)
     observed = np.abs(flat.sum(axis=0)) - rounding
     draw, reached = np.random.default_rng(seed), np.ones(flat.shape[1])
-    most = max(1, _CHUNK // max(1, len(flat)))
+    most = max(1, SIGNS_AT_ONCE // max(1, len(flat)))
     for start in range(0, resamples, most):
         size = (min(most, resamples - start), len(flat))
         signs = 2.0 * draw.integers(0, 2, size, np.int8) - 1
@@ -64,10 +66,6 @@ def holm(p: Float[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:
     corrected = np.empty_like(p)
     corrected[order] = np.minimum(1, stepped)
     return corrected
-
-
-_CHUNK = 2**20
-"""Clients drawn at once, over all resamples of a chunk: 8 MB an array."""
 
 
 def bootstrap_interval(
@@ -95,7 +93,7 @@ def bootstrap_interval(
     if clients == 0:
         raise UserError("an interval over no client is undefined; give a federation with clients.")
     draw, means = np.random.default_rng(seed), []
-    for chunk in _chunks(resamples, most=max(1, _CHUNK // clients)):
+    for chunk in _chunks(resamples, most=max(1, CLIENTS_AT_ONCE // clients)):
         drawn = draw.integers(clients, size=(chunk, clients))
         cells = drawn + clients * np.arange(chunk)[:, None]
         weight = np.bincount(cells.ravel(), minlength=chunk * clients).reshape(chunk, clients)

@@ -51,7 +51,7 @@ def test_neither_the_chunks_nor_other_metrics_matter(monkeypatch):
     np.testing.assert_array_equal(sign_flip_p(differences[:, 0]), expected[0])
     np.testing.assert_array_equal(sign_flip_p(-differences), expected)
     assert sign_flip_p(differences, seed=1)[0] != expected[0]
-    monkeypatch.setattr(significance, "_CHUNK", 64)
+    monkeypatch.setattr(significance, "SIGNS_AT_ONCE", 64)
     np.testing.assert_allclose(sign_flip_p(differences), expected, atol=0.02)
 
 

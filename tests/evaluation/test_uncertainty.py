@@ -23,7 +23,7 @@ def test_three_clients_are_those_of_all_resamples(level):
 def test_every_resample_draws_as_many_clients_as_there_are(monkeypatch):
     """Means of clients that are all one are one, however the resamples are cut into chunks."""
     for chunk in (1, 7, 2**20):
-        monkeypatch.setattr(uncertainty, "_CHUNK", chunk)
+        monkeypatch.setattr(uncertainty, "CLIENTS_AT_ONCE", chunk)
         np.testing.assert_allclose(bootstrap_interval(np.ones((5, 2)), resamples=30), 1)
 
 
