@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
@@ -111,7 +111,7 @@ def ablate(args: Sequence[str]) -> None:
 
 def draw(
     lines: Sequence[MethodSummary], base: str, parts: Sequence[str], path: Path, title: str,
-    chance: dict[str, dict[str, float]], clients: int,
+    chance: Mapping[str, Any], clients: int,
 ) -> None:  # fmt: skip
     """HR among the sampled candidates of each variant, a panel for each part; the base is the
     vertical line, and its `spread` the band around it."""

@@ -25,8 +25,8 @@ import tyro
 from fedem_jax.cli.process import run_command
 from fedem_jax.config.registry import METHODS
 from fedem_jax.errors import UserError
-from fedem_jax.runs.directory import METRICS, PER_CLIENT, RHO, SUMMARY
-from fedem_jax.storage.checkpoint import FOLDER, found, read
+from fedem_jax.runs.names import CHECKPOINT, METRICS, PER_CLIENT, RHO, SUMMARY
+from fedem_jax.storage.checkpoint import flat, found, read
 from fedem_jax.storage.files import put
 
 TIMES = ("compile_seconds", "seconds_per_round", "resumed")
@@ -154,14 +154,14 @@ def survive(
         process = train(how, cache)
         if begun:
             tally.resumes += 1
-            tally.resumed_rounds += max(found(out / FOLDER), default=0)
+            tally.resumed_rounds += max(found(out / CHECKPOINT), default=0)
         if number == kills:
             to_its_end(process)
             return
         which = signal.SIGTERM if moments.random() < terminate else signal.SIGKILL
         within = longest
         if moments.random() < aimed:
-            next_checkpoint(process, out / FOLDER)
+            next_checkpoint(process, out / CHECKPOINT)
             within = SHORTLY
         if not killed(process, moments.uniform(0, within), which, tally):
             return
@@ -186,16 +186,11 @@ def apart(whole: Path, cut: Path) -> list[str]:
         differ.append(SUMMARY)
     if (whole / PER_CLIENT).read_bytes() != (cut / PER_CLIENT).read_bytes():
         differ.append(PER_CLIENT)
-    last = [found(folder / FOLDER) for folder in (whole, cut)]
-    ours, theirs = (read(folders[max(folders)]).arrays for folders in last)
-    for part in ours.keys() | theirs.keys():
-        mine, other = (
-            each[part] if isinstance(each[part], dict) else {"": each[part]}
-            for each in (ours, theirs)
-        )
-        for name in mine.keys() | other.keys():
-            if mine[name].tobytes() != other[name].tobytes():
-                differ.append(f"{part} {name}")
+    last = [found(folder / CHECKPOINT) for folder in (whole, cut)]
+    mine, other = (flat(read(folders[max(folders)]).arrays) for folders in last)
+    for name in sorted(mine.keys() | other.keys()):
+        if mine[name].tobytes() != other[name].tobytes():
+            differ.append(name)
     return differ
 
 

@@ -30,6 +30,7 @@ from fedem_jax.data.federation import Federation
 from fedem_jax.data.sources import federation_of
 from fedem_jax.errors import UserError
 from fedem_jax.evaluation.ranking import Ranking, rank_all
+from fedem_jax.evaluation.records import Setting
 from fedem_jax.methods import bind
 from fedem_jax.models.losses import LOSSES
 from fedem_jax.runs.simulation import Simulation, check_list, device_name, versions
@@ -101,9 +102,14 @@ def bottleneck(
     federation = federation_of(config) if federation is None else federation
     check_list(config, federation)
     simulation = Simulation(config, federation)
-    setting = {"device": device_name(), "versions": versions()}
+    setting: Setting = {
+        "config": config,
+        "federation": federation,
+        "device": device_name(),
+        "versions": versions(),
+    }
     for observer in observers:
-        observer.start(setting | {"config": config, "federation": federation})
+        observer.start(setting)
 
     state, look, frames = simulation.init(), reader(simulation), []
     for number in range(config.rounds):

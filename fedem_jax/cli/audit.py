@@ -14,7 +14,7 @@ def audit(args: Sequence[str]) -> None:
     """Say whether a protocol leaks held-out items; exit status 1 if it does."""
     config = tyro.cli(Audit, prog="fedem audit", args=args)
 
-    from fedem_jax.runs.directory import check_free
+    from fedem_jax.runs.checks import check_free
 
     if config.out:
         check_free(config.out)

@@ -21,7 +21,7 @@ def bottleneck(args: Sequence[str]) -> None:
     fields = (field.name for field in dataclasses.fields(FedEM))
     config = FedEM(**{name: getattr(wanted, name) for name in fields})
 
-    from fedem_jax.runs.directory import check_free
+    from fedem_jax.runs.checks import check_free
 
     check_free(out)
     process.prepare_jax()

@@ -43,7 +43,7 @@ def cache_programs() -> None:
 
 
 def run_command(work: Callable[[], None]) -> None:
-    """Do some work; whatever ends it early becomes a sentence and an exit status, as in `main`."""
+    """Do some work. Turn what ends it early into a sentence and an exit status, as in `main`."""
     try:
         work()
     except UserError as error:

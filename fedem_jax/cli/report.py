@@ -22,7 +22,7 @@ def report(args: Sequence[str]) -> None:
     from fedem_jax.report.curves import learning_curves
     from fedem_jax.report.pictures import draw_run
     from fedem_jax.report.run_tables import closing, comparison
-    from fedem_jax.runs.directory import read_run
+    from fedem_jax.runs.reading import read_run
 
     runs = [(str(path), read_run(path)) for path in wanted.directories]
     console = Console(highlight=False)

@@ -1,4 +1,4 @@
-"""Asked to stop: by Ctrl-C, or by a system that takes the machine back (SIGTERM)."""
+"""Signals that ask a process to stop: Ctrl-C, and SIGTERM from a system that wants the machine."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ ASKED = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopping:
-    """Turns the first signal into a wish and the second into an end; a context manager.
+    """A context manager: the first signal asks the program to stop, the second ends it.
 
-    Python runs a signal's handler only between two steps of its own, so that one which waits for a
-    compiler hears nothing. Here a thread listens to what the system writes at once.
+    Python runs a signal's handler only between two steps of its own. While it waits for a compiler
+    it hears nothing. So a thread listens to what the system writes at once.
     """
 
     def __init__(self, say: Callable[[str], None]):
-        """say: told what was understood."""
+        """say: takes a sentence when a signal has come."""
         self._say, self._asked = say, 0
         self._before: dict[int, Any] = {}
 

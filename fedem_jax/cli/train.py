@@ -16,14 +16,8 @@ def train(args: Sequence[str]) -> None:
     wanted, base = settings(Train, "fedem train", args)
     source, config, resume = wanted.config, wanted.settings, bool(wanted.resume)
 
-    from fedem_jax.runs.directory import (
-        CONFIG,
-        SUMMARY,
-        RunDirectory,
-        check_free,
-        check_settings,
-        first_free,
-    )
+    from fedem_jax.runs.checks import check_free, check_settings, first_free
+    from fedem_jax.runs.names import CONFIG, SUMMARY
 
     if source and not config.out:
         repeated = dataclasses.replace(config, out=base.out).run_directory()
@@ -43,6 +37,7 @@ def train(args: Sequence[str]) -> None:
     from fedem_jax.cli.signals import Stopping
     from fedem_jax.report.pictures import draw_run
     from fedem_jax.report.progress import Progress
+    from fedem_jax.runs.directory import RunDirectory
     from fedem_jax.runs.train import run
 
     with Progress(directory=out) as progress, Stopping(progress.say) as stop:
@@ -50,5 +45,5 @@ def train(args: Sequence[str]) -> None:
             run(config, None, [progress], RunDirectory(out, resume, progress.say, draw_run), stop)
         except KeyboardInterrupt as interrupt:
             begun = (out / CONFIG).exists()
-            kept = f"go on with `fedem train --resume {out}`." if begun else ""
-            raise Stopped(getattr(interrupt, "number", signal.SIGINT), kept) from None
+            hint = f"go on with `fedem train --resume {out}`." if begun else ""
+            raise Stopped(getattr(interrupt, "number", signal.SIGINT), hint) from None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,7 +20,7 @@ from fedem_jax.report.style import COLOURS, DOTTED, GREY, frame
 
 def standings_chart(
     lines: Sequence[MethodSummary], path: str | Path, *, title: str, caption: str, reference: str,
-    chance: dict[str, dict[str, float]],
+    chance: Mapping[str, Any],
 ) -> None:  # fmt: skip
     """Draw the test metrics of a comparison: a row for each method, the best HR on top.
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
 from rich.text import Text
 
 from fedem_jax.compare.plan import Comparison, PlannedRun
+from fedem_jax.evaluation.records import Record, Setting, Summary
 from fedem_jax.report.progress import live_bar
-from fedem_jax.runs.directory import read_run
+from fedem_jax.runs.reading import read_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,17 +61,17 @@ class Watch:
         self._show(0)
         self._bar.start()
 
-    def start(self, setting: dict[str, Any]) -> None:
+    def start(self, setting: Setting) -> None:
         """The data are known from the first run on."""
 
-    def record(self, record: dict[str, Any]) -> None:
+    def record(self, record: Record) -> None:
         """Show the newest round."""
         metric = f"hr@{self._ahead[0].config.top_k}"
         values = f"round {record['round']}, val {metric.upper()} {record['val'][metric]:.3f}"
         self._bar.update(self._rounds, completed=record["round"], values=values)
         self._show(record["round"])
 
-    def finish(self, summary: dict[str, Any], per_client: pd.DataFrame) -> None:
+    def finish(self, summary: Summary, per_client: pd.DataFrame) -> None:
         """Say what came of the run, and how long the others may take."""
         run, took = self._ahead[0], time.monotonic() - self._begun
         self._paces[run.name] = took / run.config.rounds

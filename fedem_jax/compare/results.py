@@ -4,33 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from fedem_jax.compare.plan import Comparison
 from fedem_jax.config.base import Config
 from fedem_jax.errors import UserError
-from fedem_jax.runs.directory import (
-    PER_CLIENT,
-    read_run,
-)
+from fedem_jax.evaluation.records import Record, Summary
+from fedem_jax.runs.names import PER_CLIENT
+from fedem_jax.runs.reading import read_run
 
 if TYPE_CHECKING:
     import pandas as pd
 
-from fedem_jax.compare.plan import Comparison
-
 
 class MethodRuns(NamedTuple):
-    """What came of a contender."""
+    """What came of a method."""
 
     name: str
     config: Config | None
     failed: str
-    """Why it has no result; empty: it has."""
-    summaries: Sequence[dict[str, Any]] = ()
+    """Why it has no result; empty if it has one."""
+    summaries: Sequence[Summary] = ()
     """One for each seed."""
     clients: Sequence[pd.DataFrame] = ()
     """Metrics of every client at the best validation round, one table for each seed."""
-    records: Sequence[list[dict[str, Any]]] = ()
+    records: Sequence[list[Record]] = ()
     """All evaluated rounds, one list for each seed."""
 
 

@@ -11,36 +11,21 @@ import functools
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Protocol,
-    runtime_checkable,
-)
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from fedem_jax.config.base import differences
+from fedem_jax.compare.plan import Comparison, PlannedRun
+from fedem_jax.config.base import Config, differences
 from fedem_jax.config.file import load_settings
 from fedem_jax.errors import CannotResume, Stopped, UserError
-from fedem_jax.runs.directory import (
-    CANDIDATES,
-    CONFIG,
-    CURVES,
-    METRICS,
-    PER_CLIENT,
-    RHO,
-    RHO_PICTURE,
-    SUMMARY,
-    RunDirectory,
-    check_free,
-)
-from fedem_jax.storage.checkpoint import FOLDER as CHECKPOINTS
+from fedem_jax.evaluation.records import Record, Setting, Summary
+from fedem_jax.runs.checks import check_free
+from fedem_jax.runs.names import CHECKPOINT, CONFIG, FILES, SUMMARY
 from fedem_jax.storage.lock import exclusive
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from fedem_jax.data.federation import Federation
-from fedem_jax.compare.plan import Comparison, PlannedRun
 
 
 @runtime_checkable
@@ -54,13 +39,13 @@ class Watcher(Protocol):
         """A run is about to start."""
 
     def fail(self, run: PlannedRun, reason: str) -> None:
-        """It could not be finished; the other seeds of its contender are left out."""
+        """It could not be finished; the other seeds of its method are left out."""
 
-    def start(self, setting: dict[str, Any]) -> None: ...
+    def start(self, setting: Setting) -> None: ...
 
-    def record(self, record: dict[str, Any]) -> None: ...
+    def record(self, record: Record) -> None: ...
 
-    def finish(self, summary: dict[str, Any], per_client: pd.DataFrame) -> None: ...
+    def finish(self, summary: Summary, per_client: pd.DataFrame) -> None: ...
 
 
 def missing(comparison: Comparison) -> list[PlannedRun]:
@@ -102,14 +87,16 @@ def run_all(
     watch: Watcher,
     stop: Callable[[], int] = lambda: 0,
 ) -> dict[str, str]:
-    """Run one after the other. A contender that fails does not stop the others.
+    """Run one after the other. A method that fails does not stop the others.
 
     Args:
         directory: of the comparison; made if need be.
+        todo: the runs.
+        watch: hears of every run.
         stop: as in `fedem_jax.runs.train.run`.
 
     Returns:
-        Why contenders failed, by name.
+        Why methods failed, by name.
 
     Raises:
         UserError: the data cannot be read, the folder cannot be made, or another process is at work
@@ -144,48 +131,38 @@ def _run_all(todo: Sequence[PlannedRun], watch: Watcher, stop: Callable[[], int]
 
 
 def _run(each: PlannedRun, federation: Federation, watch: Watcher, stop: Callable[[], int]) -> None:
-    """Go on with a run if it was cut off and can be gone on with, else begin it."""
+    """Resume a run if it was cut off and can be resumed, else begin it."""
     from fedem_jax.report.pictures import draw_run
+    from fedem_jax.runs.directory import RunDirectory
     from fedem_jax.runs.train import run
 
+    def run_into(config: Config, resume: bool) -> None:
+        directory = RunDirectory(each.path, resume, watch.say, draw_run)
+        run(config, federation, [watch], directory, stop)
+
     done = False
-    if (each.path / CONFIG).exists() and (each.path / CHECKPOINTS).is_dir():
+    if (each.path / CONFIG).exists() and (each.path / CHECKPOINT).is_dir():
         try:
             classes = load_settings(each.path / CONFIG).size_classes
-            config = dataclasses.replace(each.config, size_classes=classes)
-            run(
-                config,
-                federation,
-                [watch],
-                RunDirectory(each.path, True, watch.say, draw_run),
-                stop,
-            )
+            run_into(dataclasses.replace(each.config, size_classes=classes), resume=True)
             done = True
         except CannotResume as error:
             watch.say(str(error))
     if not done:
         if _remove_remains(each.path):
             watch.say(f"{each.path}: was cut off, starts anew")
-        run(
-            each.config,
-            federation,
-            [watch],
-            RunDirectory(each.path, say=watch.say, draw=draw_run),
-            stop,
-        )
+        run_into(each.config, resume=False)
     # many runs, each as large as its parameters: only what the tables need stays
-    shutil.rmtree(each.path / CHECKPOINTS, ignore_errors=True)
+    shutil.rmtree(each.path / CHECKPOINT, ignore_errors=True)
 
 
 def _remove_remains(path: Path) -> bool:
     """Remove what a run left that was cut off, and nothing else; whether there was anything."""
-    names = (CONFIG, METRICS, SUMMARY, CURVES, CANDIDATES, PER_CLIENT, RHO, RHO_PICTURE)
-    files = [path / name for name in names]
-    files += [path / f"{name}.partial" for name in names]
+    files = [path / name for name in FILES] + [path / f"{name}.partial" for name in FILES]
     found = [file for file in files if file.exists()]
     for file in found:
         file.unlink()
-    checkpoints = path / CHECKPOINTS
+    checkpoints = path / CHECKPOINT
     if checkpoints.is_dir():
         shutil.rmtree(checkpoints)
         found.append(checkpoints)

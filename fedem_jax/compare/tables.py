@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from rich import box
@@ -24,6 +24,7 @@ from fedem_jax.compare.standings import (
 )
 from fedem_jax.config.protocol import SELECTED
 from fedem_jax.errors import UserError
+from fedem_jax.evaluation.records import Summary
 from fedem_jax.evaluation.statistics import over_seeds
 from fedem_jax.evaluation.summary import protocol_label
 from fedem_jax.units import in_bytes, in_seconds
@@ -154,7 +155,7 @@ def _columns(metrics: Sequence[Metric]) -> list[tuple[str, str]]:
     return [("full" if part == "test_full" else "sampled", name.upper()) for part, name in metrics]
 
 
-def _results(about: dict[str, Any], lines: Sequence[MethodSummary]) -> Section:
+def _results(about: Summary, lines: Sequence[MethodSummary]) -> Section:
     metrics, rows = _metrics(lines), _spreads(lines, "scores")
     for (_, cells), line in zip(rows, lines, strict=True):
         low, high = line.chosen
@@ -196,7 +197,7 @@ def _differences(reference: str, lines: Sequence[MethodSummary]) -> Section:
     return Section(f"Difference to {reference}", _columns(metrics), rows, notes)
 
 
-def _published(about: dict[str, Any], lines: Sequence[MethodSummary]) -> Section:
+def _published(about: Summary, lines: Sequence[MethodSummary]) -> Section:
     """Published values beside those of the same data set, line of programs and way of selecting."""
     chosen = SELECTED[about["protocol_switches"]["selection"]]
     known = published(about["dataset"], about["protocol"]) if about["top_k"] == 10 else []
@@ -230,7 +231,7 @@ def _published(about: dict[str, Any], lines: Sequence[MethodSummary]) -> Section
     return Section("Published numbers beside ours", header, rows, notes)
 
 
-def _costs(about: dict[str, Any], lines: Sequence[MethodSummary]) -> Section:
+def _costs(about: Summary, lines: Sequence[MethodSummary]) -> Section:
     rows = [(line.name, [Cell(text) for text in _cost(line)]) for line in lines if not line.failed]
     header = [("", "rounds"), ("up per", "round"), ("down per", "round"), ("time per", "round")]
     notes = [

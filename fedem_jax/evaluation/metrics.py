@@ -1,8 +1,7 @@
 """Ranking metrics of one relevant item per user. One value per user; the mean is taken last.
 
-A rank counts from 1. Users without a held-out item do not occur: the split gives everybody one.
-Ties are settled before, in the rank (`fedem_jax.evaluation.ranking.rank`), which may then be a
-half number.
+A rank counts from 1. Every user has a held-out item: the split gives everybody one. The rank
+settles ties (`fedem_jax.evaluation.ranking.rank`), so it may be a half number.
 """
 
 from __future__ import annotations

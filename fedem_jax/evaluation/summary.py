@@ -1,30 +1,33 @@
-"""What is said of a run at its end: chosen on validation, with all that a reader must know."""
+"""The summary of a run: the round chosen on validation, and all that a reader must know."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Literal, cast
 
 import numpy as np
-
-from fedem_jax.config.base import Config
-from fedem_jax.config.protocol import PROTOCOLS, SWITCHES
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from fedem_jax.data.federation import Federation
 import pandas as pd
 
-from fedem_jax.config.protocol import SELECTED
+from fedem_jax.config.base import Config
+from fedem_jax.config.protocol import PROTOCOLS, SELECTED, SWITCHES
 from fedem_jax.data.federation import Federation
 from fedem_jax.evaluation.metrics import chance_level, per_user
 from fedem_jax.evaluation.ranking import Ranks
+from fedem_jax.evaluation.records import (
+    PARTS,
+    Activity,
+    Chance,
+    Evaluation,
+    Outcome,
+    Part,
+    Record,
+    Summary,
+)
 from fedem_jax.evaluation.statistics import bootstrap_interval
 
 
-def protocol_label(summary: dict[str, Any]) -> str:
+def protocol_label(summary: Summary) -> str:
     """The protocol's name and, if single switches depart from the preset, what they are set to."""
     rules = PROTOCOLS.get(summary["protocol"].rstrip("*"))
     switches = summary["protocol_switches"]
@@ -33,19 +36,13 @@ def protocol_label(summary: dict[str, Any]) -> str:
     return f"{summary['protocol']} ({changes})" if changes else summary["protocol"]
 
 
-def shared_k(summaries: Sequence[dict[str, Any]]) -> int:
-    """The K that runs can be compared at: their own if it is one, else 10, which all record."""
+def shared_k(summaries: Sequence[Summary]) -> int:
+    """The K at which runs can be compared: their own if they share it, else 10, which all have."""
     lengths = {summary["top_k"] for summary in summaries}
     return lengths.pop() if len(lengths) == 1 else 10
 
 
-Record = dict[str, Any]
-
-PARTS = ("val", "test", "val_full", "test_full")
-"""Validation and test item among the sampled candidates, and among all items."""
-
-
-def best_round(records: list[Record], k: int, part: str = "val") -> Record:
+def best_round(records: Sequence[Record], k: int, part: Part = "val") -> Record:
     """The record with the highest HR@k of `part`; of equals, the latest (released programs)."""
     return max(records, key=lambda record: (record[part][f"hr@{k}"], record["round"]))
 
@@ -69,39 +66,48 @@ def with_metrics(clients: pd.DataFrame, k: int) -> pd.DataFrame:
     return clients.assign(**values)
 
 
-def intervals(clients: pd.DataFrame, k: int, part: str) -> dict[str, list[float]]:
+def intervals(clients: pd.DataFrame, k: int, part: Part) -> dict[str, list[float]]:
     """Bootstrap intervals over the clients of the mean metrics at `k`: [low, high] of each."""
     values = per_user(clients[part].to_numpy(np.float64), [k])
     ends = bootstrap_interval(np.stack(list(values.values()), axis=1))
     return dict(zip(values, ends.T.tolist(), strict=True))
 
 
-def by_activity(clients: pd.DataFrame, k: int) -> list[dict[str, Any]]:
+def by_activity(clients: pd.DataFrame, k: int) -> list[Activity]:
     """Mean test metrics by quartile of activity, from the clients with the shortest histories up.
 
-    Clients with equally long histories are never parted: all of them belong to the quartile that
-    the middle of their group falls into, so quartiles may differ in size, and an empty one is left
-    out. Clients in order of history length, the middle of a group is its mean place.
+    Clients with equally long histories are never parted. All of them belong to the quartile that
+    the middle of their group falls into: its mean place in the order of history length. So
+    quartiles may differ in size, and an empty one is left out.
     """
     place = clients["history"].rank(method="average") - 0.5
     quartile = (4 * place // len(clients)).astype(int)
-    table = []
+    table: list[Activity] = []
     for number, members in clients.groupby(quartile):
-        entry: dict[str, Any] = {
-            "quartile": int(str(number)) + 1,
-            "history": [int(members["history"].min()), int(members["history"].max())],
-            "clients": len(members),
-        }
-        for part in ("test", "test_full"):
-            values = per_user(members[part].to_numpy(np.float64), [k])
-            entry[part] = {name: float(value.mean()) for name, value in values.items()}
-        table.append(entry)
+        history = members["history"]
+        table.append(
+            {
+                "quartile": int(str(number)) + 1,
+                "history": [int(history.min()), int(history.max())],
+                "clients": len(members),
+                "test": _means(members, k, "test"),
+                "test_full": _means(members, k, "test_full"),
+            }
+        )
     return table
 
 
-def chance(federation: Federation, k: int) -> dict[str, dict[str, float]]:
-    """Expected test metrics at `k` of a random order of the candidates, and of all items but the
-    client's training items and its validation item."""
+def _means(clients: pd.DataFrame, k: int, part: Part) -> dict[str, float]:
+    values = per_user(clients[part].to_numpy(np.float64), [k])
+    return {name: float(value.mean()) for name, value in values.items()}
+
+
+def chance(federation: Federation, k: int) -> Chance:
+    """Expected test metrics at `k` of a random order.
+
+    `test` orders the candidates; `test_full` all items but the client's training items and its
+    validation item.
+    """
     num_items, each = federation.num_items, np.arange(federation.num_clients)
     client = np.concatenate([np.repeat(each, np.diff(federation.offsets)), each, each])
     item = np.concatenate([federation.items, federation.val_item, federation.test_item])
@@ -112,17 +118,22 @@ def chance(federation: Federation, k: int) -> dict[str, dict[str, float]]:
 
 
 def summarise_run(
-    config: Config, federation: Federation, records: list[Record], clients: pd.DataFrame
-) -> dict[str, Any]:
-    """The run in one table; `clients` are the ranks at the best validation round.
+    config: Config, federation: Federation, records: Sequence[Record], clients: pd.DataFrame
+) -> Outcome:
+    """What the records of a run say.
 
-    `headline` is taken at the best validation round; the entry that the protocol's own selection
-    would report is named by `selected`.
+    Args:
+        config: all settings.
+        federation: the data.
+        records: one per evaluated round.
+        clients: ranks at the best validation round, from `per_client`.
     """
     k = config.top_k
     chosen, luckiest = best_round(records, k), best_round(records, k, "test")
-    headline = {name: chosen[name] for name in ("round", "coverage", *PARTS)}
-    headline["interval"] = {part: intervals(clients, k, part) for part in ("test", "test_full")}
+    ends = {"test": intervals(clients, k, "test"), "test_full": intervals(clients, k, "test_full")}
+    selected = cast(
+        Literal["headline", "best_test", "last"], SELECTED[federation.protocol.selection]
+    )
     return {
         "method": config.method,
         "dataset": federation.name,
@@ -132,10 +143,14 @@ def summarise_run(
         "seed": config.seed,
         "rounds": config.rounds,
         "top_k": k,
-        "headline": headline,
-        "best_test": {name: luckiest[name] for name in ("round", "test", "test_full")},
-        "last": {name: records[-1][name] for name in ("round", "coverage", *PARTS)},
-        "selected": SELECTED[federation.protocol.selection],
+        "headline": {**_evaluation(chosen), "interval": ends},
+        "best_test": {
+            "round": luckiest["round"],
+            "test": luckiest["test"],
+            "test_full": luckiest["test_full"],
+        },
+        "last": _evaluation(records[-1]),
+        "selected": selected,
         "chance": chance(federation, k),
         "by_activity": by_activity(clients, k),
         "clients": federation.num_clients,
@@ -143,4 +158,16 @@ def summarise_run(
         "interactions": len(federation.items) + 2 * federation.num_clients,
         "bytes_up": config.rounds * records[-1]["bytes_up"],
         "bytes_down": config.rounds * records[-1]["bytes_down"],
+    }
+
+
+def _evaluation(record: Record) -> Evaluation:
+    """The metrics of a record."""
+    return {
+        "round": record["round"],
+        "coverage": record["coverage"],
+        "val": record["val"],
+        "test": record["test"],
+        "val_full": record["val_full"],
+        "test_full": record["test_full"],
     }

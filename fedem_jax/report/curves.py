@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 
 from fedem_jax.evaluation.summary import protocol_label, shared_k
 from fedem_jax.report.style import COLOURS, DASHED, DOTTED, GREY, frame
-from fedem_jax.runs.directory import Run
+from fedem_jax.runs.reading import Run
 
 
 def learning_curves(runs: Sequence[tuple[str, Run]], path: str | Path, *, title: str) -> None:

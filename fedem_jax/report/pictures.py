@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from fedem_jax.evaluation.records import Summary
 from fedem_jax.report.curves import learning_curves
 from fedem_jax.report.rho_chart import rho_chart
-from fedem_jax.runs.directory import CURVES, RHO, RHO_PICTURE, Run
+from fedem_jax.runs.names import CURVES, RHO, RHO_PICTURE
+from fedem_jax.runs.reading import Run
 from fedem_jax.storage.files import parse, read
 
 
@@ -25,7 +26,7 @@ def draw_curves(path: Path, run: Run) -> None:
     learning_curves([(method, run)], path, title=f"{method} on {dataset}")
 
 
-def draw_rho(path: Path, summary: dict[str, Any]) -> None:
+def draw_rho(path: Path, summary: Summary) -> None:
     """Draw what merging took up in the run of this directory, if it learned that.
 
     Raises:

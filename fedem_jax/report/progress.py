@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -19,7 +19,8 @@ from rich.progress import Progress as Bar
 from rich.text import Text
 
 from fedem_jax.config.base import Config
-from fedem_jax.runs.directory import CURVES, METRICS, PER_CLIENT, RHO_PICTURE, SUMMARY
+from fedem_jax.evaluation.records import Record, Setting, Summary
+from fedem_jax.runs.names import CURVES, METRICS, PER_CLIENT, RHO_PICTURE, SUMMARY
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,7 +65,7 @@ class Progress:
     def __exit__(self, *_) -> None:
         self._stop()
 
-    def start(self, setting: dict[str, Any]) -> None:
+    def start(self, setting: Setting) -> None:
         """Show what is about to run; the bar says that it compiles until the first record."""
         config: Config = setting["config"]
         self._rounds, self._k = config.rounds, config.top_k
@@ -78,7 +79,7 @@ class Progress:
         self._task = self._bar.add_task("compiling", total=self._rounds, values="")
         self._bar.start()
 
-    def record(self, record: dict[str, Any]) -> None:
+    def record(self, record: Record) -> None:
         """Show the newest round."""
         done, now = record["round"], time.monotonic()
         if "rho" in record and RHO_PICTURE not in self._files:
@@ -103,7 +104,7 @@ class Progress:
             self._console.print(f"round {label}  {values}", soft_wrap=True)
             self._next_line = done + self._rounds / 10
 
-    def finish(self, summary: dict[str, Any], per_client: pd.DataFrame) -> None:
+    def finish(self, summary: Summary, per_client: pd.DataFrame) -> None:
         """Show what came of the run."""
         self._stop()
         self._console.print(closing(summary))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from fedem_jax.evaluation.records import Summary
 from fedem_jax.evaluation.rho import BINS, quantiles
 from fedem_jax.evaluation.summary import protocol_label
 from fedem_jax.report.style import COLOURS, GREY, frame
@@ -17,9 +17,7 @@ from fedem_jax.report.style import COLOURS, GREY, frame
 ROWS = ("other items", "own training items")
 
 
-def rho_chart(
-    rounds: np.ndarray, counts: np.ndarray, path: str | Path, summary: dict[str, Any]
-) -> None:
+def rho_chart(rounds: np.ndarray, counts: np.ndarray, path: str | Path, summary: Summary) -> None:
     """Draw the distribution of rho over rounds; and, pooled over the last third of the rounds,
     against popularity of the item and activity of the client.
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -14,12 +14,13 @@ from rich.text import Text
 
 from fedem_jax.config.base import INERT, Config
 from fedem_jax.data.federation import Federation
+from fedem_jax.evaluation.records import Metrics, Setting, Summary
 from fedem_jax.evaluation.statistics import over_seeds
 from fedem_jax.evaluation.summary import protocol_label, shared_k
-from fedem_jax.runs.directory import Run
+from fedem_jax.runs.reading import Run
 
 
-def closing(summary: dict[str, Any]) -> RenderableType:
+def closing(summary: Summary) -> RenderableType:
     """What a run ended with: its test metrics sampled and in full, and what to hold them against;
     the same by client activity; coverage and costs."""
     ranked = (
@@ -65,7 +66,7 @@ def same_but_seed(runs: Sequence[tuple[str, Run]]) -> list[list[tuple[str, Run]]
     return [list(group.values()) for group in groups.values() if len(group) > 1]
 
 
-def _opening(setting: dict[str, Any]) -> Panel:
+def _opening(setting: Setting) -> Panel:
     config: Config = setting["config"]
     federation: Federation = setting["federation"]
     rules = federation.protocol
@@ -98,7 +99,7 @@ def _opening(setting: dict[str, Any]) -> Panel:
     )
 
 
-def _outcomes(summary: dict[str, Any]) -> Table:
+def _outcomes(summary: Summary) -> Table:
     columns = _columns(summary["top_k"], "hr", "ndcg", "mrr")
     title = (
         f"{summary['method']} on {summary['dataset']} · protocol {protocol_label(summary)} · "
@@ -127,7 +128,7 @@ def _outcomes(summary: dict[str, Any]) -> Table:
     return table
 
 
-def _activity(summary: dict[str, Any]) -> Table:
+def _activity(summary: Summary) -> Table:
     columns = _columns(summary["top_k"], "hr", "ndcg", "mrr")
     table = _table("Best validation round, by training items of a client", "clients", columns)
     for entry in summary["by_activity"]:
@@ -158,18 +159,18 @@ def _table(title: str, second: str, columns: Sequence[tuple[str, str]]) -> Table
 
 
 def _row(
-    table: Table, columns: Sequence[tuple[str, str]], label: str | Text, entry: dict[str, Any],
+    table: Table, columns: Sequence[tuple[str, str]], label: str | Text, entry: Mapping[str, Any],
     style: str = "", second: str = "round",
 ) -> None:  # fmt: skip
     values = [f"{entry[part][metric]:.4f}" for part, metric in columns]
     table.add_row(label, str(entry.get(second, "")), *values, style=style)
 
 
-def against_chance(summary: dict[str, Any]) -> str:
+def against_chance(summary: Summary) -> str:
     """Names the headline's metrics whose interval holds the chance level. The bootstrap of no hit
     at all ends at 0; 3 / C, the 95 % bound on a share never observed, then takes its place."""
     least, found = 3 / summary["clients"], []
-    for part, levels in summary["chance"].items():
+    for part, levels in cast(Mapping[str, Metrics], summary["chance"]).items():
         ends = summary["headline"]["interval"][part]
         names = [
             name.upper()
@@ -181,7 +182,7 @@ def against_chance(summary: dict[str, Any]) -> str:
     return f"not distinguishable from chance: {'; '.join(found)}" if found else ""
 
 
-def _coverage(summary: dict[str, Any]) -> str:
+def _coverage(summary: Summary) -> str:
     best, last = (summary[entry]["coverage"] for entry in ("headline", "last"))
     return (
         f"coverage: {best:.1%} of the items are in some top {summary['top_k']}; "
@@ -189,7 +190,7 @@ def _coverage(summary: dict[str, Any]) -> str:
     )
 
 
-def _costs(summary: dict[str, Any]) -> str:
+def _costs(summary: Summary) -> str:
     return (
         f"{_speed(summary['seconds_per_round'])} after {summary['compile_seconds']:.1f} s of "
         f"compiling on {summary['device']} · {_bytes(summary['bytes_up'])} up, "

@@ -1,6 +1,6 @@
-"""A run's state as named arrays on the host, and back, onto whatever devices there are.
+"""A run's state as named arrays on the host, and back onto any number of devices.
 
-Arrays that have the client axis first hold the clients in order of place, which depends on the
+Arrays with the client axis first hold the clients in order of place. That order depends on the
 number of devices.
 """
 
@@ -62,27 +62,7 @@ def on_devices(
     )
     now = Places.of(layout)
     if not before.same(now):
-
-        def moved(new, old):
-            return (
-                _rows_moved(new, old, before, now)
-                if isinstance(new, SparseTables)
-                else put(new, old)
-            )
-
-        def put(new, old):
-            values = np.array(new)
-            values[now.place] = old[before.place]
-            return values
-
-        placed = {id(leaf) for leaf in jax.tree.leaves(algorithm.placed(start.server))}
-        clients = jax.tree.map(
-            moved, start.clients, saved.clients, is_leaf=lambda x: isinstance(x, SparseTables)
-        )
-        server = jax.tree.map(
-            lambda new, old: put(new, old) if id(new) in placed else old, start.server, saved.server
-        )
-        saved = State(clients, server)
+        saved = _moved(saved, before, now, start, algorithm)
 
     def device(new, values):
         if (values.shape, values.dtype) != (new.shape, new.dtype):
@@ -92,8 +72,34 @@ def on_devices(
     return jax.tree.map(device, start, saved)
 
 
+def _moved(saved: State, before: Places, now: Places, start: State, algorithm: Algorithm) -> State:
+    """A saved state with every client at its new place."""
+
+    def put(new, old):
+        values = np.array(new)
+        values[now.place] = old[before.place]
+        return values
+
+    def moved(new, old):
+        if isinstance(new, SparseTables):
+            return _rows_moved(new, old, before, now)
+        return put(new, old)
+
+    placed = {id(leaf) for leaf in jax.tree.leaves(algorithm.placed(start.server))}
+    clients = jax.tree.map(
+        moved, start.clients, saved.clients, is_leaf=lambda x: isinstance(x, SparseTables)
+    )
+    server = jax.tree.map(
+        lambda new, old: put(new, old) if id(new) in placed else old, start.server, saved.server
+    )
+    return State(clients, server)
+
+
 def _rows_moved(new: SparseTables, old: SparseTables, before: Places, now: Places) -> SparseTables:
-    """Each client's rows, which stand one client after the other on each device."""
+    """Sparse tables with the rows of every client at its new place.
+
+    On each device the rows of one client stand after those of another.
+    """
 
     def first(rows: SparseTables, places: Places) -> np.ndarray:
         device = places.place // places.shard

@@ -1,4 +1,4 @@
-"""Where a run stands, how that is kept in its directory, and how it is taken up from there."""
+"""Where a run stands, how that is saved in its directory, and how the run is resumed from there."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from fedem_jax.config.base import differences
+from fedem_jax.config.base import Config, differences
 from fedem_jax.core.algorithm import State
 from fedem_jax.errors import CannotResume, UserError
 from fedem_jax.evaluation.ranking import Ranks
-from fedem_jax.runs.directory import RESUMED_WITH, RunDirectory
+from fedem_jax.evaluation.records import Record, Setting
+from fedem_jax.runs.checks import RESUMED_WITH
+from fedem_jax.runs.directory import RunDirectory
+from fedem_jax.runs.names import CHECKPOINT
 from fedem_jax.runs.placement import Places, on_devices, on_host
 from fedem_jax.runs.simulation import Simulation
-from fedem_jax.storage.checkpoint import FOLDER, Checkpoints, Saved, found
+from fedem_jax.storage.checkpoint import Arrays, Checkpoints, Saved, found
 
 
 @dataclass
@@ -29,24 +32,27 @@ class RunState:
     """Parameters after round `round`."""
     round: int = 0
     """Rounds done."""
-    records: list[dict[str, Any]] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
     """One per evaluated round."""
     best: Ranks | None = None
     """Ranks at the best validation round so far, in the order of the federation."""
     seconds: float = 0.0
     """Time that the rounds took."""
     compile_seconds: float = 0.0
+    """Time that compiling took."""
     resumed: list[int] = field(default_factory=list)
-    """Rounds after which the run was cut off and gone on with."""
+    """Rounds after which the run was resumed."""
 
 
 class Checkpointer:
-    """Keeps the course of a run in its directory; a context manager, so that what is being written
-    is written to its end."""
+    """Saves where a run stands in its directory, and restores it.
 
-    def __init__(self, directory: RunDirectory, simulation: Simulation, setting: dict[str, Any]):
-        self._directory, self._trial, self._setting = directory, simulation, setting
-        self._checkpoints = Checkpoints(directory.path / FOLDER)
+    As a context manager it ends the write that is under way.
+    """
+
+    def __init__(self, directory: RunDirectory, simulation: Simulation, setting: Setting):
+        self._directory, self._simulation, self._setting = directory, simulation, setting
+        self._checkpoints = Checkpoints(directory.path / CHECKPOINT)
         self._last_time, self._last_round = time.monotonic(), 0
 
     def __enter__(self) -> Checkpointer:
@@ -56,14 +62,13 @@ class Checkpointer:
         self._checkpoints.close()
 
     def restore(self) -> RunState | None:
-        """The course of the run that the directory holds, if it is to be gone on with; None: it
-        begins at its beginning.
+        """Where the run in the directory stands; None if a run begins at its beginning.
 
         Raises:
             CannotResume: what is there belongs to other settings, data or another version, or is
                 damaged; says what.
         """
-        directory, simulation = self._directory, self._trial
+        directory = self._directory
         if not directory.resume:
             return None
         saved = self._checkpoints.latest(directory.say)
@@ -73,11 +78,11 @@ class Checkpointer:
             return None
         about, arrays = saved
         self._check(about)
-        before = Places(arrays["place"], about["shard"])
         try:
-            start, layout = simulation.init(), simulation.layout
-            state = on_devices(arrays["state"], before, start, layout, simulation.algorithm)
-        except (KeyError, ValueError) as error:
+            state = self._placed(arrays, about["shard"])
+            ranks: dict[str, Any] = _group(arrays, "best")
+            best = Ranks(**ranks)
+        except (KeyError, TypeError, ValueError) as error:
             raise CannotResume(
                 f"{self._checkpoints.folder}: does not fit this run ({error}); run again."
             ) from None
@@ -85,52 +90,53 @@ class Checkpointer:
         records = directory.rewind(number, about["rho"])
         directory.say(f"{directory.path}: goes on after round {number}.")
         times = about["seconds"], about["compile_seconds"]
-        best = Ranks(**arrays["best"])
         return RunState(state, number, records, best, *times, [*about["resumed"], number])
 
-    def keep(self, course: RunState, at_once: bool = False) -> None:
-        """Save the course, if it is time to or if it must be `at_once`, in the background.
+    def save(self, run_state: RunState, at_once: bool = False) -> None:
+        """Save where the run stands, in the background.
+
+        Args:
+            run_state: where it stands.
+            at_once: save even where the settings do not ask for it yet.
 
         Raises:
             UserError: nothing can be written.
         """
-        config = self._setting["config"]
-        if not config.saves() or course.round == self._last_round:
+        config, number = self._setting["config"], run_state.round
+        if not config.saves() or number == self._last_round:
             return
-        every, minutes = config.checkpoint_every, config.checkpoint_minutes
-        by_round = every and course.round - self._last_round >= every
-        by_time = minutes and time.monotonic() - self._last_time >= 60 * minutes
-        if not (at_once or by_round or by_time):
+        if not (at_once or self._due(config, number)):
             return
-        assert course.best is not None
-        places = Places.of(self._trial.layout)
+        assert run_state.best is not None
+        places = Places.of(self._simulation.layout)
+        latest = run_state.records[-1]
         about = {
-            "round": course.round,
-            "validation": course.records[-1]["val"][f"hr@{config.top_k}"],
-            "seconds": course.seconds,
-            "compile_seconds": course.compile_seconds,
-            "resumed": course.resumed,
-            "rho": "rho" in course.records[-1],
+            "round": number,
+            "validation": latest["val"][f"hr@{config.top_k}"],
+            "seconds": run_state.seconds,
+            "compile_seconds": run_state.compile_seconds,
+            "resumed": run_state.resumed,
+            "rho": "rho" in latest,
             "shard": places.shard,
             "config": dataclasses.asdict(config),
             "fingerprint": self._setting["federation"].fingerprint,
             "versions": self._setting["versions"],
         }
-        best = {name: np.asarray(value) for name, value in course.best._asdict().items()}
-        arrays = {"state": on_host(course.state), "best": best, "place": places.place}
+        best = {name: np.asarray(value) for name, value in run_state.best._asdict().items()}
+        arrays: Arrays = {"state": on_host(run_state.state), "best": best, "place": places.place}
         self._directory.flush()
         self._checkpoints.save(Saved(about, arrays))
-        self._last_time, self._last_round = time.monotonic(), course.round
+        self._last_time, self._last_round = time.monotonic(), number
 
     def wait(self) -> None:
-        """Until what was to be kept is on disk.
+        """Wait until every checkpoint is on disk.
 
         Raises:
-            UserError: it could not be written.
+            UserError: one could not be written.
         """
         self._checkpoints.wait()
 
-    def kept(self) -> str:
+    def describe(self) -> str:
         """What is on disk, in a sentence; empty if that is nothing."""
         with suppress(UserError):
             self.wait()
@@ -138,6 +144,27 @@ class Checkpointer:
         if not rounds:
             return ""
         return f"The state of round {max(rounds)} is kept in {rounds[max(rounds)]}."
+
+    def _due(self, config: Config, number: int) -> bool:
+        """Whether the settings ask for a checkpoint after round `number`."""
+        every, minutes = config.checkpoint_every, config.checkpoint_minutes
+        if every and number - self._last_round >= every:
+            return True
+        return bool(minutes) and time.monotonic() - self._last_time >= 60 * minutes
+
+    def _placed(self, arrays: Arrays, shard: int) -> State:
+        """The saved state on the devices of this run.
+
+        Raises:
+            KeyError, ValueError: the arrays are not those of such a run.
+        """
+        place, simulation = arrays["place"], self._simulation
+        if isinstance(place, dict):
+            raise ValueError("place is no array")
+        return on_devices(
+            _group(arrays, "state"), Places(place, shard), simulation.init(), simulation.layout,
+            simulation.algorithm,
+        )  # fmt: skip
 
     def _check(self, about: dict[str, Any]) -> None:
         """Refuse a checkpoint of another run."""
@@ -157,3 +184,15 @@ class Checkpointer:
                 f"{self._directory.path}: was begun with {'; '.join(others)}; the last digits of "
                 "its figures may differ from those of a run that was not cut off."
             )
+
+
+def _group(arrays: Arrays, name: str) -> dict[str, np.ndarray]:
+    """The dictionary of arrays under a name.
+
+    Raises:
+        KeyError, ValueError: there is none.
+    """
+    group = arrays[name]
+    if not isinstance(group, dict):
+        raise ValueError(f"{name} is one array")
+    return group

@@ -25,6 +25,7 @@ from fedem_jax.data.federation import Federation
 from fedem_jax.errors import UserError
 from fedem_jax.evaluation.metrics import coverage, summarise
 from fedem_jax.evaluation.ranking import HeldOut, Ranking, Ranks, rank_all
+from fedem_jax.evaluation.records import Record
 from fedem_jax.methods import bind
 from fedem_jax.runs.memory import plan_memory
 from fedem_jax.version import __version__
@@ -37,10 +38,23 @@ class Simulation:
         UserError: a client leaves fewer items to draw from than a positive has negatives.
     """
 
-    def __init__(self, config: Config, federation: Federation, devices: Sequence[Any] = ()):
+    def __init__(
+        self,
+        config: Config,
+        federation: Federation,
+        devices: Sequence[Any] = (),
+        draws: Callable[..., Draws] = KeyedDraws.of_round,
+    ):
+        """
+        Args:
+            config: all settings.
+            federation: the data.
+            devices: JAX devices to run on; empty: all.
+            draws: decides the random choices of a round; called as `KeyedDraws.of_round` is.
+        """
         check_pool(config, federation)
         devices = (devices or jax.devices())[: federation.num_clients]
-        self.config, self.federation = config, federation
+        self.config, self.federation, self._draws = config, federation, draws
         layout = lay_out(
             federation,
             ClientLoad.of(federation, config.num_negative, config.batch_size),
@@ -76,7 +90,7 @@ class Simulation:
         """What decides the random choices of round `number`."""
         config, clients = self.config, self.layout.num_clients
         sizes = (clients, self.federation.num_items, config.num_negative)
-        return KeyedDraws.of_round(key, number, lists, *sizes, *config.round_sizes(clients))
+        return self._draws(key, number, lists, *sizes, *config.round_sizes(clients))
 
     def segment(self, state: State, length: int) -> Callable[[State, int], Segment]:
         """`length` rounds and an evaluation as one compiled program; the state is donated."""
@@ -104,7 +118,7 @@ class Simulation:
         """Arrays that have the client axis first, in the order of the federation, on the host."""
         return jax.tree.map(lambda leaf: np.asarray(leaf)[self.layout.place], tree)
 
-    def record(self, round: int, info: Info, ranks: Ranks) -> dict[str, Any]:
+    def record(self, round: int, info: Info, ranks: Ranks) -> Record:
         """What is written down after evaluated round `round`, from 1.
 
         Raises:
@@ -131,15 +145,12 @@ class Simulation:
                 f"({'training diverged' if diverged else 'they saturate float32'}); "
                 f"a smaller {' or '.join(steps)} usually helps."
             )
-        skipped = {}
-        if info.skipped is not None:
-            skipped = {"skipped": int(np.asarray(info.skipped).sum())}
-            if not trained.any():
-                raise UserError(
-                    f"round {round}: all clients that trained were skipped, so nothing is learned; "
-                    f"a smaller step size helps."
-                )
-        return skipped | {
+        if info.skipped is not None and not trained.any():
+            raise UserError(
+                f"round {round}: all clients that trained were skipped, so nothing is learned; "
+                f"a smaller step size helps."
+            )
+        record: Record = {
             "round": round,
             "loss": float(loss[trained].mean()),
             "epochs": float(epochs[trained].mean()),
@@ -153,6 +164,9 @@ class Simulation:
             "protocol": self.federation.protocol.name,
             "fingerprint": self.federation.fingerprint,
         }
+        if info.skipped is not None:
+            record["skipped"] = int(np.asarray(info.skipped).sum())
+        return record
 
 
 class Segment(NamedTuple):
@@ -200,7 +214,7 @@ def versions() -> dict[str, str]:
     return own | {name: version(name) for name in packages}
 
 
-def device_name() -> str:
-    """Kind and number of the devices in use."""
-    devices = jax.devices()
+def device_name(devices: Sequence[Any] = ()) -> str:
+    """Number and kind of the devices; of all where none are given."""
+    devices = devices or jax.devices()
     return f"{len(devices)} x {devices[0].device_kind}"

@@ -17,6 +17,7 @@ from fedem_jax.core.layout import Layout
 from fedem_jax.data.federation import Federation
 from fedem_jax.data.sources import federation_of
 from fedem_jax.errors import CannotResume, Stopped, UserError
+from fedem_jax.evaluation.records import Record, Setting, Summary
 from fedem_jax.evaluation.rho import counter
 from fedem_jax.evaluation.summary import best_round, per_client, summarise_run
 from fedem_jax.runs.directory import RunDirectory
@@ -29,13 +30,13 @@ from fedem_jax.runs.simulation import Simulation, check_list, device_name, versi
 class Observer(Protocol):
     """Whoever watches a run: a progress bar, a run directory."""
 
-    def start(self, setting: dict[str, Any]) -> None:
+    def start(self, setting: Setting) -> None:
         """Before anything is compiled."""
 
-    def record(self, record: dict[str, Any]) -> None:
+    def record(self, record: Record) -> None:
         """After each evaluated round."""
 
-    def finish(self, summary: dict[str, Any], per_client: pd.DataFrame) -> None:
+    def finish(self, summary: Summary, per_client: pd.DataFrame) -> None:
         """After the last round; `per_client` as in `Result`."""
 
 
@@ -45,10 +46,9 @@ class Result:
 
     config: Config
     federation: Federation
-    records: list[dict[str, Any]]
-    """One record per evaluated round. Where rho is learned, `rho` holds counts as in
-    `fedem_jax.evaluation.rho`."""
-    summary: dict[str, Any]
+    records: list[Record]
+    """One record per evaluated round."""
+    summary: Summary
     """Headline at the best validation round; best test value under its own name; settings."""
     per_client: pd.DataFrame
     """Ranks of every client at the best validation round, from `summary.per_client`."""
@@ -60,7 +60,8 @@ class Result:
     @property
     def curve(self) -> pd.DataFrame:
         """The records as a table: one row per evaluated round, columns such as `test hr@10`."""
-        flat = pd.json_normalize(self.records, sep=" ")
+        rows: list[dict[str, Any]] = [dict(record) for record in self.records]
+        flat = pd.json_normalize(rows, sep=" ")
         return flat.set_index("round").drop(columns="rho", errors="ignore")
 
 
@@ -70,101 +71,131 @@ def run(
     observers: Sequence[Observer] = (),
     directory: RunDirectory | None = None,
     stop: Callable[[], int] = lambda: 0,
+    devices: Sequence[Any] = (),
 ) -> Result:
     """Train and evaluate a federated method.
 
     Args:
         config: all settings.
         federation: the data; None: what `config` names.
-        observers: told of the start, of every evaluated round and of the end.
-        directory: where the run is written down and, if it is cut off, taken up again.
+        observers: hear of the start, of every evaluated round and of the end.
+        directory: where the run is written and, if it was cut off, resumed.
         stop: asked before every segment of rounds; the number of a signal ends the run there.
+        devices: JAX devices to run on; empty: all.
 
     Raises:
         UserError: unusable data, a list as long as the ranking, numbers that ceased to be finite, a
             device without the memory, or a disk that takes no more.
-        CannotResume: what `directory` holds cannot be gone on with.
+        CannotResume: the run in `directory` cannot be resumed.
         Stopped: `stop` asked for it; what was reached is in `directory`.
     """
     if federation is None:
         federation = federation_of(config)
     check_list(config, federation)
-    simulation = Simulation(config, federation)
-    setting = {
+    return run_simulation(Simulation(config, federation, devices), observers, directory, stop)
+
+
+def run_simulation(
+    simulation: Simulation,
+    observers: Sequence[Observer] = (),
+    directory: RunDirectory | None = None,
+    stop: Callable[[], int] = lambda: 0,
+) -> Result:
+    """Run a simulation from its first round to its summary; arguments and errors as for `run`."""
+    config, federation = simulation.config, simulation.federation
+    setting: Setting = {
         "config": config,
         "federation": federation,
-        "device": device_name(),
+        "device": device_name(simulation.layout.mesh.devices.tolist()),
         "versions": versions(),
     }
-    watching = [*([directory] if directory else ()), *observers]
-    with ExitStack() as open_until_the_end:
+    observers = [*([directory] if directory else ()), *observers]
+    with ExitStack() as stack:
         if directory is not None:
-            open_until_the_end.enter_context(directory)
-        for observer in watching:
+            stack.enter_context(directory)
+        for observer in observers:
             observer.start(setting)
-        keeper = None
+        checkpointer = None
         if directory is not None:
-            keeper = open_until_the_end.enter_context(Checkpointer(directory, simulation, setting))
+            checkpointer = stack.enter_context(Checkpointer(directory, simulation, setting))
         try:
             with advice_when_exhausted(simulation.memory, config, federation, simulation.layout):
-                course = (keeper.restore() if keeper else None) or RunState(simulation.init())
-                go_through(simulation, course, watching, keeper, stop)
+                run_state = checkpointer.restore() if checkpointer else None
+                run_state = run_state or RunState(simulation.init())
+                run_rounds(simulation, run_state, observers, checkpointer, stop)
         except CannotResume:
             raise
         except UserError as error:
-            kept = keeper.kept() if keeper else ""
-            raise UserError(f"{error} {kept}".rstrip()) from None
-        assert course.best is not None
-        clients = per_client(federation, course.best)
-        summary = summarise_run(config, federation, course.records, clients) | {
-            "compile_seconds": course.compile_seconds,
-            "seconds_per_round": course.seconds / config.rounds,
-            "resumed": course.resumed,
+            saved = checkpointer.describe() if checkpointer else ""
+            raise UserError(f"{error} {saved}".rstrip()) from None
+        assert run_state.best is not None
+        clients = per_client(federation, run_state.best)
+        summary: Summary = {
+            **summarise_run(config, federation, run_state.records, clients),
+            "compile_seconds": run_state.compile_seconds,
+            "seconds_per_round": run_state.seconds / config.rounds,
+            "resumed": run_state.resumed,
             "device": setting["device"],
             "versions": setting["versions"],
         }
-        for observer in watching:
+        for observer in observers:
             observer.finish(summary, clients)
     return Result(
-        config, federation, course.records, summary, clients, course.state, simulation.layout
+        config, federation, run_state.records, summary, clients, run_state.state, simulation.layout
     )
 
 
-def go_through(
+def run_rounds(
     simulation: Simulation,
-    course: RunState,
-    watching: Sequence[Observer],
-    keeper: Checkpointer | None,
+    run_state: RunState,
+    observers: Sequence[Observer],
+    checkpointer: Checkpointer | None,
     stop: Callable[[], int],
 ) -> None:
-    """The rounds that a run has left, segment after segment; `course` is moved on, and kept."""
+    """Run the rounds that are left, segment after segment.
+
+    Args:
+        simulation: the method, its settings and its data.
+        run_state: where the run stands; moved on in place.
+        observers: hear of every evaluated round.
+        checkpointer: saves `run_state` where it is due; None: nothing is saved.
+        stop: as in `run`.
+
+    Raises:
+        UserError: as in `run`.
+        Stopped: as in `run`.
+    """
     config = simulation.config
     count_rho = counter(
         simulation.algorithm, simulation.federation, simulation.layout, simulation.lists
     )
-    while course.round < config.rounds:
-        length = min(config.eval_every, config.rounds - course.round)
+    while run_state.round < config.rounds:
+        length = min(config.eval_every, config.rounds - run_state.round)
         begun = time.perf_counter()
-        segment = simulation.segment(course.state, length)
+        segment = simulation.segment(run_state.state, length)
         ready = time.perf_counter()
-        course.compile_seconds += ready - begun
+        run_state.compile_seconds += ready - begun
         if number := stop():
-            if keeper is not None:
-                keeper.keep(course, at_once=True)
-                keeper.wait()
+            if checkpointer is not None:
+                checkpointer.save(run_state, at_once=True)
+                checkpointer.wait()
             raise Stopped(number)
-        course.state, info, ranks = jax.block_until_ready(segment(course.state, course.round))
-        took = time.perf_counter() - ready
-        course.round, course.seconds = course.round + length, course.seconds + took
-        record = simulation.record(course.round, info, ranks) | {"seconds": took / length}
+        run_state.state, info, ranks = jax.block_until_ready(
+            segment(run_state.state, run_state.round)
+        )
+        seconds = time.perf_counter() - ready
+        run_state.round += length
+        run_state.seconds += seconds
+        record = simulation.record(run_state.round, info, ranks)
+        record["seconds"] = seconds / length
         if count_rho is not None:
-            record["rho"] = count_rho(course.state).tolist()
-        course.records.append(record)
-        if best_round(course.records, config.top_k) is record:
-            course.best = simulation.by_client(ranks)
-        for observer in watching:
+            record["rho"] = count_rho(run_state.state).tolist()
+        run_state.records.append(record)
+        if best_round(run_state.records, config.top_k) is record:
+            run_state.best = simulation.by_client(ranks)
+        for observer in observers:
             observer.record(record)
-        if keeper is not None:
-            keeper.keep(course, at_once=course.round == config.rounds)
-    if keeper is not None:
-        keeper.wait()
+        if checkpointer is not None:
+            checkpointer.save(run_state, at_once=run_state.round == config.rounds)
+    if checkpointer is not None:
+        checkpointer.wait()

@@ -30,8 +30,6 @@ from fedem_jax.storage.files import resume_hint
 Arrays = dict[str, np.ndarray | dict[str, np.ndarray]]
 """Arrays by name, and dictionaries of such. A name holds no slash."""
 
-FOLDER = "checkpoint"
-"""In a run directory."""
 FORMAT = 2
 """Number of this format. It is raised whenever older files can no longer be read."""
 ARRAYS, ABOUT, MANIFEST = "arrays-00000-of-00001.npz", "about.json", "manifest.json"
@@ -171,7 +169,7 @@ def validation_of(folder: Path) -> float:
 
 def write(folder: Path, saved: Saved) -> None:
     """Write a checkpoint into an empty folder, the manifest last."""
-    arrays = _flat(saved.arrays)
+    arrays: dict[str, Any] = flat(saved.arrays)
     put(folder / ARRAYS, lambda file: np.savez(file, **arrays))
     put(folder / ABOUT, _json(saved.about))
     files = sorted(path for path in folder.iterdir() if path.is_file())
@@ -206,31 +204,31 @@ def read(folder: Path) -> Saved:
             raise Damaged(f"{name} has {path.stat().st_size} bytes of {size}")
         if sha256(path) != checksum:
             raise Damaged(f"{name} has another checksum")
-    with np.load(folder / ARRAYS, allow_pickle=False) as flat:
-        arrays = _nested(flat)
+    with np.load(folder / ARRAYS, allow_pickle=False) as every:
+        arrays = _nested(every)
     return Saved(json.loads((folder / ABOUT).read_text()), arrays)
 
 
-def _flat(arrays: Arrays) -> dict[str, np.ndarray]:
+def flat(arrays: Arrays) -> dict[str, np.ndarray]:
     """The same arrays under names such as `state/clients-items`.
 
     Raises:
         TypeError: an array needs pickles, or is of a type that NumPy does not know by itself.
     """
-    flat: dict[str, np.ndarray] = {}
+    every: dict[str, np.ndarray] = {}
     for name, value in arrays.items():
         inner = value if isinstance(value, dict) else {"": value}
-        flat |= {f"{name}/{part}" if part else name: array for part, array in inner.items()}
-    for name, array in flat.items():
+        every |= {f"{name}/{part}" if part else name: array for part, array in inner.items()}
+    for name, array in every.items():
         if array.dtype.hasobject or array.dtype.isbuiltin != 1:
             raise TypeError(f"{name}: is of type {array.dtype}, which a checkpoint cannot hold")
-    return flat
+    return every
 
 
-def _nested(flat: Mapping[str, np.ndarray]) -> Arrays:
-    """The arrays that `_flat` was given."""
+def _nested(every: Mapping[str, np.ndarray]) -> Arrays:
+    """The arrays that `flat` was given."""
     arrays: Arrays = {}
-    for name, array in flat.items():
+    for name, array in every.items():
         outer, _, part = name.partition("/")
         inner = arrays.setdefault(outer, {}) if part else arrays
         assert isinstance(inner, dict)

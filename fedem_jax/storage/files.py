@@ -14,7 +14,7 @@ from fedem_jax.errors import UserError, in_short
 
 @contextmanager
 def disk_errors(path: Path, remedy: str) -> Iterator[None]:
-    """What the system refuses becomes a sentence."""
+    """Turn what the system refuses into a sentence."""
     try:
         yield
     except OSError as error:
@@ -22,7 +22,7 @@ def disk_errors(path: Path, remedy: str) -> Iterator[None]:
 
 
 def resume_hint(directory: Path) -> str:
-    """How to go on with a run that the disk ended."""
+    """How to resume a run that the disk ended."""
     return f"make room, then go on with `fedem train --resume {directory}`"
 
 
@@ -38,7 +38,7 @@ def put(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def append(path: Path, text: str) -> None:
-    """Add to the end of a file; if the disk does not take all of it, it takes nothing."""
+    """Add to the end of a file: the whole text, or nothing if the disk does not take all of it."""
     size = path.stat().st_size if path.exists() else 0
     try:
         with path.open("a") as file:

@@ -15,14 +15,14 @@ from fedem_jax.errors import UserError
 from fedem_jax.storage.files import disk_errors
 
 LOCK = "lock"
-"""File in the folder that says who is at work there."""
+"""File in the folder that names the process at work there."""
 
 
 class Lock:
-    """Held by this process until it is released or the process ends, in whatever way it ends.
+    """A lock on a folder, held by this process until it is released or the process ends.
 
-    What a dead process leaves is its file, which locks nothing. (A file system that knows no locks
-    keeps nobody out.)
+    A dead process leaves its file, which locks nothing. A file system without locks keeps nobody
+    out.
 
     Raises:
         UserError: another process holds it; says which.
@@ -69,7 +69,7 @@ class Lock:
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Be the only process at work in a folder, which is made if need be.
+    """Make this the only process at work in a folder, which is made if need be.
 
     Raises:
         UserError: another process is at work there, or nothing can be written.
@@ -84,7 +84,7 @@ def exclusive(folder: Path) -> Iterator[None]:
 
 
 def holder(folder: Path) -> str:
-    """Who is at work in a folder, in words; empty: nobody."""
+    """The process at work in a folder, in words; empty if there is none."""
     try:
         file = os.open(folder / LOCK, os.O_RDONLY)
     except OSError:

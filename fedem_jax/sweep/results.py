@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from fedem_jax.errors import UserError
-from fedem_jax.runs.directory import check_untaken
+from fedem_jax.runs.checks import check_untaken
 from fedem_jax.storage.files import disk_errors, put
 from fedem_jax.sweep.space import Setting, as_text
 

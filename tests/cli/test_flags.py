@@ -24,7 +24,7 @@ from fedem_jax.config.registry import METHODS
 from fedem_jax.config.settings import FedEM, FedMF
 from fedem_jax.data import readers, sources
 from fedem_jax.data.synthetic import synthetic
-from fedem_jax.runs.directory import Run
+from fedem_jax.runs.reading import Run
 from fedem_jax.runs.train import run
 
 # a module that is imported later would keep what only stands in for a function in a test
@@ -271,7 +271,7 @@ def work(monkeypatch, tmp_path) -> SimpleNamespace:
         keep(directories=(*given.called.get("directories", ()), str(path)))
         return Run(FedEM(), [], {})
 
-    replace("runs.directory", read_run=read)
+    replace("runs.reading", read_run=read)
     replace("report.pictures", draw_run=lambda *_: None)
     replace("report.run_tables", closing=lambda _: "", comparison=lambda _: "")
     replace("report.curves", learning_curves=lambda runs, path, title: keep(picture=path))

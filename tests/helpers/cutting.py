@@ -1,5 +1,6 @@
-"""Runs that are cut off, gone on with and compared."""
+"""Runs that are cut off, resumed and compared."""
 
+import copy
 import dataclasses
 import json
 from functools import cache
@@ -16,27 +17,29 @@ from fedem_jax.errors import Stopped
 from fedem_jax.runs import train
 from fedem_jax.runs.directory import RunDirectory
 from fedem_jax.runs.simulation import Simulation
-from fedem_jax.runs.train import run
 
 SAME = {name: getattr(Config, name) for name in INERT}
 
 
 @cache
 def compiled(config, federation):
-    """The programs of the toy, which all tests share."""
+    """The toy with its programs, which all tests share."""
     return Simulation(config, federation)
 
 
+def run(config, federation, observers=(), directory=None, stop=lambda: 0, devices=()):
+    """As `fedem_jax.runs.train.run`; the programs of the toy are compiled once for all tests."""
+    if config.method != "toy" or federation is None:
+        return train.run(config, federation, observers, directory, stop, devices)
+    simulation = copy.copy(compiled(dataclasses.replace(config, **SAME), federation))
+    simulation.config = config
+    return train.run_simulation(simulation, observers, directory, stop)
+
+
 def toys(monkeypatch, federation):
-    """Settings of the toy, whose scores differ in each of 6 rounds. No curves are drawn."""
+    """Settings of the toy, whose scores differ in each of 6 rounds."""
     scores = np.random.default_rng(0).normal(size=(6, 7, federation.num_items))
     monkeypatch.setitem(METHODS, "toy", Method(Toy, toy(scores)))
-    monkeypatch.setattr("fedem_jax.report.pictures.draw_curves", lambda *_: None)
-    monkeypatch.setattr(
-        train,
-        "Simulation",
-        lambda config, data: compiled(dataclasses.replace(config, **SAME), data),
-    )
     return Toy(top_k=3, rounds=5, client_fraction=0.5)
 
 
@@ -83,7 +86,8 @@ def cut_off(config, federation, path, *segments, resume=False):
         resume = True
 
 
-def gone_on_with(config, federation, path):
-    """The rest of a run, and what was said of it."""
+def resumed(config, federation, path, devices=()):
+    """The rest of a run, and the sentences about it."""
     said = []
-    return run(config, federation, (), RunDirectory(path, True, said.append)), said
+    directory = RunDirectory(path, True, said.append)
+    return run(config, federation, (), directory, devices=devices), said

@@ -8,8 +8,9 @@ from fedem_jax.config.settings import FedEM
 from fedem_jax.data.federation import Federation
 from fedem_jax.evaluation.metrics import coverage, summarise
 from fedem_jax.evaluation.ranking import Ranks
-from fedem_jax.evaluation.summary import PARTS, best_round, per_client, summarise_run
-from fedem_jax.runs.directory import Run
+from fedem_jax.evaluation.records import PARTS
+from fedem_jax.evaluation.summary import best_round, per_client, summarise_run
+from fedem_jax.runs.reading import Run
 
 CLIENTS, ITEMS, CANDIDATES = 8, 120, 99
 
@@ -58,17 +59,23 @@ def ranks(number: int, seed: int = 0) -> Ranks:
 
 
 def made_up(config: FedEM) -> tuple[Run, pd.DataFrame]:
-    """What `fedem_jax.runs.train.run` would tell: records, summary, ranks of the clients."""
+    """A run as `fedem_jax.runs.train.run` leaves it, and the ranks of its clients."""
     data, k, records, best = federation(config), config.top_k, [], ranks(1)
     for number in range(1, config.rounds + 1):
         now = ranks(number, config.seed)
         values = {part: summarise(getattr(now, part), k) for part in PARTS}
         costs = {"bytes_up": 10, "bytes_down": 20_000, "seconds": 0.1, "epochs": 3.0}
         covered = {"coverage": coverage(np.asarray(now.listed), ITEMS), "loss": 1 / number}
-        records.append({"round": number} | values | costs | covered)
+        rules = {"protocol": data.protocol.name, "fingerprint": data.fingerprint}
+        records.append({"round": number} | values | costs | covered | rules)
         if best_round(records, k) is records[-1]:
             best = now
     clients = per_client(data, best)
-    costs = {"compile_seconds": 1.5, "seconds_per_round": 0.02, "device": "cpu x 2"}
-    summary = summarise_run(config, data, records, clients) | costs
-    return Run(config, records, summary | {"versions": {"jax": "1.2.3"}}), clients
+    summary = summarise_run(config, data, records, clients) | {
+        "compile_seconds": 1.5,
+        "seconds_per_round": 0.02,
+        "resumed": [],
+        "device": "cpu x 2",
+        "versions": {"jax": "1.2.3"},
+    }
+    return Run(config, records, summary), clients

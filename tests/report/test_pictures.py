@@ -31,7 +31,7 @@ from fedem_jax.config.settings import FedEM
 from fedem_jax.report.curves import learning_curves
 from fedem_jax.report.rho_chart import rho_chart
 from fedem_jax.report.style import GREY
-from fedem_jax.runs.directory import Run
+from fedem_jax.runs.reading import Run
 
 
 def run(rounds: int, **settings) -> Run:
@@ -158,7 +158,7 @@ def test_global_state_of_matplotlib_is_left_alone(tmp_path):
     _, records, summary = run(3)
     script = (
         "import sys; from fedem_jax.config.settings import FedEM\n"
-        "from fedem_jax.runs.directory import Run\n"
+        "from fedem_jax.runs.reading import Run\n"
         "from fedem_jax.report.curves import learning_curves\n"
         f"run = Run(FedEM(), {records!r}, {summary!r})\n"
         f"learning_curves([('x', run)], {str(tmp_path / 'x.png')!r}, title='x')\n"

@@ -13,7 +13,9 @@ from fedem_jax.config.settings import FedEM
 from fedem_jax.errors import UserError
 from fedem_jax.evaluation.summary import protocol_label, shared_k
 from fedem_jax.report.pictures import draw_run
-from fedem_jax.runs.directory import RunDirectory, check_free, first_free, read_run
+from fedem_jax.runs.checks import check_free, first_free
+from fedem_jax.runs.directory import RunDirectory
+from fedem_jax.runs.reading import read_run
 
 CONFIG = FedEM(rounds=3, adapter_widths=(4,))
 
@@ -153,7 +155,8 @@ def test_first_free_counts_on(finished):
         ("metrics.jsonl", None, r"metrics\.jsonl: is missing"),
         ("summary.json", None, r"summary\.json: is missing; the run has not finished"),
         ("summary.json", "[]", r"summary\.json: is no JSON object"),
-        ("summary.json", '{"top_k": 10}', r"summary\.json: lacks 'chance'.*run again"),
+        ("metrics.jsonl", '{"round": 1}', r"metrics\.jsonl, line 1: lacks 'loss'; runs of earlier"),
+        ("summary.json", '{"method": "fedem"}', r"summary\.json: lacks 'dataset'; runs of earlier"),
         ("config.json", '{"runds": 3}', r"config\.json: unknown field 'runds'.*'rounds'"),
         ("config.json", None, r"config\.json: cannot be read"),
     ],
@@ -164,6 +167,15 @@ def test_a_broken_run_is_named(finished, name, text, sentence):
     else:
         (finished / name).write_text(text)
     with pytest.raises(UserError, match=sentence):
+        read_run(finished)
+
+
+def test_a_headline_of_an_earlier_version_is_refused(finished):
+    path = finished / "summary.json"
+    summary = json.loads(path.read_text())
+    del summary["headline"]["interval"]
+    path.write_text(json.dumps(summary))
+    with pytest.raises(UserError, match=r"summary\.json: lacks 'headline\.interval'; runs of"):
         read_run(finished)
 
 

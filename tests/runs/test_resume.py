@@ -1,4 +1,4 @@
-"""Runs that are cut off and gone on with: the same numbers to the bit, or a reason to refuse.
+"""Runs that are cut off and resumed: the same numbers to the bit, or a reason to refuse.
 
 The toy shows the loop, small federations what methods keep.
 """
@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from cutting import assert_equal, cut_off, gone_on_with, lines_of, toys
+from cutting import assert_equal, cut_off, lines_of, resumed, run, toys
 from lab import config_of
 from toy import small_federation, toy
 
@@ -23,7 +23,6 @@ from fedem_jax.errors import CannotResume, UserError
 from fedem_jax.runs import train
 from fedem_jax.runs.directory import RunDirectory
 from fedem_jax.runs.simulation import Simulation
-from fedem_jax.runs.train import run
 from fedem_jax.storage.checkpoint import found
 
 
@@ -48,7 +47,7 @@ def test_a_run_cut_off_at_any_round_ends_as_if_it_had_not_been(
     config = dataclasses.replace(config, eval_every=every, rounds=7)
     whole = run(config, federation, (), RunDirectory(tmp_path / "whole"))
     cut_off(config, federation, tmp_path / "cut", *segments)
-    result, said = gone_on_with(config, federation, tmp_path / "cut")
+    result, said = resumed(config, federation, tmp_path / "cut")
     done = [every * sum(segments[: number + 1]) for number in range(len(segments))]
     assert said == [f"{tmp_path / 'cut'}: goes on after round {done[-1]}."]
     assert result.summary["resumed"] == sorted(set(done))
@@ -81,7 +80,7 @@ def test_seconds_are_those_of_all_parts(config, federation, tmp_path, monkeypatc
         taken += 2 * number * [pace]
         pace += 3
     if segments:
-        result, _ = gone_on_with(config, federation, tmp_path)
+        result, _ = resumed(config, federation, tmp_path)
     else:
         result = run(config, federation, (), RunDirectory(tmp_path))
     taken += (7 - len(taken)) * [pace]
@@ -117,7 +116,7 @@ def test_without_a_checkpoint_it_begins_anew(config, federation, tmp_path):
     cut_off(config, federation, tmp_path / "cut", 3)
     assert len(lines_of(tmp_path / "cut")) == 3
     config = dataclasses.replace(config, checkpoint_minutes=5.0)
-    result, said = gone_on_with(config, federation, tmp_path / "cut")
+    result, said = resumed(config, federation, tmp_path / "cut")
     assert said == [f"{tmp_path / 'cut'}: has no checkpoint yet, so it begins anew."]
     assert_equal(result, whole, tmp_path / "cut", tmp_path / "whole")
 
@@ -128,7 +127,7 @@ def test_lines_after_the_checkpoint_may_be_torn(config, federation, tmp_path, ta
     cut_off(config, federation, tmp_path / "cut", 2)
     with (tmp_path / "cut" / "metrics.jsonl").open("a") as file:
         file.write(tail)
-    result, _ = gone_on_with(config, federation, tmp_path / "cut")
+    result, _ = resumed(config, federation, tmp_path / "cut")
     assert_equal(result, whole, tmp_path / "cut", tmp_path / "whole")
 
 
@@ -146,7 +145,7 @@ def test_lines_before_the_checkpoint_must_be_whole(config, federation, tmp_path,
     path.write_text("\n".join(lines) + "\n")
     before = path.read_text()
     with pytest.raises(CannotResume, match=sentence):
-        gone_on_with(config, federation, tmp_path)
+        resumed(config, federation, tmp_path)
     assert path.read_text() == before
     assert not (tmp_path / "lock").exists()
 
@@ -158,7 +157,7 @@ def test_a_damaged_checkpoint_costs_the_rounds_since_the_one_before(config, fede
     folders = found(tmp_path / "cut" / "checkpoint")
     number = min(folders)
     (folders[4] / "about.json").write_text("{}")
-    result, said = gone_on_with(config, federation, tmp_path / "cut")
+    result, said = resumed(config, federation, tmp_path / "cut")
     assert "round-000004: is damaged (about.json has 2 bytes of" in said[0]
     assert said[1:] == [f"{tmp_path / 'cut'}: goes on after round {number}."]
     assert_equal(result, whole, tmp_path / "cut", tmp_path / "whole")
@@ -182,23 +181,23 @@ def test_what_belongs_to_another_run_is_refused_with_the_difference(config, fede
     cut_off(config, federation, tmp_path, 2)
     files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(CannotResume, match=r"holds a run with other settings \(dim 16, now 8; "):
-        gone_on_with(dataclasses.replace(config, dim=8, size_classes=2), federation, tmp_path)
+        resumed(dataclasses.replace(config, dim=8, size_classes=2), federation, tmp_path)
     other = dataclasses.replace(federation, fingerprint="0123")
     with pytest.raises(CannotResume, match=rf"data '{federation.fingerprint}', now '0123'"):
-        gone_on_with(config, other, tmp_path)
+        resumed(config, other, tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
     edit(tmp_path, lambda about: about["versions"].update(fedem_jax="0.0.9"))
     with pytest.raises(CannotResume, match=r"version '0\.0\.9', now '\d"):
-        gone_on_with(config, federation, tmp_path)
+        resumed(config, federation, tmp_path)
     edit(tmp_path, lambda about: about["config"].update(seed=4))
     with pytest.raises(CannotResume, match=r"checkpoint: belongs to another run \(seed 4, now 0"):
-        gone_on_with(config, federation, tmp_path)
+        resumed(config, federation, tmp_path)
 
 
 def test_another_jax_is_no_reason_to_refuse_but_to_say_so(config, federation, tmp_path):
     cut_off(config, federation, tmp_path, 2)
     edit(tmp_path, lambda about: about["versions"].update(jax="0.0.1"))
-    _, said = gone_on_with(config, federation, tmp_path)
+    _, said = resumed(config, federation, tmp_path)
     assert re.search(r"begun with jax '0\.0\.1', now '.*'; the last digits", said[0])
 
 
@@ -209,7 +208,7 @@ def test_what_changes_no_result_may_change_in_between(config, federation, tmp_pa
     changes = {"out": "elsewhere", "data_dir": "d", "checkpoint_every": 1, "block_size": 2}
     assert set(changes) <= set(INERT)
     config = dataclasses.replace(config, **changes)
-    result, _ = gone_on_with(config, federation, tmp_path / "cut")
+    result, _ = resumed(config, federation, tmp_path / "cut")
     assert_equal(result, whole, tmp_path / "cut", tmp_path / "whole")
     assert json.loads((tmp_path / "cut" / "config.json").read_text())["data_dir"] == "d"
 
@@ -217,7 +216,7 @@ def test_what_changes_no_result_may_change_in_between(config, federation, tmp_pa
 def test_candidates_are_those_of_the_run(config, federation, tmp_path):
     cut_off(config, federation, tmp_path, 2)
     (tmp_path / "candidates.npz").unlink()
-    gone_on_with(config, federation, tmp_path)
+    resumed(config, federation, tmp_path)
     with np.load(tmp_path / "candidates.npz") as kept:
         np.testing.assert_array_equal(kept["test_candidates"], federation.test_candidates)
 
@@ -251,10 +250,9 @@ def test_numbers_that_explode_leave_the_last_good_state(config, federation, tmp_
     scores = np.zeros((6, 7, federation.num_items))
     scores[3] = np.nan
     monkeypatch.setitem(METHODS, "toy", toy(scores))
-    monkeypatch.setattr(train, "Simulation", Simulation)
     config = dataclasses.replace(config, checkpoint_every=1)
     with pytest.raises(UserError) as error:
-        run(config, federation, (), RunDirectory(tmp_path))
+        train.run(config, federation, (), RunDirectory(tmp_path))
     kept = tmp_path / "checkpoint" / "round-000002"
     assert "round 3: client 0" in str(error.value)
     assert str(error.value).endswith(f"The state of round 2 is kept in {kept}.")
@@ -278,7 +276,7 @@ bits, with counts of rho."""
     [name if name in ("fedmf", "central-mf") else pytest.param(name, marks=pytest.mark.slow)
      for name in METHODS],
 )  # fmt: skip
-def test_every_method_goes_on(federation, tmp_path, monkeypatch, method):
+def test_every_method_goes_on(federation, tmp_path, method):
     """On the same devices to the bit; on one in place of two, metrics to 1e-5."""
     if len(jax.devices()) < 2:
         pytest.skip("needs 2 devices")
@@ -288,15 +286,12 @@ def test_every_method_goes_on(federation, tmp_path, monkeypatch, method):
     whole = run(config, federation, (), RunDirectory(tmp_path / "whole"))
     cut_off(config, federation, tmp_path / "cut", 1)
     shutil.copytree(tmp_path / "cut", tmp_path / "other")
-    result, _ = gone_on_with(config, federation, tmp_path / "cut")
+    result, _ = resumed(config, federation, tmp_path / "cut")
     assert_equal(result, whole, tmp_path / "cut", tmp_path / "whole")
 
-    def on_one(*args):
-        return Simulation(*args, devices=jax.devices()[:1])
-
-    monkeypatch.setattr(train, "Simulation", on_one)
-    result, _ = gone_on_with(config, federation, tmp_path / "other")
+    result, _ = resumed(config, federation, tmp_path / "other", jax.devices()[:1])
     assert result.layout.padded == 7 < whole.layout.padded
+    assert result.summary["device"].startswith("1 x ")
     for ours, theirs in zip(result.records, whole.records, strict=True):
         for part in ("val", "test", "val_full", "test_full"):
             assert ours[part] == pytest.approx(theirs[part], abs=1e-5)

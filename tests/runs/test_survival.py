@@ -16,13 +16,13 @@ import made_up_checkpoint
 import numpy as np
 import pytest
 import soak
-from cutting import assert_equal, cut_off, gone_on_with, lines_of, toys
+from cutting import assert_equal, cut_off, lines_of, resumed, run, toys
 from toy import small_federation
 
 from fedem_jax.errors import UserError
 from fedem_jax.runs.directory import RunDirectory
-from fedem_jax.runs.train import run
-from fedem_jax.storage.checkpoint import FOLDER, found, read
+from fedem_jax.runs.names import CHECKPOINT
+from fedem_jax.storage.checkpoint import Checkpoints, found, read
 from fedem_jax.storage.lock import LOCK
 
 
@@ -40,7 +40,7 @@ class Afterwards:
     """An observer that does something after the third round, once the second is saved."""
 
     def __init__(self, path, does):
-        self.folder, self.does = path / FOLDER, does
+        self.folder, self.does = path / CHECKPOINT, does
 
     def start(self, setting):
         pass
@@ -68,7 +68,7 @@ def files_no_larger_than():
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.parametrize(("room", "file"), [(20, "metrics.jsonl"), (1500, FOLDER)])
+@pytest.mark.parametrize(("room", "file"), [(20, "metrics.jsonl"), (1500, CHECKPOINT)])
 def test_a_file_that_may_not_grow_ends_the_run_with_a_sentence(
     config, federation, tmp_path, capfd, room, file
 ):
@@ -86,8 +86,8 @@ def test_a_file_that_may_not_grow_ends_the_run_with_a_sentence(
     assert "The state of round 2 is kept" in said
     assert not (cut / LOCK).exists()
     assert [line["round"] for line in lines_of(cut)][:3] == [1, 2, 3]  # every line is whole
-    read(found(cut / FOLDER)[max(found(cut / FOLDER))])
-    result, _ = gone_on_with(config, federation, cut)
+    read(found(cut / CHECKPOINT)[max(found(cut / CHECKPOINT))])
+    result, _ = resumed(config, federation, cut)
     assert_equal(result, whole, cut, tmp_path / "whole")
 
 
@@ -118,9 +118,9 @@ def test_a_full_disk_ends_the_run_with_a_sentence(config, federation, tmp_path, 
         run(config, federation, [Afterwards(disk / "run", fill)], RunDirectory(disk / "run"))
     assert "cannot be written (No space left on device); make room, then" in str(error.value)
     assert "The state of round 2 is kept" in str(error.value)
-    read(found(disk / "run" / FOLDER)[max(found(disk / "run" / FOLDER))])
+    read(found(disk / "run" / CHECKPOINT)[max(found(disk / "run" / CHECKPOINT))])
     (disk / "ballast").unlink()
-    result, _ = gone_on_with(config, federation, disk / "run")
+    result, _ = resumed(config, federation, disk / "run")
     assert_equal(result, whole, disk / "run", tmp_path / "whole")
 
 
@@ -141,7 +141,7 @@ def test_a_disk_that_becomes_read_only_ends_the_run_with_a_sentence(
         ):
             run(config, federation, (), directory)
     remounted("rw")
-    result, _ = gone_on_with(config, federation, disk / "run")
+    result, _ = resumed(config, federation, disk / "run")
     assert_equal(result, whole, disk / "run", tmp_path / "whole")
 
 
@@ -153,9 +153,9 @@ def test_lost_data_are_named_and_the_run_is_kept(config, tmp_path):
     files = {path: path.read_bytes() for path in (tmp_path / "cut").rglob("*") if path.is_file()}
     path.unlink()
     with pytest.raises(UserError, match=r"ratings\.csv"):
-        gone_on_with(config, None, tmp_path / "cut")
+        resumed(config, None, tmp_path / "cut")
     assert files == {path: path.read_bytes() for path in files}
-    gone_on_with(config, small_federation(), tmp_path / "cut")
+    resumed(config, small_federation(), tmp_path / "cut")
 
 
 # --- processes ------------------------------------------------------------------------------------
@@ -192,9 +192,7 @@ with patch(sys.argv[2], lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)):
      for name in STAGES],
 )  # fmt: skip
 def test_killed_while_a_checkpoint_is_written(tmp_path, stage):
-    from fedem_jax.storage.checkpoint import Checkpoints
-
-    folder = tmp_path / FOLDER
+    folder = tmp_path / CHECKPOINT
     helpers = os.path.dirname(made_up_checkpoint.__file__)
     command = [sys.executable, "-c", DIE, str(folder), STAGES[stage], helpers]
     done = subprocess.run(command, capture_output=True, timeout=300)

@@ -1,0 +1,77 @@
+"""Folders that a run may not use, refused before anything is written."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+from fedem_jax.config.base import INERT, Config, differences
+from fedem_jax.config.file import load_settings
+from fedem_jax.errors import CannotResume, UserError
+from fedem_jax.runs.names import CONFIG, METRICS, SUMMARY
+from fedem_jax.storage.lock import holder
+
+RESUMED_WITH = tuple(name for name in INERT if name != "size_classes")
+"""Settings that may change when a run is resumed."""
+
+
+def check_settings(path: Path, config: Config) -> None:
+    """Refuse to resume a run under other settings.
+
+    Raises:
+        CannotResume: the settings in the folder differ; says how.
+    """
+    found = dataclasses.asdict(load_settings(path / CONFIG))
+    if changed := differences(found, dataclasses.asdict(config), RESUMED_WITH):
+        raise CannotResume(
+            f"{path}: holds a run with other settings ({'; '.join(changed)}); a run goes on with "
+            "its own alone."
+        )
+
+
+def check_free(path: str | Path) -> None:
+    """Refuse a run directory that is taken or cannot be made.
+
+    Raises:
+        UserError: it holds another run, is a file, or lies where nothing can be written.
+    """
+    path = Path(path)
+    if busy := holder(path):
+        raise UserError(f"{path}: {busy} is at work there; give another --out.")
+    check_untaken(path)
+    nearest = path
+    while not nearest.exists() and nearest != nearest.parent:
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        raise UserError(f"{nearest}: is a file; give another --out.")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"{nearest}: nothing can be written there; give another --out.")
+
+
+def check_untaken(path: Path) -> None:
+    """Refuse a folder that holds a run.
+
+    Raises:
+        UserError: it does. Where the run can be resumed, the sentence says how.
+    """
+    if _taken(path):
+        whole = (path / SUMMARY).exists() or not (path / CONFIG).exists()
+        hint = "" if whole else f" that can be gone on with, `fedem train --resume {path}`"
+        raise UserError(
+            f"{path}: already holds a run{hint}; give another --out or remove the folder."
+        )
+
+
+def first_free(path: str | Path) -> Path:
+    """`path` if it holds no run, else the first of `<path>-2`, `<path>-3`, ... that holds none."""
+    path, number = Path(path), 1
+    candidate = path
+    while _taken(candidate):
+        number += 1
+        candidate = path.with_name(f"{path.name}-{number}")
+    return candidate
+
+
+def _taken(path: Path) -> bool:
+    return any((path / name).exists() for name in (CONFIG, METRICS, SUMMARY))

@@ -1,0 +1,23 @@
+"""The files of a run directory.
+
+config.json         all settings, re-runnable
+candidates.npz      held-out items and the candidates they are ranked against, as fixed by the seed
+metrics.jsonl       one line of JSON per evaluated round
+summary.json        headline, best test value, protocol, fingerprint, versions, device, times
+per_client.parquet  each client's ranks and metrics at the best validation round, if asked for
+curves.png          learning curves
+checkpoint/         what the run needs to be resumed (`fedem_jax.storage.checkpoint`)
+lock                the process at work here, while there is one (`fedem_jax.storage.lock`)
+rho.jsonl, rho.png  what elastic merging takes up, where the method learns that: counts after each
+                    evaluated round (`fedem_jax.evaluation.rho`), and their picture
+"""
+
+CONFIG, CANDIDATES = "config.json", "candidates.npz"
+METRICS, SUMMARY, PER_CLIENT, CURVES = (
+    "metrics.jsonl", "summary.json", "per_client.parquet", "curves.png",
+)  # fmt: skip
+RHO, RHO_PICTURE = "rho.jsonl", "rho.png"
+CHECKPOINT = "checkpoint"
+
+FILES = (CONFIG, METRICS, SUMMARY, CURVES, CANDIDATES, PER_CLIENT, RHO, RHO_PICTURE)
+"""Every file that a run writes, except its checkpoints and its lock."""

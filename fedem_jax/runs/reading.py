@@ -1,0 +1,89 @@
+"""Run directories, read back with clear errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast, get_type_hints, is_typeddict
+
+from fedem_jax.config.base import Config
+from fedem_jax.config.file import load_settings
+from fedem_jax.errors import CannotResume, UserError
+from fedem_jax.evaluation.records import Record, Summary
+from fedem_jax.runs.names import CONFIG, METRICS, SUMMARY
+from fedem_jax.storage.files import parse, read
+
+
+class Run(NamedTuple):
+    """A finished run, read back from its directory."""
+
+    config: Config
+    """Its settings."""
+    records: list[Record]
+    """One per evaluated round, in order."""
+    summary: Summary
+    """What the run ended with."""
+
+
+def read_run(path: str | Path) -> Run:
+    """Read a finished run.
+
+    Raises:
+        UserError: a file is missing, broken or of an earlier version. The sentence names the file,
+            and the line if there is one.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise UserError(f"{path}: there is no such run directory.")
+    config = load_settings(path / CONFIG)
+    lines = read(path / METRICS).splitlines()
+    records = [parse(path / METRICS, line, number) for number, line in enumerate(lines, start=1)]
+    if not records:
+        raise UserError(f"{path / METRICS}: holds no record; the run ended before its first round.")
+    for number, record in enumerate(records, start=1):
+        _check_fields(f"{path / METRICS}, line {number}", record, Record)
+    summary = parse(path / SUMMARY, read(path / SUMMARY))
+    _check_fields(f"{path / SUMMARY}", summary, Summary)
+    return Run(config, cast(list[Record], records), cast(Summary, summary))
+
+
+def read_lines(path: Path, rounds: Sequence[int]) -> list[dict[str, Any]]:
+    """The lines of a file that belong to these rounds. What follows them may be torn.
+
+    Raises:
+        CannotResume: one is missing or broken; names file and line.
+    """
+    lines = read(path).splitlines()[: len(rounds)] if rounds else []
+    try:
+        found = [parse(path, text, line) for line, text in enumerate(lines, start=1)]
+    except UserError as error:
+        raise CannotResume(f"{error}") from None
+    there = [line.get("round") for line in found]
+    if there != list(rounds):
+        lost = next(number for number in rounds if number not in there)
+        raise CannotResume(
+            f"{path}: lacks round {lost}, which lies before the last checkpoint; mend it, or run "
+            "again with another --out."
+        )
+    return found
+
+
+def _check_fields(where: str, value: Any, kind: Any) -> None:
+    """Refuse an object that lacks a required field.
+
+    Raises:
+        UserError: it does; names the first one.
+    """
+    if missing := next(_missing(value, kind), ""):
+        raise UserError(
+            f"{where}: lacks '{missing}'; runs of earlier versions cannot be read, so run again."
+        )
+
+
+def _missing(value: Any, kind: Any, prefix: str = "") -> Iterator[str]:
+    """Names of the required fields that an object lacks, in order, such as `headline.interval`."""
+    for name, hint in get_type_hints(kind).items():
+        if name in kind.__required_keys__ and (not isinstance(value, dict) or name not in value):
+            yield prefix + name
+        elif is_typeddict(hint):
+            yield from _missing(value[name], hint, f"{prefix}{name}.")
