@@ -9,6 +9,7 @@ from toy import Toy, small_federation, toy
 import fedem_jax as fj
 from fedem_jax.config.registry import METHODS, Method
 from fedem_jax.config.settings import FedEM
+from fedem_jax.core.draws import KeyedDraws
 from fedem_jax.errors import UserError
 from fedem_jax.evaluation.metrics import summarise
 from fedem_jax.runs.simulation import Simulation
@@ -32,19 +33,19 @@ def scores_of(federation, hits):
 
 
 class Log:
-    """An observer that remembers what it was told."""
+    """An observer that remembers what it heard."""
 
     def __init__(self):
-        self.told = []
+        self.heard = []
 
     def start(self, setting):
-        self.told.append(("start", setting))
+        self.heard.append(("start", setting))
 
     def record(self, record):
-        self.told.append(("record", record))
+        self.heard.append(("record", record))
 
     def finish(self, summary, per_client):
-        self.told.append(("finish", (summary, per_client)))
+        self.heard.append(("finish", (summary, per_client)))
 
 
 HITS = [(0, 0), (2, 3), (5, 1), (1, 6), (5, 2), (4, 4)]
@@ -140,8 +141,8 @@ def test_observers_hear_everything_in_order(go):
     logs = [Log(), Log()]
     result = go(observers=logs, rounds=3)
     for log in logs:
-        assert [kind for kind, _ in log.told] == ["start", *["record"] * 3, "finish"]
-        (_, setting), *records, (_, (summary, per_client)) = log.told
+        assert [kind for kind, _ in log.heard] == ["start", *["record"] * 3, "finish"]
+        (_, setting), *records, (_, (summary, per_client)) = log.heard
         assert setting["federation"] is result.federation
         assert [record for _, record in records] == result.records
         assert summary == result.summary
@@ -166,7 +167,7 @@ def test_scores_that_are_not_finite_end_the_run(go, federation, value):
     assert "round 2: client 4" in message
     assert f"user {federation.user_ids[4]})" in message
     assert "lr_embedding (now 0.01)" in message
-    assert [kind for kind, _ in log.told] == ["start", "record"]
+    assert [kind for kind, _ in log.heard] == ["start", "record"]
 
 
 def test_too_few_items_to_draw_from_are_refused(federation):
@@ -175,6 +176,22 @@ def test_too_few_items_to_draw_from_are_refused(federation):
     Simulation(FedEM(num_negative=int(fewest.min())), federation, jax.devices()[:1])
     with pytest.raises(UserError, match=f"user {user}: only {fewest.min()} items"):
         Simulation(FedEM(num_negative=int(fewest.min()) + 1), federation)
+
+
+class Fixed(KeyedDraws):
+    """Draws in which the same two clients train in every round."""
+
+    def participants(self):
+        return jnp.array([2, 5], jnp.int32)
+
+
+def test_other_draws_decide_who_trains(monkeypatch, federation):
+    monkeypatch.setitem(METHODS, "toy", toy(scores_of(federation, HITS)))
+    simulation = Simulation(Toy(top_k=3), federation, draws=Fixed.of_round)
+    state = simulation.init()
+    info = simulation.segment(state, 1)(state, 0).info
+    epochs = np.asarray(info.epochs[0])[simulation.layout.place]
+    assert list(np.flatnonzero(epochs)) == [2, 5]
 
 
 # --- segments -------------------------------------------------------------------------------------
