@@ -12,7 +12,7 @@ import numpy as np
 from fedem_jax.client.local import run_epochs
 from fedem_jax.config.settings import FedEM
 from fedem_jax.core.algorithm import State
-from fedem_jax.core.round import Change, Phase, RoundContext, everybody, train_clients
+from fedem_jax.core.round import Change, Phase, RoundContext, train_clients
 from fedem_jax.core.samples import Rule
 from fedem_jax.evaluation.ranking import Ranking, rank_all
 from fedem_jax.methods.fedem import sent_by, serve
@@ -46,7 +46,7 @@ def phases(simulation: Simulation, state: State) -> Phases:
 
     def draw(state, number, key, lists, hyper):
         context = context_of(number, key, lists, hyper)
-        _, info, _ = train_clients(context, [Phase(look, everybody, layout.classes)], state)
+        _, info, _ = train_clients(context, [Phase(look)], state)
         return info
 
     def train(clients, server, number, key, lists, hyper):

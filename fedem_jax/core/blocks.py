@@ -27,23 +27,29 @@ def for_each_block(
     members: Sequence[Int[Array, "1 _"]],
     layout: Layout,
 ) -> Carry:
-    """Fold `work(size_class, clients, carry)` over blocks of the chosen clients of one device.
+    """Fold `work` over blocks of the chosen clients of one device. No empty block runs.
 
-    `members` are those of the classes on this device. `clients` counts from the device's first
-    one; places that no client fills hold `shard`, one past the last, so that reads are clipped and
-    writes dropped. Only as many blocks run as the chosen clients need.
+    Args:
+        work: `(size_class, places, carry) -> carry`. Places count from the device's first one.
+            Those that no client fills hold `shard`, one past the last, so that reads are clipped
+            and writes dropped.
+        carry: what the first block starts from.
+        chosen: which places of this device.
+        classes: size classes.
+        members: those of each class on this device.
+        layout: for the width of blocks.
     """
     padded = jnp.concatenate([chosen, jnp.zeros(1, bool)])
     for size_class, (candidates,) in zip(classes, members, strict=True):
         wanted = padded[candidates]
         width = layout.width(candidates.shape[0])
         room = -(-candidates.shape[0] // width) * width
-        place = jnp.where(wanted, jnp.cumsum(wanted) - 1, room)
-        queue = jnp.full(room, layout.shard, jnp.int32).at[place].set(candidates, mode="drop")
+        position = jnp.where(wanted, jnp.cumsum(wanted) - 1, room)
+        queue = jnp.full(room, layout.shard, jnp.int32).at[position].set(candidates, mode="drop")
 
         def block(b, carry, queue=queue, size_class=size_class, width=width):
-            clients = lax.dynamic_slice_in_dim(queue, b * width, width)
-            return work(size_class, clients, carry)
+            places = lax.dynamic_slice_in_dim(queue, b * width, width)
+            return work(size_class, places, carry)
 
         carry = lax.fori_loop(0, over_trials(-(-wanted.sum() // width)), block, carry)
     return carry

@@ -68,15 +68,20 @@ class Change(NamedTuple):
     """What it adds to the sum that the server receives."""
 
 
+def everybody(clients: Any) -> Bool[Array, " C"]:
+    """All clients, as the mask of a phase."""
+    return jnp.ones(len(jax.tree.leaves(clients)[0]), bool)
+
+
 class Phase(NamedTuple):
     """Something that some of the participants do in a round."""
 
     client_round: Callable[[ClientSamples, Any, Any, Array], Change]
     """`(samples, clients, server, place) -> change` of the client at this place of `clients`."""
-    chosen: Callable[[Any], Bool[Array, " C"]]
+    chosen: Callable[[Any], Bool[Array, " C"]] = everybody
     """`(clients) -> mask` of those that do it."""
-    classes: Sequence[SizeClass]
-    """Size classes that they are sorted into."""
+    classes: Sequence[SizeClass] | None = None
+    """Size classes that they are sorted into; None: those of the layout."""
 
 
 class RoundContext(NamedTuple):
@@ -99,11 +104,6 @@ class RoundContext(NamedTuple):
     def samples_of(self, clients: Int[Array, "*n"]) -> Int[Array, "*n"]:
         """Samples that each of these clients trains on, positives and negatives."""
         return jnp.asarray(self.layout.samples)[self.layout.places(clients)]
-
-
-def everybody(clients: Any) -> Bool[Array, " C"]:
-    """All clients, as the mask of a phase."""
-    return jnp.ones(len(jax.tree.leaves(clients)[0]), bool)
 
 
 def train_clients(
@@ -156,13 +156,14 @@ def train_clients(
             jnp.zeros(layout.shard, bool) if rule.skip else None,
         )
         carry = (clients, idle, nothing)
-        for phase, mask, of_device in zip(phases, chosen, members, strict=True):
+        for phase, mask, sizes, of_device in zip(phases, chosen, classes, members, strict=True):
             work = partial(block, phase.client_round)
-            carry = for_each_block(work, carry, mask, phase.classes, of_device, layout)
+            carry = for_each_block(work, carry, mask, sizes, of_device, layout)
         clients, info, total = carry
         return (clients, info), lax.psum(total, AXIS)
 
-    members = [[jnp.asarray(size.members) for size in phase.classes] for phase in phases]
+    classes = [layout.classes if phase.classes is None else phase.classes for phase in phases]
+    members = [[jnp.asarray(size.members) for size in sizes] for sizes in classes]
     client_at = jnp.asarray(layout.client)
     (clients, info), total = layout.on_each_device(
         on_device, state.clients, state.server, takes_part, client_at, members, summed=True

@@ -29,7 +29,6 @@ from fedem_jax.core.round import (
     Contribution,
     Phase,
     RoundContext,
-    everybody,
     train_clients,
 )
 from fedem_jax.core.samples import ClientSamples, Rule
@@ -71,7 +70,7 @@ def fedmf(config: FedMF, layout: Layout) -> Algorithm:
         context = RoundContext.of(layout, draws, Rule.of(config, hyper.threshold))
         shares = averaging.shares_of(config, context)
         train = partial(train_and_upload, config, model, shares, hyper)
-        phases = [Phase(train, everybody, layout.classes)]
+        phases = [Phase(train)]
         nothing = averaging.nothing_sent(state.server.items)
         clients, info, upload = train_clients(context, phases, state, nothing)
         weights = shares(context.samples_of(context.participants))

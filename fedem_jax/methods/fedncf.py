@@ -31,7 +31,6 @@ from fedem_jax.core.round import (
     Phase,
     RoundContext,
     Sum,
-    everybody,
     train_clients,
 )
 from fedem_jax.core.samples import ClientSamples, Rule
@@ -92,7 +91,7 @@ def fedncf(config: FedNCF, layout: Layout) -> Algorithm:
         context = RoundContext.of(layout, draws, Rule.of(config, hyper.threshold))
         shares = averaging.shares_of(config, context)
         train = partial(train_and_upload, config, model, shares, hyper)
-        phases = [Phase(train, everybody, layout.classes)]
+        phases = [Phase(train)]
         nothing = averaging.nothing_sent(state.server.table.items, state.server.network)
         clients, info, upload = train_clients(context, phases, state, nothing)
         weights = shares(context.samples_of(context.participants))

@@ -35,7 +35,6 @@ from fedem_jax.core.round import (
     RoundContext,
     Sum,
     Trained,
-    everybody,
     train_clients,
     training_scratch,
 )
@@ -134,7 +133,7 @@ def fedrap(config: FedRAP, layout: Layout) -> Algorithm:
         context = RoundContext.of(layout, draws, Rule.of(config, hyper.threshold, offset=0.0))
         weights = weights_of(config, state.server.number, hyper)
         train = partial(train_and_upload, config, model, num_participants, weights, hyper)
-        phases = [Phase(train, everybody, layout.classes)]
+        phases = [Phase(train)]
         nothing = averaging.nothing_sent(state.server.items, jnp.float32(0))
         clients, info, upload = train_clients(context, phases, state, nothing)
         return State(clients, average(state.server, upload)), info

@@ -34,7 +34,6 @@ from fedem_jax.core.round import (
     Phase,
     RoundContext,
     Trained,
-    everybody,
     train_clients,
     training_scratch,
 )
@@ -135,7 +134,7 @@ def gpfedrec(config: GPFedRec, layout: Layout) -> Algorithm:
     def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
         context = RoundContext.of(layout, draws, Rule.of(config, jnp.float32(0)))
         train = partial(train_near_neighbours, model, steps_of(hyper, layout.num_items, config.dim))
-        phases = [Phase(train, everybody, layout.classes)]
+        phases = [Phase(train)]
         clients, info, _ = train_clients(context, phases, state)
         upload = Upload(clients.items)
         personal, download = serve(config, context, upload, clients.personal, hyper)

@@ -24,7 +24,6 @@ from fedem_jax.core.round import (
     Change,
     Phase,
     RoundContext,
-    everybody,
     train_clients,
     training_scratch,
 )
@@ -69,7 +68,7 @@ def local_only(config: LocalOnly, layout: Layout) -> Algorithm:
 
     def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
         context = RoundContext.of(layout, draws, Rule.of(config, hyper.threshold))
-        phases = [Phase(partial(train_alone, model, hyper), everybody, layout.classes)]
+        phases = [Phase(partial(train_alone, model, hyper))]
         clients, info, _ = train_clients(context, phases, state)
         return State(clients, ()), info
 

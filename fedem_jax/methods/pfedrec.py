@@ -30,7 +30,6 @@ from fedem_jax.core.round import (
     Contribution,
     Phase,
     RoundContext,
-    everybody,
     train_clients,
 )
 from fedem_jax.core.samples import ClientSamples, Rule
@@ -73,7 +72,7 @@ def pfedrec(config: PFedRec, layout: Layout) -> Algorithm:
     def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
         context = RoundContext.of(layout, draws, Rule.of(config, jnp.float32(0)))
         train = partial(train_and_upload, config, model, num_participants, hyper)
-        phases = [Phase(train, everybody, layout.classes)]
+        phases = [Phase(train)]
         nothing = averaging.nothing_sent(state.server.items)
         clients, info, upload = train_clients(context, phases, state, nothing)
         shares = jnp.full(num_participants, 1 / num_participants)
