@@ -24,8 +24,8 @@ import numpy as np
 import pandas as pd
 
 from fedem_jax.client.merging import merged
+from fedem_jax.config.fedem import FedEM
 from fedem_jax.config.protocol import PROTOCOLS
-from fedem_jax.config.settings import FedEM
 from fedem_jax.core.algorithm import State
 from fedem_jax.core.draws import Samples
 from fedem_jax.core.layout import Layout

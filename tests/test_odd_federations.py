@@ -8,9 +8,9 @@ from toy import permuted, small_federation
 
 from fedem_jax.analysis.bottleneck import bottleneck
 from fedem_jax.cli import main as cli
+from fedem_jax.config.fedem import FedEM
 from fedem_jax.config.protocol import preset
 from fedem_jax.config.registry import METHODS
-from fedem_jax.config.settings import FedEM
 from fedem_jax.data.interactions import Interactions
 from fedem_jax.data.readers import read
 from fedem_jax.data.split import split

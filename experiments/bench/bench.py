@@ -144,7 +144,7 @@ def processor() -> str:
 
 def federation_of(case: Case):
     """The settings of a case and its data."""
-    from fedem_jax.config.settings import FedEM
+    from fedem_jax.config.fedem import FedEM
     from fedem_jax.data.sources import load
     from fedem_jax.data.split import split
     from fedem_jax.data.synthetic import synthetic

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedem_jax.config.settings import FedEM
+from fedem_jax.config.fedem import FedEM
 from fedem_jax.core.layout import ClientLoad, Layout
 from fedem_jax.data.federation import Federation
 from fedem_jax.runs.memory import on_cpu

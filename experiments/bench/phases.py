@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedem_jax.client.local import run_epochs
-from fedem_jax.config.settings import FedEM
+from fedem_jax.config.fedem import FedEM
 from fedem_jax.core.algorithm import State
 from fedem_jax.core.round import Change, Phase, RoundContext, train_clients
 from fedem_jax.core.samples import Rule

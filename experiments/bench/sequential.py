@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 from fedem_jax.client.merging import merged
-from fedem_jax.config.settings import FedEM
+from fedem_jax.config.fedem import FedEM
 from fedem_jax.models.adapter import Adapter
 from fedem_jax.models.losses import LOSSES
 from fedem_jax.models.mf import MF

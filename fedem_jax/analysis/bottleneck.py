@@ -22,7 +22,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from fedem_jax.client.merging import merged
-from fedem_jax.config.settings import FedEM
+from fedem_jax.config.fedem import FedEM
 from fedem_jax.core.algorithm import Algorithm, Elastic, State
 from fedem_jax.core.lists import Lists
 from fedem_jax.core.table_storage import from_storage

@@ -10,7 +10,7 @@ import tyro
 
 from fedem_jax.cli import process
 from fedem_jax.cli.options import Bottleneck
-from fedem_jax.config.settings import FedEM
+from fedem_jax.config.fedem import FedEM
 
 
 def bottleneck(args: Sequence[str]) -> None:

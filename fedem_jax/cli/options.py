@@ -12,9 +12,10 @@ from typing import Annotated, TypeVar
 import tyro
 
 from fedem_jax.config.base import Config
+from fedem_jax.config.fedem import FedEM
 from fedem_jax.config.file import load_settings
 from fedem_jax.config.presets import preset
-from fedem_jax.config.settings import FedEM, LocalOnly
+from fedem_jax.config.settings import LocalOnly
 from fedem_jax.errors import UserError
 
 Kind = TypeVar("Kind", bound="Train")

@@ -18,7 +18,7 @@ from fedem_jax.client.local import (
     place_weights,
     run_epochs,
 )
-from fedem_jax.config.settings import FedEM
+from fedem_jax.config.fedem import FedEM
 from fedem_jax.core.round import Trained
 from fedem_jax.core.samples import ClientSamples, hold_out
 from fedem_jax.models import ncf

@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Float
 
 from fedem_jax.compare.results import MethodRuns
-from fedem_jax.config.settings import CentralMF, FedEM
+from fedem_jax.config.fedem import FedEM
+from fedem_jax.config.settings import CentralMF
 from fedem_jax.evaluation.statistics import holm, over_seeds, sign_flip_p
 
 PUBLISHED = Path(__file__).with_name("published.csv")

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fedem_jax.config.base import Config
+from fedem_jax.config.fedem import FedEM
 from fedem_jax.config.registry import METHODS
-from fedem_jax.config.settings import FedEM
 from fedem_jax.config.values import from_data
 from fedem_jax.errors import UserError, nearest
 

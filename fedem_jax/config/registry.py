@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from fedem_jax.config.base import Config
+from fedem_jax.config.fedem import FedEM
 from fedem_jax.config.settings import (
     FCF,
     CentralMF,
     CoFedRec,
     FedCA,
-    FedEM,
     FedMF,
     FedNCF,
     FedRAP,

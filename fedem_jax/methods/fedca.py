@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, Key, Num
+from jaxtyping import Array, Float, Int, Key, Num
 
 from fedem_jax.client.local import batch_weights, fit_embedding
 from fedem_jax.config.settings import FedCA
@@ -36,7 +36,7 @@ from fedem_jax.models.mf import MF, item_table
 from fedem_jax.models.scoring import Scoring, scoring, start_of
 from fedem_jax.server.aggregation import aggregate, normalised, project_to_simplex, sample_shares
 from fedem_jax.server.complementarity import complementarity
-from fedem_jax.server.serving import NOT_SERVED, slots, taken_up, waits
+from fedem_jax.server.serving import NOT_SERVED, not_served, served, slots, taken_up
 from fedem_jax.server.similarity import (
     l2_similarity,
     principal_axes,
@@ -112,8 +112,8 @@ def fedca(config: FedCA, layout: Layout) -> Algorithm:
     def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
         context = RoundContext.of(layout, draws, Rule.of(config, hyper.threshold))
         phases = [
-            Phase(partial(train_own, config, model, hyper), keeps_own, for_others),
-            Phase(partial(take_up_and_train, config, model, hyper), takes_up, for_served),
+            Phase(partial(train_own, config, model, hyper), not_served, for_others),
+            Phase(partial(take_up_and_train, config, model, hyper), served, for_served),
         ]
         clients, info, _ = train_clients(context, phases, state)
         uploaders = draws.uploaders(context.participants)
@@ -151,16 +151,6 @@ def fedca(config: FedCA, layout: Layout) -> Algorithm:
 # --- what a client does ---------------------------------------------------------------------------
 
 
-def keeps_own(clients: Clients) -> Bool[Array, " C"]:
-    """Who trains on from its own table."""
-    return ~waits(clients.slot)
-
-
-def takes_up(clients: Clients) -> Bool[Array, " C"]:
-    """Who takes up a table of the server first."""
-    return waits(clients.slot)
-
-
 def train_own(
     config: FedCA,
     model: Scoring,
@@ -190,8 +180,8 @@ def take_up_and_train(
     """A client that was served: Q_u <- rho Q_u + (1 - rho) G_u, local epochs, then V_u."""
     private, table, _, slot = at_place(clients, place)
     rows, optimiser = samples.rows, optax.adam(hyper.lr_embedding)
-    served = from_storage(download.items[slot])
-    table = interpolated(from_storage(table), served, hyper.interpolation)
+    waiting = from_storage(download.items[slot])
+    table = interpolated(from_storage(table), waiting, hyper.interpolation)
     private, new_rows, trained = fit_embedding(
         model.objective, private, table[rows], samples, optimiser
     )

@@ -30,7 +30,7 @@ from fedem_jax.client.merging import (
     split_for_adapter,
 )
 from fedem_jax.client.privacy import noisy_tables
-from fedem_jax.config.settings import FedEM
+from fedem_jax.config.fedem import FedEM
 from fedem_jax.core.algorithm import (
     Algorithm,
     Elastic,
@@ -50,7 +50,7 @@ from fedem_jax.models import ncf
 from fedem_jax.models.mf import item_table
 from fedem_jax.models.scoring import start_of
 from fedem_jax.server.aggregation import aggregate, aggregation_weights, sample_shares
-from fedem_jax.server.serving import NOT_SERVED, slots, taken_up, waits
+from fedem_jax.server.serving import NOT_SERVED, not_served, served, slots, taken_up
 from fedem_jax.server.similarity import SIMILARITIES, principal_axes, principal_scores, saturate
 
 
@@ -135,8 +135,8 @@ def fedem(config: FedEM, layout: Layout) -> Algorithm:
     def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
         context = RoundContext.of(layout, draws, Rule.of(config, hyper.threshold))
         phases = [
-            Phase(partial(train_own, model, hyper), keeps_own, for_others),
-            Phase(partial(merge_and_train, model, hyper), merges, for_served),
+            Phase(partial(train_own, model, hyper), not_served, for_others),
+            Phase(partial(merge_and_train, model, hyper), served, for_served),
         ]
         clients, info, _ = train_clients(context, phases, state)
         uploaders = draws.uploaders(context.participants)
@@ -174,16 +174,6 @@ def fedem(config: FedEM, layout: Layout) -> Algorithm:
 # --- what a client does ---------------------------------------------------------------------------
 
 
-def keeps_own(clients: Clients) -> Bool[Array, " C"]:
-    """Who trains on from its own table."""
-    return ~waits(clients.slot)
-
-
-def merges(clients: Clients) -> Bool[Array, " C"]:
-    """Who takes up an aggregated table first."""
-    return waits(clients.slot)
-
-
 def train_own(
     model: ElasticClient, hyper: Hyper, samples: ClientSamples, clients: Clients, download, place
 ) -> Change:
@@ -200,8 +190,7 @@ def train_own(
 def merge_and_train(
     model: ElasticClient, hyper: Hyper, samples: ClientSamples, clients: Clients, download, place
 ) -> Change:
-    """A client that was served: Q_u <- Q_u + rho_u (G_u - Q_u), then local epochs, in which the
-    adapter is trained as well (`merging = per-batch`)."""
+    """A client that was served: Q_u <- Q_u + rho_u (G_u - Q_u), then local epochs; theta_u too."""
     private, table, theta, slot = at_place(clients, place)
     table, aggregated = from_storage(table), from_storage(download.items[slot])
     objective, weigh, rows = model.scoring.objective, partial(model.weigh, hyper), samples.rows
@@ -268,16 +257,16 @@ def elastic(model: ElasticClient) -> Elastic:
         _, rows, theta, slot = at_place(state.clients, places)
         weigh = jax.vmap(partial(model.weigh, hyper))
         rho = weigh(theta, from_storage(rows), aggregated(state, places))
-        return jnp.where(waits(slot)[:, None], rho, 0.0)
+        return jnp.where((slot != NOT_SERVED)[:, None], rho, 0.0)
 
     def unserved(state: State) -> State:
         slot = jnp.full_like(state.clients.slot, NOT_SERVED)
         return state._replace(clients=state.clients._replace(slot=slot))
 
-    def waiting(state: State) -> Bool[Array, " C"]:
-        return waits(state.clients.slot)
+    def waits(state: State) -> Bool[Array, " C"]:
+        return served(state.clients)
 
-    return Elastic(model.config.learns_rho, waiting, share, aggregated, unserved)
+    return Elastic(model.config.learns_rho, waits, share, aggregated, unserved)
 
 
 def traffic(config: FedEM, layout: Layout) -> Traffic:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
@@ -28,6 +29,16 @@ def slots(layout: Layout, clients: Int[Array, " A"], num_tables: int) -> Int[Arr
 def waits(slot: Int[Array, "*C"]) -> Bool[Array, "*C"]:
     """Whether a table waits for a client."""
     return slot != NOT_SERVED
+
+
+def served(clients: Any) -> Bool[Array, " C"]:
+    """Clients that a table waits for, by their field `slot`; the mask of a phase."""
+    return waits(clients.slot)
+
+
+def not_served(clients: Any) -> Bool[Array, " C"]:
+    """Clients that go on with their own tables."""
+    return ~waits(clients.slot)
 
 
 def taken_up(

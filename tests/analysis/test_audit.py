@@ -11,8 +11,9 @@ from toy import small_federation
 from fedem_jax.analysis.audit import audit, drawn_as_negative, renumbered
 from fedem_jax.analysis.verdict import DECISIVE, Audit, Figures, Share
 from fedem_jax.cli import main as cli
+from fedem_jax.config.fedem import FedEM
 from fedem_jax.config.protocol import preset
-from fedem_jax.config.settings import FedEM, LocalOnly
+from fedem_jax.config.settings import LocalOnly
 from fedem_jax.data.sources import load
 from fedem_jax.errors import UserError
 from fedem_jax.runs.simulation import Simulation

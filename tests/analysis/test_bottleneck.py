@@ -22,7 +22,7 @@ from fedem_jax.analysis.bottleneck import (
 )
 from fedem_jax.analysis.bottleneck_charts import draw_drops, draw_stages
 from fedem_jax.analysis.bottleneck_figures import fitted, points
-from fedem_jax.config.settings import FedEM
+from fedem_jax.config.fedem import FedEM
 from fedem_jax.errors import UserError
 from fedem_jax.evaluation.rho import SHAPE, counter, in_order, quantiles
 from fedem_jax.runs.simulation import Simulation

@@ -10,8 +10,8 @@ from toy import small_federation
 
 from fedem_jax.analysis.cost import classes_of, plan_class, plan_run
 from fedem_jax.cli import main as cli
+from fedem_jax.config.fedem import FedEM
 from fedem_jax.config.registry import METHODS
-from fedem_jax.config.settings import FedEM
 from fedem_jax.core.algorithm import Algorithm
 from fedem_jax.core.layout import ClientLoad, SizeClass
 from fedem_jax.data.federation import Federation

@@ -13,7 +13,7 @@ from pictures import curve, key, said
 
 from fedem_jax.cli import main as cli
 from fedem_jax.config.base import Config
-from fedem_jax.config.settings import FedEM
+from fedem_jax.config.fedem import FedEM
 from fedem_jax.data.federation import Federation
 from fedem_jax.errors import Stopped, UserError
 from fedem_jax.evaluation.statistics import over_seeds

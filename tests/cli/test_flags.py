@@ -19,9 +19,10 @@ from made_up import federation
 import fedem_jax
 from fedem_jax.cli import main as cli
 from fedem_jax.config.base import Config
+from fedem_jax.config.fedem import FedEM
 from fedem_jax.config.presets import preset
 from fedem_jax.config.registry import METHODS
-from fedem_jax.config.settings import FedEM, FedMF
+from fedem_jax.config.settings import FedMF
 from fedem_jax.data import readers, sources
 from fedem_jax.data.synthetic import synthetic
 from fedem_jax.runs.reading import Run

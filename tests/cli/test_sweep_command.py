@@ -12,9 +12,9 @@ from slope import FEDERATION, SELECTED, Slope, Turning, slope, turning
 
 from fedem_jax.cli import main as cli
 from fedem_jax.config import presets
+from fedem_jax.config.fedem import FedEM
 from fedem_jax.config.file import load_settings
 from fedem_jax.config.registry import METHODS, Method
-from fedem_jax.config.settings import FedEM
 from fedem_jax.config.tuned import entries_of
 from fedem_jax.report.style import COLOURS
 from fedem_jax.sweep.charts import effects_chart, settings_chart

@@ -18,7 +18,8 @@ from jaxtyping import Array, Int, Key
 from toy import small_federation
 
 from fedem_jax.client.privacy import clipped, epsilon, noise, noisy_tables
-from fedem_jax.config.settings import FedEM, FedMF, FedNCF, PFedRec
+from fedem_jax.config.fedem import FedEM
+from fedem_jax.config.settings import FedMF, FedNCF, PFedRec
 from fedem_jax.core.draws import Samples
 from fedem_jax.core.linalg import canonical_sign
 from fedem_jax.core.table_storage import from_storage, to_storage

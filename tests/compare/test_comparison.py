@@ -23,8 +23,9 @@ from fedem_jax.compare.results import MethodRuns
 from fedem_jax.compare.run import missing
 from fedem_jax.compare.standings import PUBLISHED, published, standings
 from fedem_jax.compare.tables import _results
+from fedem_jax.config.fedem import FedEM
 from fedem_jax.config.registry import METHODS
-from fedem_jax.config.settings import CentralMF, FedEM, FedMF, PFedRec
+from fedem_jax.config.settings import CentralMF, FedMF, PFedRec
 from fedem_jax.errors import CannotResume, UserError
 from fedem_jax.evaluation.statistics import holm
 from fedem_jax.units import in_bytes, in_words

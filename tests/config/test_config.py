@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fedem_jax.config.fedem import FedEM
 from fedem_jax.config.file import load_settings
 from fedem_jax.config.presets import RELEASED, preset
-from fedem_jax.config.settings import FedEM
 from fedem_jax.config.tuned import tuned
 from fedem_jax.data.sources import known_datasets
 from fedem_jax.errors import UserError

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedem_jax.config import presets
+from fedem_jax.config.fedem import FedEM
 from fedem_jax.config.presets import preset
-from fedem_jax.config.settings import FedEM
 from fedem_jax.config.tuned import FILE, Tuned, as_toml, entries_of, tuned
 from fedem_jax.errors import UserError
 

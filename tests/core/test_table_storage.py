@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from fedem_jax.config.settings import FedEM
+from fedem_jax.config.fedem import FedEM
 from fedem_jax.core.round import Change, Trained, written
 from fedem_jax.core.table_storage import from_storage, storage_dtype, to_storage
 

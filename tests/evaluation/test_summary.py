@@ -8,7 +8,7 @@ import pytest
 from made_up import CLIENTS, ITEMS, federation, made_up, ranks
 from toy import small_federation
 
-from fedem_jax.config.settings import FedEM
+from fedem_jax.config.fedem import FedEM
 from fedem_jax.evaluation.metrics import summarise
 from fedem_jax.evaluation.statistics import bootstrap_interval
 from fedem_jax.evaluation.summary import (

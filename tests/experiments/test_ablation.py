@@ -8,7 +8,7 @@ from pictures import bars, canonical_sign, curve, curves, said, ticks
 
 from fedem_jax.compare.plan import plan_comparison
 from fedem_jax.compare.standings import MethodSummary
-from fedem_jax.config.settings import FedEM
+from fedem_jax.config.fedem import FedEM
 from fedem_jax.errors import UserError
 from fedem_jax.evaluation.statistics import over_seeds
 from fedem_jax.report.style import COLOURS, GREY

@@ -11,7 +11,7 @@ from bench_tables import draw_scaling
 from pictures import curve, key
 from toy import small_federation
 
-from fedem_jax.config.settings import FedEM
+from fedem_jax.config.fedem import FedEM
 from fedem_jax.runs.simulation import Simulation
 
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from fedem_jax.config.settings import FedEM
+from fedem_jax.config.fedem import FedEM
 from fedem_jax.data.federation import Federation
 from fedem_jax.evaluation.metrics import coverage, summarise
 from fedem_jax.evaluation.ranking import Ranks

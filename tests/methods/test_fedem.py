@@ -14,7 +14,7 @@ import pytest
 from toy import permuted, small_federation
 from trace_maker import make_trace
 
-from fedem_jax.config.settings import FedEM
+from fedem_jax.config.fedem import FedEM
 from fedem_jax.errors import UserError
 from fedem_jax.methods.fedem import Hyper
 from fedem_jax.runs.simulation import Simulation

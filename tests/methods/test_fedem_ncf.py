@@ -16,7 +16,7 @@ from replay import draws_of, rounds_of
 from toy import CHANCE, checkerboard, small_federation
 from twin_ncf import Client, Network
 
-from fedem_jax.config.settings import FedEM
+from fedem_jax.config.fedem import FedEM
 from fedem_jax.methods.fedem import Upload
 from fedem_jax.runs.simulation import Simulation
 

@@ -27,7 +27,7 @@ from pictures import (
 
 from fedem_jax.compare.charts import standings_chart
 from fedem_jax.compare.standings import Difference, MethodSummary
-from fedem_jax.config.settings import FedEM
+from fedem_jax.config.fedem import FedEM
 from fedem_jax.report.curves import learning_curves
 from fedem_jax.report.rho_chart import rho_chart
 from fedem_jax.report.style import GREY
@@ -157,7 +157,7 @@ def test_a_metric_of_zero_throughout_is_drawn(tmp_path, pictures):
 def test_global_state_of_matplotlib_is_left_alone(tmp_path):
     _, records, summary = run(3)
     script = (
-        "import sys; from fedem_jax.config.settings import FedEM\n"
+        "import sys; from fedem_jax.config.fedem import FedEM\n"
         "from fedem_jax.runs.reading import Run\n"
         "from fedem_jax.report.curves import learning_curves\n"
         f"run = Run(FedEM(), {records!r}, {summary!r})\n"

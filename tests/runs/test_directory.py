@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from made_up import federation, made_up
 
-from fedem_jax.config.settings import FedEM
+from fedem_jax.config.fedem import FedEM
 from fedem_jax.errors import UserError
 from fedem_jax.evaluation.summary import protocol_label, shared_k
 from fedem_jax.report.pictures import draw_run

@@ -7,8 +7,8 @@ import pytest
 from toy import Toy, small_federation, toy
 
 import fedem_jax as fj
+from fedem_jax.config.fedem import FedEM
 from fedem_jax.config.registry import METHODS, Method
-from fedem_jax.config.settings import FedEM
 from fedem_jax.core.draws import KeyedDraws
 from fedem_jax.errors import UserError
 from fedem_jax.evaluation.metrics import summarise

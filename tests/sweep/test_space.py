@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from fedem_jax.config.settings import FedEM
+from fedem_jax.config.fedem import FedEM
 from fedem_jax.errors import UserError
 from fedem_jax.sweep.space import drawn, grid, space
 

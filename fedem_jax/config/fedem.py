@@ -1,0 +1,103 @@
+"""The settings of FedEM; the fields of the class are the flags of `fedem train`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import reprlib
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from fedem_jax.config.base import Count, Positive, Range, Weight
+from fedem_jax.config.shared import LocalPrivacy, ServedClients
+from fedem_jax.errors import UserError, nearest
+
+LEARNED = ("per-batch", "once")
+"""Ways of merging in which clients learn what they take up."""
+MERGINGS = (*LEARNED, "replace", "none")
+"""Named ways of merging; a number in [0, 1] is the fifth."""
+
+
+@dataclass(frozen=True)
+class FedEM(LocalPrivacy, ServedClients):
+    """FedEM (Chen et al., AAAI 2026): similar clients are averaged for each client, which merges
+    the result with its own table elastically."""
+
+    method: str = "fedem"
+    backbone: Literal["mf", "ncf"] = "mf"
+    """Model of a client: mf = inner product, as released; ncf = user vector and item row through a
+    network that stays at home."""
+    lr_embedding: Positive = 0.1
+    lr_adapter: Positive = 0.1
+    """Step size of the adapter."""
+    aggregation: Literal["both", "avg", "sim"] = "both"
+    """Weights of the server: sample shares and similarity, shares alone, similarity alone."""
+    similarity: Literal["l2", "cos"] = "l2"
+    """Similarity between the clients' tables."""
+    alpha: Weight = 0.9
+    """Weight of the similarity against the sample shares (aggregation = both)."""
+    merging: str = "per-batch"
+    """How a client takes up its aggregated table: per-batch, once, replace, none, or a number in
+    [0, 1] that serves as constant weight of the aggregated table."""
+    adapter: Literal["row", "table"] = "row"
+    """What is learned (merging = per-batch or once): the weight of each row, by a network, or a
+    single weight for the whole table."""
+    adapter_widths: tuple[Count, ...] = (16, 8)
+    """Hidden widths of the adapter."""
+    adapter_holdout: Annotated[float, Range(0, 0.9)] = 0.0
+    """Share of a client's positives that only the adapter is fitted on, with their negatives
+    (merging = once): the same in every round, unknown to its local training. 0, as released: both
+    are fitted on all samples."""
+    network_widths: tuple[Count, ...] = (16, 8)
+    """Hidden widths of the network (backbone = ncf); this and the next two as in FedNCF."""
+    lr_network: Positive = 0.01
+    """Step size of the network."""
+    weight_decay: Weight = 1e-3
+    """L2 penalty of the network, added to its gradient."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.adapter_holdout and self.merging != "once":
+            raise UserError(
+                f"adapter_holdout: {self.adapter_holdout:g} needs an adapter that is fitted by "
+                "itself; give merging=once too."
+            )
+        if self.merging in MERGINGS:
+            return
+        try:
+            share = float(self.merging)
+        except ValueError:
+            hint = nearest(self.merging[:40], list(MERGINGS))
+            raise UserError(
+                f"merging: {reprlib.repr(self.merging)} is unknown; {hint}, or a number in [0, 1]."
+            ) from None
+        if not 0 <= share <= 1:
+            raise UserError(f"merging: {self.merging} is no weight; give one in [0, 1].")
+
+    @property
+    def downloads(self) -> bool:
+        """Whether clients take up what the server aggregates."""
+        return self.merging != "none"
+
+    @property
+    def learns_rho(self) -> bool:
+        """Whether clients learn how much of the aggregated table they take up."""
+        return self.merging in LEARNED
+
+    @property
+    def rho(self) -> float:
+        """Share of the aggregated table where it is a constant; NaN where it is learned."""
+        if self.learns_rho:
+            return math.nan
+        constant = {"replace": 1.0, "none": 0.0}
+        return constant[self.merging] if self.merging in constant else float(self.merging)
+
+    def merging_by(self, merging: str) -> FedEM:
+        """The same settings with another, fixed way of merging."""
+        return dataclasses.replace(self, merging=merging, adapter_holdout=0.0)
+
+    def as_program(self, numbers: Collection[str]) -> FedEM:
+        program = super().as_program(numbers)
+        fixed = self.learns_rho or self.merging == "none"
+        return program if fixed else dataclasses.replace(program, merging="replace")
