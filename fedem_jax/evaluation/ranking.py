@@ -97,7 +97,17 @@ def rank_all(
     algorithm: Algorithm, layout: Layout, state: State, lists: Lists, held_out: HeldOut,
     hyper: Any, ranking: Ranking,
 ) -> Ranks:  # fmt: skip
-    """Ranks of all clients, block after block, every device its own clients."""
+    """Ranks of all clients, block after block. Every device ranks its own clients.
+
+    Args:
+        algorithm: the method, whose scores are ranked.
+        layout: where the clients are.
+        state: parameters of clients and server.
+        lists: training items of the clients.
+        held_out: what the clients are asked, in order of place.
+        hyper: as `algorithm.score` takes it.
+        ranking: how scores become ranks.
+    """
     capacity = max(size.positives for size in layout.classes)
     num_items = layout.num_items
 

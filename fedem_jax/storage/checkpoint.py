@@ -126,7 +126,7 @@ class Checkpoints:
         unfinished.mkdir(parents=True)
         write(unfinished, saved)
         unfinished.rename(target)
-        synced(self.folder)
+        sync(self.folder)
         self._remove_old()
 
     def _remove_old(self) -> None:
@@ -175,7 +175,7 @@ def write(folder: Path, saved: Saved) -> None:
     files = sorted(path for path in folder.iterdir() if path.is_file())
     sums = {path.name: [path.stat().st_size, sha256(path)] for path in files}
     put(folder / MANIFEST, _json({"format": FORMAT, "files": sums}))
-    synced(folder)
+    sync(folder)
 
 
 def read(folder: Path) -> Saved:
@@ -251,12 +251,12 @@ def put(path: Path, write: Callable[[BinaryIO], Any]) -> None:
 
 
 def _json(value: dict[str, Any]) -> Callable[[BinaryIO], Any]:
-    """What writes an object as JSON."""
+    """A function that writes an object as JSON."""
     return lambda file: file.write(f"{json.dumps(value, indent=1)}\n".encode())
 
 
-def synced(folder: Path) -> None:
-    """Have the names in a folder on disk."""
+def sync(folder: Path) -> None:
+    """Put the names in a folder on disk."""
     file = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(file)
