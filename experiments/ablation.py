@@ -14,10 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import tyro
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from rich.console import Console
 
 from fedem_jax.cli.compare import run_missing
@@ -25,10 +22,11 @@ from fedem_jax.cli.process import run_command
 from fedem_jax.compare.plan import plan_comparison
 from fedem_jax.compare.results import gather
 from fedem_jax.compare.standings import MethodSummary, standings
-from fedem_jax.compare.tables import write_up
+from fedem_jax.compare.tables import first_run, write_up
 from fedem_jax.errors import UserError, nearest
+from fedem_jax.evaluation.metrics import metric_title
 from fedem_jax.evaluation.statistics import Spread, error_over_clients, over_seeds
-from fedem_jax.report import curves as plots
+from fedem_jax.report.style import CHANCE, COLOURS, frame, new_figure, save, seeds_in_row
 
 BASE = "fedem"
 PARTS: dict[str, tuple[str, ...]] = {
@@ -80,89 +78,77 @@ class Ablation:
 
 def ablate(args: Sequence[str]) -> None:
     """Run what is missing, and report all."""
-    wanted = tyro.cli(Ablation, prog="experiments/ablation.py", args=args)
-    for part in wanted.parts:
+    options = tyro.cli(Ablation, prog="experiments/ablation.py", args=args)
+    for part in options.parts:
         if part not in PARTS:
             raise UserError(f"parts: '{part}' is unknown; {nearest(part, list(PARTS))}.")
-    base = ":".join([BASE, *wanted.settings])
-    stem = Path(wanted.dataset).stem or "data"
+    base = ":".join([BASE, *options.settings])
+    stem = Path(options.dataset).stem or "data"
     comparison = plan_comparison(
-        [base, *(f"{base}:{change}" for part in wanted.parts for change in PARTS[part])],
-        dataset=wanted.dataset,
-        protocol=wanted.protocol,
-        seeds=wanted.seeds,
-        rounds=wanted.rounds,
-        start=wanted.preset,
-        out=wanted.out or str(Path("results") / f"ablation-{stem}-{wanted.protocol}"),
-        data_dir=wanted.data_dir,
+        [base, *(f"{base}:{change}" for part in options.parts for change in PARTS[part])],
+        dataset=options.dataset,
+        protocol=options.protocol,
+        seeds=options.seeds,
+        rounds=options.rounds,
+        start=options.preset,
+        out=options.out or str(Path("results") / f"ablation-{stem}-{options.protocol}"),
+        data_dir=options.data_dir,
     )
     failed = run_missing(comparison)
     command = f"python experiments/ablation.py {shlex.join(args)}".rstrip()
     console = Console(highlight=False)
     console.print(write_up(comparison, failed, command))
-    entries = gather(comparison, failed)
-    about = next(entry.summaries[0] for entry in entries if not entry.failed)
-    title = f"FedEM, part by part: {about['dataset']}, protocol {about['protocol']}"
-    picture = comparison.directory / "ablation.png"
-    lines, clients = standings(entries)[1], about["clients"]
-    draw(lines, base, wanted.parts, picture, title, about["chance"], clients)
-    console.print(f"{picture} shows it by part")
+    methods = gather(comparison, failed)
+    run, picture = first_run(methods), comparison.directory / "ablation.png"
+    title = f"FedEM, part by part: {run['dataset']}, protocol {run['protocol']}"
+    summaries = standings(methods)[1]
+    draw(summaries, base, options.parts, picture, title, run["chance"], run["clients"])
+    console.print(f"{picture} shows it by part", markup=False)
 
 
 def draw(
-    lines: Sequence[MethodSummary], base: str, parts: Sequence[str], path: Path, title: str,
+    summaries: Sequence[MethodSummary], base: str, parts: Sequence[str], path: Path, title: str,
     chance: Mapping[str, Any], clients: int,
 ) -> None:  # fmt: skip
     """HR among the sampled candidates of each variant, a panel for each part; the base is the
     vertical line, and its `spread` the band around it."""
-    by_name = {line.name: line for line in lines if not line.failed}
+    by_name = {summary.name: summary for summary in summaries if not summary.failed}
     if base not in by_name:
         raise UserError(f"{base} failed, so there is nothing to hold the variants against.")
     metric = next(iter(by_name[base].scores))
-    usual = over_seeds(by_name[base].scores[metric])
+    of_base = over_seeds(by_name[base].scores[metric])
+    half = spread(of_base, clients)
     heights = [len(PARTS[part]) + 0.6 for part in parts]
-    figure = Figure(
-        figsize=(8, 1.7 + 0.27 * sum(heights)), dpi=200,
-        layout=ConstrainedLayoutEngine(h_pad=0.05, w_pad=0.08),
-    )  # fmt: skip
-    figure.suptitle(title, x=0.012, ha="left", fontsize=13, fontweight="bold")
-    marks = "dots are seeds, large ones means ± sd" if usual.n > 1 else "one seed ± se over clients"
-    figure.supxlabel(
-        f"test {metric[1].upper()} at the best validation round, sampled candidates; {marks};\n"
-        f"line and band: the base, {base}; dotted: chance",
-        x=0.012, ha="left", fontsize=8.5, color=plots.GREY,
+    marks = (
+        "dots are seeds, large ones means ± sd" if of_base.n > 1 else "one seed ± se over clients"
+    )
+    figure = new_figure(
+        (8, 1.7 + 0.27 * sum(heights)), title,
+        f"test {metric_title(metric[1])} at the best validation round, sampled candidates; "
+        f"{marks};\nline and band: the base, {base}; dotted: chance",
     )  # fmt: skip
     panels = figure.subplots(len(parts), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
     for panel, part in zip(panels, parts, strict=True):
-        plots.frame(panel, "", "")
-        panel.set_xlabel("")
-        panel.grid(axis="x", color="#E6E6E6", linewidth=0.7)
-        panel.axvline(usual.mean, color=plots.COLOURS[1], linewidth=1.2)
+        frame(panel, across="", grid="both")
+        panel.axvline(of_base.mean, color=COLOURS[1], linewidth=1.2)
         panel.axvspan(
-            usual.mean - spread(usual, clients), usual.mean + spread(usual, clients),
-            color=plots.COLOURS[1], alpha=0.15, linewidth=0,
-        )  # fmt: skip
-        level = chance[metric[0]][metric[1]]
-        panel.axvline(level, color=plots.GREY, linewidth=0.9, linestyle=plots.DOTTED)
+            of_base.mean - half, of_base.mean + half, color=COLOURS[1], alpha=0.15, linewidth=0
+        )
+        panel.axvline(chance[metric[0]][metric[1]], **CHANCE)
         changes = list(reversed(PARTS[part]))
         for row, change in enumerate(changes):
-            if line := by_name.get(f"{base}:{change}"):
-                values = line.scores[metric]
-                found = over_seeds(values)
-                panel.plot(values, np.full(len(values), row), ".", color=plots.GREY, markersize=4)
-                panel.errorbar(
-                    [found.mean], [row], xerr=[spread(found, clients)], fmt="o",
-                    color=plots.COLOURS[0], markersize=6, elinewidth=1.4,
-                )  # fmt: skip
+            if summary := by_name.get(f"{base}:{change}"):
+                values = summary.scores[metric]
+                seeds_in_row(panel, row, values, spread(over_seeds(values), clients), COLOURS[0])
         panel.set_yticks(range(len(changes)), [change.replace("_", " ") for change in changes])
         panel.set_ylim(-0.6, len(changes) - 0.4)
     panels[-1].tick_params(labelbottom=True)
-    figure.savefig(path)
+    save(figure, path)
 
 
-def spread(found: Spread, clients: int) -> float:
+def spread(mean: Spread, clients: int) -> float:
     """Standard deviation of a hit rate over seeds; of one seed, its standard error over clients."""
-    return found.sd if found.n > 1 else error_over_clients(found.mean, clients)
+    return mean.sd if mean.n > 1 else error_over_clients(mean.mean, clients)
 
 
 if __name__ == "__main__":

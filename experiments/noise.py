@@ -16,16 +16,16 @@ from typing import Annotated
 
 import pandas as pd
 import tyro
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from rich.console import Console
 
 from fedem_jax.cli import process
 from fedem_jax.config.presets import preset
 from fedem_jax.config.tuned import tuned
 from fedem_jax.errors import UserError
+from fedem_jax.evaluation.metrics import metric_title
 from fedem_jax.evaluation.statistics import error_over_clients
-from fedem_jax.report import curves as plots
+from fedem_jax.report.style import CHANCE, COLOURS, frame, legend_above, new_figure, save
+from fedem_jax.report.tables import Row, Table, in_markdown, mean_cell, styled, written_files
 from fedem_jax.storage.files import disk_errors
 from fedem_jax.sweep.description import Sweep
 from fedem_jax.sweep.progress import Watch
@@ -72,24 +72,24 @@ class Noise:
 
 def measure(args: Sequence[str]) -> None:
     """Run what is missing, and report all."""
-    wanted = tyro.cli(Noise, prog="experiments/noise.py", args=args)
-    stem = Path(wanted.dataset).stem or "data"
-    out = Path(wanted.out or f"results/noise-{stem}-{wanted.protocol}")
-    sweeps = {method: described(wanted, method) for method in wanted.methods}
+    options = tyro.cli(Noise, prog="experiments/noise.py", args=args)
+    stem = Path(options.dataset).stem or "data"
+    out = Path(options.out or f"results/noise-{stem}-{options.protocol}")
+    sweeps = {method: described(options, method) for method in options.methods}
     process.prepare_jax()
     console = Console(highlight=False)
     results = {}
-    for method, asked in sweeps.items():
-        console.print(f"[bold]{method}[/], {start_of(method, wanted.dataset)} settings")
+    for method, sweep in sweeps.items():
+        console.print(styled(f"{method}, {start_of(method, options.dataset)} settings", "bold"))
         with Watch(console) as watch:
-            results[method] = run_sweep(asked, out / method, watch=watch)
+            results[method] = run_sweep(sweep, out / method, watch=watch)
     command = f"python experiments/noise.py {shlex.join(args)}".rstrip()
-    text = table(wanted, results, command)
+    text = table(options, results, command)
     with disk_errors(out, "give another --out"):
         (out / "table.md").write_text(text, encoding="utf-8")
-        draw(wanted, results, out / "noise.png")
-    console.print(f"\n{text}", soft_wrap=True)
-    console.print(f"{out}/ holds table.md, noise.png and a folder for each method")
+        draw(options, results, out / "noise.png")
+    console.print(f"\n{text}", soft_wrap=True, markup=False)
+    console.print(written_files(out, ["table.md", "noise.png and a folder for each method"]))
 
 
 def start_of(method: str, dataset: str) -> str:
@@ -97,23 +97,23 @@ def start_of(method: str, dataset: str) -> str:
     return "tuned" if (method, dataset) in tuned() else "released"
 
 
-def described(wanted: Noise, method: str) -> Sweep:
+def described(options: Noise, method: str) -> Sweep:
     """The sweep of one method.
 
     Raises:
         UserError: its uploads take no noise or no bound, or a value is out of range.
     """
-    given = {"dataset": wanted.dataset, "protocol": wanted.protocol, "rounds": wanted.rounds}
-    config = preset(start_of(method, wanted.dataset), method=method, **given)
-    needed = ("ldp_scale", *(("ldp_clip",) if wanted.clip else ()))
+    given = {"dataset": options.dataset, "protocol": options.protocol, "rounds": options.rounds}
+    config = preset(start_of(method, options.dataset), method=method, **given)
+    needed = ("ldp_scale", *(("ldp_clip",) if options.clip else ()))
     for name in needed:
         if not hasattr(config, name):
             raise UserError(f"methods: {method} has no {name}; leave it out.")
-    if wanted.clip:
-        config = dataclasses.replace(config, ldp_clip=wanted.clip)
-    config = dataclasses.replace(config, data_dir=wanted.data_dir)
-    varied = space(type(config), {"ldp_scale": list(wanted.scales)}, "")
-    return Sweep(config=config, varied=varied, seeds=tuple(range(wanted.seeds)))
+    if options.clip:
+        config = dataclasses.replace(config, ldp_clip=options.clip)
+    config = dataclasses.replace(config, data_dir=options.data_dir)
+    varied = space(type(config), {"ldp_scale": list(options.scales)}, "")
+    return Sweep(config=config, varied=varied, seeds=tuple(range(options.seeds)))
 
 
 def by_scale(result: SweepResult) -> pd.DataFrame:
@@ -122,73 +122,67 @@ def by_scale(result: SweepResult) -> pd.DataFrame:
     return done.sort_values("ldp_scale")
 
 
-def table(wanted: Noise, results: dict[str, SweepResult], command: str) -> str:
+def table(options: Noise, results: dict[str, SweepResult], command: str) -> str:
     """Test HR@K and NDCG@K of all methods by scale, in Markdown."""
-    about = next(iter(results.values())).about
-    k = next(iter(results.values())).sweep.config.top_k
-    bound = f"L1 bound {wanted.clip:g}" if wanted.clip else "no bound, hence no guarantee"
-    spread = f", mean over {wanted.seeds} seeds ± standard deviation" if wanted.seeds > 1 else ""
-    lines = [
-        f"# {about['dataset']}, protocol {about['protocol']}: noise on uploads\n",
-        f"`{command}`\n",
-        f"Test HR@{k} / NDCG@{k} among the sampled candidates at the best validation round of "
-        f"{wanted.rounds}{spread}; {bound}. "
-        f"Device: {about['device']}.\n",
-        f"| Laplace scale | {' | '.join(results)} |",
-        f"| ---: |{' ---: |' * len(results)}",
-    ]
-    for scale in wanted.scales:
+    first = next(iter(results.values()))
+    hr, ndcg = (f"{name}@{first.sweep.config.top_k}" for name in ("hr", "ndcg"))
+    bound = f"L1 bound {options.clip:g}" if options.clip else "no bound, hence no guarantee"
+    spread = f", mean over {options.seeds} seeds ± standard deviation" if options.seeds > 1 else ""
+    rows = []
+    for scale in options.scales:
         cells = []
         for result in results.values():
             row = result.settings[result.settings["ldp_scale"] == scale].iloc[0]
-            hr, ndcg, sd = (row[f"test {name}"] for name in (f"hr@{k}", f"ndcg@{k}", f"hr@{k} sd"))
-            told = f"{hr:.4f}{f' ±{sd:.4f}' if spread else ''} / {ndcg:.4f}"
-            cells.append(told if row["status"] == "done" else str(row["status"]))
-        lines.append(f"| {scale:g} | {' | '.join(cells)} |")
-    starts = (f"{method} {start_of(method, wanted.dataset)}" for method in results)
-    lines.append(f"\nSettings: {', '.join(starts)}.\n")
-    return "\n".join(lines)
+            sd = row[f"test {hr} sd"] if options.seeds > 1 else float("nan")
+            means = (mean_cell(row[f"test {hr}"], sd), mean_cell(row[f"test {ndcg}"]))
+            done = row["status"] == "done"
+            cells.append(" / ".join(map(str, means)) if done else str(row["status"]))
+        rows.append(Row([f"{scale:g}", *cells]))
+    header = ["Laplace scale", *results]
+    starts = (f"{method} {start_of(method, options.dataset)}" for method in results)
+    parts = [
+        f"# {first.about['dataset']}, protocol {first.about['protocol']}: noise on uploads",
+        f"`{command}`",
+        f"Test {metric_title(hr)} / {metric_title(ndcg)} among the sampled candidates at the best "
+        f"validation round of {options.rounds}{spread}; {bound}. Device: {first.about['device']}.",
+        in_markdown(Table("", header, rows, align="r" * len(header))),
+        f"Settings: {', '.join(starts)}.",
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
-def draw(wanted: Noise, results: dict[str, SweepResult], path: Path) -> None:
+def draw(options: Noise, results: dict[str, SweepResult], path: Path) -> None:
     """A curve for each method, with its standard deviation over the seeds, or of one seed its
     standard error over the clients; 0 stands at the left."""
     first = next(iter(results.values()))
-    k, level = first.sweep.config.top_k, first.about["chance"]
-    figure = Figure(figsize=(7, 4.2), dpi=200, layout=ConstrainedLayoutEngine(h_pad=0.06))
-    figure.suptitle(
-        f"Noise on uploads: {first.about['dataset']}, protocol {first.about['protocol']}",
-        x=0.012, ha="left", fontsize=13, fontweight="bold",
-    )  # fmt: skip
+    hr, scales = f"hr@{first.sweep.config.top_k}", sorted(options.scales)
+    title = f"Noise on uploads: {first.about['dataset']}, protocol {first.about['protocol']}"
+    bars = "sd over seeds" if options.seeds > 1 else "se over clients, one seed"
+    figure = new_figure(
+        (7, 4.2), title, f"test {metric_title(hr)} at the best validation round; bars: ± {bars}"
+    )
     panel = figure.subplots()
-    plots.frame(panel, "", "")
-    positive = [scale for scale in wanted.scales if scale > 0]
+    across = "scale of the Laplace noise on every number of an upload"
+    frame(panel, unit=f"test {metric_title(hr)}, sampled candidates", across=across)
+    positive = [scale for scale in scales if scale > 0]
     panel.set_xscale("symlog", linthresh=min(positive, default=1.0), linscale=0.5)
     for (method, result), colour, marker in zip(
-        results.items(), plots.COLOURS * 2, "osD^vPX" * 2, strict=False
+        results.items(), COLOURS * 2, "osD^vPX" * 2, strict=False
     ):
         rows = by_scale(result)
-        rate = rows[f"test hr@{k}"]
+        rate = rows[f"test {hr}"]
         over_clients = [error_over_clients(each, result.about["clients"]) for each in rate]
-        spread = rows[f"test hr@{k} sd"].fillna(pd.Series(over_clients, rate.index))
+        spread = rows[f"test {hr} sd"].fillna(pd.Series(over_clients, rate.index))
         panel.errorbar(
             rows["ldp_scale"], rate, yerr=spread, label=method, color=colour,
             marker=marker, markersize=5, linewidth=1.5, elinewidth=1.1, capsize=3,
         )  # fmt: skip
-    panel.axhline(
-        level["test"][f"hr@{k}"], color=plots.GREY, linewidth=0.9, linestyle=plots.DOTTED,
-        label="chance",
-    )  # fmt: skip
-    panel.set_xticks(sorted(wanted.scales), [f"{scale:g}" for scale in sorted(wanted.scales)])
+    panel.axhline(first.about["chance"]["test"][hr], **CHANCE, label="chance")
+    panel.set_xticks(scales, [f"{scale:g}" for scale in scales])
     panel.minorticks_off()
     panel.set_ylim(bottom=0)
-    bars = "sd over seeds" if wanted.seeds > 1 else "se over clients, one seed"
-    panel.set_xlabel(
-        f"scale of the Laplace noise on every number of an upload (± {bars})", fontsize=9
-    )
-    panel.set_ylabel(f"test HR@{k}, sampled candidates", fontsize=9)
-    figure.legend(loc="outside lower center", ncols=len(results) + 1, frameon=False, fontsize=9)
-    figure.savefig(path)
+    legend_above(figure, panel.get_legend_handles_labels()[0])
+    save(figure, path)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Numbers with units, as people read them."""
+"""Numbers as people read them: with units, spans and plurals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def in_bytes(count: float) -> str:
 
 
 def in_seconds(seconds: float) -> str:
-    """A duration with three digits and a unit."""
+    """A measured duration with three digits and a unit."""
     for unit in ("s", "ms", "us"):
         if seconds >= 0.9995 or unit == "us":
             return f"{seconds:.3g} {unit}"
@@ -22,8 +22,19 @@ def in_seconds(seconds: float) -> str:
 
 
 def in_words(seconds: float) -> str:
-    """A duration, roughly: `12 s`, `3 min`, `1 h 05 min`."""
+    """A time to wait, roughly: `12 s`, `3 min`, `1 h 05 min`."""
     if seconds < 99.5:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 run`, `2 runs`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def in_span(low: float, high: float, form: str = ".4f") -> str:
+    """`0.1000 to 0.2000`; a single number where both ends read alike."""
+    ends = dict.fromkeys(f"{end:{form}}" for end in (low, high))
+    return " to ".join(ends)

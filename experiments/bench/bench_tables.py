@@ -9,6 +9,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from fedem_jax.report import tables
+from fedem_jax.report.style import COLOURS, DASHED, GREY, frame, legend_inside, new_figure, save
+
 HERE = Path(__file__).resolve().parent
 CLIENTS, SWEEP, START_UP = "clients", "sweep", "start-up"
 GROUPS = {
@@ -88,14 +91,12 @@ START: Cells = {
 
 def as_table(rows: list[tuple[str, Row]], cells: Cells) -> str:
     """A Markdown table with a row for each case; a refused one says why."""
-    lines = ["| | " + " | ".join(cells) + " |", "|---|" + "---:|" * len(cells)]
+    lines = []
     for label, row in rows:
-        if "refused" in row:
-            lines.append(f"| {label} | {row['refused']} |" + " |" * (len(cells) - 1))
-        else:
-            shown = (cell(row) for cell in cells.values())
-            lines.append(f"| {label} | " + " | ".join(shown) + " |")
-    return "\n".join(lines)
+        refused = [row.get("refused", ""), *[""] * (len(cells) - 1)]
+        values = refused if "refused" in row else [cell(row) for cell in cells.values()]
+        lines.append(tables.Row([label, *values]))
+    return tables.in_markdown(tables.Table("", ["", *cells], lines))
 
 
 def section(results: dict[str, list[tuple[str, Row]]], command: str) -> str:
@@ -136,27 +137,23 @@ def commit() -> str:
 
 def draw_scaling(rows: list[tuple[str, Row]], path: Path) -> None:
     """Round time against the number of clients, with a line of slope 1."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 4.2), dpi=200, layout="constrained")
-    panel = figure.subplots()
     curves: dict[str, list[tuple[int, float]]] = {}
     for label, row in rows:
         if "round" in row:
             curves.setdefault(label.split(", ")[-1], []).append((row["clients"], row["round"]))
-    for (label, points), colour in zip(curves.items(), ("#0072B2", "#D55E00"), strict=False):
+    machine = next(row["machine"] for _, row in rows if "round" in row)
+    caption = f"500 items, 10 to 100 interactions each; {machine}"
+    figure = new_figure((6.4, 4.2), "Seconds per round against clients", caption)
+    panel = figure.subplots()
+    frame(panel, unit="seconds per round", across="clients", grid="both")
+    for (label, points), colour in zip(curves.items(), COLOURS, strict=False):
         panel.plot(*zip(*points, strict=True), "o-", color=colour, linewidth=1.6, label=label)
-    clients, took = next(iter(curves.values()))[-1]
+    clients, seconds_there = next(iter(curves.values()))[-1]
     ends = [min(c for points in curves.values() for c, _ in points), clients]
     panel.plot(
-        ends, [took * end / clients for end in ends], color="#6B6B6B", linewidth=1,
-        linestyle=(0, (4, 1.5)), label="slope 1", zorder=1,
+        ends, [seconds_there * end / clients for end in ends], color=GREY, linewidth=1,
+        linestyle=DASHED, label="slope 1", zorder=1,
     )  # fmt: skip
-    panel.set(xscale="log", yscale="log", xlabel="clients", ylabel="seconds per round")
-    machine = next(row["machine"] for _, row in rows if "round" in row)
-    figure.suptitle("Seconds per round against clients", x=0.012, ha="left", fontweight="bold")
-    panel.set_title(f"500 items, 10 to 100 interactions each; {machine}", loc="left", fontsize=7.5)
-    panel.grid(color="#E6E6E6", linewidth=0.7)
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.legend(frameon=False)
-    figure.savefig(path)
+    panel.set(xscale="log", yscale="log")
+    legend_inside(panel)
+    save(figure, path)

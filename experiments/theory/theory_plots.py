@@ -41,11 +41,10 @@ from comparisons import (
     all_forms,
 )
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
-from fedem_jax.report.style import COLOURS, DASHED, DOTTED, GREY, frame
+from fedem_jax.report import style
+from fedem_jax.report.style import COLOURS, DASHED, DOTTED, GREY
 
 ERRORS = "slices.png"
 FITS = "fits.png"
@@ -59,12 +58,17 @@ AXES = {
 PER_COORDINATE = "squared error, units² per coordinate"
 
 
-def draw_slices(found: dict[str, Compared], path: Path) -> None:
+def draw_slices(results: dict[str, Compared], path: Path) -> None:
     """The five errors over each number of the base point, the others held."""
-    figure, panels = _figure(
-        "Error of an estimate: lines are closed forms, points are simulated", 2, 2, (9, 7)
-    )
-    for panel, (name, compared) in zip(panels, found.items(), strict=True):
+    base = Point()
+    figure = style.new_figure(
+        (9, 7), "Error of an estimate: lines are closed forms, points are simulated",
+        f"Where they do not vary: τ² = 1/8, σ = {base.sigma:g}, n = {base.samples}, "
+        f"N = {base.clients}. Rho is shared by J = {WIDTH} coordinates; held out: 4 more samples. "
+        "Bars: two standard errors.",
+    )  # fmt: skip
+    panels = figure.subplots(2, 2).ravel()
+    for panel, (name, compared) in zip(panels, results.items(), strict=True):
         values = np.array(SLICES[name], float)
         across = np.geomspace(values[0], values[-1], 200)
         point = Point()._replace(**{name: across})
@@ -84,35 +88,26 @@ def draw_slices(found: dict[str, Compared], path: Path) -> None:
             )  # fmt: skip
             _points(panel, values, mean, error, colour, hollow=training)
         _ticks(panel, values)
-    base = Point()
-    panels[0].legend(frameon=False, fontsize=8.5)
-    figure.supxlabel(
-        f"Where they do not vary: τ² = 1/8, σ = {base.sigma:g}, n = {base.samples}, "
-        f"N = {base.clients}. Rho is shared by J = {WIDTH} coordinates; held out: 4 more samples. "
-        "Bars: two standard errors.",
-        x=0.012, ha="left", fontsize=8.5, color=GREY,
-    )  # fmt: skip
-    figure.savefig(path)
+    style.legend_inside(panels[0])
+    style.save(figure, path)
 
 
-def draw_fits(found: Fitted, path: Path) -> None:
+def draw_fits(results: Fitted, path: Path) -> None:
     """What becomes of a learned rho: samples seen before, few coordinates, samples held out."""
-    figure, panels = _figure(
-        "Learning rho: lines are closed forms, points are simulated", 2, 2, (9, 7)
-    )
-    _seen(panels[0], panels[1], found)
-    _widths(panels[2], found)
-    _held(panels[3], found)
-    figure.supxlabel(
+    figure = style.new_figure(
+        (9, 7), "Learning rho: lines are closed forms, points are simulated",
         f"σ = 1, N = {Point().clients} clients, bars: two standard errors. Above: n = m = {COUNT}, "
         f"J = {WIDTH}. Below left: n = {COUNT}, m = {FEW}, τ = 0. Below right: n + m = {TOTAL}, "
         "τ² = 1/8.",
-        x=0.012, ha="left", fontsize=8.5, color=GREY,
     )  # fmt: skip
-    figure.savefig(path)
+    panels = figure.subplots(2, 2).ravel()
+    _seen(panels[0], panels[1], results)
+    _widths(panels[2], results)
+    _held(panels[3], results)
+    style.save(figure, path)
 
 
-def _seen(rho: Axes, error: Axes, found: Fitted) -> None:
+def _seen(rho: Axes, error: Axes, results: Fitted) -> None:
     shares = np.array(SEEN) / COUNT
     across = np.linspace(0, 1, 100)
     seen = "share of the fitting samples used in training"
@@ -126,7 +121,7 @@ def _seen(rho: Axes, error: Axes, found: Fitted) -> None:
         rho.plot(across, learned_rho(client, evidence, WIDTH)[0], color=colour, label=label)
         error.plot(across, learned_error(client, evidence, WIDTH), color=colour)
         error.axhline(float(best_error(client)), color=colour, linewidth=1, linestyle=DASHED)
-        for panel, compared in ((rho, found.rho), (error, found.learned)):
+        for panel, compared in ((rho, results.rho), (error, results.learned)):
             mean, wide = (values[part] for values in compared.simulated)
             _points(panel, shares, mean, wide, colour)
     error.axhline(1 / COUNT, color=GREY, linewidth=1, linestyle=DOTTED)
@@ -134,10 +129,10 @@ def _seen(rho: Axes, error: Axes, found: Fitted) -> None:
     error.plot([], [], color=GREY, linestyle=DASHED, linewidth=1, label="at rho*")
     for panel in (rho, error):
         panel.set_ylim(bottom=0)
-        panel.legend(frameon=False, fontsize=8.5)
+        style.legend_inside(panel)
 
 
-def _widths(panel: Axes, found: Fitted) -> None:
+def _widths(panel: Axes, results: Fitted) -> None:
     across = np.geomspace(WIDTHS[0], WIDTHS[-1], 60)
     client = equal_clients(COUNT, Point().clients, 0.0, 1.0)
     evidence = Evidence(1 / FEW, 0.0)
@@ -150,11 +145,11 @@ def _widths(panel: Axes, found: Fitted) -> None:
         "Few coordinates, rho* = 1",
     )
     lines = (
-        ("not cut", found.learned, learned_error(client, evidence, across), "-"),
-        ("cut to [0, 1]", found.clipped, clipped_error(client, evidence, across), "-"),
+        ("not cut", results.learned, learned_error(client, evidence, across)),
+        ("cut to [0, 1]", results.clipped, clipped_error(client, evidence, across)),
     )
-    for (label, compared, form, style), colour in zip(lines, COLOURS, strict=False):
-        panel.plot(across, np.asarray(form), style, color=colour, label=label)
+    for (label, compared, form), colour in zip(lines, COLOURS, strict=False):
+        panel.plot(across, np.asarray(form), color=colour, label=label)
         mean, wide = (values[part] for values in compared.simulated)
         _points(panel, WIDTHS, mean, wide, colour)
     delta = clipped_error(client, evidence, across, exact=False)
@@ -167,10 +162,10 @@ def _widths(panel: Axes, found: Fitted) -> None:
     panel.set(xscale="log", yscale="log")
     _ticks(panel, WIDTHS)
     panel.yaxis.set_minor_formatter(NullFormatter())
-    panel.legend(frameon=False, fontsize=8.5)
+    style.legend_inside(panel)
 
 
-def _held(panel: Axes, found: Fitted) -> None:
+def _held(panel: Axes, results: Fitted) -> None:
     held = np.linspace(0.8, 26, 200)
     base, start = Point(), len(SEEN_FITS) + len(ALIKE_FITS)
     _axes(panel, "samples m held out", PER_COORDINATE, HELD_OUT, f"Of {TOTAL} samples, m held out")
@@ -191,7 +186,7 @@ def _held(panel: Axes, found: Fitted) -> None:
             linewidth=1.2,
         )
         part = slice(start + row * len(HELD_OUT), start + (row + 1) * len(HELD_OUT))
-        mean, wide = (values[part] for values in found.learned.simulated)
+        mean, wide = (values[part] for values in results.learned.simulated)
         _points(panel, HELD_OUT, mean, wide, colour)
     panel.plot([], [], color=GREY, linestyle=DASHED, linewidth=1, label="first order in m")
     panel.plot([], [], color=GREY, linestyle=DOTTED, linewidth=1.2, label="its best m")
@@ -201,67 +196,57 @@ def _held(panel: Axes, found: Fitted) -> None:
         textcoords="offset points", ha="right", fontsize=8.5,
     )  # fmt: skip
     panel.set_ylim(0, 5 / TOTAL)
-    panel.legend(frameon=False, fontsize=8.5)
+    style.legend_inside(panel)
 
 
-def draw_unequal(found: Unequal, path: Path) -> None:
+def draw_unequal(results: Unequal, path: Path) -> None:
     """Clients with 1 to 64 samples: which rho is best, which is learned, what it is worth."""
-    figure, panels = _figure(
-        "Clients with few and with many samples; weights are sample shares", 1, 2, (9, 4)
-    )
+    figure = style.new_figure(
+        (9, 4), "Clients with few and with many samples; weights are sample shares",
+        f"σ = 1. Lines: closed forms; points: simulated, two standard errors; full: fitted on "
+        f"{HELD} held-out samples; hollow: on 2, one of them seen.",
+    )  # fmt: skip
+    panels = figure.subplots(1, 2).ravel()
     sizes, rows = np.unique(SIZES), slice(None, None, 2)
     rho, errors = panels
     _axes(rho, AXES["samples"] + ", of 254 in all", "rho", sizes, "Best rho, and the learned ones")
     for place, (tau2, colour) in enumerate(zip(SPREADS, COLOURS, strict=False)):
-        rho.plot(sizes, found.best[place, rows], color=colour, label=f"τ² = {_short(tau2)}")
-        form = found.rho.form[place, 1, rows]
+        rho.plot(sizes, results.best[place, rows], color=colour, label=f"τ² = {_short(tau2)}")
+        form = results.rho.form[place, 1, rows]
         rho.plot(sizes, form, color=colour, linestyle=DASHED, linewidth=1)
         for fit in (0, 1):
-            mean, wide = (values[place, fit, rows] for values in found.rho.simulated)
+            mean, wide = (values[place, fit, rows] for values in results.rho.simulated)
             _points(rho, sizes, mean, wide, colour, hollow=fit == 1)
     rho.plot([], [], color=GREY, linestyle=DASHED, linewidth=1, label="half of the samples seen")
     rho.set(xscale="log", ylim=(-0.05, 1.5))
-    rho.legend(frameon=False, fontsize=8.5, loc="upper right")
+    style.legend_inside(rho, loc="upper right")
     middle = SPREADS.index(1 / 8)
     _axes(errors, AXES["samples"], PER_COORDINATE, sizes, "Errors at τ² = 1/8")
     kinds: Sequence[tuple[str, Compared]] = (
-        ("local", found.local),
-        ("replaced", found.replaced),
-        ("merged, rho* of each", found.merged),
-        ("merged, one rho for all", found.shared),
+        ("local", results.local),
+        ("replaced", results.replaced),
+        ("merged, rho* of each", results.merged),
+        ("merged, one rho for all", results.shared),
     )
     for (label, compared), colour in zip(kinds, COLOURS, strict=False):
         errors.plot(sizes, compared.form[middle, rows], color=colour, label=label)
         mean, wide = (values[middle, rows] for values in compared.simulated)
         _points(errors, sizes, mean, wide, colour)
     errors.set(xscale="log", yscale="log")
-    errors.legend(frameon=False, fontsize=8.5)
+    style.legend_inside(errors)
     for panel in panels:
         _ticks(panel, sizes)
-    figure.supxlabel(
-        f"σ = 1. Lines: closed forms; points: simulated, two standard errors; full: fitted on "
-        f"{HELD} held-out samples; hollow: on 2, one of them seen.",
-        x=0.012, ha="left", fontsize=8.5, color=GREY,
-    )  # fmt: skip
-    figure.savefig(path)
+    style.save(figure, path)
 
 
-def _figure(title: str, rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, Any]:
-    layout = ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.08)
-    figure = Figure(figsize=size, dpi=110, layout=layout)
-    figure.suptitle(title, x=0.012, ha="left", fontsize=12, fontweight="bold")
-    return figure, figure.subplots(rows, columns).ravel()
-
-
-def _axes(panel: Axes, across: str, canonical_sign: str, ticks: Any, title: str = "") -> None:
-    frame(panel, title, canonical_sign)
-    panel.set_xlabel(across, fontsize=9)
+def _axes(panel: Axes, across: str, unit: str, ticks: Any, title: str = "") -> None:
+    style.frame(panel, title, unit, across)
     panel.xaxis.set_major_locator(NullLocator())
     panel.set_xticks(list(ticks))
 
 
 def _ticks(panel: Axes, values: Any) -> None:
-    """On logarithmic axes: ticks at the simulated values, decimals canonical_sign."""
+    """On logarithmic axes: ticks at the simulated values, decimals upright."""
     panel.set_xticks(list(values))
     panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
     panel.xaxis.set_minor_locator(NullLocator())

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from rich import box
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
-
 from fedem_jax.analysis.verdict import LEVEL, Audit, Share
+from fedem_jax.report.tables import Row, Shown, Table, in_terminal, styled
+from fedem_jax.units import in_span
 
 
-def audit_table(found: Audit) -> RenderableType:
+def audit_table(audit: Audit) -> Shown:
     """All figures of an audit, its verdict and its reasons."""
-    name = f"HR@{found.top_k}"
-    rows = [
+    name = f"HR@{audit.top_k}"
+    figures = [
         (f"Local-only, {name}", lambda f: f"{f.hit_rate:.4f}"),
-        (f"  {LEVEL:.0%} interval", lambda f: "{:.4f} to {:.4f}".format(*f.interval)),
+        (f"  {LEVEL:.0%} interval", lambda f: in_span(*f.interval)),
         ("  chance", lambda f: f"{f.chance:.4f}"),
         (f"Local-only, {name} among all items", lambda f: f"{f.local_full:.4f}"),
         ("  chance", lambda f: f"{f.chance_full:.4f}"),
@@ -26,21 +23,17 @@ def audit_table(found: Audit) -> RenderableType:
         ("held-out items drawn as negatives", lambda f: f.drawn),
         ("candidates drawn as negatives", lambda f: f.candidates_drawn),
     ]
-    table = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left", title_style="bold",
-        title=f"{found.dataset} · protocol {found.protocol.name} · {found.fingerprint} · "
-        f"{found.rounds} rounds, seed {found.seed}",
-    )  # fmt: skip
-    table.add_column("", no_wrap=True)
-    table.add_column("validation", justify="right")
-    table.add_column("test", justify="right")
-    for label, value in rows:
-        table.add_row(label, str(value(found.val)), str(value(found.test)))
+    rows = [Row([label, str(value(audit.val)), str(value(audit.test))]) for label, value in figures]
     split = (
-        f"validation and test item are the same for {Share(found.coinciding, found.clients)} "
-        f"clients; equal timestamps decide the split of {Share(found.tied_users, found.clients)}"
+        f"validation and test item are the same for {Share(audit.coinciding, audit.clients)} "
+        f"clients; equal timestamps decide the split of {Share(audit.tied_users, audit.clients)}"
     )
-    colour = {"leaks": "red", "cannot tell": "yellow", "does not leak": "green"}[found.verdict]
-    subject = "" if found.verdict == "cannot tell" else "the protocol "
-    said = Text.assemble("verdict: ", (subject + found.verdict, f"bold {colour}"))
-    return Group(table, Text(split, style="dim"), "", said, *(f"- {r}" for r in found.reasons))
+    title = (
+        f"{audit.dataset} · protocol {audit.protocol.name} · {audit.fingerprint} · "
+        f"{audit.rounds} rounds, seed {audit.seed}"
+    )
+    table = Table(title, ["", "validation", "test"], rows, [split])
+    colour = {"leaks": "red", "cannot tell": "yellow", "does not leak": "green"}[audit.verdict]
+    subject = "" if audit.verdict == "cannot tell" else "the protocol "
+    verdict = styled(f"\nverdict: {subject}{audit.verdict}", f"bold {colour}")
+    return in_terminal(table, verdict, *(f"- {reason}" for reason in audit.reasons))

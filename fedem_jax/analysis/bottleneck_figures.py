@@ -10,6 +10,7 @@ import pandas as pd
 from fedem_jax.analysis.bottleneck import STAGES, Bottleneck
 from fedem_jax.evaluation.metrics import hit_rate, ndcg
 from fedem_jax.evaluation.statistics import bootstrap_interval
+from fedem_jax.units import in_span
 
 RESAMPLES = 2000
 
@@ -21,8 +22,12 @@ class Figures(NamedTuple):
     low: float
     high: float
 
-    def __str__(self) -> str:
-        return f"{self.mean:.4f}\n{self.low:.4f} to {self.high:.4f}"
+    def interval(self, form: str = ".4f") -> str:
+        """The interval in words."""
+        return in_span(self.low, self.high, form)
+
+    def __format__(self, form: str) -> str:
+        return f"{self.mean:{form}} ({self.interval(form)})"
 
 
 class Line(NamedTuple):
@@ -38,15 +43,15 @@ class Line(NamedTuple):
     clients: int
 
 
-def late(found: Bottleneck) -> pd.DataFrame:
+def late(study: Bottleneck) -> pd.DataFrame:
     """The last third of the rounds."""
-    return found.rounds[found.rounds["round"] > found.config.rounds * 2 // 3]
+    return study.rounds[study.rounds["round"] > study.config.rounds * 2 // 3]
 
 
-def by_client(found: Bottleneck) -> pd.DataFrame:
+def by_client(study: Bottleneck) -> pd.DataFrame:
     """A row for each client that was aggregated in the last third of the rounds: what it is, and
     its mean loss and quality with each table over those rounds."""
-    rounds, k = late(found), found.config.top_k
+    rounds, k = late(study), study.config.top_k
     columns = {"client": rounds["client"]}
     for stage in STAGES:
         rank = rounds[f"rank {stage}"].to_numpy()
@@ -54,42 +59,41 @@ def by_client(found: Bottleneck) -> pd.DataFrame:
         columns[f"ndcg {stage}"] = ndcg(rank, k)
         columns[f"loss {stage}"] = rounds[f"loss {stage}"]
     means = pd.DataFrame(columns).groupby("client").mean()
-    return found.clients.join(means, how="inner")
+    return study.clients.join(means, how="inner")
 
 
-def summarised(found: Bottleneck) -> dict[str, Any]:
+def summarised(study: Bottleneck) -> dict[str, Any]:
     """All figures of the table, by stage, and the slopes of the drops."""
-    clients = by_client(found)
+    clients = by_client(study)
     stages = {
         stage: {name: _figures(clients[f"{name} {stage}"]) for name in ("hr", "ndcg", "loss")}
-        | {"distance": _figures(found.clients[f"distance {stage}"].dropna())}
+        | {"distance": _figures(study.clients[f"distance {stage}"].dropna())}
         for stage in STAGES
     }
     slopes = {drop: {} for drop in ("loss", "ndcg")}
     for (drop, cause), line in lines_of(clients).items():
         slopes[drop][cause] = line.slope
-    about = {
-        "dataset": found.federation.name,
-        "protocol": found.federation.protocol.name,
-        "fingerprint": found.federation.fingerprint,
-        "rounds": found.config.rounds,
-        "seed": found.config.seed,
-        "aggregation_fraction": found.config.aggregation_fraction,
+    setting = {
+        "dataset": study.federation.name,
+        "protocol": study.federation.protocol.name,
+        "fingerprint": study.federation.fingerprint,
+        "rounds": study.config.rounds,
+        "seed": study.config.seed,
+        "aggregation_fraction": study.config.aggregation_fraction,
         "clients_looked_at": len(clients),
-        "optimum_settled_to": found.settled,
+        "optimum_settled_to": study.settled,
     }
-    return about | {"stages": stages, "slopes": slopes}
+    return setting | {"stages": stages, "slopes": slopes}
 
 
 def lines_of(clients: pd.DataFrame) -> dict[tuple[str, str], Line]:
     """Least-squares lines of what replacing costs a client, in loss and in NDCG, against its
     heterogeneity and against the logarithm of its history."""
-    found = {}
+    lines = {}
     for drop in ("loss", "ndcg"):
         for cause in ("heterogeneity", "history"):
-            x, y = points(clients, drop, cause)
-            found[drop, cause] = fitted(x, y)
-    return found
+            lines[drop, cause] = fitted(*points(clients, drop, cause))
+    return lines
 
 
 def points(clients: pd.DataFrame, drop: str, cause: str) -> tuple[np.ndarray, np.ndarray]:
@@ -123,10 +127,6 @@ def _least_squares(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray
     spread = np.maximum((apart**2).sum(axis=1), np.finfo(float).tiny)
     slope = (apart * y).sum(axis=1) / spread
     return slope, y.mean(axis=1) - slope * x.mean(axis=1)
-
-
-def _slope(slope: Figures) -> str:
-    return f"{slope.mean:+.4f} ({slope.low:+.4f} to {slope.high:+.4f})"
 
 
 def _figures(values: pd.Series) -> Figures:

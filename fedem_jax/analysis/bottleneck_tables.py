@@ -5,54 +5,54 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from rich import box
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
-
 from fedem_jax.analysis.bottleneck import STAGES, Bottleneck
 from fedem_jax.analysis.bottleneck_charts import draw_drops, draw_stages
-from fedem_jax.analysis.bottleneck_figures import _slope, summarised
+from fedem_jax.analysis.bottleneck_figures import Figures, summarised
+from fedem_jax.evaluation.metrics import metric_title, metrics_at
+from fedem_jax.report.tables import Cell, Row, Shown, Table, in_terminal
 
 ROUNDS, CLIENTS, SUMMARY = "rounds.parquet", "clients.parquet", "summary.json"
 CURVES, DROPS = "stages.png", "drops.png"
 FILES = (SUMMARY, ROUNDS, CLIENTS, CURVES, DROPS)
 
 
-def save(found: Bottleneck, directory: Path) -> None:
+def save(study: Bottleneck, directory: Path) -> None:
     """Write both tables, the summary and the pictures."""
     directory.mkdir(parents=True, exist_ok=True)
-    found.config.save(directory / "config.json")
-    found.rounds.to_parquet(directory / ROUNDS)
-    found.clients.to_parquet(directory / CLIENTS)
-    plain = json.dumps(summarised(found), indent=2, default=lambda value: value._asdict())
+    study.config.save(directory / "config.json")
+    study.rounds.to_parquet(directory / ROUNDS)
+    study.clients.to_parquet(directory / CLIENTS)
+    plain = json.dumps(summarised(study), indent=2, default=lambda value: value._asdict())
     (directory / SUMMARY).write_text(plain + "\n")
-    draw_stages(found, directory / CURVES)
-    draw_drops(found, directory / DROPS)
+    draw_stages(study, directory / CURVES)
+    draw_drops(study, directory / DROPS)
 
 
-def shown(found: Bottleneck) -> RenderableType:
+def shown(study: Bottleneck) -> Shown:
     """The table for a terminal."""
-    figures, k = summarised(found), found.config.top_k
+    summary = summarised(study)
     title = (
-        f"The aggregation bottleneck on {found.federation.name} · protocol "
-        f"{found.federation.protocol.name} · {found.federation.fingerprint}"
+        f"The aggregation bottleneck on {study.federation.name} · protocol "
+        f"{study.federation.protocol.name} · {study.federation.fingerprint}"
     )
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
-    table.add_column("item table")
-    for name in (f"HR@{k}", f"NDCG@{k}", "train loss\nnats", "distance to\nown optimum"):
-        table.add_column(name, justify="right")
+    names = [metric_title(name) for _, name in metrics_at(study.config.top_k, ("test",))]
+    header = ["item table", *names, "train loss\nnats", "distance to\nown optimum"]
+    rows = []
     for stage in STAGES:
-        row = figures["stages"][stage]
-        table.add_row(stage, *(str(row[name]) for name in ("hr", "ndcg", "loss", "distance")))
-    slopes = figures["slopes"]
-    steep, long = slopes["loss"]["heterogeneity"], slopes["loss"]["history"]
-    notes = (
-        f"{figures['clients_looked_at']:,} clients aggregated in the last third of "
-        f"{figures['rounds']} rounds; below each mean its 95 % interval over clients.",
-        f"Loss added by replacing: {_slope(steep)} per unit of heterogeneity, {_slope(long)} per "
-        "tenfold history.",
+        figures = [summary["stages"][stage][name] for name in ("hr", "ndcg", "loss", "distance")]
+        rows.append(Row([stage, *map(_cell, figures)]))
+    slopes = summary["slopes"]["loss"]
+    notes = [
+        f"{summary['clients_looked_at']:,} clients aggregated in the last third of "
+        f"{summary['rounds']} rounds; below each mean its 95 % interval over clients.",
+        f"Loss added by replacing: {slopes['heterogeneity']:+.4f} per unit of heterogeneity, "
+        f"{slopes['history']:+.4f} per tenfold history.",
         "Distance: over the clients aggregated last. Their optima are their own tables after "
-        f"rounds alone, settled to {100 * found.settled:.1f} % of the loss a round.",
-    )
-    return Group(table, *(Text(note, "dim") for note in notes))
+        f"rounds alone, settled to {100 * study.settled:.1f} % of the loss a round.",
+    ]
+    return in_terminal(Table(title, header, rows, notes))
+
+
+def _cell(figures: Figures) -> Cell:
+    """A mean, and below it in two lines its interval."""
+    return Cell(f"{figures.mean:.4f}", figures.interval().replace(" to ", " to\n"))

@@ -31,10 +31,11 @@ def bottleneck(args: Sequence[str]) -> None:
     from fedem_jax.analysis.bottleneck import bottleneck
     from fedem_jax.analysis.bottleneck_tables import FILES, save, shown
     from fedem_jax.report.progress import Progress
+    from fedem_jax.report.tables import written_files
 
     with Progress() as progress:
         found = bottleneck(config, observers=[progress], alone=wanted.alone)
     save(found, out)
     console = Console(highlight=False)
     console.print(shown(found))
-    console.print(f"[bold]{out}/[/bold] holds {', '.join(FILES)}", soft_wrap=True)
+    console.print(written_files(out, FILES), soft_wrap=True)

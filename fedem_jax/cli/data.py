@@ -13,19 +13,15 @@ def data(args: Sequence[str]) -> None:
     """List the known data sets."""
     tyro.cli(Data, prog="fedem data", args=args)
 
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
 
     from fedem_jax.data.sources import known_datasets
+    from fedem_jax.report.tables import Row, Table, in_terminal
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("name", style="bold", no_wrap=True)
-    table.add_column("users", justify="right")
-    table.add_column("items", justify="right")
-    table.add_column("origin", overflow="fold")
-    for known in known_datasets():
-        table.add_row(known.name, f"{known.users:,}", f"{known.items:,}", known.origin)
-    console = Console(highlight=False)
-    console.print(table)
-    console.print("Users and items as in the file, before the filter of the protocol.", style="dim")
+    rows = [
+        Row([known.name, f"{known.users:,}", f"{known.items:,}", known.origin])
+        for known in known_datasets()
+    ]
+    note = "Users and items as in the file, before the filter of the protocol."
+    table = Table("", ["name", "users", "items", "origin"], rows, [note], align="lrrl")
+    Console(highlight=False).print(in_terminal(table))

@@ -13,8 +13,8 @@ from fedem_jax.errors import UserError
 
 def report(args: Sequence[str]) -> None:
     """Redraw the curves of finished runs and print their closing tables."""
-    wanted = tyro.cli(Report, prog="fedem report", args=args)
-    if not wanted.directories:
+    options = tyro.cli(Report, prog="fedem report", args=args)
+    if not options.directories:
         raise UserError("report: names no run directory; give at least one.")
 
     from rich.console import Console
@@ -24,12 +24,12 @@ def report(args: Sequence[str]) -> None:
     from fedem_jax.report.run_tables import closing, comparison
     from fedem_jax.runs.reading import read_run
 
-    runs = [(str(path), read_run(path)) for path in wanted.directories]
+    runs = [(str(path), read_run(path)) for path in options.directories]
     console = Console(highlight=False)
     for path, run in runs:
         draw_run(Path(path), run)
         console.print(closing(run.summary))
     if len(runs) > 1:
         console.print(comparison(runs))
-    if wanted.picture:
-        learning_curves(runs, wanted.picture, title="Learning curves")
+    if options.picture:
+        learning_curves(runs, options.picture, title="Learning curves")

@@ -11,15 +11,16 @@ from rich.console import Console
 from rich.text import Text
 
 from fedem_jax.compare.plan import Comparison, PlannedRun
+from fedem_jax.evaluation.metrics import metric_title
 from fedem_jax.evaluation.records import Record, Setting, Summary
 from fedem_jax.report.progress import live_bar
 from fedem_jax.runs.reading import read_run
+from fedem_jax.units import counted, in_words
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from fedem_jax.data.federation import Federation
-from fedem_jax.units import in_words
 
 
 class Watch:
@@ -32,7 +33,7 @@ class Watch:
         """
         Args:
             todo: the runs, in order.
-            paces: seconds per round of contenders that have run before, by name.
+            paces: seconds per round of methods that have run before, by name.
         """
         self._console, self._paces = console, dict(paces)
         self._ahead, self._total = list(todo), len(todo)
@@ -67,21 +68,21 @@ class Watch:
     def record(self, record: Record) -> None:
         """Show the newest round."""
         metric = f"hr@{self._ahead[0].config.top_k}"
-        values = f"round {record['round']}, val {metric.upper()} {record['val'][metric]:.3f}"
+        values = f"round {record['round']}, val {metric_title(metric)} {record['val'][metric]:.3f}"
         self._bar.update(self._rounds, completed=record["round"], values=values)
         self._show(record["round"])
 
     def finish(self, summary: Summary, per_client: pd.DataFrame) -> None:
         """Say what came of the run, and how long the others may take."""
-        run, took = self._ahead[0], time.monotonic() - self._begun
-        self._paces[run.name] = took / run.config.rounds
+        run, seconds = self._ahead[0], time.monotonic() - self._begun
+        self._paces[run.name] = seconds / run.config.rounds
         del self._ahead[0]
         metric = f"hr@{summary['top_k']}"
         value = summary["headline"]["test"][metric]
-        self._say(run, f"{metric.upper()} {value:.4f}, {in_words(took)}")
+        self._say(run, f"{metric_title(metric)} {value:.4f}, {in_words(seconds)}")
 
     def fail(self, run: PlannedRun, reason: str) -> None:
-        """Say why a contender is left out."""
+        """Say why a method is left out."""
         kept = [each for each in self._ahead if each.name != run.name]
         self._total -= len(self._ahead) - len(kept) - 1
         self._ahead = kept
@@ -102,45 +103,38 @@ class Watch:
             paces = paces | {run.name: elapsed / rounds}
         seconds = time_left(self._ahead, paces)
         left = f"{in_words(max(1, seconds - elapsed))} left" if seconds else ""
+        number = f"run {done + 1}/{self._total}"
         self._bar.update(
-            self._runs,
-            completed=done,
-            total=self._total,
-            description=f"run {done + 1}/{self._total}",
-            values=left,
+            self._runs, completed=done, total=self._total, description=number, values=left
         )
 
 
-def opening(comparison: Comparison, todo: Sequence[PlannedRun], federation: Federation) -> str:
+def opening(comparison: Comparison, todo: Sequence[PlannedRun], federation: Federation) -> Text:
     """What is about to run, in a sentence."""
     runs = comparison.runs()
     methods, done = len(runs) // comparison.seeds, len(runs) - len(todo)
     finished = f", {done} of them finished" if done else ""
-    return (
+    return Text(
         f"{federation.name}, protocol {federation.protocol.name}: {federation.num_clients:,} "
         f"clients, {federation.num_items:,} items\n"
-        f"{_count(methods, 'method')} x {_count(comparison.seeds, 'seed')} = "
-        f"{_count(len(runs), 'run')}{finished}"
+        f"{counted(methods, 'method')} x {counted(comparison.seeds, 'seed')} = "
+        f"{counted(len(runs), 'run')}{finished}"
     )
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
-
-
 def time_left(runs: Sequence[PlannedRun], paces: dict[str, float]) -> float:
-    """Seconds that runs will take: a contender that has not run yet goes at the mean pace of those
+    """Seconds that runs will take: a method that has not run yet goes at the mean pace of those
     that have. 0 if none has.
 
     Args:
-        paces: seconds per round, compiling included, by name of the contender.
+        paces: seconds per round, compiling included, by name of the method.
     """
     usual = float(np.mean(list(paces.values()))) if paces else 0.0
     return sum(paces.get(run.name, usual) * run.config.rounds for run in runs)
 
 
 def paces_of(comparison: Comparison, todo: Sequence[PlannedRun]) -> dict[str, float]:
-    """Seconds per round of the contenders that have finished runs, by name."""
+    """Seconds per round of the methods that have finished runs, by name."""
     waiting, paces = {run.path for run in todo}, {}
     for run in comparison.runs():
         if run.path not in waiting:

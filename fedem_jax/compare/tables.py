@@ -3,220 +3,199 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
-from rich import box
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from fedem_jax.compare.plan import Comparison
 from fedem_jax.compare.results import MethodRuns, gather
 from fedem_jax.compare.standings import (
     REFERENCES,
     MethodSummary,
-    Metric,
     as_csv,
     published,
-    reached,
+    rounds_to,
     standings,
 )
 from fedem_jax.config.protocol import SELECTED
 from fedem_jax.errors import UserError
+from fedem_jax.evaluation.metrics import Metric, metric_title, ranked_title
 from fedem_jax.evaluation.records import Summary
 from fedem_jax.evaluation.statistics import over_seeds
 from fedem_jax.evaluation.summary import protocol_label
+from fedem_jax.report.tables import (
+    Cell,
+    Row,
+    Shown,
+    Table,
+    in_markdown,
+    in_terminal,
+    mean_cell,
+    written_files,
+)
 from fedem_jax.units import in_bytes, in_seconds
 
 TABLE, NUMBERS, PICTURE = "table.md", "table.csv", "comparison.png"
 
 
-class Cell(NamedTuple):
-    """A value in a table."""
-
-    value: str
-    aside: str = ""
-    """What stands below it in a terminal, and after it in Markdown."""
-    best: bool = False
-
-
-class Section(NamedTuple):
-    """A table with a title, in a form that both kinds of output are made from."""
-
-    title: str
-    header: list[tuple[str, str]]
-    """Two lines for each column after the first, which names the contenders."""
-    rows: list[tuple[str, list[Cell]]]
-    notes: list[str]
-    """Sentences below it."""
-
-
 def write_up(
     comparison: Comparison, failed: dict[str, str], command: str, reach: float = 0.0
-) -> RenderableType:
+) -> Shown:
     """Write the tables and the picture of finished runs; what the terminal is to show.
 
     Args:
-        failed: why contenders failed, by name.
+        failed: why methods failed, by name.
         command: what makes the same again; stands in the tables.
-        reach: validation HR whose price is told, in rounds and bytes; 0: none.
+        reach: validation HR whose price is reported, in rounds and bytes; 0: none.
 
     Raises:
         UserError: all failed, or something cannot be read or written.
     """
     from fedem_jax.compare.charts import standings_chart
 
-    entries = gather(comparison, failed)
-    reference, lines = standings(entries)
-    if all(line.failed for line in lines):
-        raise UserError(f"no method could run; {lines[0].name}: {lines[0].failed}")
-    parts = sections(entries, reference, lines)
+    methods = gather(comparison, failed)
+    reference, summaries = standings(methods)
+    if all(summary.failed for summary in summaries):
+        raise UserError(f"no method could run; {summaries[0].name}: {summaries[0].failed}")
+    run = first_run(methods)
+    tables = all_tables(run, reference, summaries)
     if reach:
-        parts.append(_price(entries, lines, reach))
-    about = next(entry.summaries[0] for entry in entries if not entry.failed)
+        tables.append(_price(methods, summaries, reach))
     seeds = f"{comparison.seeds} seeds" if comparison.seeds > 1 else "seed 0"
     directory = comparison.directory
     try:
-        (directory / TABLE).write_text(in_markdown(entries, parts, command), encoding="utf-8")
-        as_csv(lines, directory / NUMBERS)
+        (directory / TABLE).write_text(document(methods, tables, command), encoding="utf-8")
+        as_csv(summaries, directory / NUMBERS)
         standings_chart(
-            lines, directory / PICTURE,
-            title=f"{about['dataset']}, protocol {about['protocol']}",
+            summaries, directory / PICTURE,
+            title=f"{run['dataset']}, protocol {run['protocol']}",
             caption="test metrics at the best validation round · protocol "
-            f"{protocol_label(about)} · {about['clients']:,} clients · {about['items']:,} items · "
-            f"{about['protocol_switches']['num_candidates']} sampled candidates · {seeds}",
-            reference=reference, chance=about["chance"],
+            f"{protocol_label(run)} · {run['clients']:,} clients · {run['items']:,} items · "
+            f"{run['protocol_switches']['num_candidates']} sampled candidates · {seeds}",
+            reference=reference, chance=run["chance"],
         )  # fmt: skip
     except OSError as error:
         raise UserError(f"{directory}: cannot be written ({error.strerror}).") from None
-    files = f"{directory}/ holds {TABLE}, {NUMBERS}, {PICTURE} and a folder for each run"
-    return Group(in_terminal(parts), Text(f"\n{files}"))
+    files = [TABLE, NUMBERS, f"{PICTURE} and a folder for each run"]
+    return in_terminal(*tables, "", written_files(directory, files))
 
 
-def sections(
-    entries: Sequence[MethodRuns], reference: str, lines: Sequence[MethodSummary]
-) -> list[Section]:
-    """All tables of a comparison with at least one finished contender."""
-    about = next(entry.summaries[0] for entry in entries if not entry.failed)
-    found = [_results(about, lines)]
-    if about["protocol_switches"]["selection"] == "test":
-        found.append(_best_test(lines))
-    if any(line.against for line in lines):
-        found.append(_differences(reference, lines))
-    found.append(_published(about, lines))
-    found.append(_costs(about, lines))
-    return found
+def first_run(methods: Sequence[MethodRuns]) -> Summary:
+    """Summary of the first finished run, for what all runs share."""
+    return next(runs.summaries[0] for runs in methods if not runs.failed)
 
 
-def in_terminal(parts: Sequence[Section]) -> RenderableType:
-    """The tables within 80 columns."""
-    shown: list[RenderableType] = []
-    for part in parts:
-        if part.rows:
-            shown.append(_table(part))
-        else:
-            shown.append(Text(f"\n{part.title}", "bold"))
-        shown += [Text(note, "dim") for note in part.notes]
-    return Group(*shown)
+def all_tables(run: Summary, reference: str, summaries: Sequence[MethodSummary]) -> list[Table]:
+    """All tables of a comparison with at least one finished method.
+
+    Args:
+        run: summary of one of the runs.
+    """
+    tables = [_results(run, summaries)]
+    if run["protocol_switches"]["selection"] == "test":
+        tables.append(_best_test(summaries))
+    if any(summary.against for summary in summaries):
+        tables.append(_differences(reference, summaries))
+    return [*tables, _published(run, summaries), _costs(run, summaries)]
 
 
-def in_markdown(entries: Sequence[MethodRuns], parts: Sequence[Section], command: str) -> str:
-    """The same as a document, with the command that makes it and what it was measured on."""
-    every = [summary for entry in entries for summary in entry.summaries]
-    about, seeds = every[0], {summary["seed"]: summary["fingerprint"] for summary in every}
+def document(methods: Sequence[MethodRuns], tables: Sequence[Table], command: str) -> str:
+    """The tables in Markdown, with the command that makes them and what they were measured on."""
+    runs = [summary for each in methods for summary in each.summaries]
+    first, seeds = runs[0], {run["seed"]: run["fingerprint"] for run in runs}
     splits = ", ".join(f"{fingerprint} (seed {seed})" for seed, fingerprint in seeds.items())
-    devices = " and ".join(dict.fromkeys(summary["device"] for summary in every))
+    devices = " and ".join(dict.fromkeys(run["device"] for run in runs))
     versions = " and ".join(
         dict.fromkeys(
-            ", ".join(f"{name} {number}" for name, number in summary["versions"].items())
-            for summary in every
+            ", ".join(f"{name} {number}" for name, number in run["versions"].items())
+            for run in runs
         )
     )
-    lines = [
-        f"# {about['dataset']}, protocol {protocol_label(about)}",
+    parts = [
+        f"# {first['dataset']}, protocol {protocol_label(first)}",
         f"`{command}`",
-        f"{about['clients']:,} clients, {about['items']:,} items, "
-        f"{about['interactions']:,} interactions. Splits: {splits}. Device: {devices}. "
+        f"{first['clients']:,} clients, {first['items']:,} items, "
+        f"{first['interactions']:,} interactions. Splits: {splits}. Device: {devices}. "
         f"Versions: {versions}.",
     ]
-    for part in parts:
-        lines.append(f"## {part.title}")
-        if part.rows:
-            header = [" ".join(filter(None, names)) for names in part.header]
-            rows = [["method", *header], ["---", *["---:"] * len(header)]]
-            rows += [[name, *map(_marked, cells)] for name, cells in part.rows]
-            lines.append("\n".join(f"| {' | '.join(row)} |" for row in rows))
-        lines += part.notes
-    return "\n\n".join(lines) + "\n"
+    for table in tables:
+        parts += [f"## {table.title}", *([in_markdown(table)] if table.rows else []), *table.notes]
+    return "\n\n".join(parts) + "\n"
 
 
-def _columns(metrics: Sequence[Metric]) -> list[tuple[str, str]]:
-    return [("full" if part == "test_full" else "sampled", name.upper()) for part, name in metrics]
+def _table(title: str, header: Sequence[str], rows: Sequence[Row], notes: Sequence[str]) -> Table:
+    """A table with a row for each method."""
+    return Table(title, ["\nmethod", *header], rows, notes, label_width=17)
 
 
-def _results(about: Summary, lines: Sequence[MethodSummary]) -> Section:
-    metrics, rows = _metrics(lines), _spreads(lines, "scores")
-    for (_, cells), line in zip(rows, lines, strict=True):
-        low, high = line.chosen
-        cells.insert(0, Cell("" if line.failed else f"{low}-{high}" if low < high else f"{low}"))
-    levels = [Cell(f"{about['chance'][part][name]:.4f}") for part, name in metrics]
-    rows.append(("chance", [Cell(""), *levels]))
-    done = [line for line in lines if not line.failed]
-    seeds = len(next(iter(done[0].scores.values())))
+def _header(metrics: Sequence[Metric]) -> list[str]:
+    return [f"{ranked_title(part)}\n{metric_title(name)}" for part, name in metrics]
+
+
+def _results(run: Summary, summaries: Sequence[MethodSummary]) -> Table:
+    metrics, rows = _metrics(summaries), []
+    for summary, (name, *cells) in zip(summaries, _means(summaries, "scores"), strict=True):
+        low, high = summary.chosen
+        chosen = "" if summary.failed else f"{low}-{high}" if low < high else f"{low}"
+        rows.append(Row([name, chosen, *cells]))
+    levels = [f"{run['chance'][part][name]:.4f}" for part, name in metrics]
+    rows.append(Row(["chance", "", *levels]))
+    seeds = len(next(iter(_finished(summaries)[0].scores.values())))
     notes = [
         f"{f'Mean ± standard deviation over {seeds} seeds' if seeds > 1 else 'One seed'}; the best "
         "mean of the federated methods is marked. Sampled: "
-        f"{about['protocol_switches']['num_candidates']} candidates; full: all {about['items']:,} "
-        f"items but the client's own; {about['clients']:,} clients.",
-        *(f"{line.name} failed: {line.failed}" for line in lines if line.failed),
+        f"{run['protocol_switches']['num_candidates']} candidates; full: all {run['items']:,} "
+        f"items but the client's own; {run['clients']:,} clients.",
+        *(f"{each.name} failed: {each.failed}" for each in summaries if each.failed),
     ]
-    title = f"Test metrics at the best validation round, protocol {protocol_label(about)}"
-    return Section(title, [("", "round"), *_columns(metrics)], rows, notes)
+    title = f"Test metrics at the best validation round, protocol {protocol_label(run)}"
+    return _table(title, ["\nround", *_header(metrics)], rows, notes)
 
 
-def _best_test(lines: Sequence[MethodSummary]) -> Section:
+def _best_test(summaries: Sequence[MethodSummary]) -> Table:
     notes = [
         "The round is chosen on the test items themselves, so these values are too high; for "
         "comparison with published tables alone."
     ]
     title = "Best test value, as the released programs of this protocol report it"
-    return Section(title, _columns(_metrics(lines)), _spreads(lines, "best_test"), notes)
+    rows = [Row(cells) for cells in _means(summaries, "best_test")]
+    return _table(title, _header(_metrics(summaries)), rows, notes)
 
 
-def _differences(reference: str, lines: Sequence[MethodSummary]) -> Section:
-    metrics, rows = _metrics(lines), []
-    for line in lines:
-        if line.against:
-            each = [line.against[metric] for metric in metrics]
-            rows.append((line.name, [Cell(f"{d.value:+.4f}", _p(d.p_holm)) for d in each]))
+def _differences(reference: str, summaries: Sequence[MethodSummary]) -> Table:
+    metrics, rows = _metrics(summaries), []
+    for summary in summaries:
+        if summary.against:
+            each = [summary.against[metric] for metric in metrics]
+            rows.append(Row([summary.name, *(Cell(f"{d.value:+.4f}", _p(d.p_holm)) for d in each)]))
     notes = [
         "p: two-sided sign-flip permutation test over the clients, whose metrics are averaged over "
         f"the seeds; corrected for the number of methods, {len(rows)} (Holm)."
     ]
-    return Section(f"Difference to {reference}", _columns(metrics), rows, notes)
+    return _table(f"Difference to {reference}", _header(metrics), rows, notes)
 
 
-def _published(about: Summary, lines: Sequence[MethodSummary]) -> Section:
+def _published(run: Summary, summaries: Sequence[MethodSummary]) -> Table:
     """Published values beside those of the same data set, line of programs and way of selecting."""
-    chosen = SELECTED[about["protocol_switches"]["selection"]]
-    known = published(about["dataset"], about["protocol"]) if about["top_k"] == 10 else []
-    own = {line.name: line for line in lines if not line.failed}
+    chosen = SELECTED[run["protocol_switches"]["selection"]]
+    known = published(run["dataset"], run["protocol"]) if run["top_k"] == 10 else []
+    own = {summary.name: summary for summary in _finished(summaries)}
     rows, notes = [], []
-    for row in known:
-        if row["method"] not in own:
+    for line in known:
+        if line["method"] not in own:
             continue
-        line = own[row["method"]]
-        scores = line.best_test if chosen == "best_test" else line.scores
-        part = "test_full" if row["candidates"] == "all" else "test"
+        summary = own[line["method"]]
+        scores = summary.best_test if chosen == "best_test" else summary.scores
+        part = "test_full" if line["candidates"] == "all" else "test"
         ours = [f"{over_seeds(scores[part, name]).mean:.4f}" for name in ("hr@10", "ndcg@10")]
-        values = [row["hr@10"], row["ndcg@10"] or "-", *ours]
         number = f"[{len(rows) + 1}]"
-        rows.append((f"{row['method']} {number}", [Cell(value) for value in values]))
-        rank = "all items" if part == "test_full" else f"{row['candidates']} candidates"
-        said = "; ".join(filter(None, (row["source"], rank, row["note"])))
-        notes.append(f"{number} {said}; {line.rounds} rounds here.")
-    header = [(who, metric) for who in ("published", "ours") for metric in ("HR@10", "NDCG@10")]
+        name = f"{line['method']} {number}"
+        rows.append(Row([name, line["hr@10"], line["ndcg@10"] or "-", *ours]))
+        among = "all items" if part == "test_full" else f"{line['candidates']} candidates"
+        remark = "; ".join(filter(None, (line["source"], among, line["note"])))
+        notes.append(f"{number} {remark}; {summary.rounds} rounds here.")
+    header = [
+        f"{who}\n{metric}" for who in ("published", "ours") for metric in ("HR@10", "NDCG@10")
+    ]
     if rows:
         notes.append(
             f"Ours: mean over seeds at the best {'test' if chosen == 'best_test' else 'validation'}"
@@ -225,101 +204,74 @@ def _published(about: Summary, lines: Sequence[MethodSummary]) -> Section:
         )
     else:
         notes.append(
-            f"fedem_jax/compare/published.csv has none of {about['dataset']} under protocol "
-            f"{about['protocol']} for these methods; numbers of other protocols would mislead."
+            f"fedem_jax/compare/published.csv has none of {run['dataset']} under protocol "
+            f"{run['protocol']} for these methods; numbers of other protocols would mislead."
         )
-    return Section("Published numbers beside ours", header, rows, notes)
+    return _table("Published numbers beside ours", header, rows, notes)
 
 
-def _costs(about: Summary, lines: Sequence[MethodSummary]) -> Section:
-    rows = [(line.name, [Cell(text) for text in _cost(line)]) for line in lines if not line.failed]
-    header = [("", "rounds"), ("up per", "round"), ("down per", "round"), ("time per", "round")]
+def _costs(run: Summary, summaries: Sequence[MethodSummary]) -> Table:
+    rows = []
+    for each in _finished(summaries):
+        exchanged = (in_bytes(each.bytes_up), in_bytes(each.bytes_down))
+        rows.append(Row([each.name, str(each.rounds), *exchanged, in_seconds(each.seconds)]))
+    header = ["\nrounds", "up per\nround", "down per\nround", "time per\nround"]
     notes = [
-        f"Bytes over all clients; time with evaluation, without compiling, on {about['device']}."
+        f"Bytes over all clients; time with evaluation, without compiling, on {run['device']}."
     ]
-    return Section("Costs", header, rows, notes)
-
-
-def _cost(line: MethodSummary) -> list[str]:
-    exchanged = [in_bytes(line.bytes_up), in_bytes(line.bytes_down)]
-    return [str(line.rounds), *exchanged, in_seconds(line.seconds)]
+    return _table("Costs", header, rows, notes)
 
 
 def _price(
-    entries: Sequence[MethodRuns], lines: Sequence[MethodSummary], quality: float
-) -> Section:
+    methods: Sequence[MethodRuns], summaries: Sequence[MethodSummary], quality: float
+) -> Table:
     """Rounds and bytes until a validation HR."""
-    rows, metric = [], ""
-    for entry, line in zip(entries, lines, strict=True):
-        if line.failed:
+    rows, metric = [], f"hr@{first_run(methods)['top_k']}"
+    for runs, summary in zip(methods, summaries, strict=True):
+        if summary.failed:
             continue
-        metric = f"HR@{entry.summaries[0]['top_k']}"
-        rounds = reached(entry, quality)
-        cells = ["never", "-", "-"]
+        rounds, cells = rounds_to(runs, quality), ["never", "-", "-"]
         if rounds is not None:
-            sent = (line.bytes_up, line.bytes_down)
+            sent = (summary.bytes_up, summary.bytes_down)
             cells = [f"{rounds:.1f}", *(in_bytes(rounds * each) for each in sent)]
-        total = line.rounds * (line.bytes_up + line.bytes_down)
-        rows.append((line.name, [Cell(text) for text in (*cells, in_bytes(total))]))
-    header = [("", "rounds"), ("bytes", "up"), ("bytes", "down"), ("bytes of", "all rounds")]
+        total = summary.rounds * (summary.bytes_up + summary.bytes_down)
+        rows.append(Row([summary.name, *cells, in_bytes(total)]))
+    header = ["\nrounds", "bytes\nup", "bytes\ndown", "bytes of\nall rounds"]
     notes = [
         "Over all clients, mean over seeds; rounds by the validation items among the sampled "
         "candidates; never: not with every seed. All rounds: up and down together."
     ]
-    return Section(f"Price of a validation {metric} of {quality:g}", header, rows, notes)
+    title = f"Price of a validation {metric_title(metric)} of {quality:g}"
+    return _table(title, header, rows, notes)
 
 
-def _metrics(lines: Sequence[MethodSummary]) -> list[Metric]:
-    return list(next(line.scores for line in lines if not line.failed))
+def _finished(summaries: Sequence[MethodSummary]) -> list[MethodSummary]:
+    return [summary for summary in summaries if not summary.failed]
 
 
-def _spreads(lines: Sequence[MethodSummary], of: str) -> list[tuple[str, list[Cell]]]:
-    """A row for each contender with mean and spread of each metric; the best is marked."""
-    metrics = _metrics(lines)
-    rows: list[tuple[str, list[Cell]]] = []
-    rated = [line for line in lines if not line.failed and line.method not in REFERENCES]
-    best = {
-        metric: max((np.mean(getattr(line, of)[metric]) for line in rated), default=np.inf)
+def _metrics(summaries: Sequence[MethodSummary]) -> list[Metric]:
+    return list(_finished(summaries)[0].scores)
+
+
+def _means(summaries: Sequence[MethodSummary], of: str) -> list[list[Cell | str]]:
+    """The cells of each method: its name, mean and spread of each metric; the best is marked."""
+    metrics, rows = _metrics(summaries), []
+    rated = [each for each in _finished(summaries) if each.method not in REFERENCES]
+    best = [
+        max((np.mean(getattr(each, of)[metric]) for each in rated), default=np.inf)
         for metric in metrics
-    }
-    for line in lines:
-        if line.failed:
-            rows.append((line.name, [Cell("failed"), *[Cell("-")] * (len(metrics) - 1)]))
-            continue
-        cells = []
-        for metric in metrics:
-            spread = over_seeds(getattr(line, of)[metric])
-            aside = f"±{spread.sd:.4f}" if spread.n > 1 else ""
-            marked = line in rated and spread.mean >= best[metric]
-            cells.append(Cell(f"{spread.mean:.4f}", aside, marked))
-        rows.append((line.name, cells))
+    ]
+    for summary in summaries:
+        cells = ["failed", *["-"] * (len(metrics) - 1)]
+        if not summary.failed:
+            spreads = [over_seeds(getattr(summary, of)[metric]) for metric in metrics]
+            cells = [
+                mean_cell(spread.mean, spread.sd, best=summary in rated and spread.mean >= most)
+                for spread, most in zip(spreads, best, strict=True)
+            ]
+        rows.append([summary.name, *cells])
     return rows
 
 
 def _p(value: float) -> str:
     return "p<0.001" if value < 0.001 else f"p={value:.3f}"
-
-
-def _marked(cell: Cell) -> str:
-    value = f"**{cell.value}**" if cell.best else cell.value
-    return f"{value} {cell.aside}".rstrip()
-
-
-def _table(part: Section) -> Table:
-    table = Table(
-        box=box.SIMPLE_HEAD, title=f"\n{part.title}", title_justify="left", title_style="bold",
-        show_edge=False, padding=(0, 1, 0, 0),
-    )  # fmt: skip
-    table.add_column("", overflow="fold", min_width=17)
-    for names in part.header:
-        table.add_column("\n".join(names), justify="right", no_wrap=True, min_width=7)
-    for name, cells in part.rows:
-        shown = [
-            Text.assemble(
-                (f"*{cell.value}" if cell.best else cell.value, "bold" if cell.best else ""),
-                (f"\n{cell.aside}" if cell.aside else "", "dim"),
-            )
-            for cell in cells
-        ]
-        table.add_row(Text(name), *shown)
-    return table

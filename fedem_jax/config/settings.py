@@ -129,6 +129,8 @@ class GPFedRec(Config):
     """GPFedRec (Zhang et al., KDD 2024): item tables aggregated over a graph of the clients guide
     local training; their mean is downloaded."""
 
+    switches = ("ldp_scale",)
+
     method: str = "gpfedrec"
     dim: Count = 32
     local_epochs: Count = 1

@@ -16,6 +16,33 @@ from fedem_jax.errors import UserError
 CUTOFFS = (5, 10, 20)
 """K of HR@K and NDCG@K that every record holds, beside the one that rounds are chosen by."""
 
+Metric = tuple[str, str]
+"""Part of a record and metric: `("test_full", "hr@10")`."""
+
+
+def metrics_at(
+    k: int, parts: Iterable[str] = ("test", "test_full"), names: Iterable[str] = ("hr", "ndcg")
+) -> list[Metric]:
+    """Each metric at `k` in each part, by the names that records use; MRR has no K."""
+    keys = [name if name == "mrr" else f"{name}@{k}" for name in names]
+    return [(part, key) for part in parts for key in keys]
+
+
+def metric_title(name: str) -> str:
+    """`HR@10` of `hr@10`."""
+    return name.upper()
+
+
+def ranked_title(part: str) -> str:
+    """What a part ranks the held-out items among, in a word."""
+    return "full" if part.endswith("_full") else "sampled"
+
+
+def full_title(part: str, name: str) -> str:
+    """`full val HR@10` of `("val_full", "hr@10")`."""
+    which, _, full = part.partition("_")
+    return " ".join(filter(None, (full, which, metric_title(name))))
+
 
 def hit_rate(rank: Float[np.ndarray, " C"], k: int) -> Float[np.ndarray, " C"]:
     """HR@K of each user: 1 if its held-out item is among the first `k`, else 0."""

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.lines import Line2D
 
+from fedem_jax.evaluation.metrics import metric_title
 from fedem_jax.evaluation.summary import protocol_label, shared_k
-from fedem_jax.report.style import COLOURS, DASHED, DOTTED, GREY, frame
-from fedem_jax.runs.reading import Run
+from fedem_jax.report import style
+from fedem_jax.report.style import CHANCE, COLOURS, DASHED, GREY
+from fedem_jax.runs.directory import Run
+from fedem_jax.units import in_span
 
 
 def learning_curves(runs: Sequence[tuple[str, Run]], path: str | Path, *, title: str) -> None:
@@ -32,39 +32,33 @@ def learning_curves(runs: Sequence[tuple[str, Run]], path: str | Path, *, title:
     counts = {run.summary["protocol_switches"]["num_candidates"] for _, run in runs}
     sampled = f"{counts.pop() if len(counts) == 1 else 'sampled'} candidates"
     captions = _captions(runs)
-    layout = ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.08)
-    figure = Figure(figsize=(9, 6 + 0.17 * len(captions)), dpi=200, layout=layout)
-    figure.suptitle(title, x=0.012, y=0.985, ha="left", fontsize=13, fontweight="bold")
-    figure.supxlabel("\n".join(captions), x=0.012, ha="left", fontsize=8.5, color=GREY)
+    figure = style.new_figure((9, 6 + 0.17 * len(captions)), title, "\n".join(captions))
     hr, ndcg, hr_full, loss = figure.subplots(2, 2).ravel()
 
-    _metric(hr, runs, "", f"hr@{k}", f"HR@{k}, {sampled}", "share of clients")
-    _metric(ndcg, runs, "", f"ndcg@{k}", f"NDCG@{k}, {sampled}", "mean over clients")
-    _metric(hr_full, runs, "_full", f"hr@{k}", f"HR@{k}, all items", "share of clients")
+    _metric(hr, runs, "", f"hr@{k}", sampled, "share of clients")
+    _metric(ndcg, runs, "", f"ndcg@{k}", sampled, "mean over clients")
+    _metric(hr_full, runs, "_full", f"hr@{k}", "all items", "share of clients")
     _loss(loss, runs)
 
-    handles = [
-        Line2D([], [], color=GREY, linewidth=1.6, label="test"),
-        Line2D([], [], color=GREY, linewidth=1, linestyle=DASHED, label="validation"),
-        Line2D([], [], color=GREY, marker="o", linestyle="", label="best validation round, 95 %"),
-    ]
-    figure.legend(
-        handles=handles, loc="outside upper right", ncols=len(handles),
-        frameon=False, fontsize=9, handlelength=2, columnspacing=1.4,
-    )  # fmt: skip
+    style.legend_above(figure, [
+        style.line_key("test", color=GREY, linewidth=1.6),
+        style.line_key("validation", color=GREY, linewidth=1, linestyle=DASHED),
+        style.line_key("best validation round, 95 %", color=GREY, marker="o", linestyle=""),
+    ])  # fmt: skip
     if len(runs) > 1:
-        loss.legend(frameon=False, fontsize=8.5, handlelength=1.5)
-    figure.savefig(path)
+        style.legend_inside(loss, handles=loss.lines)
+    style.save(figure, path)
 
 
 def _captions(runs: Sequence[tuple[str, Run]]) -> list[str]:
     """One line for all runs if they share what it says, else one line each."""
     lines = {}
     for label, run in runs:
-        about = run.summary
+        summary = run.summary
         lines[label] = (
-            f"protocol {protocol_label(about)} · fingerprint {about['fingerprint']} · "
-            f"{about['clients']:,} clients · {about['items']:,} items · seed {about['seed']}"
+            f"protocol {protocol_label(summary)} · fingerprint {summary['fingerprint']} · "
+            f"{summary['clients']:,} clients · {summary['items']:,} items · "
+            f"seed {summary['seed']}"
         )
     if len(set(lines.values())) == 1:
         return list(lines.values())[:1]
@@ -72,14 +66,14 @@ def _captions(runs: Sequence[tuple[str, Run]]) -> list[str]:
 
 
 def _metric(
-    panel: Axes, runs: Sequence[tuple[str, Run]], ranking: str, metric: str, title: str, unit: str
+    panel: Axes, runs: Sequence[tuple[str, Run]], ranking: str, metric: str, among: str, unit: str
 ) -> None:
     """One metric of all runs; `ranking` is the ending of `val` and `test` in records."""
-    frame(panel, title, unit)
+    style.frame(panel, f"{metric_title(metric)}, {among}", unit)
     for (label, run), colour in _coloured(runs):
-        for part, style in (("val", {"linewidth": 1, "linestyle": DASHED}), ("test", {})):
+        for part, look in (("val", {"linewidth": 1, "linestyle": DASHED}), ("test", {})):
             values = [record[part + ranking][metric] for record in run.records]
-            _line(panel, label, run, values, colour, **style)
+            _line(panel, label, run, values, colour, **look)
         headline = run.summary["headline"]
         x, y = headline["round"], headline[f"test{ranking}"][metric]
         interval = headline["interval"][f"test{ranking}"]
@@ -92,11 +86,11 @@ def _metric(
             panel.set_title(f"{y:.4f} at round {x}", loc="right", fontsize=9, color=colour)
     levels = {run.summary["chance"][f"test{ranking}"].get(metric) for _, run in runs} - {None}
     for level in levels:
-        panel.axhline(level, color=GREY, linewidth=0.9, linestyle=DOTTED, zorder=1)
+        panel.axhline(level, **CHANCE)
     if levels:
-        shown = list(dict.fromkeys(f"{level:.4f}" for level in (min(levels), max(levels))))
+        span = in_span(min(levels), max(levels)).replace(" to ", " to\n")
         panel.annotate(
-            "chance\n" + " to\n".join(shown), (1, max(levels)), va="center",
+            f"chance\n{span}", (1, max(levels)), va="center",
             xycoords=("axes fraction", "data"), xytext=(3, 0), textcoords="offset points",
             fontsize=8, color=GREY,
         )  # fmt: skip
@@ -104,7 +98,7 @@ def _metric(
 
 
 def _loss(panel: Axes, runs: Sequence[tuple[str, Run]]) -> None:
-    frame(panel, "Train loss", "nats per sample")
+    style.frame(panel, "Train loss", "nats per sample")
     for (label, run), colour in _coloured(runs):
         _line(panel, label, run, [record["loss"] for record in run.records], colour)
     losses = [record["loss"] for _, run in runs for record in run.records]
@@ -116,9 +110,7 @@ def _coloured(runs: Sequence[tuple[str, Run]]):
     return ((run, COLOURS[index % len(COLOURS)]) for index, run in enumerate(runs))
 
 
-def _line(
-    panel: Axes, label: str, run: Run, values: list[float], colour: str, **style: Any
-) -> None:
+def _line(panel: Axes, label: str, run: Run, values: list[float], colour: str, **look: Any) -> None:
     rounds = [record["round"] for record in run.records]
     few = {"marker": "o", "markersize": 2.5} if len(rounds) <= 20 else {}
-    panel.plot(rounds, values, color=colour, **({"linewidth": 1.6, "label": label} | few | style))
+    panel.plot(rounds, values, color=colour, **({"linewidth": 1.6, "label": label} | few | look))

@@ -35,6 +35,6 @@ def draw_rho(path: Path, summary: Summary) -> None:
     if not (path / RHO).exists():
         return
     lines = enumerate(read(path / RHO).splitlines(), start=1)
-    found = [parse(path / RHO, line, number) for number, line in lines]
-    rounds, counts = ([line[name] for line in found] for name in ("round", "counts"))
+    records = [parse(path / RHO, line, number) for number, line in lines]
+    rounds, counts = ([record[name] for record in records] for name in ("round", "counts"))
     rho_chart(np.array(rounds), np.array(counts), path / RHO_PICTURE, summary)

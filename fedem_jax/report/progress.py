@@ -19,12 +19,15 @@ from rich.progress import Progress as Bar
 from rich.text import Text
 
 from fedem_jax.config.base import Config
+from fedem_jax.evaluation.metrics import metric_title
 from fedem_jax.evaluation.records import Record, Setting, Summary
+from fedem_jax.report.run_tables import closing, opening
+from fedem_jax.report.tables import written_files
 from fedem_jax.runs.names import CURVES, METRICS, PER_CLIENT, RHO_PICTURE, SUMMARY
+from fedem_jax.units import in_seconds
 
 if TYPE_CHECKING:
     import pandas as pd
-from fedem_jax.report.run_tables import _opening, _speed, closing
 
 
 def live_bar(console: Console, *columns: ProgressColumn, stays: bool = False) -> Bar:
@@ -32,9 +35,9 @@ def live_bar(console: Console, *columns: ProgressColumn, stays: bool = False) ->
     it `stays` at its end or leaves nothing behind."""
     return Bar(
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None),
-        TextColumn("{task.fields[values]}"),
+        TextColumn("{task.fields[values]}", markup=False),
         *columns,
         console=console,
         expand=True,
@@ -71,7 +74,7 @@ class Progress:
         self._rounds, self._k = config.rounds, config.top_k
         if config.per_client:
             self._files.append(PER_CLIENT)
-        self._console.print(_opening(setting))
+        self._console.print(opening(setting))
         if not self._console.is_terminal:
             self._console.print("compiling the first round ...")
             return
@@ -86,15 +89,12 @@ class Progress:
             self._files.append(RHO_PICTURE)
         if self._first is None:
             self._first = (done, now)
-        speed = (
-            ""
-            if done == self._first[0]
-            else _speed((now - self._first[1]) / (done - self._first[0]))
-        )
+        first, begun = self._first
+        speed = f"{in_seconds((now - begun) / (done - first))}/round" if done > first else ""
         hr, ndcg = f"hr@{self._k}", f"ndcg@{self._k}"
         values = (
-            f"loss {record['loss']:.4f} val {hr.upper()} {record['val'][hr]:.3f} "
-            f"{ndcg.upper()} {record['val'][ndcg]:.3f} "
+            f"loss {record['loss']:.4f} val {metric_title(hr)} {record['val'][hr]:.3f} "
+            f"{metric_title(ndcg)} {record['val'][ndcg]:.3f} "
             f"full {record['val_full'][hr]:.3f} {speed}"
         ).rstrip()
         label = f"{done:>{len(str(self._rounds))}}/{self._rounds}"
@@ -109,8 +109,7 @@ class Progress:
         self._stop()
         self._console.print(closing(summary))
         if self._directory is not None:
-            names = ", ".join(self._files)
-            self._console.print(f"[bold]{self._directory}/[/bold] holds {names}", soft_wrap=True)
+            self._console.print(written_files(self._directory, self._files), soft_wrap=True)
 
     def say(self, sentence: str) -> None:
         """Show a sentence, above the bar if there is one."""

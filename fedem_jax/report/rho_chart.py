@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from fedem_jax.evaluation.records import Summary
 from fedem_jax.evaluation.rho import BINS, quantiles
 from fedem_jax.evaluation.summary import protocol_label
-from fedem_jax.report.style import COLOURS, GREY, frame
+from fedem_jax.report.style import COLOURS, band, frame, legend_inside, new_figure, save
 
 ROWS = ("other items", "own training items")
 
@@ -33,35 +32,26 @@ def rho_chart(rounds: np.ndarray, counts: np.ndarray, path: str | Path, summary:
     rounds, counts = rounds[filled], counts[filled]
     if not len(rounds):
         return
-    figure = Figure(figsize=(9, 6.2), dpi=200, layout=ConstrainedLayoutEngine(h_pad=0.08))
-    figure.suptitle(
-        f"What {summary['method']} takes up on {summary['dataset']}",
-        x=0.012, ha="left", fontsize=13, fontweight="bold",
-    )  # fmt: skip
     late = counts[-max(1, len(counts) // 3) :]
-    figure.supxlabel(
+    figure = new_figure(
+        (9, 6.2), f"What {summary['method']} takes up on {summary['dataset']}",
         f"protocol {protocol_label(summary)} · fingerprint {summary['fingerprint']} · seed "
         f"{summary['seed']} · rows of the clients that wait to merge\nrho: share of the aggregated "
         f"row; lines: medians, bands: middle half; lower panels: the last {len(late)} rounds",
-        x=0.012, ha="left", fontsize=8.5, color=GREY,
     )  # fmt: skip
     (spread, kinds), (popularity, activity) = figure.subplots(2, 2)
     _heat(figure, spread, rounds, counts.sum(axis=(1, 2, 3)))
-    _groups(kinds, rounds, np.moveaxis(counts.sum(axis=(1, 2)), 1, 0), "rho by kind of row")
-    kinds.set_xlabel("communication round", fontsize=9)
-    pooled = late.sum(axis=0)
-    _groups(
-        popularity, np.arange(1, pooled.shape[1] + 1), np.moveaxis(pooled.sum(axis=0), 1, 0),
-        "rho by popularity of the item",
-    )  # fmt: skip
-    popularity.set_xlabel("fifth of the items, most popular last", fontsize=9)
-    _groups(
-        activity, np.arange(1, pooled.shape[0] + 1), np.moveaxis(pooled.sum(axis=1), 1, 0),
-        "rho by activity of the client",
-    )  # fmt: skip
-    activity.set_xlabel("quarter of the clients, most active last", fontsize=9)
-    kinds.legend(frameon=False, fontsize=8.5, handlelength=1.5)
-    figure.savefig(path)
+    by_round, pooled = counts.sum(axis=(1, 2)), late.sum(axis=0)
+    frame(kinds, "rho by kind of row", "rho")
+    _groups(kinds, rounds, by_round)
+    across = "fifth of the items, most popular last"
+    frame(popularity, "rho by popularity of the item", "rho", across)
+    _groups(popularity, np.arange(1, pooled.shape[1] + 1), pooled.sum(axis=0))
+    across = "quarter of the clients, most active last"
+    frame(activity, "rho by activity of the client", "rho", across)
+    _groups(activity, np.arange(1, pooled.shape[0] + 1), pooled.sum(axis=1))
+    legend_inside(kinds)
+    save(figure, path)
 
 
 def _heat(figure: Figure, panel: Axes, rounds: np.ndarray, counts: np.ndarray) -> None:
@@ -77,14 +67,13 @@ def _heat(figure: Figure, panel: Axes, rounds: np.ndarray, counts: np.ndarray) -
     panel.set_ylim(0, 1)
 
 
-def _groups(panel: Axes, at: np.ndarray, counts: np.ndarray, title: str) -> None:
-    """Median and middle half at each place, for both kinds of rows; counts: [kind, place, bin]."""
-    frame(panel, title, "rho")
+def _groups(panel: Axes, at: np.ndarray, counts: np.ndarray) -> None:
+    """Median and middle half at each place, for both kinds of rows; counts: [place, kind, bin]."""
     if len(at) <= 5:
         panel.set_xticks(at)
-    for kind, colour, of_kind in zip(ROWS, COLOURS, counts, strict=False):
+    for kind, colour, of_kind in zip(ROWS, COLOURS, np.moveaxis(counts, 1, 0), strict=False):
         low, median, high = quantiles(of_kind, (0.25, 0.5, 0.75)).T
         few = {"marker": "o", "markersize": 3.5} if len(at) <= 20 else {}
-        panel.fill_between(at, low, high, color=colour, alpha=0.2, linewidth=0)
+        band(panel, at, low, high, colour)
         panel.plot(at, median, color=colour, linewidth=1.6, label=kind, **few)
     panel.set_ylim(0, 1)

@@ -12,13 +12,13 @@ import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from fedem_jax.report.style import COLOURS, GREY
+from fedem_jax.evaluation.metrics import metric_title
+from fedem_jax.report.style import COLOURS, GREY, frame, legend_above, line_key, new_figure, save
 from fedem_jax.sweep.run import SweepResult
 from fedem_jax.sweep.space import Values, as_text
+from fedem_jax.units import counted
 
 BINS = 6
 """Groups of equally many trials, for means where a value was drawn from a range."""
@@ -62,9 +62,9 @@ def effects_chart(result: SweepResult, path: str | Path) -> None:
     for panel in panels.ravel()[len(varied) :]:
         panel.set_visible(False)
     for panel in panels[:, 0]:
-        panel.set_ylabel(_label(metric), fontsize=9)
-    handles = [
-        Line2D([], [], label=label, **style)
+        panel.set_ylabel(_label(metric))
+    keys = [
+        line_key(label, **style)
         for label, style, there in (
             ("trial", TRIAL, True),
             ("stopped early", STOPPED, early.any()),
@@ -74,15 +74,12 @@ def effects_chart(result: SweepResult, path: str | Path) -> None:
         )
         if there
     ]
-    figure.legend(
-        handles=handles, loc="outside upper right", ncols=len(handles), frameon=False, fontsize=9,
-        columnspacing=1.2, handlelength=1.6,
-    )  # fmt: skip
-    figure.savefig(path)
+    legend_above(figure, keys)
+    save(figure, path)
 
 
 def settings_chart(result: SweepResult, path: str | Path) -> None:
-    """Draw every setting as a line over one canonical_sign axis for each varied setting (parallel
+    """Draw every setting as a line over one upright axis for each varied setting (parallel
     coordinates), to its mean validation metric on the last axis; the darker, the better, and the
     winner is thick. Those that diverged are left out.
 
@@ -111,37 +108,27 @@ def settings_chart(result: SweepResult, path: str | Path) -> None:
     labels = [_name(values) for values in varied]
     panel.set_xticks(columns, [*labels, _label(metric)], fontsize=9)
     panel.tick_params(axis="x", length=0, pad=8)
-    for side in panel.spines.values():
-        side.set_visible(False)
+    panel.spines[:].set_visible(False)
     for column, values in enumerate(varied):
         _upright(panel, column, _marks(values, places[column]))
     _upright(panel, len(varied), [(f"{low + span * h:.4f}", h) for h in (0, 0.25, 0.5, 0.75, 1)])
-    handles = [
-        Line2D([], [], color=COLOURS[1], linewidth=2.4, label="best setting"),
-        Line2D([], [], color=colormaps["cividis_r"](0.95), label="good"),
-        Line2D([], [], color=colormaps["cividis_r"](0.05), label="bad"),
-    ]
-    figure.legend(
-        handles=handles, loc="outside upper right", ncols=3, frameon=False, fontsize=9,
-        handlelength=1.6,
-    )  # fmt: skip
-    figure.savefig(path)
+    legend_above(figure, [
+        line_key("best setting", color=COLOURS[1], linewidth=2.4),
+        line_key("good", color=colormaps["cividis_r"](0.95)),
+        line_key("bad", color=colormaps["cividis_r"](0.05)),
+    ])  # fmt: skip
+    save(figure, path)
 
 
-def _figure(result: SweepResult, size: tuple[float, float], what: str) -> Figure:
-    about, wanted = result.about, result.sweep
-    layout = ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.08)
-    figure = Figure(figsize=(max(size[0], 7.6), size[1]), dpi=200, layout=layout)
-    title = f"{wanted.config.method} on {about['dataset']}: {what}"
-    figure.suptitle(title, x=0.012, y=0.985, ha="left", fontsize=13, fontweight="bold")
-    seeds = len(wanted.seeds)
+def _figure(result: SweepResult, size: tuple[float, float], subject: str) -> Figure:
+    sweep, summary = result.sweep, result.about
     caption = (
-        f"protocol {about['protocol']} · {len(result.settings)} settings x {seeds} "
-        f"seed{'s' * (seeds != 1)} · {wanted.config.rounds} rounds, each trial at its best "
-        f"validation round · sweep {about['fingerprint']}"
+        f"protocol {summary['protocol']} · {len(result.settings)} settings x "
+        f"{counted(len(sweep.seeds), 'seed')} · {sweep.config.rounds} rounds, each trial at its "
+        f"best validation round · sweep {summary['fingerprint']}"
     )
-    figure.supxlabel(caption, x=0.012, ha="left", fontsize=8.5, color=GREY)
-    return figure
+    title = f"{sweep.config.method} on {summary['dataset']}: {subject}"
+    return new_figure((max(size[0], 7.6), size[1]), title, caption)
 
 
 def _places(values: Values, column: pd.Series) -> pd.Series:
@@ -167,12 +154,7 @@ def _means(values: Values, x: pd.Series, y: pd.Series) -> Sequence[Any]:
 
 
 def _axis(panel: Axes, values: Values) -> None:
-    panel.set_xlabel(_name(values), fontsize=9)
-    panel.grid(color="#E6E6E6", linewidth=0.7)
-    panel.set_axisbelow(True)
-    panel.tick_params(labelsize=8.5)
-    for side in ("top", "right"):
-        panel.spines[side].set_visible(False)
+    frame(panel, across=_name(values), grid="both")
     if values.log:
         panel.set_xscale("log")
     if values.listed:
@@ -238,4 +220,4 @@ def _metric(result: SweepResult) -> str:
 
 def _label(metric: str) -> str:
     part, name = metric.split(" ")
-    return f"{name.upper()} on validation, {'all items' if part == 'val_full' else 'sampled'}"
+    return f"{metric_title(name)} on validation, {'all items' if part == 'val_full' else 'sampled'}"

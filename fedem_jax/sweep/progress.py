@@ -5,18 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from fedem_jax.data.federation import Federation
+from fedem_jax.evaluation.metrics import full_title
 from fedem_jax.report.progress import live_bar
+from fedem_jax.report.tables import Row, Table, in_terminal
 from fedem_jax.sweep.description import Sweep
 from fedem_jax.sweep.results import TrialResults
 from fedem_jax.sweep.runner import Shape
 from fedem_jax.sweep.space import Setting, as_text
-from fedem_jax.units import in_bytes, in_words
+from fedem_jax.units import counted, in_bytes, in_words
 
 MOST_SHAPES = 12
 """Programs that are listed one by one."""
@@ -30,7 +30,7 @@ class Watch:
 
     def __init__(self, console: Console):
         self._console = console
-        self._wanted: Sweep | None = None
+        self._sweep: Sweep | None = None
         self._bar = live_bar(console)
         self._task = self._bar.add_task("", values="")
         self._ahead: list[tuple[Shape, int]] = []  # with the trials that are left
@@ -47,25 +47,25 @@ class Watch:
     def plan(self, sweep: Sweep, federation: Federation, shapes: Sequence[Shape]) -> None:
         """Show what is about to run, whole the first time."""
         left = sum(len(shape.trials) for shape in shapes)
-        begins, asked = self._wanted is None, sweep.search == "optuna"
+        begins, by_batch = self._sweep is None, sweep.search == "optuna"
         if begins:
-            self._wanted = sweep
+            self._sweep = sweep
             self._console.print(Text(opening(sweep, federation)), soft_wrap=True)
             if 1 < len(shapes) <= MOST_SHAPES:
-                self._console.print(listing(sweep, shapes))
+                self._console.print(in_terminal(listing(sweep, shapes)))
         chunks = sum(shape.chunks for shape in shapes)
         widest = max(shape.width for shape in shapes)
         first = min(shape.first for shape in shapes)
         rounds = f"rounds {first + 1} to {shapes[0].ends[-1]}"
         line = (
-            f"{_count(left, 'trial')}, {rounds}: {_count(len(shapes), 'program')} to compile, "
-            f"{_count(chunks, 'call')}, {widest} side by side, "
+            f"{counted(left, 'trial')}, {rounds}: {counted(len(shapes), 'program')} to compile, "
+            f"{counted(chunks, 'call')}, {widest} side by side, "
             f"{in_bytes(max(shape.bytes for shape in shapes))} a device; time: known after the "
             "first call"
         )
-        if begins or not asked:
+        if begins or not by_batch:
             self._console.print(Text(line, "dim"), soft_wrap=True)
-            self._done, self._total = 0, sweep.trials * len(sweep.seeds) if asked else left
+            self._done, self._total = 0, sweep.trials * len(sweep.seeds) if by_batch else left
         self._ahead = [(shape, len(shape.trials)) for shape in shapes]
         self._begun = time.monotonic()
         self._show("compiling")
@@ -73,9 +73,9 @@ class Watch:
 
     def chunk(self, shape: Shape, ledger: TrialResults, trials: int, seconds: float) -> None:
         """Show how far it is, and the best so far."""
-        took = time.monotonic() - self._begun
+        elapsed = time.monotonic() - self._begun
         if len(shape.trials) == self._ahead[0][1]:  # its first call, which it was compiled for
-            self._compiling.append(max(0.0, took - seconds))
+            self._compiling.append(max(0.0, elapsed - seconds))
         self._begun, self._done = time.monotonic(), self._done + trials
         self._paces[id(shape)] = seconds / trials
         self._ahead[0] = (shape, self._ahead[0][1] - trials)
@@ -108,12 +108,12 @@ class Watch:
             seconds += left * self._paces.get(id(shape), usual) + (0 if known else compiling)
         return seconds
 
-    def _best(self, ledger: TrialResults, rounds: int) -> str:
+    def _best(self, results: TrialResults, rounds: int) -> str:
         """The best mean over the seeds so far; before a setting has all seeds, the best trial."""
-        assert self._wanted is not None
-        seeds = self._wanted.seeds
-        values = {n: ledger.value(n, seeds, rounds)[0] for n in range(len(ledger.settings))}
-        single = {(n,): ledger.value(n, (seed,), rounds)[0] for n, seed in ledger.curves}
+        assert self._sweep is not None
+        seeds = self._sweep.seeds
+        values = {n: results.value(n, seeds, rounds)[0] for n in range(len(results.settings))}
+        single = {(n,): results.value(n, (seed,), rounds)[0] for n, seed in results.curves}
         best = max(values, key=lambda n: values[n])
         kind, value, number = "best", values[best], best
         if value == -float("inf"):
@@ -121,8 +121,8 @@ class Watch:
             kind, value = "best trial", single[number,]
         if value == -float("inf"):
             return "all diverged so far"
-        name = ledger.metric.upper().replace("_FULL", " FULL").replace("VAL", "val", 1)
-        return f"{kind} {name} {value:.4f} ({in_brief(ledger.settings[number])})"
+        name = full_title(*results.metric.split(" "))
+        return f"{kind} {name} {value:.4f} ({in_brief(results.settings[number])})"
 
 
 def opening(sweep: Sweep, federation: Federation) -> str:
@@ -134,33 +134,26 @@ def opening(sweep: Sweep, federation: Federation) -> str:
     return (
         f"{sweep.config.method} on {federation.name}, protocol {federation.protocol.name}: "
         f"{federation.num_clients:,} clients, {federation.num_items:,} items\n"
-        f"{number} {how[sweep.search]} x {_count(seeds, 'seed')} = {_count(trials, 'trial')} of "
-        f"{_count(sweep.config.rounds, 'round')}{halving}\n"
+        f"{number} {how[sweep.search]} x {counted(seeds, 'seed')} = {counted(trials, 'trial')} of "
+        f"{counted(sweep.config.rounds, 'round')}{halving}\n"
         f"varied: {'  '.join(map(str, sweep.varied))}"
     )
 
 
 def listing(sweep: Sweep, shapes: Sequence[Shape]) -> Table:
     """The programs one by one: what tells them apart, their trials and calls."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("program")
-    for name in ("trials", "calls", "side by side", "memory a device"):
-        table.add_column(name, justify="right")
     names = [values.name for values in sweep.varied]
     apart = [name for name in names if len({getattr(shape.program, name) for shape in shapes}) > 1]
-    for shape in shapes:
-        label = in_brief({name: getattr(shape.program, name) for name in apart})
-        table.add_row(
-            label, str(len(shape.trials)), str(shape.chunks), str(shape.width),
-            in_bytes(shape.bytes),
-        )  # fmt: skip
-    return table
+    rows = [
+        Row([
+            in_brief({name: getattr(shape.program, name) for name in apart}),
+            str(len(shape.trials)), str(shape.chunks), str(shape.width), in_bytes(shape.bytes),
+        ])
+        for shape in shapes
+    ]  # fmt: skip
+    return Table("", ["program", "trials", "calls", "side by side", "memory a device"], rows)
 
 
 def in_brief(setting: Setting) -> str:
     """A setting in one line."""
     return ", ".join(f"{name}={as_text(value)}" for name, value in setting.items())
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'s' * (number != 1)}"

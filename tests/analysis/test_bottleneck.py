@@ -297,11 +297,11 @@ def test_the_picture_of_what_replacing_costs(tmp_path, pictures):
             at, drawn = curve(line)
             assert (at[0], at[-1]) == pytest.approx((min(x), max(x)))
             np.testing.assert_allclose(drawn, height + slope * np.array(at), atol=1e-12)
-            told = panel.get_title(loc="left")
-            assert told.startswith(f"slope {slope:+.4f} (")
-            assert told.endswith(f") per {per}")
+            title = panel.get_title(loc="left")
+            assert title.startswith(f"slope {slope:+.4f} (")
+            assert title.endswith(f") per {per}")
             low, high = (
-                float(end) for end in told[told.index("(") + 1 : -len(per) - 6].split(" to ")
+                float(end) for end in title[title.index("(") + 1 : -len(per) - 6].split(" to ")
             )
             assert low < slope < high
             _, below, above = band(panel, 0)

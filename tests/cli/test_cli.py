@@ -294,7 +294,7 @@ def test_report_sums_up_runs_that_differ_in_the_seed(fake, capsys, monkeypatch):
         for part in ("test", "test_full") for name in ("hr@10", "ndcg@10")
     ]  # fmt: skip
     assert below[0].split()[-4:] == [f"{spread.mean:.4f}" for spread in spreads]
-    assert below[1].split()[-4:] == [f"±{spread.sd:.4f}" for spread in spreads]
+    assert below[1].split()[-8:] == " ".join(f"± {spread.sd:.4f}" for spread in spreads).split()
     assert below[1].startswith("settings of s0")
 
 

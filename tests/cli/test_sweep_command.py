@@ -208,12 +208,12 @@ def test_main_effects_are_those_of_the_trials(searched, tmp_path, pictures):
             for look in ("get_marker", "get_color", "get_markerfacecolor"):
                 assert getattr(lines[label], look)() == getattr(shown[label], look)()
         for label, rows in of_status.items():
-            across, canonical_sign = curve(lines[label])
+            across, heights = curve(lines[label])
             assert across == [x[row] for row in rows]
             if label == "diverged":  # has no quality, so it lies at the bottom
-                assert canonical_sign == [0.02] * 2
+                assert heights == [0.02] * 2
             else:
-                assert canonical_sign == [quality[row] for row in rows]
+                assert heights == [quality[row] for row in rows]
         np.testing.assert_allclose(curve(lines["mean"]), means[name])
 
 
@@ -250,6 +250,14 @@ def test_a_line_for_each_setting_ends_at_its_quality(searched, tmp_path, picture
     marks = {(text.get_text(), *text.xy) for text in panel.texts}
     assert {("0.5", 0, 0.0), ("2", 0, 1.0), ("logit", 2, 0.0), ("probability", 2, 1.0)} <= marks
     assert {("0.5", 1, 0.0), ("2", 1, 1.0), ("0.2800", 3, 0), ("0.7300", 3, 1)} <= marks
+
+
+def test_a_name_of_data_is_no_formula(searched, tmp_path, pictures):
+    odd = dataclasses.replace(searched, about=searched.about | {"dataset": "$x^$"})
+    effects_chart(odd, tmp_path / "effects.png")
+    settings_chart(odd, tmp_path / "settings.png")
+    assert said(pictures["effects.png"])[0] == "slope on $x^$: main effects"
+    assert said(pictures["settings.png"])[0] == "slope on $x^$: settings"
 
 
 def test_pictures_of_a_random_search_hold_all_its_trials(tmp_path, pictures):

@@ -20,6 +20,7 @@ from toy import small_federation
 from fedem_jax.client.privacy import clipped, epsilon, noise, noisy_tables
 from fedem_jax.config.fedem import FedEM
 from fedem_jax.config.settings import FedMF, FedNCF, PFedRec
+from fedem_jax.core.algorithm import hyper_of
 from fedem_jax.core.draws import Samples
 from fedem_jax.core.linalg import canonical_sign
 from fedem_jax.core.table_storage import from_storage, to_storage
@@ -195,7 +196,7 @@ def test_where_both_are_off_their_numbers_are_never_looked_at():
 def test_tables_of_half_the_bytes_are_sent_in_half_the_bytes():
     config = FedEM(**SMALL, ldp_scale=0.1, ldp_clip=1.0, table_dtype="bfloat16")
     tables = to_storage(jnp.ones((3, 5, 2)), jnp.dtype(jnp.uint16))
-    hyper, draws = fedem.Hyper.of(config), Given.of(bound(config), key=KEY)
+    hyper, draws = hyper_of(fedem.Hyper, config), Given.of(bound(config), key=KEY)
     sent = noisy_tables(config, draws, jnp.arange(3), tables, tables[0], hyper)
     assert sent.dtype == tables.dtype
     moved = np.asarray(from_storage(sent) - 1)

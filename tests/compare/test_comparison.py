@@ -33,7 +33,7 @@ from fedem_jax.units import in_bytes, in_words
 METRICS = [(part, name) for part in ("test", "test_full") for name in ("hr@10", "ndcg@10")]
 
 
-def told(config) -> tuple[dict, pd.DataFrame, list]:
+def outcome_of(config) -> tuple[dict, pd.DataFrame, list]:
     """Summary, ranks and records of a made-up run whose numbers depend on method and seed."""
     disguise = FedEM(
         **{
@@ -58,7 +58,7 @@ class Fake:
         observers = [directory, *observers]
         self.begun.append((config.method, config.seed))
         setting = {"config": config, "federation": data}
-        summary, clients, records = told(config)
+        summary, clients, records = outcome_of(config)
         for observer in observers:
             observer.start(setting)
         for number, record in enumerate(records):
@@ -100,14 +100,14 @@ CONFIGS = {
 
 def by_seed(name: str, of: str = "headline", protocol: str = "leak-free") -> list[dict]:
     config = dataclasses.replace(CONFIGS[name], protocol=protocol)
-    return [told(dataclasses.replace(config, seed=seed))[0][of] for seed in range(3)]
+    return [outcome_of(dataclasses.replace(config, seed=seed))[0][of] for seed in range(3)]
 
 
 def client_means(name: str, part: str, metric: str) -> np.ndarray:
     """By hand from the ranks: each client's metric, averaged over the seeds."""
     every = []
     for seed in range(3):
-        rank = told(dataclasses.replace(CONFIGS[name], seed=seed))[1][part].to_numpy()
+        rank = outcome_of(dataclasses.replace(CONFIGS[name], seed=seed))[1][part].to_numpy()
         hit = rank <= 10
         every.append(hit * 1.0 if metric == "hr@10" else hit / np.log2(1 + rank))
     return np.mean(every, axis=0)
@@ -139,7 +139,7 @@ def test_the_tables_hold_what_the_runs_say(fake, tmp_path, capsys, pictures):
             row = rows[name]
             assert float(row[f"{column} mean"]) == pytest.approx(np.mean(values))
             assert float(row[f"{column} sd"]) == pytest.approx(np.std(values, ddof=1))
-            mean, sd = f"{np.mean(values):.4f}", f"±{np.std(values, ddof=1):.4f}"
+            mean, sd = f"{np.mean(values):.4f}", f"± {np.std(values, ddof=1):.4f}"
             if best[metric] == name:
                 assert f"**{mean}** {sd}" in document
                 assert f"*{mean}" in shown
@@ -203,27 +203,26 @@ def test_differences_are_taken_to_fedem_wherever_it_stands(fake, tmp_path, capsy
 
 
 def test_the_reference_is_the_first_fedem_that_did_not_fail():
-    def entry(name, hits, failed=""):
+    def runs_of(name, hits, failed=""):
         """Of 4 clients, whose metrics are all 1 for the first `hits` and 0 for the others."""
         config = FedMF() if name == "fedmf" else FedEM()
         if failed:
             return MethodRuns(name, config, failed)
-        summary, *_ = told(FedEM(rounds=2))
+        summary, *_ = outcome_of(FedEM(rounds=2))
         values = (np.arange(4) < hits).astype(float)
         clients = pd.DataFrame({" ".join(metric): values for metric in METRICS})
         return MethodRuns(name, config, "", [summary], [clients])
 
-    entries = [
-        entry("fedmf", 1), entry("fedem", 0, failed="memory"), entry("fedem:dim=8", 3),
-        entry("fedem:dim=4", 4),
-    ]  # fmt: skip
-    reference, lines = standings(entries)
+    reference, summaries = standings([
+        runs_of("fedmf", 1), runs_of("fedem", 0, failed="memory"), runs_of("fedem:dim=8", 3),
+        runs_of("fedem:dim=4", 4),
+    ])  # fmt: skip
     assert reference == "fedem:dim=8"
-    found = {
-        line.name: {metric: difference.value for metric, difference in line.against.items()}
-        for line in lines
+    against = {
+        summary.name: {metric: difference.value for metric, difference in summary.against.items()}
+        for summary in summaries
     }
-    assert found == {
+    assert against == {
         "fedmf": dict.fromkeys(METRICS, -0.5), "fedem": {}, "fedem:dim=8": {},
         "fedem:dim=4": dict.fromkeys(METRICS, 0.25),
     }  # fmt: skip
@@ -243,7 +242,7 @@ def test_the_published_selection_stands_beside_under_its_own_name(fake, tmp_path
     compare(*THREE, "--protocol", "paper")
     document = (tmp_path / "c" / "table.md").read_text()
     below = document[document.index("## Best test value") :]
-    values = [entry["test"]["hr@10"] for entry in by_seed("fedmf", "best_test", "paper")]
+    values = [best["test"]["hr@10"] for best in by_seed("fedmf", "best_test", "paper")]
     assert f"{np.mean(values):.4f}" in below.split("##")[1]
     row = table(tmp_path / "c" / "table.csv")["fedmf"]
     assert float(row["best_test: test hr@10 mean"]) == pytest.approx(np.mean(values))
@@ -470,8 +469,8 @@ def test_settings_of_presets_of_all_and_of_one():
 
 
 def test_the_centralised_reference_is_never_the_best():
-    def entry(config, shift):
-        summary, clients, _ = told(FedEM(rounds=2))
+    def runs_of(config, shift):
+        summary, clients, _ = outcome_of(FedEM(rounds=2))
         headline = summary["headline"]
         for part in ("test", "test_full"):
             headline[part] = dict.fromkeys(headline[part], shift)
@@ -479,13 +478,13 @@ def test_the_centralised_reference_is_never_the_best():
 
         return MethodRuns(config.method, config, "", [summary], [with_metrics(clients, 10)])
 
-    entries = [entry(CentralMF(), 0.9), entry(FedMF(), 0.5), entry(FedEM(), 0.5)]
-    reference, lines = standings(entries)
+    runs = [runs_of(CentralMF(), 0.9), runs_of(FedMF(), 0.5), runs_of(FedEM(), 0.5)]
+    reference, summaries = standings(runs)
     assert reference == "fedem"
-    rows = dict(_results(entries[0].summaries[0], lines).rows)
-    assert [cell.best for cell in rows["central-mf"][1:]] == [False] * 4
-    assert [cell.best for cell in rows["fedmf"][1:]] == [True] * 4
-    assert [cell.best for cell in rows["fedem"][1:]] == [True] * 4
+    rows = {row.cells[0]: row.cells[2:] for row in _results(runs[0].summaries[0], summaries).rows}
+    assert [cell.best for cell in rows["central-mf"]] == [False] * 4
+    assert [cell.best for cell in rows["fedmf"]] == [True] * 4
+    assert [cell.best for cell in rows["fedem"]] == [True] * 4
 
 
 def test_published_numbers_stand_beside_those_of_their_protocol_alone(fake, tmp_path, capsys):
@@ -503,12 +502,14 @@ def test_published_numbers_stand_beside_those_of_their_protocol_alone(fake, tmp_
         assert ("| pfedrec [1] | 0.7162 | 0.4344 |" in section) == stands
         assert "global" not in section
         if protocol == "paper-p" and stands:
-            ours = told(PFedRec(rounds=4, protocol=protocol, dataset="ml-100k"))[0]["headline"]
+            ours = outcome_of(PFedRec(rounds=4, protocol=protocol, dataset="ml-100k"))[0][
+                "headline"
+            ]
             assert f"| 0.4344 | {ours['test']['hr@10']:.4f} |" in section
             assert "[1] Zhang et al., IJCAI 2023 (PFedRec); 99 candidates; " in section
             assert "4 rounds here" in section
         elif protocol == "paper":
-            best = told(FedEM(rounds=4, protocol=protocol, dataset="ml-100k"))[0]["best_test"]
+            best = outcome_of(FedEM(rounds=4, protocol=protocol, dataset="ml-100k"))[0]["best_test"]
             assert f"| 0.9799 | 0.8910 | {best['test']['hr@10']:.4f} |" in section
         else:
             assert "fedem_jax/compare/published.csv has none of ml-100k under protocol" in section
@@ -604,7 +605,7 @@ def without_seconds(rows: dict) -> dict:
 
 def test_the_price_of_a_quality(fake, tmp_path):
     """Rounds to a validation HR that all of one method's seeds reach; none reaches 0.99."""
-    seeds = [told(dataclasses.replace(CONFIGS["fedmf"], seed=seed))[2] for seed in range(3)]
+    seeds = [outcome_of(dataclasses.replace(CONFIGS["fedmf"], seed=seed))[2] for seed in range(3)]
     quality = min(max(record["val"]["hr@10"] for record in each) for each in seeds)
     first = [
         next(record["round"] for record in each if record["val"]["hr@10"] >= quality)

@@ -4,7 +4,7 @@ import dataclasses
 
 import ablation
 import pytest
-from pictures import bars, canonical_sign, curve, curves, said, ticks
+from pictures import bars, curve, curves, said, ticks, upright_at
 
 from fedem_jax.compare.plan import plan_comparison
 from fedem_jax.compare.standings import MethodSummary
@@ -35,7 +35,7 @@ def test_an_unknown_part_is_answered_with_the_nearest():
 METRIC, CHANCE = ("test", "hr@10"), {"test": {"hr@10": 0.1}}
 
 
-def line(name: str, values: list[float]) -> MethodSummary:
+def summary(name: str, values: list[float]) -> MethodSummary:
     scores = {METRIC: values} if values else {}
     failed = "" if values else "out of memory"
     return MethodSummary(name, "fedem", failed, scores, {}, {}, (1, 1), 1, 0, 0, 0)
@@ -49,14 +49,14 @@ def line(name: str, values: list[float]) -> MethodSummary:
     ],
 )
 def test_a_panel_for_each_part(tmp_path, pictures, base, variants, sd):
-    lines = [
-        line("fedem", base), line("fedem:alpha=0.1", variants[0]), line("fedem:alpha=0.3", []),
-        line("fedem:adapter_widths=8", variants[1]),
+    summaries = [
+        summary("fedem", base), summary("fedem:alpha=0.1", variants[0]),
+        summary("fedem:alpha=0.3", []), summary("fedem:adapter_widths=8", variants[1]),
     ]  # fmt: skip
     seeds = len(base)
     sd = [value * 2**0.5 if seeds == 2 else value for value in sd]
     parts = ["alpha", "widths"]
-    ablation.draw(lines, "fedem", parts, tmp_path / "a.png", "a title", CHANCE, 100)
+    ablation.draw(summaries, "fedem", parts, tmp_path / "a.png", "a title", CHANCE, 100)
     figure = pictures["a.png"]
     title, caption = said(figure)
     assert title == "a title"
@@ -74,14 +74,14 @@ def test_a_panel_for_each_part(tmp_path, pictures, base, variants, sd):
     ):
         assert ticks(panel.yaxis) == dict(enumerate(names))
         (usual,) = curves(panel, COLOURS[1])
-        assert canonical_sign(usual) == pytest.approx(sum(base) / seeds)
+        assert upright_at(usual) == pytest.approx(sum(base) / seeds)
         (band,) = panel.patches
         middle = sum(base) / seeds
         assert band.get_x() == pytest.approx(middle - sd[0])
         assert band.get_x() + band.get_width() == pytest.approx(middle + sd[0])
         guess, dots = curves(panel, GREY)
-        assert canonical_sign(guess) == 0.1
-        assert curve(dots) == (values, [row] * seeds)
+        assert upright_at(guess) == 0.1
+        assert curve(dots) == (values, [row - 0.25] * seeds)  # below the mean
         (mean,) = bars(panel, sideways=True)  # what failed or was not run has none
         middle = sum(values) / seeds
         assert (mean.x, mean.y) == (pytest.approx([middle]), [row])
@@ -91,9 +91,9 @@ def test_a_panel_for_each_part(tmp_path, pictures, base, variants, sd):
 
 
 def test_without_its_base_there_is_no_picture(tmp_path):
-    lines = [line("fedem", []), line("fedem:alpha=0.1", [0.1])]
+    summaries = [summary("fedem", []), summary("fedem:alpha=0.1", [0.1])]
     with pytest.raises(UserError, match="nothing to hold the variants against"):
-        ablation.draw(lines, "fedem", ["alpha"], tmp_path / "b.png", "title", CHANCE, 50)
+        ablation.draw(summaries, "fedem", ["alpha"], tmp_path / "b.png", "title", CHANCE, 50)
 
 
 def test_the_spread_of_one_seed_is_that_over_clients():

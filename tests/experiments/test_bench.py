@@ -76,7 +76,7 @@ def test_the_picture_of_scaling_is_that_of_the_rows(tmp_path, pictures):
     figure = pictures["scaling.png"]
     (panel,) = figure.axes
     assert figure.get_suptitle() == "Seconds per round against clients"
-    assert "a machine" in panel.get_title(loc="left")
+    assert "a machine" in figure.get_supxlabel()
     assert (panel.get_xlabel(), panel.get_ylabel()) == ("clients", "seconds per round")
     assert (panel.get_xscale(), panel.get_yscale()) == ("log", "log")
     assert [line.get_label() for line in panel.lines] == ["fedem", "fedmf", "slope 1"]

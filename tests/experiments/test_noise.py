@@ -47,12 +47,12 @@ def test_a_curve_of_one_method(monkeypatch, dataset, tmp_path, capsys, pictures)
     assert "L1 bound 3" in text
     rows = [line for line in text.splitlines() if line.startswith(("| 0 |", "| 1 |"))]
     assert len(rows) == 2
-    told = [re.findall(r"0\.\d{4}", row) for row in rows]  # HR, its deviation, NDCG
+    written = [re.findall(r"0\.\d{4}", row) for row in rows]  # HR, its deviation, NDCG
     (bar,) = bars(pictures["noise.png"].axes[0])
     assert (bar.label, bar.x) == ("fedmf", [0, 1])
     half = (np.array(bar.high) - np.array(bar.low)) / 2
     shown = [[f"{hr:.4f}", f"{sd:.4f}"] for hr, sd in zip(bar.y, half, strict=True)]
-    assert shown == [row[:2] for row in told]
+    assert shown == [row[:2] for row in written]
     trials = pd.read_parquet(out / "fedmf" / "trials.parquet")
     found = trials.groupby("ldp_scale")["test hr@5"]
     assert bar.y == pytest.approx(found.mean().tolist())
@@ -79,15 +79,14 @@ def test_the_picture_has_a_curve_for_each_method(tmp_path, pictures, seeds):
         ]),
         "fedmf": result([(2.0, "done", 0.1, sd[2]), (0.0, "done", 0.4, sd[0])]),
     }  # fmt: skip
-    wanted = noise.Noise(scales=(2.0, 0.0, 1.0), seeds=seeds)
-    noise.draw(wanted, results, tmp_path / "n.png")
+    options = noise.Noise(scales=(2.0, 0.0, 1.0), seeds=seeds)
+    noise.draw(options, results, tmp_path / "n.png")
     figure = pictures["n.png"]
     assert figure.get_suptitle() == "Noise on uploads: d, protocol paper"
     (panel,) = figure.axes
     spread = "sd over seeds" if seeds == 2 else "se over clients, one seed"
-    assert panel.get_xlabel() == (
-        f"scale of the Laplace noise on every number of an upload (± {spread})"
-    )
+    assert panel.get_xlabel() == "scale of the Laplace noise on every number of an upload"
+    assert figure.get_supxlabel() == f"test HR@5 at the best validation round; bars: ± {spread}"
     assert panel.get_ylabel() == "test HR@5, sampled candidates"
     assert labels(figure.legends[0]) == ["chance", "fedem", "fedmf"]
     expected = {"fedem": ([0, 1], [0.5, 0.2]), "fedmf": ([0, 2], [0.4, 0.1])}

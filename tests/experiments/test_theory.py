@@ -170,13 +170,13 @@ def test_the_picture_of_the_fits(tmp_path, pictures):
     draw_fits(found, tmp_path / "fits.png")
     figure = pictures["fits.png"]
     rho, error, widths, held = figure.axes
-    canonical_sign = "squared error, units² per coordinate"
+    unit = "squared error, units² per coordinate"
     across = "share of the fitting samples used in training"
     assert [panel.get_xlabel() for panel in figure.axes] == [
         across, across, "coordinates J that share the rho", "samples m held out",
     ]  # fmt: skip
     assert [panel.get_ylabel() for panel in figure.axes] == [
-        "mean of the learned rho", canonical_sign, canonical_sign, canonical_sign,
+        "mean of the learned rho", unit, unit, unit,
     ]  # fmt: skip
     assert list(key(rho.get_legend())) == [f"τ² = {of} s" for of in ("0.25", "1", "4")]
     for panel, compared in ((rho, found.rho), (error, found.learned)):

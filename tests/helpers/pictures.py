@@ -54,7 +54,7 @@ def level(line: Line2D) -> float:
     return y[0]
 
 
-def canonical_sign(line: Line2D) -> float:
+def upright_at(line: Line2D) -> float:
     """Place of a line from the bottom to the top."""
     x, _ = curve(line)
     assert x[0] == x[1]
@@ -105,7 +105,7 @@ def labels(legend: Legend | None) -> list[str]:
 
 
 def axes_of(panel: Axes) -> tuple[str, str, str]:
-    """Title at the left, label across, label canonical_sign."""
+    """Title at the left, label across, label upright."""
     return panel.get_title(loc="left"), panel.get_xlabel(), panel.get_ylabel()
 
 

@@ -84,7 +84,7 @@ class Loop:
             )  # fmt: skip
             self.users[u], self.tables[u] = result.user, result.table
             self.spaces[u] = directions_of(result.table[items], config.directions)
-        chosen = aggregated(self.simulation, number)
+        chosen = uploaders(self.simulation, number)
         counts = np.array([len(self.sampled[u].items) for u in chosen])
         tables, spaces = self.tables[chosen], [self.spaces[u] for u in chosen]
         centred = tables - tables.mean(1, keepdims=True)

@@ -15,6 +15,7 @@ from toy import permuted, small_federation
 from trace_maker import make_trace
 
 from fedem_jax.config.fedem import FedEM
+from fedem_jax.core.algorithm import hyper_of
 from fedem_jax.errors import UserError
 from fedem_jax.methods.fedem import Hyper
 from fedem_jax.runs.simulation import Simulation
@@ -120,7 +121,7 @@ def test_rounds_with_a_constant_weight_are_those_of_the_twin():
         trace = make_trace(merging=rho, **(GENTLE | cases), **TWIN)
         assert trace["had_server_model"][1:].sum() == 12
         program = program or Rounds(trace, merging)
-        hyper = program.algorithm.hyper._replace(rho=Hyper.of(FedEM(merging=merging)).rho)
+        hyper = program.algorithm.hyper._replace(rho=hyper_of(Hyper, FedEM(merging=merging)).rho)
         assert_equal_to_twin(program.run(hyper), trace)
 
 
@@ -207,9 +208,9 @@ def test_fractions_are_rounded_down_to_at_least_one(
 
 @pytest.mark.parametrize(("merging", "rho"), [("replace", 1), ("none", 0), ("0.3", 0.3), ("1", 1)])
 def test_ways_of_merging_that_are_constants(merging, rho):
-    assert Hyper.of(FedEM(merging=merging)).rho == np.float32(rho)
+    assert hyper_of(Hyper, FedEM(merging=merging)).rho == np.float32(rho)
 
 
 @pytest.mark.parametrize("merging", ["per-batch", "once"])
 def test_a_constant_used_in_place_of_an_adapter_would_spoil_everything(merging):
-    assert np.isnan(Hyper.of(FedEM(merging=merging)).rho)
+    assert np.isnan(hyper_of(Hyper, FedEM(merging=merging)).rho)

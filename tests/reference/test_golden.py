@@ -54,7 +54,7 @@ def test_rounds_are_those_of_the_authors_program(golden_trace):
 
 # --- traces of other settings ---------------------------------------------------------------------
 
-METHODS = {
+SETTINGS = {
     "avg": {
         "agg_mode": "avg", "latent_dim": 8, "num_negative": 2, "agg_clients_ratio": 0.25,
     },
@@ -69,7 +69,7 @@ METHODS = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=METHODS)
+@pytest.fixture(scope="module", params=SETTINGS)
 def made(request):
     """A trace by the twin, a simulation that replays it, and what the whole check said of it."""
     trials = []
@@ -82,7 +82,7 @@ def made(request):
             self.trace = trace
             trials.append(self)
 
-    trace = make_trace(**METHODS[request.param].settings)
+    trace = make_trace(**SETTINGS[request.param])
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(golden_check, "Replay", Kept)
         rows = list(golden_check.compare(trace))
@@ -100,9 +100,9 @@ def test_a_trace_of_other_settings_is_replayed(made):
 
 
 def test_the_settings_differ_in_all_that_matters():
-    epochs = make_trace(**METHODS["both"].settings)["epochs_run"]
+    epochs = make_trace(**SETTINGS["both"])["epochs_run"]
     assert len(np.unique(epochs)) > 3  # many stop early
-    batches = make_trace(**METHODS["sim"].settings)["sample_count"].max() / 64
+    batches = make_trace(**SETTINGS["sim"])["sample_count"].max() / 64
     assert batches > 2
 
 

@@ -10,11 +10,11 @@ import pytest
 from made_up import made_up
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
+from matplotlib.text import Text
 from pictures import (
     axes_of,
     band,
     bars,
-    canonical_sign,
     colour_of,
     curve,
     curves,
@@ -23,6 +23,7 @@ from pictures import (
     notes,
     said,
     ticks,
+    upright_at,
 )
 
 from fedem_jax.compare.charts import standings_chart
@@ -222,7 +223,7 @@ def test_standings_are_those_of_the_lines(tmp_path, pictures, reference):
     ]
     for panel, rows, doubt, guess in zip(figure.axes, expected, doubts, (0.07, 0.02), strict=True):
         line, *seeds = curves(panel, GREY)
-        assert canonical_sign(line) == guess
+        assert upright_at(line) == guess
         for row, (mean, (values, middle, half)) in enumerate(
             zip(bars(panel, sideways=True), rows, strict=True)
         ):
@@ -313,3 +314,37 @@ def test_without_anything_counted_no_picture_of_rho_is_made(tmp_path, pictures):
     rho_chart(np.arange(3), np.zeros((3, 4, 5, 2, 20)), tmp_path / "rho.png", run(3).summary)
     assert not pictures
     assert not (tmp_path / "rho.png").exists()
+
+
+# --- words of the user ----------------------------------------------------------------------------
+
+ODD = "_$x_1^$ [red]a[/red]"
+"""A formula that Matplotlib would fail to draw."""
+
+
+def test_words_of_the_user_are_no_formulas(tmp_path, pictures):
+    chance = {"test": {"hr@10": 0.07}, "test_full": {"ndcg@10": 0.02}}
+    odd = run(60, dataset=ODD)
+    learning_curves([(ODD, odd), ("y", run(60))], tmp_path / "curves.png", title=ODD)
+    standings_chart(
+        [standing(ODD, [0.2, 0.3], [0.3, 0.4], None)], tmp_path / "standings.png", title=ODD,
+        caption=ODD, reference=ODD, chance=chance,
+    )  # fmt: skip
+    counts = np.random.default_rng(0).integers(1, 40, (8, 4, 5, 2, 20))
+    rho_chart(np.arange(8), counts, tmp_path / "rho.png", odd.summary)
+    assert ODD in key(pictures["curves.png"].axes[3].get_legend())
+    assert said(pictures["standings.png"]) == (ODD, ODD)
+    assert f"differs from {ODD}" in key(pictures["standings.png"].legends[0])
+    assert said(pictures["rho.png"])[0] == f"What fedem takes up on {ODD}"
+    for figure in pictures.values():
+        odd_texts = [text for text in figure.findobj(Text) if ODD in text.get_text()]
+        assert odd_texts
+        assert not any(text.get_parse_math() for text in odd_texts)
+
+
+def test_powers_of_ten_stay_formulas(tmp_path, pictures):
+    learning_curves([("x", run(60))], tmp_path / "curves.png", title="")
+    loss = pictures["curves.png"].axes[3]
+    powers = [label for label in loss.yaxis.get_majorticklabels() if "10^" in label.get_text()]
+    assert powers
+    assert all(label.get_parse_math() for label in powers)

@@ -1,0 +1,127 @@
+"""Tables: one plain form, shown in a terminal or written as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table as Grid
+from rich.text import Text
+
+
+class Cell(NamedTuple):
+    """A value in a table."""
+
+    value: str
+    aside: str = ""
+    """Stands below the value in a terminal, and after it in Markdown."""
+    best: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.value} {self.aside}".rstrip()
+
+
+class Row(NamedTuple):
+    """A line of a table."""
+
+    cells: Sequence[Cell | str]
+    style: str = ""
+    """Of the whole row in a terminal, such as `bold`."""
+    apart: bool = False
+    """Whether a gap in the terminal sets it apart from the rows above."""
+
+
+class Table(NamedTuple):
+    """A table, without rows a title with notes."""
+
+    title: str
+    header: Sequence[str]
+    """A name for each column; a line break stands in a terminal alone."""
+    rows: Sequence[Row]
+    notes: Sequence[str] = ()
+    """Sentences below it."""
+    align: str = ""
+    """`l` or `r` for each column; empty: the first to the left, numbers to the right."""
+    label_width: int = 0
+    """Least width of the first column in a terminal, so that several tables align."""
+
+    @property
+    def sides(self) -> str:
+        """`align`, written out."""
+        return self.align or "l" + "r" * (len(self.header) - 1)
+
+
+def mean_cell(mean: float, sd: float = np.nan, *, best: bool = False) -> Cell:
+    """A mean with its standard deviation, where there is one; empty where there is no mean."""
+    if np.isnan(mean):
+        return Cell("")
+    return Cell(f"{mean:.4f}", "" if np.isnan(sd) else f"± {sd:.4f}", best)
+
+
+Shown = RenderableType
+"""What a console prints."""
+
+
+def in_terminal(*parts: Table | Shown) -> Shown:
+    """Tables and sentences for a terminal. Words of the user are no markup."""
+    lines: list[Shown] = []
+    for part in parts:
+        if isinstance(part, str):
+            lines.append(Text(part))
+        elif isinstance(part, Table):
+            if part.title:
+                lines.append(Text(f"\n{part.title}", "bold"))
+            if part.rows:
+                lines.append(_grid(part))
+            lines += [Text(note, "dim") for note in part.notes]
+        else:
+            lines.append(part)
+    return Group(*lines)
+
+
+def styled(sentence: str, style: str) -> Text:
+    """A sentence in a style such as `dim`."""
+    return Text(sentence, style)
+
+
+def in_markdown(table: Table) -> str:
+    """The rows of a table as Markdown, without title and notes."""
+    lines = [[name.replace("\n", " ").strip() for name in table.header]]
+    lines.append(["---" if side == "l" else "---:" for side in table.sides])
+    lines += [[_marked(cell) for cell in row.cells] for row in table.rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def written_files(directory: Path, files: Sequence[str]) -> Text:
+    """Which files a command left behind."""
+    return Text.assemble((f"{directory}/", "bold"), f" holds {', '.join(files)}")
+
+
+def _marked(cell: Cell | str) -> str:
+    if isinstance(cell, Cell) and cell.best:
+        cell = cell._replace(value=f"**{cell.value}**")
+    return str(cell).replace("|", "\\|")
+
+
+def _grid(table: Table) -> Grid:
+    grid = Grid(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    for name, side in zip(table.header, table.sides, strict=True):
+        justify = "left" if side == "l" else "right"
+        grid.add_column(Text(name, justify=justify), justify=justify, overflow="fold")
+    grid.columns[0].min_width = table.label_width or None
+    for row in table.rows:
+        if row.apart:
+            grid.add_section()
+        grid.add_row(*map(_shown, row.cells), style=row.style)
+    return grid
+
+
+def _shown(cell: Cell | str) -> Text:
+    if isinstance(cell, str):
+        return Text(cell)
+    value = (f"*{cell.value}", "bold") if cell.best else cell.value
+    return Text.assemble(value, (f"\n{cell.aside}" if cell.aside else "", "dim"))
