@@ -222,7 +222,7 @@ def time_twin(simulation, state, number: int, sample: int) -> Row:
     from phases import parameters
     from sequential import Sequential, drawer
 
-    from fedem_jax.core.layout import ClientLoad
+    from fedem_jax.core.size_classes import ClientLoad
 
     config = simulation.config
     twin, draw = Sequential(config), drawer(simulation)

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedem_jax.config.fedem import FedEM
-from fedem_jax.core.layout import ClientLoad, Layout
+from fedem_jax.core.layout import Layout
+from fedem_jax.core.size_classes import ClientLoad
 from fedem_jax.data.federation import Federation
 from fedem_jax.runs.memory import on_cpu
 

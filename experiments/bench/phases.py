@@ -13,9 +13,8 @@ from fedem_jax.client.local import run_epochs
 from fedem_jax.config.fedem import FedEM
 from fedem_jax.core.algorithm import State
 from fedem_jax.core.round import Change, Phase, RoundContext, train_clients
-from fedem_jax.core.samples import Rule
 from fedem_jax.evaluation.ranking import Ranking, rank_all
-from fedem_jax.methods.fedem import sent_by, serve
+from fedem_jax.methods.fedem import Download, aggregated_tables, sent_by
 from fedem_jax.runs.simulation import Simulation
 from fedem_jax.server.serving import NOT_SERVED, slots
 
@@ -42,7 +41,7 @@ def phases(simulation: Simulation, state: State) -> Phases:
 
     def context_of(number, key, lists, hyper):
         draws = simulation.draws(key, number, lists)
-        return RoundContext.of(layout, draws, Rule.of(config, hyper.threshold))
+        return RoundContext.of(config, layout, draws, hyper.threshold)
 
     def draw(state, number, key, lists, hyper):
         context = context_of(number, key, lists, hyper)
@@ -58,10 +57,10 @@ def phases(simulation: Simulation, state: State) -> Phases:
     def aggregate(clients, number, key, lists, hyper):
         context = context_of(number, key, lists, hyper)
         uploaders = context.draws.uploaders(context.participants)
-        upload = sent_by(config, context, uploaders, clients, None, hyper)
-        download = serve(config, context, upload, hyper)
-        slot = slots(layout, uploaders, len(download.items))
-        return State(clients._replace(slot=slot), download)
+        upload = sent_by(config, context, hyper, uploaders, clients, None)
+        tables = aggregated_tables(config, context, hyper, upload)
+        slot = slots(layout, uploaders, len(tables))
+        return State(clients._replace(slot=slot), Download(tables))
 
     def evaluate(state, lists, held_out, hyper):
         return rank_all(algorithm, layout, state, lists, held_out, hyper, ranking)

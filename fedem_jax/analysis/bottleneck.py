@@ -276,7 +276,7 @@ def distances(
                 known = jnp.zeros(num_items).at[present].set(1.0, mode="drop")
                 own = from_storage(clients.items[place])
                 (aggregated,) = elastic.aggregated(state, place[None])
-                (rho,) = elastic.share(state, place[None], hyper)
+                (rho,) = elastic.rho(state, place[None], hyper)
 
                 def apart(table):
                     squares = jnp.sum((table - optimum[place]) ** 2, axis=1)

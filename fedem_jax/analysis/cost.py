@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fedem_jax.core.algorithm import Algorithm, Traffic
-from fedem_jax.core.layout import ClientLoad, Layout, SizeClass
+from fedem_jax.core.layout import Layout, SizeClass
+from fedem_jax.core.size_classes import ClientLoad
 from fedem_jax.data.federation import Federation
 from fedem_jax.runs.memory import MemoryPlan
 from fedem_jax.runs.simulation import Simulation

@@ -16,7 +16,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from fedem_jax.core.blocks import BLOCK, over_trials, stacked
+from fedem_jax.core.blocks import alone, loop_bound
 from fedem_jax.core.round import Trained
 from fedem_jax.core.samples import ClientSamples
 
@@ -30,17 +30,22 @@ def run_epochs(
     carry: Carry,
     samples: ClientSamples,
 ) -> tuple[Carry, Trained]:
-    """Epochs of mini-batches until the running loss settles: |l_e - l_{e-1}| / |l_{e-1} + offset|
-    below the threshold, from the second epoch on.
+    """Epochs of mini-batches.
 
-    `step(carry, row [B], present [B]) -> (carry, mean loss)` is one optimiser step on the samples
-    of a batch, named by their compact rows. The last batch of an epoch holds what is left.
+    A client stops when |l_e - l_{e-1}| / |l_{e-1} + offset| is below the threshold, from the second
+    epoch on. l_e is the mean loss over all epochs so far.
+
+    Args:
+        step: `(carry, row [B], present [B]) -> (carry, mean loss)`: one optimiser step on the
+            samples of a batch, named by their compact rows. The last batch of an epoch holds what
+            is left.
+        carry: what the first step starts from.
+        samples: of the client.
     """
     rule, count = samples.rule, samples.count
     width = min(rule.batch_size, samples.row_of.shape[0])
     num_batches = -(-count // width)
-    most_batches = over_trials(lax.pmax(num_batches, BLOCK))
-    alone = lax.axis_size(BLOCK) * stacked() == 1  # then the loops end when the client does
+    most_batches = loop_bound(num_batches)
 
     def epoch(loop):
         e, active, carry, total, running, epochs = loop
@@ -53,7 +58,7 @@ def run_epochs(
             row = samples.row_of[visited(jnp.where(present, position, 0))]
             new, loss = step(carry, row, present)
             loss = loss * present.sum()
-            if alone:
+            if alone():  # the loops end when the client does, so nothing is to be undone
                 return new, total + loss
             live = active & (b < num_batches)
             carry = jax.tree.map(lambda new, old: jnp.where(live, new, old), new, carry)
@@ -68,7 +73,7 @@ def run_epochs(
 
     def unfinished(loop):
         e, active, *_ = loop
-        going = over_trials(lax.pmax(active.astype(jnp.int32), BLOCK))
+        going = loop_bound(active.astype(jnp.int32))
         return (e < rule.local_epochs) & (going > 0)
 
     start = (
@@ -91,16 +96,19 @@ def batch_weights(
     return samples / jnp.maximum(present.sum(), 1)
 
 
-def place_weights(
+def first_row_weights(
     row: Int[Array, " B"], present: Bool[Array, " B"], num_rows: int
 ) -> Float[Array, " B"]:
-    """Weights of a batch's places such that a row found at several of them counts at the first,
-    with its whole share. The others add exact zeros: no sum depends on the order of a scatter."""
-    place = jnp.arange(row.shape[0], dtype=jnp.int32)
+    """Weight of each sample of a batch, such that a row counts where it is met first.
+
+    There it has the share of all its samples. The others add exact zeros, so that no sum depends on
+    the order of a scatter.
+    """
+    position = jnp.arange(row.shape[0], dtype=jnp.int32)
     touched = jnp.where(present, row, num_rows)
-    first = jnp.full(num_rows, row.shape[0], jnp.int32).at[touched].min(place, mode="drop")
+    first = jnp.full(num_rows, row.shape[0], jnp.int32).at[touched].min(position, mode="drop")
     share = batch_weights(row, present, num_rows)
-    return jnp.where(present & (first[row] == place), share[row], 0.0)
+    return jnp.where(present & (first[row] == position), share[row], 0.0)
 
 
 def descend(
@@ -137,7 +145,7 @@ def fit_embedding(
 ) -> tuple[Any, Float[Array, "M D"], Trained]:
     """Train a client's own parameters and its compact table together.
 
-    A batch enters as the number of its samples on each row, so that a step scores the table once
+    A batch enters as the share of its samples on each row, so that a step scores the table once
     and its gradient is dense: no row is gathered or scattered, and every sum has a fixed order.
     The table is held as [D, M] meanwhile, which keeps the long axis contiguous.
 
@@ -172,7 +180,7 @@ def fit_network(
 
     def batch_loss(params, row, present):
         private, table = params
-        weights = place_weights(row, present, samples.rows.shape[0])
+        weights = first_row_weights(row, present, samples.rows.shape[0])
         return objective(private, table[row], samples.labels[row], weights)
 
     (private, table), trained = descend(batch_loss, (private, table), samples, optimiser)

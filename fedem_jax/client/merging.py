@@ -8,26 +8,28 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jax import lax
+from jaxtyping import Array, Bool, Float
 
 from fedem_jax.client.local import (
     Objective,
     descend,
+    first_row_weights,
     fit_embedding,
     fit_network,
-    place_weights,
     run_epochs,
 )
 from fedem_jax.config.fedem import FedEM
+from fedem_jax.core.blocks import over_trials
 from fedem_jax.core.round import Trained
 from fedem_jax.core.samples import ClientSamples, hold_out
 from fedem_jax.models import ncf
 from fedem_jax.models.adapter import Adapter, Single
 from fedem_jax.models.mf import MF
-from fedem_jax.models.scoring import Scoring, scoring
+from fedem_jax.models.scoring import scoring
 
-Weigh = Callable[[Any, Array, Array], Array]
-"""`(adapter, local [M D], aggregated [M D]) -> rho [M]`: share of the aggregated row."""
+RhoOf = Callable[[Any, Array, Array], Array]
+"""`(adapter, local [M D], aggregated [M D]) -> rho [M]`: how much of the aggregated row."""
 
 
 class ElasticClient(NamedTuple):
@@ -36,7 +38,8 @@ class ElasticClient(NamedTuple):
     config: FedEM
     backbone: MF | ncf.NCF
     """Of the scores: p_u . q_i, or f_u(p_u, q_i)."""
-    scoring: Scoring
+    logits: Callable[..., Any]
+    objective: Objective
     fit: Callable[..., Any]
     """Trains the backbone's own parameters and rows of Q_u together."""
     adapter: Adapter | Single
@@ -49,7 +52,7 @@ class ElasticClient(NamedTuple):
         else:
             backbone, fit = ncf.NCF(config.dim, config.network_widths), fit_network
         adapter = Adapter(config.adapter_widths) if config.adapter == "row" else Single()
-        return cls(config, backbone, scoring(backbone, config.bce), fit, adapter)
+        return cls(config, backbone, *scoring(backbone, config.bce), fit, adapter)
 
     def adam(self, hyper: Any) -> optax.GradientTransformation:
         """Optimiser of the pair `(private, table)`."""
@@ -57,10 +60,10 @@ class ElasticClient(NamedTuple):
             return optax.adam(hyper.lr_embedding)
         return ncf.adam(hyper.lr_embedding, hyper.lr_network, hyper.weight_decay)
 
-    def weigh(
+    def rho(
         self, hyper: Any, theta: Any, local: Float[Array, "*M D"], aggregated: Float[Array, "*M D"]
     ) -> Float[Array, "*M"]:
-        """rho: the share of the aggregated row, row by row."""
+        """How much of each aggregated row the client takes up."""
         if self.config.learns_rho:
             return jnp.asarray(self.adapter.apply({"params": theta}, local, aggregated))
         return jnp.full(local.shape[:-1], hyper.rho)
@@ -73,9 +76,29 @@ def merged(
     return local + rho[..., None] * (aggregated - local)
 
 
+def taken_up(
+    waits: Bool[Array, " B"],
+    local: Float[Array, "B I D"],
+    take_up: Callable[[Float[Array, "B I D"]], Float[Array, "B I D"]],
+) -> Float[Array, "B I D"]:
+    """The tables of clients as they would use them now.
+
+    Args:
+        waits: for which of them a table of the server waits.
+        local: their own tables.
+        take_up: their own tables with the waiting ones taken up; not computed if nothing waits.
+    """
+
+    def mixed(local):
+        return jnp.where(waits[:, None, None], take_up(local), local)
+
+    any_waits = over_trials(waits.any().astype(jnp.int32))
+    return lax.cond(any_waits > 0, mixed, lambda local: local, local)
+
+
 def fit_adapter(
     objective: Objective,
-    weigh: Weigh,
+    rho_of: RhoOf,
     adapter: Any,
     private: Any,
     table: Float[Array, "M D"],
@@ -87,7 +110,7 @@ def fit_adapter(
 
     Args:
         objective: loss of rows, as a weighted sum.
-        weigh: rho of rows.
+        rho_of: rho of rows.
         adapter: its parameters, theta_u.
         private, table, aggregated: the client's own parameters, its rows and those that the server
             aggregated for it; all three are held fixed.
@@ -96,9 +119,9 @@ def fit_adapter(
     """
 
     def batch_loss(adapter, row, present):
-        weights = place_weights(row, present, samples.rows.shape[0])
+        weights = first_row_weights(row, present, samples.rows.shape[0])
         local, target = table[row], aggregated[row]
-        rows = merged(local, target, weigh(adapter, local, target))
+        rows = merged(local, target, rho_of(adapter, local, target))
         return objective(private, rows, samples.labels[row], weights)
 
     adapter, _ = descend(batch_loss, adapter, samples, optimiser)
@@ -107,7 +130,7 @@ def fit_adapter(
 
 def fit_elastic(
     objective: Objective,
-    weigh: Weigh,
+    rho_of: RhoOf,
     adapter: Any,
     private: Any,
     table: Float[Array, "M D"],
@@ -118,25 +141,27 @@ def fit_elastic(
 ) -> tuple[Any, Any, Float[Array, "M D"], Trained]:
     """Train adapter and embeddings in turn, batch by batch (`merging = per-batch`).
 
-    Both steps score with rows merged anew. The first moves the adapter. The second moves, with the
-    new adapter, the client's own parameters and its table, whose gradient also runs through rho.
-    The aggregated table is a constant. The adapter costs most, so rows are gathered batch by batch.
+    The rows of `table` are merged already, and every batch merges the result again with the same
+    aggregated rows (released program). Both steps of a batch score with rows merged anew. The first
+    moves the adapter. The second moves, with the new adapter, the client's own parameters and its
+    table, whose gradient also runs through rho. The aggregated table is a constant. The adapter
+    costs most, so rows are gathered batch by batch.
 
     Args:
-        objective, weigh, adapter, private, table, aggregated, samples: as for `fit_adapter`.
+        objective, rho_of, adapter, private, table, aggregated, samples: as for `fit_adapter`.
         adapt: optimiser of the adapter.
         embed: optimiser of the pair `(private, table)`.
     """
 
     def step(carry, row, present):
         adapter, embedding, adapter_moments, moments = carry
-        weights = place_weights(row, present, samples.rows.shape[0])
+        weights = first_row_weights(row, present, samples.rows.shape[0])
         target, label = aggregated[row], samples.labels[row]
 
         def batch_loss(adapter, embedding):
             private, table = embedding
             local = table[row]
-            rows = merged(local, target, weigh(adapter, local, target))
+            rows = merged(local, target, rho_of(adapter, local, target))
             return objective(private, rows, label, weights)
 
         gradient = jax.grad(batch_loss, argnums=0)(adapter, embedding)

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, Key, Num
 
-from fedem_jax.config.settings import LocalPrivacy
+from fedem_jax.config.shared import LocalPrivacy
 from fedem_jax.core.blocks import over_trials
 from fedem_jax.core.draws import Draws
 from fedem_jax.core.layout import AXIS
@@ -42,11 +42,11 @@ def epsilon(clip: float, scale: float, rounds: int = 1) -> float:
     return rounds * 2 * clip / scale
 
 
-def clipped(config: LocalPrivacy, moved: Any, clip: Float[Array, ""]) -> Any:
+def clipped(config: LocalPrivacy, moved: Any, clip: Any) -> Any:
     """M min(1, clip / |M|_1) of a tree of arrays, with the L1 norm of all its numbers together.
 
     A tree within the bound stays as it is, to the bit. Where the configuration has no bound nothing
-    is computed; a traced `clip` of 0 is none.
+    is computed, and `clip` is not looked at; a traced `clip` of 0 is none.
     """
     if not config.ldp_clip:
         return moved
@@ -119,22 +119,22 @@ def noisy_sum(
     if not config.ldp_scale:
         return upload
     layout = context.layout
-    weights = jnp.zeros(layout.padded).at[layout.places(context.participants)].set(shares)
+    shares = jnp.zeros(layout.padded).at[layout.places(context.participants)].set(shares)
 
-    def on_device(weights, key, client_at):
+    def on_device(shares, key, client_at):
         def add(u, total):
             def noisy(total):
                 mine = noise_like(upload, key, client_at[u])
-                return jax.tree.map(lambda old, new: old + weights[u] * new, total, mine)
+                return jax.tree.map(lambda old, new: old + shares[u] * new, total, mine)
 
-            uploads = over_trials((weights[u] > 0).astype(jnp.int32))
+            uploads = over_trials((shares[u] > 0).astype(jnp.int32))
             return lax.cond(uploads > 0, noisy, lambda total: total, total)
 
         nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), upload)
         return (), lax.psum(lax.fori_loop(0, layout.shard, add, nothing), AXIS)
 
     key, client_at = context.draws.server(), jnp.asarray(layout.client)
-    _, noises = layout.on_each_device(on_device, weights, key, client_at, summed=True)
+    _, noises = layout.on_each_device(on_device, shares, key, client_at, summed=True)
     return jax.tree.map(lambda sent, new: sent + hyper.ldp_scale * new, upload, noises)
 
 

@@ -99,5 +99,7 @@ class FedEM(LocalPrivacy, ServedClients):
 
     def as_program(self, numbers: Collection[str]) -> FedEM:
         program = super().as_program(numbers)
-        fixed = self.learns_rho or self.merging == "none"
-        return program if fixed else dataclasses.replace(program, merging="replace")
+        if self.learns_rho or not self.downloads:
+            return program
+        # a constant rho is an argument of the program, so that all of them share one
+        return dataclasses.replace(program, merging="replace")

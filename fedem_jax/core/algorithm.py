@@ -3,9 +3,10 @@
 A method is written for one federation and its layout. Everything random comes from `Draws`; every
 number that a sweep may vary comes from the method's `Hyper`.
 
-Letters, the same everywhere: `C` clients, `I` items, `D` latent, `E` local epochs, `S` samples of a
-client in a round, `B` samples in a batch, `M` rows of a client's compact table, `K` candidates,
-`A` clients aggregated.
+Letters, the same everywhere: `C` clients (on the device, padded to a multiple of the devices),
+`I` items, `D` latent, `E` local epochs, `S` samples of a client in a round, `B` samples in a batch
+or clients in a block, `M` rows of a client's compact table, `K` candidates, `P` participants of a
+round, `A` clients aggregated, `R` tables of the server.
 """
 
 from __future__ import annotations
@@ -51,15 +52,15 @@ class Traffic(NamedTuple):
 
 
 class Elastic(NamedTuple):
-    """Elastic merging, for those who want to look at it."""
+    """Elastic merging, for the counts of rho and the bottleneck analysis."""
 
     learned: bool
     """Whether rho depends on anything but the settings."""
     waits: Callable[[State], Bool[Array, " C"]]
     """`(state) -> mask` of the clients that an aggregated table waits for."""
-    share: Callable[..., Float[Array, "B I"]]
-    """`(state, places [B], hyper) -> rho`: share of the aggregated row, item by item; 0 where no
-    table waits."""
+    rho: Callable[..., Float[Array, "B I"]]
+    """`(state, places [B], hyper) -> rho`: how much of each aggregated row the client takes up; 0
+    where no table waits."""
     aggregated: Callable[..., Float[Array, "B I D"]]
     """`(state, places [B]) -> G_u`; means nothing where no table waits."""
     unserved: Callable[[State], State]
@@ -70,7 +71,7 @@ def hyper_of(kind: Any, config: Any) -> Any:
     """The numbers of a configuration that a sweep may vary.
 
     Args:
-        kind: the method's `Hyper`, whose fields are settings.
+        kind: the method's `Hyper`, whose fields are settings, or properties of the settings.
         config: settings of the method.
     """
     return kind(*(jnp.float32(getattr(config, name)) for name in kind._fields))
@@ -89,8 +90,8 @@ class Algorithm(NamedTuple):
     """The numbers of the configuration, as all three functions take them."""
     traffic: Traffic
     scratch: Callable[[int], dict[str, int]]
-    """`(block) -> numbers`, of 4 bytes, that each phase of a round needs on a device, beside the
-    state, with so many clients side by side."""
+    """`(block) -> {phase: numbers}`: float32 numbers that a phase needs on a device, beside the
+    state, in blocks of so many clients."""
     classes: dict[str, tuple[SizeClass, ...]] | None = None
     """Size classes by what their clients do in a round, such as `merging`; None: all do the same,
     in the classes of the layout."""

@@ -63,6 +63,16 @@ def stacked() -> int:
         return 1
 
 
+def alone() -> bool:
+    """Whether a client is worked on with no other beside it."""
+    return lax.axis_size(BLOCK) * stacked() == 1
+
+
+def loop_bound(count: Int[Array, ""]) -> Int[Array, ""]:
+    """The largest of a number over the clients of a block and the stacked trials."""
+    return over_trials(lax.pmax(count, BLOCK))
+
+
 def over_trials(most: Int[Array, ""]) -> Int[Array, ""]:
     """The largest of a number over the stacked trials: the bound of a loop that all of them go
     through together, or, as 0 or 1, whether any of them takes a branch.

@@ -1,4 +1,4 @@
-"""Everything random in a round, apart from what is done with it.
+"""The random choices of a round.
 
 A round asks its `Draws` for participants, samples and visiting orders. `KeyedDraws` draws them on
 device from named keys: round r `fold_in(key, r)`, client u `fold_in(., u)`. So results do not
@@ -60,7 +60,7 @@ class Draws(Protocol):
 
 
 SERVER = 4
-"""Tells the server's key of a round from the four that are split off."""
+"""Folded into the key of a round to make that of the server."""
 
 
 class KeyedDraws(NamedTuple):
@@ -81,16 +81,43 @@ class KeyedDraws(NamedTuple):
 
     @classmethod
     def of_round(
-        cls, key: Key[Array, ""], number: Int[Array, ""], lists: Lists, num_clients: int, *sizes
+        cls,
+        key: Key[Array, ""],
+        number: Int[Array, ""],
+        lists: Lists,
+        num_clients: int,
+        num_items: int,
+        num_negative: int,
+        num_participants: int,
+        num_uploaders: int,
     ) -> KeyedDraws:
-        """The draws of round `number` of the run with this key; `sizes` are the other fields."""
+        """The draws of round `number` of the run with this key.
+
+        Args:
+            key: of the draws of all rounds.
+            number: of the round, from 0.
+            lists: training positives and barred items.
+            num_clients, num_items, num_negative, num_participants, num_uploaders: sizes.
+        """
         key = jax.random.fold_in(key, number)
         participants, samples, order, uploaders = jax.random.split(key, 4)
         of_client = jax.vmap(jax.random.fold_in, (None, 0))
         everyone = jnp.arange(num_clients)
         samples, order = of_client(samples, everyone), of_client(order, everyone)
         server = jax.random.fold_in(key, SERVER)
-        return cls(participants, samples, order, uploaders, server, lists, num_clients, *sizes)
+        return cls(
+            key_participants=participants,
+            keys_samples=samples,
+            keys_order=order,
+            key_uploaders=uploaders,
+            key_server=server,
+            lists=lists,
+            num_clients=num_clients,
+            num_items=num_items,
+            num_negative=num_negative,
+            num_participants=num_participants,
+            num_uploaders=num_uploaders,
+        )
 
     def participants(self) -> Int[Array, " P"]:
         everyone = jnp.arange(self.num_clients, dtype=jnp.int32)

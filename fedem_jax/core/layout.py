@@ -6,7 +6,7 @@ size class that holds its training positives, and a class is worked through bloc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,9 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int
-
-from fedem_jax.data.federation import Federation
+from jaxtyping import Array, Int
 
 AXIS = "clients"
 """Mesh axis that the client axis is sharded over."""
@@ -26,9 +24,9 @@ class SizeClass(NamedTuple):
     """Clients that are worked on in arrays of one shape."""
 
     positives: int
-    """Places for training positives: what the largest member has."""
+    """Room for training positives: what the largest member has."""
     barred: int
-    """Places for barred items."""
+    """Room for barred items, which are never drawn as the client's negatives."""
     rows: int
     """Rows of the compact table, M: no member's samples touch more items."""
     members: Int[np.ndarray, "devices n"]
@@ -38,9 +36,9 @@ class SizeClass(NamedTuple):
 class Layout(NamedTuple):
     """How the clients are laid out: over devices, size classes and blocks.
 
-    Arrays that have the client axis first hold the clients in order of place. On one device that is
-    the order of the federation; several devices are dealt the clients in order of size, so that
-    all have about the same work.
+    A place is a position on the client axis of an array; inside `on_each_device` it counts from the
+    device's first one. On one device the places have the order of the federation. Several devices
+    are dealt the clients in order of size, so that all have about the same work.
     """
 
     mesh: Mesh
@@ -69,8 +67,10 @@ class Layout(NamedTuple):
         return self.shard * self.mesh.size
 
     def classes_for(self, clients: int) -> tuple[SizeClass, ...]:
-        """Size classes for what so many clients do in a round: the coarse ones unless it is most of
-        them, since whatever is done is compiled once for each class."""
+        """Size classes for what so many clients do in a round.
+
+        Few clients get the coarse ones, since each class costs a compilation.
+        """
         return self.classes if 2 * clients > self.num_clients else self.coarse
 
     def places(self, clients: Int[Array, "*n"]) -> Int[Array, "*n"]:
@@ -112,148 +112,3 @@ class Layout(NamedTuple):
             work, mesh=self.mesh, in_specs=specs, out_specs=returns, check_vma=False
         )
         return mapped(clients, server, *others)
-
-
-class ClientLoad(NamedTuple):
-    """What local training takes, client by client, before any padding."""
-
-    samples: Int[np.ndarray, " C"]
-    """Samples of a round, positives and negatives."""
-    steps: Int[np.ndarray, " C"]
-    """Local steps of an epoch."""
-    rows: Int[np.ndarray, " C"]
-    """Items that the samples of a round touch at most: those trained on, and for each positive as
-    many as it has negatives; never more than there are items."""
-    touched: Float[np.ndarray, " C"]
-    """Items that they touch on average. A client with n positives, each with k distinct negatives
-    out of a pool of u items, has an item of the pool among them with probability
-    1 - (1 - k / u)^n."""
-
-    @classmethod
-    def of(cls, federation: Federation, num_negative: int, batch_size: int) -> ClientLoad:
-        """What the clients of a federation need."""
-        k, sizes, num_items = num_negative, np.diff(federation.offsets), federation.num_items
-        client = np.repeat(np.arange(len(sizes)), sizes)
-        distinct = np.unique(client * num_items + federation.items) // num_items
-        positives = np.bincount(distinct, minlength=len(sizes))
-        pool = num_items - np.diff(federation.barred_offsets)
-        touched = positives + pool * (1 - (1 - k / np.maximum(pool, 1)) ** sizes)
-        rows = np.minimum(positives + k * sizes, num_items)
-        return cls(sizes * (1 + k), -(-sizes * (1 + k) // batch_size), rows, touched)
-
-
-LITTLE_PADDING = 1.45
-"""Computed over useful work below which no further size class is worth its compilation."""
-MOST_CLASSES = 7
-"""Most size classes, unless a configuration says how many: each costs seconds of compilation."""
-
-
-def lay_out(
-    federation: Federation,
-    load: ClientLoad,
-    *,
-    devices: Sequence[Any],
-    num_classes: int,
-    block: int,
-) -> Layout:
-    """Deal the clients out to devices and sort them into size classes.
-
-    The classes are those with the fewest local steps times rows that each step moves.
-
-    Args:
-        federation: the data.
-        load: what local training takes, client by client.
-        devices: each gets about the same load.
-        num_classes: most size classes; 0: as few as keep the padding small.
-        block: clients side by side.
-    """
-    number, shard = federation.num_clients, -(-federation.num_clients // len(devices))
-    client = np.full((len(devices), shard), shard * len(devices))
-    by_size = np.lexsort((np.arange(number), -load.rows, -load.steps))
-    turn, seat = np.divmod(np.arange(number), len(devices))
-    seat = np.where(turn % 2, len(devices) - 1 - seat, seat)  # there and back again
-    for device, row in enumerate(client):
-        dealt = np.sort(by_size[seat == device])
-        row[: len(dealt)] = dealt
-    client = client.ravel()
-    place = np.argsort(client, kind="stable")[:number]
-    samples = np.zeros(len(client), np.int32)
-    samples[place] = load.samples
-    layout = Layout(
-        mesh=Mesh(np.asarray(devices), (AXIS,)),
-        num_clients=number,
-        num_items=federation.num_items,
-        shard=shard,
-        client=client,
-        place=place,
-        samples=samples,
-        classes=(),
-        coarse=(),
-        block=block,
-    )
-    padding, most = (0.0, num_classes) if num_classes else (LITTLE_PADDING, MOST_CLASSES)
-    classes = size_classes(federation, load, layout, most, padding)
-    coarse = size_classes(federation, load, layout, max(1, len(classes) // 2))
-    return layout._replace(classes=classes, coarse=coarse)
-
-
-def size_classes(
-    federation: Federation, load: ClientLoad, layout: Layout, most: int, padding: float = 0.0
-) -> tuple[SizeClass, ...]:
-    """Sort the clients into size classes by the rows that each may touch.
-
-    Args:
-        federation, load, layout: as for `lay_out`.
-        most: most classes.
-        padding: computed over useful work that is good enough: no class is added below it.
-    """
-    sizes, barred = np.diff(federation.offsets), np.diff(federation.barred_offsets)
-    enough = padding * float(load.steps @ load.touched)
-    capacities = best_capacities(load.rows, load.steps, most, enough)
-    class_of = np.searchsorted(capacities, load.rows)
-    by_size = np.lexsort((load.rows, load.steps))
-    classes = []
-    for index, capacity in enumerate(capacities):
-        inside = by_size[class_of[by_size] == index]
-        device, place = np.divmod(layout.place[inside], layout.shard)
-        of_device = [place[device == d] for d in range(layout.mesh.size)]
-        members = np.full((layout.mesh.size, max(map(len, of_device))), layout.shard, np.int32)
-        for row, places in zip(members, of_device, strict=True):
-            row[: len(places)] = places
-        most_positives, most_barred = int(sizes[inside].max()), int(barred[inside].max())
-        classes.append(SizeClass(most_positives, most_barred, int(capacity), members))
-    return tuple(classes)
-
-
-def best_capacities(
-    needs: np.ndarray, steps: np.ndarray, most: int, enough: float = 0.0
-) -> np.ndarray:
-    """Capacities of size classes, in rising order, that hold all needs at the least cost.
-
-    The cost is the sum over the clients of steps times the capacity of their class. No class is
-    added once the cost is at most `enough`.
-
-    Dynamic programming over the distinct needs: the best way to cover the smallest ones with k
-    classes ends in one class after the best way to cover fewer with k - 1.
-    """
-    distinct, which = np.unique(needs, return_inverse=True)
-    up_to = np.concatenate([[0.0], np.cumsum(np.bincount(which, weights=steps))])
-    reached = np.arange(len(distinct))
-    # closing[j, i]: cost of one class of capacity distinct[j] that holds distinct[i .. j]
-    closing = distinct[:, None] * (up_to[1:, None] - up_to[None, :-1])
-    closing[reached[:, None] < reached[None, :]] = np.inf
-    best, choices = closing[:, 0].copy(), [np.zeros(len(distinct), int)]
-    for _ in range(1, min(most, len(distinct))):
-        if best[-1] <= enough:
-            break
-        before = np.concatenate([[0.0], best[:-1]])
-        totals = before[None, :] + closing
-        choices.append(totals.argmin(axis=1))
-        best = totals.min(axis=1)
-    ends, last = [], len(distinct) - 1
-    for choice in reversed(choices):
-        ends.append(last)
-        last = choice[last] - 1
-        if last < 0:
-            break
-    return distinct[ends[::-1]]

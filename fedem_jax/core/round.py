@@ -15,21 +15,91 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from fedem_jax.config.base import Config
 from fedem_jax.core.algorithm import Info, State
 from fedem_jax.core.blocks import BLOCK, for_each_block
 from fedem_jax.core.draws import Draws
 from fedem_jax.core.finite import finite_rows
 from fedem_jax.core.layout import AXIS, Layout, SizeClass
-from fedem_jax.core.samples import ClientSamples, Rule, client_samples
+from fedem_jax.core.samples import OFFSET, ClientSamples, Rule, client_samples
 from fedem_jax.core.sparse_tables import SparseTables
 from fedem_jax.core.table_storage import to_storage
+
+
+class RoundContext(NamedTuple):
+    """What all clients have in common in a round."""
+
+    layout: Layout
+    """Where the clients are."""
+    draws: Draws
+    """The random choices of the round."""
+    rule: Rule
+    """How long a client trains."""
+    participants: Int[Array, " P"]
+    """Clients that train."""
+
+    @classmethod
+    def of(
+        cls,
+        config: Config,
+        layout: Layout,
+        draws: Draws,
+        threshold: Float[Array, ""] | float = 0.0,
+        offset: float = OFFSET,
+    ) -> RoundContext:
+        """The context of a round.
+
+        Args:
+            config: how clients train.
+            layout: where they are.
+            draws: the random choices of the round.
+            threshold, offset: of the early stop, as in `Rule`; 0: nobody stops early.
+        """
+        rule = Rule.of(config, jnp.asarray(threshold, jnp.float32), offset)
+        return cls(layout, draws, rule, draws.participants())
+
+    def samples_of(self, clients: Int[Array, "*n"]) -> Int[Array, "*n"]:
+        """Samples that each of these clients trains on, positives and negatives."""
+        return jnp.asarray(self.layout.samples)[self.layout.places(clients)]
+
+
+def everybody(clients: Any) -> Bool[Array, " C"]:
+    """All clients, as the mask of a phase."""
+    return jnp.ones(len(jax.tree.leaves(clients)[0]), bool)
+
+
+class Phase(NamedTuple):
+    """Something that some of the participants do in a round."""
+
+    client_round: Callable[[ClientSamples, Any, Any, Array], Change]
+    """`(samples, clients, server, place) -> change` of one client. It gets all clients of its
+    device, so that it reads no more than the rows that it needs: `clients.items[place, rows]`."""
+    chosen: Callable[[Any], Bool[Array, " C"]] = everybody
+    """`(clients) -> mask` of those that do it."""
+    classes: Sequence[SizeClass] | None = None
+    """Size classes that they are sorted into; None: those of the layout."""
+
+
+class Change(NamedTuple):
+    """What a round changed at one client."""
+
+    fields: dict[str, Any]
+    """New values of whole fields of the clients' state, such as the private parameters."""
+    trained: Trained
+    rows: Int[Array, " M"] | None = None
+    """Items of the rows that changed in the field `items`, its table; I: none."""
+    table: Float[Array, "M D"] | None = None
+    """Those rows."""
+    sent: Contribution | None = None
+    """What it adds to the sum that the server receives."""
 
 
 class Trained(NamedTuple):
     """What came of the local epochs, beside the parameters."""
 
     running: Float[Array, " E"]
-    """Mean loss of all samples seen so far in the round, after each epoch; NaN after the stop."""
+    """Mean loss of all samples seen so far in the round, after each epoch; NaN after the stop.
+    Recorded runs are compared by it."""
     loss: Float[Array, ""]
     """The last running loss."""
     epochs: Int[Array, ""]
@@ -54,70 +124,18 @@ class Sum(NamedTuple):
     rest: Any
 
 
-class Change(NamedTuple):
-    """What a round changed at one client."""
-
-    own: dict[str, Any]
-    """New values of whole fields of the clients' state, such as the private parameters."""
-    trained: Trained
-    rows: Int[Array, " M"] | None = None
-    """Items of the changed rows of its table, the field `items`; I: none."""
-    table: Float[Array, "M D"] | None = None
-    """Those rows."""
-    sent: Contribution | None = None
-    """What it adds to the sum that the server receives."""
-
-
-def everybody(clients: Any) -> Bool[Array, " C"]:
-    """All clients, as the mask of a phase."""
-    return jnp.ones(len(jax.tree.leaves(clients)[0]), bool)
-
-
-class Phase(NamedTuple):
-    """Something that some of the participants do in a round."""
-
-    client_round: Callable[[ClientSamples, Any, Any, Array], Change]
-    """`(samples, clients, server, place) -> change` of the client at this place of `clients`."""
-    chosen: Callable[[Any], Bool[Array, " C"]] = everybody
-    """`(clients) -> mask` of those that do it."""
-    classes: Sequence[SizeClass] | None = None
-    """Size classes that they are sorted into; None: those of the layout."""
-
-
-class RoundContext(NamedTuple):
-    """What all clients have in common in a round."""
-
-    layout: Layout
-    """Where the clients are."""
-    draws: Draws
-    """The random choices of the round."""
-    rule: Rule
-    """How long a client trains."""
-    participants: Int[Array, " P"]
-    """Clients that train."""
-
-    @classmethod
-    def of(cls, layout: Layout, draws: Draws, rule: Rule) -> RoundContext:
-        """The context of a round with these draws."""
-        return cls(layout, draws, rule, draws.participants())
-
-    def samples_of(self, clients: Int[Array, "*n"]) -> Int[Array, "*n"]:
-        """Samples that each of these clients trains on, positives and negatives."""
-        return jnp.asarray(self.layout.samples)[self.layout.places(clients)]
-
-
 def train_clients(
     context: RoundContext, phases: Sequence[Phase], state: State, nothing: Sum | None = None
 ) -> tuple[Any, Info, Any]:
     """All participants, phase after phase, block after block, every device its own clients.
 
-    What a client sends is what it changed. A client that `rule.skip` leaves out sends nothing.
+    A client that `rule.skip` leaves out changes nothing and sends nothing.
 
     Args:
         context: of the round.
         phases: what the participants do; each does at most one of them.
         state: before the round.
-        nothing: zeros that the sum of what clients send starts from; None: they send nothing so.
+        nothing: zeros that the sum of what clients send starts from; None: nobody sends.
 
     Returns:
         The clients, what they report, and the sum of what they sent.
@@ -137,10 +155,10 @@ def train_clients(
             new = jax.vmap(one, axis_name=BLOCK)(places)
             skipped = info.skipped
             if skipped is not None:
-                results = (new.own, new.table, new.sent, new.trained.loss)
+                results = (new.fields, new.table, new.sent, new.trained.loss)
                 lost = ~finite_rows(results, len(places))
                 skipped = skipped.at[places].set(lost, mode="drop")
-                places = jnp.where(lost, layout.shard, places)  # from here on they are not there
+                places = jnp.where(lost, layout.shard, places)  # no place: its writes are dropped
             info = Info(
                 loss=info.loss.at[places].set(new.trained.loss, mode="drop"),
                 epochs=info.epochs.at[places].set(new.trained.epochs, mode="drop"),
@@ -177,15 +195,17 @@ def written(clients: Any, places: Int[Array, " B"], new: Change) -> Any:
     def put(old, value):
         return old.at[places].set(value, mode="drop")
 
-    own = {name: jax.tree.map(put, getattr(clients, name), new.own[name]) for name in new.own}
+    fields = {
+        name: jax.tree.map(put, getattr(clients, name), value) for name, value in new.fields.items()
+    }
     if new.rows is None or new.table is None:
-        return clients._replace(**own)
+        return clients._replace(**fields)
     if isinstance(clients.items, SparseTables):
         items = clients.items.scatter(places, new.rows, new.table)
     else:
         table = to_storage(new.table, clients.items.dtype)
         items = clients.items.at[places[:, None], new.rows].set(table, mode="drop")
-    return clients._replace(items=items, **own)
+    return clients._replace(items=items, **fields)
 
 
 def added(total: Sum | None, sent: Contribution | None, present: Bool[Array, " B"]) -> Sum | None:

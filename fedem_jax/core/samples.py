@@ -13,22 +13,25 @@ from fedem_jax.config.base import Config
 from fedem_jax.core.draws import Draws
 from fedem_jax.core.layout import SizeClass
 
+OFFSET = 1e-5
+"""Added to the loss that a change of the loss is relative to (released program of FedEM)."""
+
 
 class Rule(NamedTuple):
-    """How long a client trains (released program)."""
+    """How a client trains, and when it stops (released program)."""
 
     batch_size: int
     local_epochs: int
     threshold: Float[Array, ""]
     """Relative change of the running loss in an epoch below which the client stops."""
-    offset: float = 1e-5
+    offset: float = OFFSET
     """Added to the loss that the change is relative to."""
     skip: bool = False
     """Whether a client whose numbers are not finite is left out of the round, as if it had not
     trained."""
 
     @classmethod
-    def of(cls, config: Config, threshold: Float[Array, ""], offset: float = offset) -> Rule:
+    def of(cls, config: Config, threshold: Float[Array, ""], offset: float = OFFSET) -> Rule:
         """The rule of a configuration."""
         skip = config.on_nonfinite == "skip-client"
         return cls(config.batch_size, config.local_epochs, threshold, offset, skip)

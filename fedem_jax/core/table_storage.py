@@ -20,6 +20,11 @@ def storage_dtype(config: Config) -> Any:
     return jnp.dtype(jnp.uint16 if config.table_dtype == "bfloat16" else config.table_dtype)
 
 
+def table_bytes(config: Config, num_items: int) -> int:
+    """Bytes of an item table as it is kept and sent."""
+    return storage_dtype(config).itemsize * num_items * config.dim
+
+
 def to_storage(table: Float[Array, "*n D"], dtype: Any) -> Num[Array, "*n D"]:
     """A table as it is held between rounds, rounded to the nearest number of the type."""
     if dtype != jnp.uint16:

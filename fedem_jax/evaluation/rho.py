@@ -70,7 +70,7 @@ def counter(
         (clients, served, activity), (server, lists) = held, whole
 
         def block(size, places, counts):
-            rho = elastic.share(State(clients, server), places, algorithm.hyper)
+            rho = elastic.rho(State(clients, server), places, algorithm.hyper)
 
             def known(place):
                 client = client_at.at[place].get(mode="fill", fill_value=layout.padded)

@@ -83,7 +83,7 @@ class Pool(NamedTuple):
 
 
 def central_mf(config: CentralMF, layout: Layout) -> Algorithm:
-    """Centralised matrix factorisation on one federation; the arguments are those of `fedem`."""
+    """Centralised matrix factorisation; the arguments are those of `local_only`."""
     stored, dim, num_items = storage_dtype(config), config.dim, layout.num_items
     drawn, samples = 1 + config.num_negative, jnp.asarray(layout.samples)
     room = sum(size.positives * size.members.size for size in layout.classes)

@@ -39,8 +39,8 @@ from fedem_jax.core.round import (
     train_clients,
     training_scratch,
 )
-from fedem_jax.core.samples import ClientSamples, Rule
-from fedem_jax.core.table_storage import from_storage, storage_dtype, to_storage
+from fedem_jax.core.samples import ClientSamples
+from fedem_jax.core.table_storage import from_storage, storage_dtype, table_bytes, to_storage
 from fedem_jax.models.linear import Linear
 from fedem_jax.models.mf import item_table
 from fedem_jax.models.scoring import Scoring, scoring
@@ -97,7 +97,7 @@ class Download(NamedTuple):
 
 
 def cofedrec(config: CoFedRec, layout: Layout) -> Algorithm:
-    """CoFedRec on one federation; the arguments are those of `fedem`."""
+    """CoFedRec on one federation; the arguments are those of `local_only`."""
     backbone, stored = Linear(), storage_dtype(config)
     model = scoring(backbone, config.bce)
     num_participants, _ = config.round_sizes(layout.num_clients)
@@ -113,7 +113,7 @@ def cofedrec(config: CoFedRec, layout: Layout) -> Algorithm:
         return State(clients, Server(jnp.full(layout.num_items, -1, jnp.int32)))
 
     def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
-        context = RoundContext.of(layout, draws, Rule.of(config, jnp.float32(0)))
+        context = RoundContext.of(config, layout, draws)
         contrasts = (state.server.cluster[0] >= 0) & (hyper.contrast > 0)
         phases = [
             Phase(partial(train, model, hyper), lambda c: everybody(c) & ~contrasts, plain),
@@ -134,15 +134,15 @@ def cofedrec(config: CoFedRec, layout: Layout) -> Algorithm:
         private, rows = at_place(state.clients, places)
         return jax.vmap(model.logits)(private, from_storage(rows))
 
-    table = num_participants * stored.itemsize * layout.num_items * config.dim
+    tables = num_participants * table_bytes(config, layout.num_items)
     # the group is found as the round runs: this is what it costs if all participants are in it
-    down = table + layout.num_clients * 4 * layout.num_items
+    down = tables + layout.num_clients * 4 * layout.num_items
     return Algorithm(
         init,
         round,
         score,
         hyper=hyper_of(Hyper, config),
-        traffic=Traffic(up=table, down=down),
+        traffic=Traffic(up=tables, down=down),
         scratch=partial(scratch, config, layout),
     )
 

@@ -93,7 +93,7 @@ NARROWEST = 32
 
 
 def fcf(config: FCF, layout: Layout) -> Algorithm:
-    """FCF on one federation; the arguments are those of `fedem`."""
+    """FCF on one federation; the arguments are those of `local_only`."""
     stored, dim, num_items = storage_dtype(config), config.dim, layout.num_items
     num_participants, _ = config.round_sizes(layout.num_clients)
 

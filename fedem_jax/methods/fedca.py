@@ -24,19 +24,20 @@ import optax
 from jaxtyping import Array, Float, Int, Key, Num
 
 from fedem_jax.client.local import batch_weights, fit_embedding
+from fedem_jax.client.merging import taken_up
 from fedem_jax.config.settings import FedCA
 from fedem_jax.core.algorithm import Algorithm, Info, State, Traffic, at_place, copies, hyper_of
 from fedem_jax.core.draws import Draws
 from fedem_jax.core.layout import Layout
 from fedem_jax.core.linalg import canonical_sign, eigensystem
 from fedem_jax.core.round import Change, Phase, RoundContext, train_clients, training_scratch
-from fedem_jax.core.samples import ClientSamples, Rule
-from fedem_jax.core.table_storage import from_storage, storage_dtype, to_storage
-from fedem_jax.models.mf import MF, item_table
-from fedem_jax.models.scoring import Scoring, scoring, start_of
+from fedem_jax.core.samples import ClientSamples
+from fedem_jax.core.table_storage import from_storage, storage_dtype, table_bytes, to_storage
+from fedem_jax.models.mf import MF
+from fedem_jax.models.scoring import Scoring, initial, scoring
 from fedem_jax.server.aggregation import aggregate, normalised, project_to_simplex, sample_shares
 from fedem_jax.server.complementarity import complementarity
-from fedem_jax.server.serving import NOT_SERVED, not_served, served, slots, taken_up
+from fedem_jax.server.serving import NOT_SERVED, not_served, served, slots, waits
 from fedem_jax.server.similarity import (
     l2_similarity,
     principal_axes,
@@ -90,7 +91,7 @@ class Download(NamedTuple):
 
 
 def fedca(config: FedCA, layout: Layout) -> Algorithm:
-    """FedCA on one federation; the arguments are those of `fedem`."""
+    """FedCA on one federation; the arguments are those of `local_only`."""
     backbone, stored = MF(config.dim), storage_dtype(config)
     model = scoring(backbone, config.bce)
     num_directions = min(config.directions, config.dim)
@@ -99,10 +100,8 @@ def fedca(config: FedCA, layout: Layout) -> Algorithm:
     for_others = layout.classes_for(layout.num_clients - num_served)
 
     def init(key: Key[Array, ""], hyper: Hyper) -> State:
-        """Everybody starts from the same Q_0 and p_0, those of FedEM."""
-        key_items, key_private, _ = jax.random.split(key, 3)
-        table = item_table(key_items, layout.num_items, config.dim, hyper.init_scale)
-        private = start_of(backbone, key_private, table, hyper.init_scale)
+        """Everybody starts from the same Q_0 and p_0."""
+        private, table = initial(backbone, key, layout.num_items, config.dim, hyper.init_scale)
         directions = jnp.zeros((num_directions, config.dim))
         table = to_storage(table, stored)
         clients = Clients(private, table, directions, slot=jnp.int32(NOT_SERVED))
@@ -110,7 +109,7 @@ def fedca(config: FedCA, layout: Layout) -> Algorithm:
         return State(copies(clients, layout), Download(nothing))
 
     def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
-        context = RoundContext.of(layout, draws, Rule.of(config, hyper.threshold))
+        context = RoundContext.of(config, layout, draws, hyper.threshold)
         phases = [
             Phase(partial(train_own, config, model, hyper), not_served, for_others),
             Phase(partial(take_up_and_train, config, model, hyper), served, for_served),
@@ -127,15 +126,15 @@ def fedca(config: FedCA, layout: Layout) -> Algorithm:
         """Logits of all items, with the model each client would use: interpolated, if a table
         waits."""
         clients, download = state
-        private, rows, _, slot = at_place(clients, places)
+        private, local, _, slot = at_place(clients, places)
 
-        def take_up(rows):
-            return interpolated(rows, from_storage(download.items[slot]), hyper.interpolation)
+        def take_up(local):
+            return interpolated(local, from_storage(download.items[slot]), hyper.interpolation)
 
-        rows = taken_up(slot, from_storage(rows), take_up)
-        return jax.vmap(model.logits)(private, rows)
+        local = taken_up(waits(slot), from_storage(local), take_up)
+        return jax.vmap(model.logits)(private, local)
 
-    table = stored.itemsize * layout.num_items * config.dim
+    table = table_bytes(config, layout.num_items)
     up = num_served * (table + 4 * num_directions * config.dim + 4)
     return Algorithm(
         init,
@@ -164,8 +163,8 @@ def train_own(
     private, rows = at_place(clients.private, place), samples.rows
     table, optimiser = from_storage(clients.items[place, rows]), optax.adam(hyper.lr_embedding)
     private, table, trained = fit_embedding(model.objective, private, table, samples, optimiser)
-    own = {"private": private, "directions": spanned(config, samples, table)}
-    return Change(own, trained, rows, table)
+    fields = {"private": private, "directions": spanned(config, samples, table)}
+    return Change(fields, trained, rows, table)
 
 
 def take_up_and_train(
@@ -185,9 +184,9 @@ def take_up_and_train(
     private, new_rows, trained = fit_embedding(
         model.objective, private, table[rows], samples, optimiser
     )
-    own = {"private": private, "directions": spanned(config, samples, new_rows)}
+    fields = {"private": private, "directions": spanned(config, samples, new_rows)}
     table = table.at[rows].set(new_rows, mode="drop")
-    return Change(own, trained, jnp.arange(table.shape[0]), table)
+    return Change(fields, trained, jnp.arange(table.shape[0]), table)
 
 
 def interpolated(

@@ -1,12 +1,17 @@
 """FedEM (Chen, Zhang, Zhang, Luo, Li, AAAI 2026): personalised model merging against the
 aggregation bottleneck.
 
-    clients, in parallel:  Q_u <- Q_u + rho_u (G_u - Q_u),  rho_u = sigmoid(MLP([Q_u ; G_u - Q_u]))
-                           (theta_u, p_u, Q_u) <- local epochs of Adam on BCE(p_u . q_i, y_ui)
-                           upload Q_u
-    server, over A of them:  s_uv = similarity of the tables' first principal scores
-                             w_u  = projection of p + alpha s_u onto the simplex,  p_v = n_v / sum n
-                             G_u  = sum_v w_uv Q_v, downloaded by u
+    clients that a table waits for:  Q_u <- Q_u + rho_u (G_u - Q_u),  G_u of the round before,
+                                     rho_u = sigmoid(MLP([Q_u ; G_u - Q_u]; theta_u))
+                                     batch by batch, on rows merged anew:
+                                       theta_u <- a step of Adam;  (p_u, Q_u) <- a step of Adam
+    all other clients:               (p_u, Q_u) <- local epochs of Adam on BCE(p_u . q_i, y_ui)
+    A of the participants, drawn:    upload Q_u and n_u, the number of samples
+    server:                          x_u  = (Q_u - its mean row) v_1,  v_1 its first principal axis
+                                     s_uv = 1 / (1 + |x_u - x_v|), or 1 above 0.9
+                                     w_u  = projection of a + alpha s_u onto the simplex,
+                                            a_v = n_v / sum n
+                                     G_u  = sum_v w_uv Q_v
 
 With the NCF backbone a score is f_u(p_u, q_i) instead. The network f_u is trained together with p_u
 and Q_u, and is as private as p_u: it is never uploaded. (The released program has MF alone.)
@@ -20,7 +25,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, Key, Num
+from jaxtyping import Array, Float, Int, Key, Num
 
 from fedem_jax.client.merging import (
     ElasticClient,
@@ -28,6 +33,7 @@ from fedem_jax.client.merging import (
     fit_elastic,
     merged,
     split_for_adapter,
+    taken_up,
 )
 from fedem_jax.client.privacy import noisy_tables
 from fedem_jax.config.fedem import FedEM
@@ -44,13 +50,12 @@ from fedem_jax.core.algorithm import (
 from fedem_jax.core.draws import Draws
 from fedem_jax.core.layout import Layout
 from fedem_jax.core.round import Change, Phase, RoundContext, train_clients, training_scratch
-from fedem_jax.core.samples import ClientSamples, Rule
-from fedem_jax.core.table_storage import from_storage, storage_dtype, to_storage
+from fedem_jax.core.samples import ClientSamples
+from fedem_jax.core.table_storage import from_storage, storage_dtype, table_bytes, to_storage
 from fedem_jax.models import ncf
-from fedem_jax.models.mf import item_table
-from fedem_jax.models.scoring import start_of
+from fedem_jax.models.scoring import initial
 from fedem_jax.server.aggregation import aggregate, aggregation_weights, sample_shares
-from fedem_jax.server.serving import NOT_SERVED, not_served, served, slots, taken_up
+from fedem_jax.server.serving import NOT_SERVED, not_served, served, slots, waits
 from fedem_jax.server.similarity import SIMILARITIES, principal_axes, principal_scores, saturate
 
 
@@ -68,7 +73,7 @@ class Hyper(NamedTuple):
     threshold: Float[Array, ""]
     """Relative change of the running loss below which a client stops."""
     rho: Float[Array, ""]
-    """Share of the aggregated table where it is a constant."""
+    """How much of the aggregated table a client takes up, where that is a constant; else NaN."""
     lr_network: Float[Array, ""]
     """Adam step of f_u, the network of NCF."""
     weight_decay: Float[Array, ""]
@@ -90,7 +95,7 @@ class Clients(NamedTuple):
     adapter: Any
     """[C ...] theta_u, the adapters; they never leave a client."""
     slot: Int[Array, " C"]
-    """Row of the server's tables that waits for the client; -1: none."""
+    """Row of the server's tables that waits for the client in the next round; -1: none."""
 
 
 class Upload(NamedTuple):
@@ -105,7 +110,7 @@ class Download(NamedTuple):
 
     items: Num[Array, "R I D"]
     start: Num[Array, "I D"] | None = None
-    """Q_0, that everybody started from, if uploads are bounded around it."""
+    """Q_0, that everybody started from; kept if uploads are bounded around it."""
 
 
 def fedem(config: FedEM, layout: Layout) -> Algorithm:
@@ -116,16 +121,17 @@ def fedem(config: FedEM, layout: Layout) -> Algorithm:
         layout: how the clients are laid out over devices, size classes and blocks.
     """
     model = ElasticClient.of(config)
-    _, num_served = config.round_sizes(layout.num_clients)
-    num_tables = 1 if config.aggregation == "avg" else num_served
-    for_served = layout.classes_for(num_served) if config.downloads else ()
-    for_others = layout.classes_for(layout.num_clients - num_served)
+    _, num_uploaders = config.round_sizes(layout.num_clients)
+    num_tables = 1 if config.aggregation == "avg" else num_uploaders
+    merging = layout.classes_for(num_uploaders) if config.downloads else ()  # none: not compiled
+    own_rows = layout.classes_for(layout.num_clients - num_uploaders)
 
     def init(key: Key[Array, ""], hyper: Hyper) -> State:
         """Everybody starts from the same Q_0, p_0 and theta_0; they drift apart by training."""
-        key_items, key_private, key_adapter = jax.random.split(key, 3)
-        table = item_table(key_items, layout.num_items, config.dim, hyper.init_scale)
-        private = start_of(model.backbone, key_private, table, hyper.init_scale)
+        private, table = initial(
+            model.backbone, key, layout.num_items, config.dim, hyper.init_scale
+        )
+        _, _, key_adapter = jax.random.split(key, 3)
         theta = model.adapter.init(key_adapter, table, table)["params"]
         table = to_storage(table, storage_dtype(config))
         clients = Clients(private, table, theta, slot=jnp.int32(NOT_SERVED))
@@ -133,38 +139,38 @@ def fedem(config: FedEM, layout: Layout) -> Algorithm:
         return State(copies(clients, layout), Download(nothing, table if config.ldp_clip else None))
 
     def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
-        context = RoundContext.of(layout, draws, Rule.of(config, hyper.threshold))
+        context = RoundContext.of(config, layout, draws, hyper.threshold)
         phases = [
-            Phase(partial(train_own, model, hyper), not_served, for_others),
-            Phase(partial(merge_and_train, model, hyper), served, for_served),
+            Phase(partial(train_own, model, hyper), not_served, own_rows),
+            Phase(partial(merge_and_train, model, hyper), served, merging),
         ]
         clients, info, _ = train_clients(context, phases, state)
-        uploaders = draws.uploaders(context.participants)
-        upload = sent_by(config, context, uploaders, clients, state.server.start, hyper)
-        download = serve(config, context, upload, hyper)._replace(start=state.server.start)
+        uploaders, start = draws.uploaders(context.participants), state.server.start
+        upload = sent_by(config, context, hyper, uploaders, clients, start)
+        tables = aggregated_tables(config, context, hyper, upload)
         if config.downloads:
             clients = clients._replace(slot=slots(layout, uploaders, num_tables))
-        return State(clients, download), info
+        return State(clients, Download(tables, start)), info
 
     def score(state: State, places: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
         """Logits of all items, with the model each client would use: merged, if a table waits."""
         clients, download = state
-        private, rows, theta, slot = at_place(clients, places)
+        private, local, theta, slot = at_place(clients, places)
 
-        def merge(rows):
+        def merge(local):
             aggregated = from_storage(download.items[slot])
-            rho = jax.vmap(partial(model.weigh, hyper))(theta, rows, aggregated)
-            return merged(rows, aggregated, rho)
+            rho = jax.vmap(partial(model.rho, hyper))(theta, local, aggregated)
+            return merged(local, aggregated, rho)
 
-        rows = taken_up(slot, from_storage(rows), merge)
-        return jax.vmap(model.scoring.logits)(private, rows)
+        local = taken_up(waits(slot), from_storage(local), merge)
+        return jax.vmap(model.logits)(private, local)
 
     return Algorithm(
         init,
         round,
         score,
         hyper=hyper_of(Hyper, config),
-        classes={"own rows": for_others, "merging": for_served},
+        classes={"own rows": own_rows, "merging": merging},
         traffic=traffic(config, layout),
         scratch=partial(scratch, config, layout),
         elastic=elastic(model),
@@ -175,53 +181,53 @@ def fedem(config: FedEM, layout: Layout) -> Algorithm:
 
 
 def train_own(
-    model: ElasticClient, hyper: Hyper, samples: ClientSamples, clients: Clients, download, place
+    model: ElasticClient, hyper: Hyper, samples: ClientSamples, clients: Clients, server: Any, place
 ) -> Change:
-    """A client that was not served: (p_u, Q_u) <- local epochs."""
+    """A client that no table waits for: (p_u, Q_u) <- local epochs."""
     samples, _ = split_for_adapter(model.config, samples)
     private, rows = at_place(clients.private, place), samples.rows
     table = from_storage(clients.items[place, rows])
-    private, table, trained = model.fit(
-        model.scoring.objective, private, table, samples, model.adam(hyper)
-    )
+    private, table, trained = model.fit(model.objective, private, table, samples, model.adam(hyper))
     return Change({"private": private}, trained, rows, table)
 
 
 def merge_and_train(
-    model: ElasticClient, hyper: Hyper, samples: ClientSamples, clients: Clients, download, place
+    model: ElasticClient, hyper: Hyper, samples: ClientSamples, clients: Clients, server, place
 ) -> Change:
-    """A client that was served: Q_u <- Q_u + rho_u (G_u - Q_u), then local epochs; theta_u too."""
-    private, table, theta, slot = at_place(clients, place)
-    table, aggregated = from_storage(table), from_storage(download.items[slot])
-    objective, weigh, rows = model.scoring.objective, partial(model.weigh, hyper), samples.rows
-    adapt, embed = optax.flatten(optax.adam(hyper.lr_adapter)), model.adam(hyper)
-    samples, held_out = split_for_adapter(model.config, samples)
+    """A client that a table waits for: Q_u <- Q_u + rho_u (G_u - Q_u), then local epochs."""
+    config, rho_of = model.config, partial(model.rho, hyper)
+    private, local, theta, slot = at_place(clients, place)
+    local, aggregated = from_storage(local), from_storage(server.items[slot])
+    adapt = optax.flatten(optax.adam(hyper.lr_adapter))  # one update for theta's small arrays
+    embed = model.adam(hyper)
+    rows, (to_fit, to_adapt) = samples.rows, split_for_adapter(config, samples)
 
-    if model.config.merging == "once":
+    if config.merging == "once":
         theta = fit_adapter(
-            objective, weigh, theta, private, table[rows], aggregated[rows], held_out, adapt
+            model.objective, rho_of, theta, private, local[rows], aggregated[rows], to_adapt, adapt
         )
-    table = merged(table, aggregated, weigh(theta, table, aggregated))
-    if model.config.merging == "per-batch":
+    table = merged(local, aggregated, rho_of(theta, local, aggregated))
+    if config.merging == "per-batch":
         theta, private, new_rows, trained = fit_elastic(
-            objective, weigh, theta, private, table[rows], aggregated[rows], samples, adapt, embed
-        )
+            model.objective, rho_of, theta, private, table[rows], aggregated[rows], to_fit,
+            adapt, embed,
+        )  # fmt: skip
     else:
-        private, new_rows, trained = model.fit(objective, private, table[rows], samples, embed)
+        private, new_rows, trained = model.fit(model.objective, private, table[rows], to_fit, embed)
     table = table.at[rows].set(new_rows, mode="drop")
-    own = {"private": private, "adapter": theta}
-    return Change(own, trained, jnp.arange(table.shape[0]), table)
+    fields = {"private": private, "adapter": theta}
+    return Change(fields, trained, jnp.arange(table.shape[0]), table)
 
 
 def sent_by(
     config: FedEM,
     context: RoundContext,
+    hyper: Hyper,
     uploaders: Int[Array, " A"],
     clients: Clients,
     start: Num[Array, "I D"] | None,
-    hyper: Hyper,
 ) -> Upload:
-    """What the aggregated clients upload: Q_u, bounded around Q_0 and with noise if so asked."""
+    """What the drawn clients upload: Q_u, bounded around Q_0 and with noise if so asked."""
     tables = clients.items[context.layout.places(uploaders)]
     tables = noisy_tables(config, context.draws, uploaders, tables, start, hyper)
     return Upload(tables, context.samples_of(uploaders))
@@ -230,50 +236,57 @@ def sent_by(
 # --- what the server does -------------------------------------------------------------------------
 
 
-def serve(config: FedEM, context: RoundContext, upload: Upload, hyper: Hyper) -> Download:
+def aggregated_tables(
+    config: FedEM, context: RoundContext, hyper: Hyper, upload: Upload
+) -> Num[Array, "R I D"]:
     """G_u = sum_v w_uv Q_v, from nothing but the uploads."""
-    tables, shares, similarity = from_storage(upload.items), sample_shares(upload.samples), None
+    tables, shares = from_storage(upload.items), sample_shares(upload.samples)
+    similarity = None
     if config.aggregation != "avg":
         axes = principal_axes(tables)
         scores = principal_scores(tables, axes)
+        # the sign of an axis is open; a replayed run takes the recorded one
         scores = scores * context.draws.signs(axes, scores)[:, None]
         similarity = saturate(SIMILARITIES[config.similarity](scores))
     weights = aggregation_weights(config.aggregation, shares, similarity, hyper.alpha)
     tables = aggregate(context.layout.split(weights), tables)
-    return Download(to_storage(tables, upload.items.dtype))
+    return to_storage(tables, upload.items.dtype)
 
 
 # --- what others ask ------------------------------------------------------------------------------
 
 
 def elastic(model: ElasticClient) -> Elastic:
-    """Elastic merging, for those who want to look at it."""
+    """Elastic merging, for the counts of rho and the bottleneck analysis."""
 
     def aggregated(state: State, places: Int[Array, " B"]) -> Float[Array, "B I D"]:
         slot = state.clients.slot[places]
         return from_storage(state.server.items[jnp.maximum(slot, 0)])
 
-    def share(state: State, places: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
-        _, rows, theta, slot = at_place(state.clients, places)
-        weigh = jax.vmap(partial(model.weigh, hyper))
-        rho = weigh(theta, from_storage(rows), aggregated(state, places))
-        return jnp.where((slot != NOT_SERVED)[:, None], rho, 0.0)
+    def rho(state: State, places: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
+        _, local, theta, slot = at_place(state.clients, places)
+        rho_of = jax.vmap(partial(model.rho, hyper))
+        value = rho_of(theta, from_storage(local), aggregated(state, places))
+        return jnp.where(waits(slot)[:, None], value, 0.0)
 
     def unserved(state: State) -> State:
         slot = jnp.full_like(state.clients.slot, NOT_SERVED)
         return state._replace(clients=state.clients._replace(slot=slot))
 
-    def waits(state: State) -> Bool[Array, " C"]:
-        return served(state.clients)
-
-    return Elastic(model.config.learns_rho, waits, share, aggregated, unserved)
+    return Elastic(
+        learned=model.config.learns_rho,
+        waits=lambda state: served(state.clients),
+        rho=rho,
+        aggregated=aggregated,
+        unserved=unserved,
+    )
 
 
 def traffic(config: FedEM, layout: Layout) -> Traffic:
     """A table and the number of samples up, and a table down, for each aggregated client."""
-    _, uploads = config.round_sizes(layout.num_clients)
-    table = storage_dtype(config).itemsize * layout.num_items * config.dim
-    return Traffic(up=uploads * (table + 4), down=uploads * table * config.downloads)
+    _, uploaders = config.round_sizes(layout.num_clients)
+    table = table_bytes(config, layout.num_items)
+    return Traffic(up=uploaders * (table + 4), down=uploaders * table * config.downloads)
 
 
 def scratch(config: FedEM, layout: Layout, block: int) -> dict[str, int]:

@@ -7,7 +7,7 @@ aggregation; the training is that of the program of FedCA).
                            upload (Q_u, W_u)
     server:                (G, W) <- sum_u a_u (Q_u, W_u),  a_u = n_u / sum n or 1 / P
 
-Nobody keeps a whole table: the sum is that of the rows that moved.
+The simulation holds no table for each client. It sums the rows that moved.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from fedem_jax.client import replacing
 from fedem_jax.client.local import fit_network
 from fedem_jax.client.privacy import clipped, noisy_sum
+from fedem_jax.client.replacing import Clients
 from fedem_jax.config.settings import FedNCF
 from fedem_jax.core.algorithm import Algorithm, Info, State, Traffic, hyper_of
 from fedem_jax.core.draws import Draws
@@ -33,13 +35,12 @@ from fedem_jax.core.round import (
     Sum,
     train_clients,
 )
-from fedem_jax.core.samples import ClientSamples, Rule
-from fedem_jax.core.table_storage import from_storage, storage_dtype
-from fedem_jax.models.mf import item_table
+from fedem_jax.core.samples import ClientSamples
+from fedem_jax.core.table_storage import from_storage, storage_dtype, table_bytes
 from fedem_jax.models.ncf import NCF, adam, inside
-from fedem_jax.models.scoring import Scoring, scoring, start_of
+from fedem_jax.models.scoring import Scoring, initial, scoring
 from fedem_jax.server import averaging
-from fedem_jax.server.averaging import Clients, Shares
+from fedem_jax.server.averaging import ShareOf
 
 
 class Hyper(NamedTuple):
@@ -71,31 +72,30 @@ class Download(NamedTuple):
 
 
 def fedncf(config: FedNCF, layout: Layout) -> Algorithm:
-    """FedNCF on one federation; the arguments are those of `fedem`."""
+    """FedNCF on one federation; the arguments are those of `local_only`."""
     backbone = NCF(config.dim, config.network_widths, variant=config.variant)
     model = scoring(backbone, config.bce)
 
     def init(key: Key[Array, ""], hyper: Hyper) -> State:
         """Everybody starts from the same G, W and p_0. Clients keep p_u and, if they rank with
         their own model, W_u as they left it."""
-        key_items, key_private, _ = jax.random.split(key, 3)
-        table = item_table(key_items, layout.num_items, config.dim, hyper.init_scale)
-        private = start_of(backbone, key_private, table, hyper.init_scale)
+        private, table = initial(backbone, key, layout.num_items, config.dim, hyper.init_scale)
         network = private["network"]
         if config.evaluated == "global":
             private = {"user": private["user"]}
-        clients, download = averaging.start(config, layout, private, table)
-        return State(clients, Download(download, network))
+        clients = replacing.start(config, layout, private)
+        table = averaging.Download.of(table, storage_dtype(config))
+        return State(clients, Download(table, network))
 
     def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
-        context = RoundContext.of(layout, draws, Rule.of(config, hyper.threshold))
-        shares = averaging.shares_of(config, context)
-        train = partial(train_and_upload, config, model, shares, hyper)
+        context = RoundContext.of(config, layout, draws, hyper.threshold)
+        share_of = averaging.share_of(config, context)
+        train = partial(train_and_upload, config, model, hyper, share_of)
         phases = [Phase(train)]
         nothing = averaging.nothing_sent(state.server.table.items, state.server.network)
         clients, info, upload = train_clients(context, phases, state, nothing)
-        weights = shares(context.samples_of(context.participants))
-        upload = noisy_sum(config, context, weights, upload, hyper)
+        shares = share_of(context.samples_of(context.participants))
+        upload = noisy_sum(config, context, shares, upload, hyper)
         return State(clients, average(state.server, upload)), info
 
     def score(state: State, places: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
@@ -105,7 +105,7 @@ def fedncf(config: FedNCF, layout: Layout) -> Algorithm:
         def by_network(private, rows):
             return model.logits({"network": download.network} | private, rows)
 
-        return averaging.scores(by_network, clients, download.table, places, layout)
+        return replacing.scores(by_network, clients, download.table, places, layout)
 
     hyper = hyper_of(Hyper, config)
     server = jax.eval_shape(init, jax.random.key(0), hyper).server
@@ -123,8 +123,8 @@ def fedncf(config: FedNCF, layout: Layout) -> Algorithm:
 def train_and_upload(
     config: FedNCF,
     model: Scoring,
-    shares: Shares,
     hyper: Hyper,
+    share_of: ShareOf,
     samples: ClientSamples,
     clients: Clients,
     download: Download,
@@ -138,10 +138,10 @@ def train_and_upload(
     private, table, trained = fit_network(model.objective, private, start, samples, optimiser)
     moved = jax.tree.map(jnp.subtract, private["network"], download.network)
     moved = clipped(config, (table - start, moved), hyper.ldp_clip)
-    share = shares(samples.count)
+    share = share_of(samples.count)
     sent = Contribution(samples.rows, *jax.tree.map(lambda leaf: share * leaf, moved))
     kept = {name: private[name] for name in clients.private}
-    return averaging.change(config, kept, trained, sent, table)
+    return replacing.change(config, kept, trained, sent, table)
 
 
 def average(download: Download, upload: Sum) -> Download:
@@ -153,7 +153,7 @@ def average(download: Download, upload: Sum) -> Download:
 def traffic(config: FedNCF, layout: Layout, weights: int) -> Traffic:
     """A table and a network up and down for each participant, and the number of its samples up."""
     participants, _ = config.round_sizes(layout.num_clients)
-    table = storage_dtype(config).itemsize * layout.num_items * config.dim
+    table = table_bytes(config, layout.num_items)
     return Traffic(
         up=participants * (table + 4 * weights + 4), down=participants * (table + 4 * weights)
     )
@@ -162,7 +162,7 @@ def traffic(config: FedNCF, layout: Layout, weights: int) -> Traffic:
 def scratch(config: FedNCF, layout: Layout, weights: int, block: int) -> dict[str, int]:
     """Beside the tables: weights, both moments, gradient and update of the network; its input and
     widest layer for all items."""
-    numbers = averaging.scratch(config, layout, block)
+    numbers = replacing.scratch(config, layout, block)
     numbers["train"] += 5 * block * weights
     numbers["evaluate"] += block * layout.num_items * inside(config.dim, config.network_widths)
     return numbers

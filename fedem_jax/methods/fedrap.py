@@ -38,8 +38,8 @@ from fedem_jax.core.round import (
     train_clients,
     training_scratch,
 )
-from fedem_jax.core.samples import ClientSamples, Rule
-from fedem_jax.core.table_storage import from_storage, storage_dtype, to_storage
+from fedem_jax.core.samples import ClientSamples
+from fedem_jax.core.table_storage import from_storage, storage_dtype, table_bytes, to_storage
 from fedem_jax.models.linear import Linear
 from fedem_jax.models.mf import item_table
 from fedem_jax.models.scoring import Scoring, scoring
@@ -114,7 +114,7 @@ NORMS = {"l1": jnp.abs, "l2": jnp.square}
 
 
 def fedrap(config: FedRAP, layout: Layout) -> Algorithm:
-    """FedRAP on one federation; the arguments are those of `fedem`."""
+    """FedRAP on one federation; the arguments are those of `local_only`."""
     model, stored = scoring(Linear(), config.bce), storage_dtype(config)
     num_participants, _ = config.round_sizes(layout.num_clients)
 
@@ -130,9 +130,9 @@ def fedrap(config: FedRAP, layout: Layout) -> Algorithm:
         return State(clients, Server(to_storage(common, stored), jnp.int32(0)))
 
     def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
-        context = RoundContext.of(layout, draws, Rule.of(config, hyper.threshold, offset=0.0))
+        context = RoundContext.of(config, layout, draws, hyper.threshold, offset=0.0)
         weights = weights_of(config, state.server.number, hyper)
-        train = partial(train_and_upload, config, model, num_participants, weights, hyper)
+        train = partial(train_and_upload, config, model, hyper, num_participants, weights)
         phases = [Phase(train)]
         nothing = averaging.nothing_sent(state.server.items, jnp.float32(0))
         clients, info, upload = train_clients(context, phases, state, nothing)
@@ -146,13 +146,13 @@ def fedrap(config: FedRAP, layout: Layout) -> Algorithm:
             private, from_storage(own)
         )
 
-    table = num_participants * stored.itemsize * layout.num_items * config.dim
+    tables = num_participants * table_bytes(config, layout.num_items)
     return Algorithm(
         init,
         round,
         score,
         hyper=hyper_of(Hyper, config),
-        traffic=Traffic(up=table, down=table),
+        traffic=Traffic(up=tables, down=tables),
         scratch=partial(scratch, config, layout),
     )
 
@@ -160,9 +160,9 @@ def fedrap(config: FedRAP, layout: Layout) -> Algorithm:
 def train_and_upload(
     config: FedRAP,
     model: Scoring,
+    hyper: Hyper,
     num_participants: int,
     weights: Weights,
-    hyper: Hyper,
     samples: ClientSamples,
     clients: Clients,
     server: Server,

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, Num
 
-from fedem_jax.client.local import Objective, place_weights, run_epochs
+from fedem_jax.client.local import Objective, first_row_weights, run_epochs
 from fedem_jax.client.privacy import noise
 from fedem_jax.config.settings import GPFedRec
 from fedem_jax.core.algorithm import Algorithm, Info, State, Traffic, at_place, copies, hyper_of
@@ -37,12 +37,11 @@ from fedem_jax.core.round import (
     train_clients,
     training_scratch,
 )
-from fedem_jax.core.samples import ClientSamples, Rule
-from fedem_jax.core.table_storage import from_storage, storage_dtype, to_storage
+from fedem_jax.core.samples import ClientSamples
+from fedem_jax.core.table_storage import from_storage, storage_dtype, table_bytes, to_storage
 from fedem_jax.errors import UserError
-from fedem_jax.models.mf import item_table
 from fedem_jax.models.ncf import NCF
-from fedem_jax.models.scoring import Scoring, scoring, start_of
+from fedem_jax.models.scoring import Scoring, initial, scoring
 from fedem_jax.server.graph import ITEMS_AT_ONCE, averages, neighbour_weights, products
 
 
@@ -109,7 +108,7 @@ class Fitted(NamedTuple):
 
 
 def gpfedrec(config: GPFedRec, layout: Layout) -> Algorithm:
-    """GPFedRec on one federation; the arguments are those of `fedem`.
+    """GPFedRec on one federation; the arguments are those of `local_only`.
 
     Raises:
         UserError: a client is to have more neighbours than there are clients.
@@ -124,15 +123,13 @@ def gpfedrec(config: GPFedRec, layout: Layout) -> Algorithm:
 
     def init(key: Key[Array, ""], hyper: Hyper) -> State:
         """Everybody starts from the same Q_0 = R_0 = G, p_0 and theta_0."""
-        key_items, key_private, _ = jax.random.split(key, 3)
-        table = item_table(key_items, layout.num_items, config.dim, hyper.init_scale)
-        private = start_of(backbone, key_private, table, hyper.init_scale)
+        private, table = initial(backbone, key, layout.num_items, config.dim, hyper.init_scale)
         table = to_storage(table, stored)
         clients = Clients(*copies((private, table, table), layout))
         return State(clients, Download(table))
 
     def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
-        context = RoundContext.of(layout, draws, Rule.of(config, jnp.float32(0)))
+        context = RoundContext.of(config, layout, draws)
         train = partial(train_near_neighbours, model, steps_of(hyper, layout.num_items, config.dim))
         phases = [Phase(train)]
         clients, info, _ = train_clients(context, phases, state)
@@ -145,13 +142,13 @@ def gpfedrec(config: GPFedRec, layout: Layout) -> Algorithm:
         private, rows = at_place((state.clients.private, state.clients.items), places)
         return jax.vmap(model.logits)(private, from_storage(rows))
 
-    table = layout.num_clients * stored.itemsize * layout.num_items * config.dim
+    tables = layout.num_clients * table_bytes(config, layout.num_items)
     return Algorithm(
         init,
         round,
         score,
         hyper=hyper_of(Hyper, config),
-        traffic=Traffic(up=table, down=2 * table),
+        traffic=Traffic(up=tables, down=2 * tables),
         scratch=partial(scratch, config, layout),
     )
 
@@ -208,7 +205,7 @@ def fit(
 
     def step(carry, row, present):
         private, table, left = carry
-        weights = place_weights(row, present, len(samples.rows))
+        weights = first_row_weights(row, present, len(samples.rows))
 
         def batch_loss(private, table):
             return objective(private, table[row], samples.labels[row], weights)

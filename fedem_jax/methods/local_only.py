@@ -27,10 +27,10 @@ from fedem_jax.core.round import (
     train_clients,
     training_scratch,
 )
-from fedem_jax.core.samples import ClientSamples, Rule
+from fedem_jax.core.samples import ClientSamples
 from fedem_jax.core.table_storage import from_storage, storage_dtype, to_storage
-from fedem_jax.models.mf import MF, item_table
-from fedem_jax.models.scoring import Scoring, scoring, start_of
+from fedem_jax.models.mf import MF
+from fedem_jax.models.scoring import Scoring, initial, scoring
 
 
 class Hyper(NamedTuple):
@@ -54,20 +54,23 @@ class Clients(NamedTuple):
 
 
 def local_only(config: LocalOnly, layout: Layout) -> Algorithm:
-    """Local-only on one federation; the arguments are those of `fedem`."""
+    """Local-only on one federation.
+
+    Args:
+        config: sizes and switches; its numbers reach `init`, `round` and `score` as `Hyper`.
+        layout: how the clients are laid out over devices, size classes and blocks.
+    """
     backbone = MF(config.dim)
     model = scoring(backbone, config.bce)
 
     def init(key: Key[Array, ""], hyper: Hyper) -> State:
-        """Everybody starts from the same Q_0 and p_0, those of FedEM."""
-        key_items, key_private, _ = jax.random.split(key, 3)
-        table = item_table(key_items, layout.num_items, config.dim, hyper.init_scale)
-        private = start_of(backbone, key_private, table, hyper.init_scale)
-        table = to_storage(table, storage_dtype(config))
-        return State(Clients(*copies((private, table), layout)), ())
+        """Everybody starts from the same Q_0 and p_0."""
+        private, table = initial(backbone, key, layout.num_items, config.dim, hyper.init_scale)
+        clients = Clients(private, to_storage(table, storage_dtype(config)))
+        return State(copies(clients, layout), ())
 
     def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
-        context = RoundContext.of(layout, draws, Rule.of(config, hyper.threshold))
+        context = RoundContext.of(config, layout, draws, hyper.threshold)
         phases = [Phase(partial(train_alone, model, hyper))]
         clients, info, _ = train_clients(context, phases, state)
         return State(clients, ()), info

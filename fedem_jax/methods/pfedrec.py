@@ -7,7 +7,7 @@ recommendation; after the released program.
                            upload Q_u
     server:                G <- mean of Q_u
 
-Nobody keeps a whole table: the sum is that of the rows that moved.
+The simulation holds no table for each client. It sums the rows that moved.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from fedem_jax.client import replacing
 from fedem_jax.client.local import fit_in_turn
 from fedem_jax.client.privacy import clipped, noisy_sum
+from fedem_jax.client.replacing import Clients
 from fedem_jax.config.settings import PFedRec
 from fedem_jax.core.algorithm import Algorithm, Info, State, Traffic, at_place, hyper_of
 from fedem_jax.core.draws import Draws
@@ -32,13 +34,13 @@ from fedem_jax.core.round import (
     RoundContext,
     train_clients,
 )
-from fedem_jax.core.samples import ClientSamples, Rule
-from fedem_jax.core.table_storage import from_storage, storage_dtype
+from fedem_jax.core.samples import ClientSamples
+from fedem_jax.core.table_storage import from_storage, storage_dtype, table_bytes
 from fedem_jax.models.linear import Linear
 from fedem_jax.models.mf import item_table
 from fedem_jax.models.scoring import Scoring, scoring
 from fedem_jax.server import averaging
-from fedem_jax.server.averaging import Clients, Download
+from fedem_jax.server.averaging import Download
 
 
 class Hyper(NamedTuple):
@@ -57,7 +59,7 @@ class Hyper(NamedTuple):
 
 
 def pfedrec(config: PFedRec, layout: Layout) -> Algorithm:
-    """PFedRec on one federation; the arguments are those of `fedem`."""
+    """PFedRec on one federation; the arguments are those of `local_only`."""
     backbone = Linear()
     model = scoring(backbone, config.bce)
     num_participants, _ = config.round_sizes(layout.num_clients)
@@ -67,11 +69,12 @@ def pfedrec(config: PFedRec, layout: Layout) -> Algorithm:
         key_items, key_private, _ = jax.random.split(key, 3)
         table = item_table(key_items, layout.num_items, config.dim, hyper.init_scale)
         score_function = backbone.init(key_private, table)["params"]
-        return State(*averaging.start(config, layout, score_function, table))
+        clients = replacing.start(config, layout, score_function)
+        return State(clients, Download.of(table, storage_dtype(config)))
 
     def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
-        context = RoundContext.of(layout, draws, Rule.of(config, jnp.float32(0)))
-        train = partial(train_and_upload, config, model, num_participants, hyper)
+        context = RoundContext.of(config, layout, draws)
+        train = partial(train_and_upload, config, model, hyper, num_participants)
         phases = [Phase(train)]
         nothing = averaging.nothing_sent(state.server.items)
         clients, info, upload = train_clients(context, phases, state, nothing)
@@ -80,24 +83,24 @@ def pfedrec(config: PFedRec, layout: Layout) -> Algorithm:
         return State(clients, averaging.average(state.server, upload)), info
 
     def score(state: State, places: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
-        return averaging.scores(model.logits, *state, places, layout)
+        return replacing.scores(model.logits, *state, places, layout)
 
-    table = num_participants * storage_dtype(config).itemsize * layout.num_items * config.dim
+    tables = num_participants * table_bytes(config, layout.num_items)
     return Algorithm(
         init,
         round,
         score,
         hyper=hyper_of(Hyper, config),
-        traffic=Traffic(up=table, down=table),
-        scratch=partial(averaging.scratch, config, layout),
+        traffic=Traffic(up=tables, down=tables),
+        scratch=partial(replacing.scratch, config, layout),
     )
 
 
 def train_and_upload(
     config: PFedRec,
     model: Scoring,
-    num_participants: int,
     hyper: Hyper,
+    num_participants: int,
     samples: ClientSamples,
     clients: Clients,
     download: Download,
@@ -116,4 +119,4 @@ def train_and_upload(
     )
     moved = clipped(config, table - start, hyper.ldp_clip)
     sent = Contribution(samples.rows, moved / num_participants, ())
-    return averaging.change(config, score_function, trained, sent, table)
+    return replacing.change(config, score_function, trained, sent, table)

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from fedem_jax.models.losses import LOSSES
-from fedem_jax.models.mf import Scale
+from fedem_jax.models.mf import Scale, item_table
 
 
 class Scoring(NamedTuple):
@@ -22,11 +23,23 @@ class Scoring(NamedTuple):
     """`(private, rows [M D], labels [M], weights [M]) -> loss`: weighted sum over the rows."""
 
 
-def start_of(
-    backbone: nn.Module, key: Key[Array, ""], rows: Float[Array, "M D"], scale: Scale
-) -> Any:
-    """Initial parameters of a backbone that has a `scale`, its standard deviation."""
-    return backbone.clone(scale=scale).init(key, rows)["params"]
+def initial(
+    backbone: nn.Module, key: Key[Array, ""], num_items: int, dim: int, scale: Scale
+) -> tuple[Any, Float[Array, "I D"]]:
+    """Parameters of a backbone that has a `scale`, and an item table, both N(0, scale^2).
+
+    Methods that share a key start from the same numbers. (FedEM draws its adapter by a third key,
+    which is split off here and left unused.)
+
+    Args:
+        backbone: of one client.
+        key: of the run.
+        num_items, dim: I, D.
+        scale: standard deviation; traced where a sweep varies it.
+    """
+    key_items, key_private, _ = jax.random.split(key, 3)
+    table = item_table(key_items, num_items, dim, scale)
+    return backbone.clone(scale=scale).init(key_private, table)["params"], table
 
 
 def scoring(backbone: nn.Module, bce: str) -> Scoring:

@@ -19,8 +19,9 @@ from fedem_jax.config.base import Config
 from fedem_jax.core.algorithm import Info, State
 from fedem_jax.core.draws import Draws, KeyedDraws
 from fedem_jax.core.finite import finite_state
-from fedem_jax.core.layout import ClientLoad, Layout, lay_out
+from fedem_jax.core.layout import Layout
 from fedem_jax.core.lists import Lists, lists_on_device
+from fedem_jax.core.size_classes import ClientLoad, lay_out
 from fedem_jax.data.federation import Federation
 from fedem_jax.errors import UserError
 from fedem_jax.evaluation.metrics import coverage, summarise

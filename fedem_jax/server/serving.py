@@ -1,15 +1,15 @@
-"""Serving some of the clients: each gets a table of its own, which waits until it trains next."""
+"""Serving some of the clients: a table of its own waits for each of them, for one round.
+
+A client that sits that round out loses it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
-from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int
 
-from fedem_jax.core.blocks import over_trials
 from fedem_jax.core.layout import Layout
 
 NOT_SERVED = -1
@@ -39,23 +39,3 @@ def served(clients: Any) -> Bool[Array, " C"]:
 def not_served(clients: Any) -> Bool[Array, " C"]:
     """Clients that go on with their own tables."""
     return ~waits(clients.slot)
-
-
-def taken_up(
-    slot: Int[Array, " B"],
-    rows: Float[Array, "B I D"],
-    take_up: Callable[[Float[Array, "B I D"]], Float[Array, "B I D"]],
-) -> Float[Array, "B I D"]:
-    """The tables of clients as they would use them now.
-
-    Args:
-        slot: what waits for each.
-        rows: their own tables.
-        take_up: their own tables with the waiting ones taken up; not computed if nothing waits.
-    """
-
-    def mixed(rows):
-        return jnp.where(waits(slot)[:, None, None], take_up(rows), rows)
-
-    any_waits = over_trials(waits(slot).any().astype(jnp.int32))
-    return lax.cond(any_waits > 0, mixed, lambda rows: rows, rows)

@@ -51,7 +51,7 @@ def state(simulation):
 def tables(simulation, state):
     """By client: user vector, and the three tables; None for those that were not served."""
     clients, server = jax.tree.map(np.asarray, state)
-    share = jax.jit(simulation.algorithm.elastic.share)
+    share = jax.jit(simulation.algorithm.elastic.rho)
     found = {}
     for client, place in enumerate(simulation.layout.place):
         slot, own = clients.slot[place], clients.items[place]

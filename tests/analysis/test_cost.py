@@ -13,7 +13,8 @@ from fedem_jax.cli import main as cli
 from fedem_jax.config.fedem import FedEM
 from fedem_jax.config.registry import METHODS
 from fedem_jax.core.algorithm import Algorithm
-from fedem_jax.core.layout import ClientLoad, SizeClass
+from fedem_jax.core.layout import SizeClass
+from fedem_jax.core.size_classes import ClientLoad
 from fedem_jax.data.federation import Federation
 from fedem_jax.data.sources import federation_of, load
 from fedem_jax.errors import UserError

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import twin
 
-from fedem_jax.client.local import place_weights
+from fedem_jax.client.local import first_row_weights
 from fedem_jax.client.merging import merged
 from fedem_jax.models.adapter import Adapter
 
@@ -55,6 +55,6 @@ def test_the_adapter_starts_uniform_within_one_over_the_root_of_its_inputs():
 def test_a_row_met_twice_in_a_batch_counts_once_with_its_whole_share():
     row = jnp.array([4, 2, 4, 0, 4, 1], jnp.int32)
     present = jnp.array([True, True, True, True, False, False])
-    weigh = jax.jit(partial(place_weights, num_rows=5))
+    weigh = jax.jit(partial(first_row_weights, num_rows=5))
     np.testing.assert_array_equal(weigh(row, present), [0.5, 0.25, 0, 0.25, 0, 0])
     np.testing.assert_array_equal(weigh(row, jnp.zeros(6, bool)), np.zeros(6))

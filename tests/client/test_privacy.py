@@ -259,7 +259,7 @@ def own_model(simulation, clients, client, common):
     device = slice(place // layout.shard * each, (place // layout.shard + 1) * each)
     kept = kept._replace(items=kept.items[device], table=kept.table[device])
     (size,) = layout.classes
-    items, table = (np.asarray(part) for part in kept.of(place, size.rows))
+    items, table = (np.asarray(part) for part in kept.gather(jnp.int32(place), size.rows))
     used = items < len(common[0])
     own[0][items[used]] = table[used]
     if len(common) > 1:
@@ -355,11 +355,12 @@ WATCHED = {
             adapter_widths=(2,),
         ),
         fedem,
+        "aggregated_tables",
     ),
-    "fedmf": (FedMF(**EVERYBODY, lr_embedding=0.03), averaging),
-    "pfedrec": (PFedRec(**EVERYBODY, **GENTLE, evaluated="global"), averaging),
+    "fedmf": (FedMF(**EVERYBODY, lr_embedding=0.03), averaging, "average"),
+    "pfedrec": (PFedRec(**EVERYBODY, **GENTLE, evaluated="global"), averaging, "average"),
 }
-"""The method, and the module of its server's step."""
+"""The method, and the module and the name of its server's step."""
 
 
 def with_uploads(serve, extra):
@@ -381,8 +382,8 @@ def test_nothing_of_a_client_but_its_upload_reaches_the_others(method, monkeypat
     """Derivatives of the state of everybody and of their scores, after a round in blocks of three
     clients. At given uploads, none of the others' has one by what a client keeps; by its upload
     they have. (Forward mode: the loops of the local training have no other.)"""
-    config, module = WATCHED[method]
-    simulation, serve = bound(config), module.serve
+    config, module, name = WATCHED[method]
+    simulation, serve = bound(config), getattr(module, name)
 
     def reached(state, draws, kept, sent):
         """A round from a state in which the watched client's numbers are moved by `kept` and its
@@ -394,7 +395,7 @@ def test_nothing_of_a_client_but_its_upload_reaches_the_others(method, monkeypat
             return leaf.at[WATCHED_CLIENT].add(kept * direction)
 
         clients = jax.tree.map(move, state.clients, directions)
-        monkeypatch.setattr(module, "serve", with_uploads(serve, sent * table))
+        monkeypatch.setattr(module, name, with_uploads(serve, sent * table))
         after, _ = simulation.algorithm.round(
             draws, state._replace(clients=clients), simulation.algorithm.hyper
         )

@@ -11,7 +11,7 @@ from lab import Lab, assert_same, config_of, differs, own
 from toy import Toy, small_federation, toy
 
 from fedem_jax.config.base import Config
-from fedem_jax.config.registry import METHODS
+from fedem_jax.config.registry import METHODS, Method
 from fedem_jax.core.algorithm import State
 from fedem_jax.core.finite import finite_rows, finite_state
 from fedem_jax.errors import UserError
@@ -39,17 +39,17 @@ def test_every_kind_of_number_is_looked_at():
 def test_parameters_that_are_not_finite_end_the_run_though_scores_are(monkeypatch):
     bound = toy(np.zeros((2, 7, small_federation().num_items)))
 
-    def failing(config, num_items, layout, samples):
-        algorithm = bound(config, num_items, layout, samples)
+    def failing(config, layout):
+        algorithm = bound(config, layout)
 
-        def init(key):
-            state = algorithm.init(key)
+        def init(key, hyper):
+            state = algorithm.init(key, hyper)
             unused = jnp.zeros(layout.padded).at[layout.place[3]].set(jnp.inf)
             return state._replace(clients=state.clients | {"unused": unused})
 
         return algorithm._replace(init=init)
 
-    monkeypatch.setitem(METHODS, "toy", failing)
+    monkeypatch.setitem(METHODS, "toy", Method(Toy, failing))
     with pytest.raises(UserError) as error:
         run(Toy(rounds=1, top_k=5), small_federation())
     assert "round 1: client 3 (user " in str(error.value)
@@ -178,7 +178,7 @@ def test_a_device_out_of_memory_ends_in_advice(monkeypatch):
 
         return algorithm._replace(round=round)
 
-    monkeypatch.setitem(METHODS, "toy", greedy)
+    monkeypatch.setitem(METHODS, "toy", Method(Toy, greedy))
     with pytest.raises(UserError, match=r"^memory: a device ran out of it, .*; take fewer clients"):
         run(Toy(rounds=1, top_k=5), federation)
 
@@ -197,7 +197,9 @@ def test_other_errors_of_the_device_are_none_of_memory(monkeypatch):
     def fail(*_):
         raise jax.errors.JaxRuntimeError("INTERNAL: broken")
 
-    monkeypatch.setitem(METHODS, "toy", toy(np.zeros((2, 7, small_federation().num_items))))
+    monkeypatch.setitem(
+        METHODS, "toy", Method(Toy, toy(np.zeros((2, 7, small_federation().num_items))))
+    )
     monkeypatch.setattr(Simulation, "segment", fail)
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
         run(Toy(rounds=1, top_k=5), small_federation())

@@ -9,7 +9,8 @@ import pytest
 
 from fedem_jax.config.protocol import preset
 from fedem_jax.core.blocks import for_each_block
-from fedem_jax.core.layout import (
+from fedem_jax.core.lists import lists_on_device
+from fedem_jax.core.size_classes import (
     LITTLE_PADDING,
     MOST_CLASSES,
     ClientLoad,
@@ -17,7 +18,6 @@ from fedem_jax.core.layout import (
     lay_out,
     size_classes,
 )
-from fedem_jax.core.lists import lists_on_device
 from fedem_jax.data.interactions import Interactions
 from fedem_jax.data.split import split
 from fedem_jax.data.synthetic import synthetic

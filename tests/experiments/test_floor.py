@@ -8,7 +8,7 @@ from floor import ADAM, LOSS, Machine, Work, measure_machine, round_work
 from toy import small_federation
 
 from fedem_jax.config.fedem import FedEM
-from fedem_jax.core.layout import ClientLoad
+from fedem_jax.core.size_classes import ClientLoad
 from fedem_jax.runs.simulation import Simulation
 
 

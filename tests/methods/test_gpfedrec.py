@@ -17,7 +17,6 @@ from toy import CHANCE, checkerboard, small_federation
 
 from fedem_jax.config.settings import GPFedRec
 from fedem_jax.core.round import RoundContext
-from fedem_jax.core.samples import Rule
 from fedem_jax.errors import UserError
 from fedem_jax.methods.gpfedrec import Hyper, Upload, serve
 from fedem_jax.runs.simulation import Simulation
@@ -240,7 +239,7 @@ def test_uploads_may_be_noisy():
     @jax.jit
     def served(items, personal, lists):
         draws = simulation.draws(jax.random.key(0), jnp.int32(0), lists)
-        context = RoundContext.of(simulation.layout, draws, Rule.of(config, jnp.float32(0)))
+        context = RoundContext.of(config, simulation.layout, draws)
         return serve(config, context, Upload(items), personal, hyper)
 
     personal, _ = served(clients.items, clients.personal, simulation.lists)

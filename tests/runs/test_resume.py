@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from cutting import assert_equal, cut_off, lines_of, resumed, run, toys
 from lab import config_of
-from toy import small_federation, toy
+from toy import Toy, small_federation, toy
 
 from fedem_jax.config.base import INERT
-from fedem_jax.config.registry import METHODS
+from fedem_jax.config.registry import METHODS, Method
 from fedem_jax.errors import CannotResume, UserError
 from fedem_jax.runs import train
 from fedem_jax.runs.directory import RunDirectory
@@ -249,7 +249,7 @@ def test_a_run_at_work_is_left_alone(config, federation, tmp_path):
 def test_numbers_that_explode_leave_the_last_good_state(config, federation, tmp_path, monkeypatch):
     scores = np.zeros((6, 7, federation.num_items))
     scores[3] = np.nan
-    monkeypatch.setitem(METHODS, "toy", toy(scores))
+    monkeypatch.setitem(METHODS, "toy", Method(Toy, toy(scores)))
     config = dataclasses.replace(config, checkpoint_every=1)
     with pytest.raises(UserError) as error:
         train.run(config, federation, (), RunDirectory(tmp_path))

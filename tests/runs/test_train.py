@@ -186,7 +186,7 @@ class Fixed(KeyedDraws):
 
 
 def test_other_draws_decide_who_trains(monkeypatch, federation):
-    monkeypatch.setitem(METHODS, "toy", toy(scores_of(federation, HITS)))
+    monkeypatch.setitem(METHODS, "toy", Method(Toy, toy(scores_of(federation, HITS))))
     simulation = Simulation(Toy(top_k=3), federation, draws=Fixed.of_round)
     state = simulation.init()
     info = simulation.segment(state, 1)(state, 0).info
