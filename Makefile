@@ -1,4 +1,4 @@
-# fedem_jax: `make` lists what there is to do. Every target makes the environment that it needs.
+# fedem_jax: `make` lists the targets. Every target makes the environment that it needs.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -7,8 +7,8 @@ PYTHON ?= python3
 VENV ?= .venv
 EXTRAS ?=
 
-# Each kind of installation leaves a stamp, so that the next call starts at once.
-# VENV= (empty) runs with PYTHON as it is and installs nothing.
+# An installation leaves a stamp file, so that the next call starts at once.
+# VENV= (empty) uses PYTHON as it is and installs nothing.
 comma := ,
 empty :=
 space := $(empty) $(empty)
@@ -40,85 +40,85 @@ help:  ## show this list
 	@echo "  PYTHON=... VENV=  run with this interpreter as it is, install nothing"
 
 .PHONY: experiment
-experiment: $(READY)  ## run one experiment; with no DATASET, the embedded synthetic federation
+experiment: $(READY)  ## run an experiment; without DATASET, on the embedded synthetic federation
   ## DATASET=ml-1m METHOD=fedem PROTOCOL=leak-free ROUNDS=100 SEED=0
   ## OUT=results/x DATA_DIR=data ARGS="--dim 32 --merging once"
-  ## RESUME=results/x: go on with one that was cut off
+  ## RESUME=results/x: resume an interrupted one
 	@$(RUN) -m fedem_jax train $(foreach name,DATASET METHOD PROTOCOL ROUNDS SEED OUT DATA_DIR RESUME,$(call flag,$(name))) $(ARGS)
 
 .PHONY: compare
-compare: $(READY)  ## compare methods over several seeds; goes on where it was stopped
+compare: $(READY)  ## compare methods over several seeds; resumes where it was stopped
   ## DATASET=ml-1m PROTOCOL=leak-free SEEDS=5 ROUNDS=30 OUT=results/x
   ## METHODS="fedem pfedrec:dim=16" DATA_DIR=data ARGS="--preset tuned"
 	@$(RUN) -m fedem_jax compare $(foreach name,DATASET PROTOCOL SEEDS ROUNDS OUT DATA_DIR,$(call flag,$(name))) \
 		$(if $(METHODS),--methods $(METHODS:%='%')) $(ARGS)
 
 .PHONY: sweep
-sweep: $(READY)  ## run many settings of a method and find the best; goes on where it was stopped
+sweep: $(READY)  ## run many settings of a method and choose the best; resumes where it was stopped
   ## DATASET=ml-1m METHOD=fedem PROTOCOL=leak-free ROUNDS=30 SEEDS=3 OUT=results/x
   ## DATA_DIR=data ARGS="--vary lr_embedding=0.01,0.03,0.1 --vary alpha=0.5:1:6"
 	@$(RUN) -m fedem_jax sweep $(foreach name,DATASET METHOD PROTOCOL ROUNDS SEEDS OUT DATA_DIR,$(call flag,$(name))) $(ARGS)
 
 .PHONY: bottleneck
-bottleneck: $(READY)  ## show what aggregation costs the clients, and what merging saves
+bottleneck: $(READY)  ## measure what aggregation costs the clients, and what merging saves
   ## DATASET=ml-1m PROTOCOL=leak-free ROUNDS=100 SEED=0 OUT=results/x
   ## DATA_DIR=data ARGS="--aggregation-fraction 1"
 	@$(RUN) -m fedem_jax bottleneck $(foreach name,DATASET PROTOCOL ROUNDS SEED OUT DATA_DIR,$(call flag,$(name))) $(ARGS)
 
 .PHONY: ablation
-ablation: $(READY)  ## change one part of FedEM after the other; goes on where it was stopped
+ablation: $(READY)  ## change one part of FedEM at a time; resumes where it was stopped
   ## DATASET=ml-1m PROTOCOL=leak-free SEEDS=3 ROUNDS=30 OUT=results/x
   ## DATA_DIR=data ARGS="--parts merging alpha --settings lr_embedding=0.03"
 	@$(RUN) experiments/ablation.py $(foreach name,DATASET PROTOCOL SEEDS ROUNDS OUT DATA_DIR,$(call flag,$(name))) $(ARGS)
 
 .PHONY: noise
-noise: $(READY)  ## show what Laplace noise on uploads costs; goes on where it was stopped
+noise: $(READY)  ## measure what Laplace noise on uploads costs; resumes where it was stopped
   ## DATASET=ml-1m PROTOCOL=leak-free SEEDS=3 ROUNDS=30 OUT=results/x
   ## DATA_DIR=data ARGS="--methods fedem fedmf --clip 1 --scales 0 0.5 1"
 	@$(RUN) experiments/noise.py $(foreach name,DATASET PROTOCOL SEEDS ROUNDS OUT DATA_DIR,$(call flag,$(name))) $(ARGS)
 
 .PHONY: audit
-audit: $(READY)  ## say whether a protocol leaks held-out items; fails if it does
+audit: $(READY)  ## check whether a protocol leaks held-out items; fails if it does
   ## DATASET=ml-1m PROTOCOL=leak-free ROUNDS=50 SEED=0 OUT=results/x
   ## DATA_DIR=data ARGS="--columns user_id movie_id"
 	@$(RUN) -m fedem_jax audit $(foreach name,DATASET PROTOCOL ROUNDS SEED OUT DATA_DIR,$(call flag,$(name))) $(ARGS)
 
 .PHONY: plan
-plan: $(READY)  ## say what a run would cost, without running it: padding, memory, traffic
+plan: $(READY)  ## estimate what a run would cost, without running it: padding, memory, traffic
   ## DATASET=ml-1m METHOD=fedem PROTOCOL=leak-free DATA_DIR=data ARGS="--dim 64"
 	@$(RUN) -m fedem_jax plan $(foreach name,DATASET METHOD PROTOCOL DATA_DIR,$(call flag,$(name))) $(ARGS)
 
 .PHONY: bench
-bench: $(READY)  ## measure it on this machine into experiments/bench; ARGS=--quick: in 2 minutes
+bench: $(READY)  ## measure speed on this machine, into experiments/bench; ARGS=--quick: 2 minutes
 	@$(RUN) experiments/bench/bench.py $(ARGS)
 
 .PHONY: theory
-theory: $(READY)  ## simulate quadratic clients beside their closed forms; ARGS="--trials 1000"
+theory: $(READY)  ## compare simulated quadratic clients with closed forms; ARGS="--trials 1000"
 	@$(RUN) experiments/theory/theory.py $(ARGS)
 
 .PHONY: soak
-soak: $(READY)  ## kill random runs and go on with them for 30 minutes; ARGS="--minutes 5"
+soak: $(READY)  ## kill random runs and resume them, for 30 minutes; ARGS="--minutes 5"
 	@$(RUN) experiments/soak.py $(ARGS)
 
 .PHONY: test
-test: $(READY_DEV)  ## run the tests but the slow ones; ARGS="-m slow" for those, ARGS="-k data"
+test: $(READY_DEV)  ## run all tests but the slow ones; ARGS="-m slow": those; ARGS="-k data"
 	@workers=$$($(RUN) -c 'import xdist' 2>/dev/null && echo '-n auto --dist loadfile'); \
 		set -x; $(RUN) -m pytest $$workers -m 'not slow' $(ARGS)
 
 .PHONY: check
-check: $(READY_DEV)  ## lint, formatting, types, walls between the folders
+check: $(READY_DEV)  ## check lint, formatting, types, and imports between the folders
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m pyright --pythonpath "$$($(RUN) -c 'import sys; print(sys.executable)')"
 	$(RUN) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
 
 .PHONY: format
-format: $(READY_DEV)  ## format the code and mend what the linter can mend
+format: $(READY_DEV)  ## format the code and apply the fixes of the linter
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
 .PHONY: clean
-clean:  ## remove environment and caches; data/ and results/ stay
+clean:  ## remove environment and caches; keep data/ and results/
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -127,7 +127,7 @@ python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 		echo "fedem_jax needs Python 3.11 or newer, but '$(PYTHON)' is" \
 			"$$($(PYTHON) --version 2>/dev/null || echo missing);" \
-			"name another: make PYTHON=/path/to/python3.11 ..." >&2; exit 2; }
+			"give another one: make PYTHON=/path/to/python3.11 ..." >&2; exit 2; }
 
 ifneq ($(strip $(VENV)),)
 $(VENV)/.created: | python
@@ -135,12 +135,12 @@ $(VENV)/.created: | python
 	@touch $@
 
 $(READY): $(VENV)/.created pyproject.toml
-	@echo "installing fedem_jax into $(VENV): once, it takes a minute or two"
+	@echo "installing fedem_jax into $(VENV), once; it takes a minute or two"
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -e '.$(if $(kind),[$(EXTRAS)])'
 	@touch $@
 
 $(READY_DEV): $(VENV)/.created pyproject.toml
-	@echo "installing fedem_jax and its test tools into $(VENV): once, it takes a minute or two"
+	@echo "installing fedem_jax and its test tools into $(VENV), once; it takes a minute or two"
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[dev$(EXTRAS:%=,%)]'
 	@touch $@ $(READY)
 endif

@@ -1,4 +1,4 @@
-"""The exceptions that a user is meant to see."""
+"""Exceptions whose message is written for the user, and words for such messages."""
 
 from __future__ import annotations
 
@@ -8,41 +8,41 @@ import os
 
 
 class UserError(Exception):
-    """A mistake that the user can mend.
+    """A mistake that the user can correct.
 
-    The message is one sentence that names the file, line or value and the remedy. The command
-    line prints it without a traceback and exits with status 2.
+    The message is one sentence. It names the file, line or value and the remedy. The command line
+    prints it without a traceback and exits with status 2.
     """
 
 
 class CannotResume(UserError):
-    """A run cannot go on from what is on disk; it can only start over."""
+    """A run cannot be resumed from the files on disk; it can only start over."""
 
 
 class Stopped(KeyboardInterrupt):
-    """The user or the system asked a run to stop, and what it had reached is on disk."""
+    """A signal asked a run to stop, and its state is on disk."""
 
     def __init__(self, number: int, message: str = ""):
-        """number: of the signal that asked."""
+        """Take the number of the signal, and what to tell the user."""
         super().__init__(message)
         self.number = number
 
 
 SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EIO)
-"""What the system says of a disk; libraries put its words into errors of their own."""
+"""Error numbers of a disk. Libraries quote their texts in errors of their own."""
 
 
 def in_short(error: BaseException) -> str:
-    """What went wrong, in a line: the system's words where it has some."""
+    """The cause of an error in one line: the text of the system if there is one."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    known = (os.strerror(number) for number in SYSTEM)
+    causes = (os.strerror(number) for number in SYSTEM)
     lines = str(error).splitlines() or [type(error).__name__]
-    return next((words for words in known if words in str(error)), lines[0][:200])
+    return next((cause for cause in causes if cause in str(error)), lines[0][:200])
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """The end of an error sentence: the nearest of `known`, if any is near, and the whole list."""
+    """The end of an error sentence: the known name closest to `name`, and all known names."""
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean '{close[0]}'? " if close else ""
     return f"{hint}known: {', '.join(known)}"

@@ -1,4 +1,4 @@
-"""Numbers as people read them: with units, spans and plurals."""
+"""Numbers as text for people: units, ranges and plurals."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def in_seconds(seconds: float) -> str:
 
 
 def in_words(seconds: float) -> str:
-    """A time to wait, roughly: `12 s`, `3 min`, `1 h 05 min`."""
+    """An approximate duration: `12 s`, `3 min`, `1 h 05 min`."""
     if seconds < 99.5:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -30,11 +30,11 @@ def in_words(seconds: float) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """`1 run`, `2 runs`."""
+    """A number and its noun: `1 run`, `2 runs`."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def in_span(low: float, high: float, form: str = ".4f") -> str:
-    """`0.1000 to 0.2000`; a single number where both ends read alike."""
+    """A range, `0.1000 to 0.2000`; one number if both ends round to the same text."""
     ends = dict.fromkeys(f"{end:{form}}" for end in (low, high))
     return " to ".join(ends)

@@ -5,6 +5,7 @@ Tests that need such data are skipped without.
 
 import os
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 # Hundreds of programs that run for moments: what counts is how long they take to compile. Who sets
@@ -35,6 +36,19 @@ install_import_hook(
 )
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Print the ten slowest test files: the seconds of their tests, over all workers."""
+    seconds: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                seconds[report.nodeid.partition("::")[0]] += report.duration
+    terminalreporter.section("slowest test files")
+    for file, spent in seconds.most_common(10):
+        terminalreporter.write_line(f"{spent:8.2f} s  {file}")
+    terminalreporter.write_line(f"{seconds.total():8.2f} s  all files")
 
 
 def _found(variable: str, beside: str) -> Path:

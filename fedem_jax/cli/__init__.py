@@ -1,1 +1,1 @@
-"""The commands: what a person types. Imports everything below; nothing is computed here."""
+"""The commands of `fedem`. May import all other folders; nothing is computed here."""

@@ -11,7 +11,7 @@ from fedem_jax.cli.options import Audit
 
 
 def audit(args: Sequence[str]) -> None:
-    """Say whether a protocol leaks held-out items; exit status 1 if it does."""
+    """Check whether a protocol leaks held-out items; exit status 1 if it does."""
     config = tyro.cli(Audit, prog="fedem audit", args=args)
 
     from fedem_jax.runs.checks import check_free
@@ -27,15 +27,15 @@ def audit(args: Sequence[str]) -> None:
     from fedem_jax.report.progress import Progress
 
     class Training(Progress):
-        """The bar alone: what came of the run, the audit tells."""
+        """A progress bar without closing tables, which the audit replaces."""
 
         def finish(self, summary, per_client):
             self.__exit__()
 
     with Training() as progress:
-        found = audit(config, observers=[progress])
-    Console(highlight=False).print(audit_table(found))
+        report = audit(config, observers=[progress])
+    Console(highlight=False).print(audit_table(report))
     if config.out:
-        found.save(config.out)
-    if found.leaks:
+        report.save(config.out)
+    if report.leaks:
         raise SystemExit(1)

@@ -14,12 +14,12 @@ from fedem_jax.config.fedem import FedEM
 
 
 def bottleneck(args: Sequence[str]) -> None:
-    """Show what aggregation costs the clients, and what merging saves."""
-    wanted = tyro.cli(Bottleneck, prog="fedem bottleneck", args=args)
-    stem = Path(wanted.dataset).stem or "data"
-    out = Path(wanted.out or Path("results") / f"bottleneck-{stem}-{wanted.protocol}")
+    """Measure what aggregation costs the clients, and what merging saves."""
+    options = tyro.cli(Bottleneck, prog="fedem bottleneck", args=args)
+    stem = Path(options.dataset).stem or "data"
+    out = Path(options.out or Path("results") / f"bottleneck-{stem}-{options.protocol}")
     fields = (field.name for field in dataclasses.fields(FedEM))
-    config = FedEM(**{name: getattr(wanted, name) for name in fields})
+    config = FedEM(**{name: getattr(options, name) for name in fields})
 
     from fedem_jax.runs.checks import check_free
 
@@ -34,8 +34,8 @@ def bottleneck(args: Sequence[str]) -> None:
     from fedem_jax.report.tables import written_files
 
     with Progress() as progress:
-        found = bottleneck(config, observers=[progress], alone=wanted.alone)
-    save(found, out)
+        result = bottleneck(config, observers=[progress], alone=options.alone)
+    save(result, out)
     console = Console(highlight=False)
-    console.print(shown(found))
+    console.print(shown(result))
     console.print(written_files(out, FILES), soft_wrap=True)

@@ -18,21 +18,21 @@ if TYPE_CHECKING:
 
 
 def compare(args: Sequence[str]) -> None:
-    """Run methods side by side over several seeds; goes on where it was stopped."""
-    wanted = tyro.cli(Compare, prog="fedem compare", args=args)
+    """Run methods with the same seeds and compare them; resumes where it was stopped."""
+    options = tyro.cli(Compare, prog="fedem compare", args=args)
 
     from fedem_jax.compare.plan import plan_comparison
 
     comparison = plan_comparison(
-        wanted.methods,
-        dataset=wanted.dataset,
-        protocol=wanted.protocol,
-        seeds=wanted.seeds,
-        rounds=wanted.rounds,
-        start=wanted.preset,
-        settings=wanted.settings,
-        out=wanted.out,
-        data_dir=wanted.data_dir,
+        options.methods,
+        dataset=options.dataset,
+        protocol=options.protocol,
+        seeds=options.seeds,
+        rounds=options.rounds,
+        start=options.preset,
+        settings=options.settings,
+        out=options.out,
+        data_dir=options.data_dir,
     )
     failed = run_missing(comparison)
 
@@ -41,15 +41,15 @@ def compare(args: Sequence[str]) -> None:
     from fedem_jax.compare.tables import write_up
 
     command = f"fedem compare {shlex.join(args)}".rstrip()
-    Console(highlight=False).print(write_up(comparison, failed, command, wanted.reach))
+    Console(highlight=False).print(write_up(comparison, failed, command, options.reach))
 
 
 def run_missing(comparison: Comparison) -> dict[str, str]:
-    """Run what a comparison still lacks, and show it; why contenders failed, by name."""
+    """Run what a comparison still lacks. Returns why runs failed, by name of the contender."""
     from fedem_jax.compare.run import missing, run_all
 
-    todo = missing(comparison)
-    if not todo:
+    missing_runs = missing(comparison)
+    if not missing_runs:
         return {}
 
     from rich.console import Console
@@ -57,17 +57,17 @@ def run_missing(comparison: Comparison) -> dict[str, str]:
     from fedem_jax.data.sources import federation_of
 
     console = Console(highlight=False)
-    federation = federation_of(todo[0].config)
+    federation = federation_of(missing_runs[0].config)
     process.prepare_jax()
 
     from fedem_jax.cli.signals import Stopping
     from fedem_jax.compare.progress import Watch, opening, paces_of
 
-    console.print(opening(comparison, todo, federation))
-    watch = Watch(todo, paces_of(comparison, todo), console)
+    console.print(opening(comparison, missing_runs, federation))
+    watch = Watch(missing_runs, paces_of(comparison, missing_runs), console)
     with watch, Stopping(watch.say) as stop:
         try:
-            return run_all(comparison.directory, todo, watch, stop)
+            return run_all(comparison.directory, missing_runs, watch, stop)
         except KeyboardInterrupt as interrupt:
-            kept = f"{comparison.directory} keeps what was done; the same command goes on."
-            raise Stopped(getattr(interrupt, "number", signal.SIGINT), kept) from None
+            hint = f"{comparison.directory} keeps what was done; the same command goes on."
+            raise Stopped(getattr(interrupt, "number", signal.SIGINT), hint) from None

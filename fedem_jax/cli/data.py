@@ -22,6 +22,6 @@ def data(args: Sequence[str]) -> None:
         Row([known.name, f"{known.users:,}", f"{known.items:,}", known.origin])
         for known in known_datasets()
     ]
-    note = "Users and items as in the file, before the filter of the protocol."
+    note = "Users and items are those of the file, before the filter of the protocol."
     table = Table("", ["name", "users", "items", "origin"], rows, [note], align="lrrl")
     Console(highlight=False).print(in_terminal(table))

@@ -1,7 +1,6 @@
 """The console script `fedem` and its commands.
 
-JAX, pandas and Matplotlib are imported only by the commands that need them, once their arguments
-are known to be sound.
+A command imports JAX, pandas or Matplotlib only if it needs them, after its arguments are parsed.
 """
 
 from __future__ import annotations
@@ -33,8 +32,14 @@ COMMANDS = {
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Entry point. Exit status: 0 done, 1 an audited protocol leaks, 2 the user's mistake, 130
-    interrupted, 143 terminated."""
+    """Run a command of `fedem`.
+
+    Exit status: 0 done, 1 an audited protocol leaks, 2 a mistake of the user, 130 interrupted, 143
+    terminated.
+
+    Args:
+        args: command and options; None: those of the process.
+    """
     args = sys.argv[1:] if args is None else list(args)
 
     def command() -> None:

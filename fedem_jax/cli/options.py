@@ -1,4 +1,4 @@
-"""What each command of `fedem` can be told, as its `--help` lists it."""
+"""The options of each command of `fedem`, with the texts of `--help`."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ Kind = TypeVar("Kind", bound="Train")
 class Train:
     """Train a federation of recommender clients and record how well it ranks.
 
-    The run directory receives the settings, a line per evaluated round, a summary and a picture of
-    the learning curves.
+    The run directory gets the settings, a line per evaluated round, a summary and a picture of the
+    learning curves.
 
     examples:
       fedem train
@@ -38,21 +38,21 @@ class Train:
     """
 
     config: Annotated[str, tyro.conf.arg(metavar="PATH")]
-    """Settings to start from, as found in a run directory; other flags override them. Without --out
-    the run goes beside the one it repeats."""
+    """Settings to start from: config.json of a run directory. Other flags override them. Without
+    --out the new run directory stands beside the old one."""
     preset: Annotated[str, tyro.conf.arg(metavar="{auto,released,tuned}")]
-    """Settings to start from: released = the authors' program; tuned = chosen on validation;
-    auto = tuned for the synthetic federation, released otherwise."""
+    """Settings to start from: released = the authors' program; tuned = chosen on validation; auto =
+    tuned for the synthetic federation, else released."""
     settings: tyro.conf.OmitArgPrefixes[Config]
     resume: Annotated[str, tyro.conf.arg(metavar="PATH")] = ""
-    """Run directory of a run that was cut off: go on with it, from its last checkpoint to its last
-    round, with the settings that it has."""
+    """Directory of an interrupted run; it goes on from its last checkpoint with its settings."""
 
 
 @dataclass(frozen=True)
 class Audit(LocalOnly):
-    """Say whether a protocol leaks held-out items: train Local-only, in which no client hears of
-    another, and compare it with its chance level; rank by popularity; count what is drawn.
+    """Check whether a protocol leaks held-out items. Train Local-only, in which clients exchange
+    nothing, and compare its metrics with chance and with a ranking by popularity. Count the
+    held-out items that training draws.
 
     Exit status: 1 if it leaks, else 0.
 
@@ -64,9 +64,9 @@ class Audit(LocalOnly):
     rounds: int = 50
     """Rounds of Local-only."""
     eval_every: int = 10
-    """Rounds between two looks at Local-only; the verdict is on the last round."""
+    """Rounds between two evaluations of Local-only; the verdict is on the last round."""
     out: str = ""
-    """Folder that receives audit.json with all figures; empty: nothing is written."""
+    """Folder for audit.json with all figures; empty: nothing is written."""
 
     method: tyro.conf.Suppress[tyro.conf.Fixed[str]] = LocalOnly.method
     per_client: tyro.conf.Suppress[tyro.conf.Fixed[bool]] = False
@@ -76,10 +76,10 @@ class Audit(LocalOnly):
 
 @dataclass(frozen=True)
 class Plan(Train):
-    """Say what a run would cost, without running it. It tells, for every method: size classes and
-    their padding, balance over the devices, memory by phase, and bytes on the wire in a round.
+    """Estimate what a run would cost, without running it: size classes and their padding, balance
+    over the devices, memory by phase, and bytes sent in a round.
 
-    It tells no time. Takes all settings of `fedem train`.
+    It gives no times. It takes all settings of `fedem train`.
 
     examples:
       fedem plan --dataset ml-1m
@@ -91,16 +91,16 @@ class Plan(Train):
 
 @dataclass(frozen=True)
 class Compare:
-    """Run methods side by side, each with the same seeds on the same splits, and say which is
-    better: table.md, table.csv and comparison.png.
+    """Compare methods with the same seeds on the same splits. The results are table.md, table.csv
+    and comparison.png.
 
-    A method may carry settings of its own, NAME:FIELD=VALUE:FIELD=VALUE, which are listed by
-    `fedem train --method NAME --help`. Without --methods all are compared, PFedRec also as
-    pfedrec:evaluated=global. One that fails, in memory or in numbers, becomes a line that says why.
+    NAME:FIELD=VALUE:FIELD=VALUE gives a method its own settings; `fedem train --method NAME --help`
+    lists them. Without --methods all are compared, PFedRec also as pfedrec:evaluated=global. If a
+    method runs out of memory or diverges, its line says so.
 
-    Each run has a folder of its own. Called again, the same command runs what is missing and goes
-    on with a run that was cut off, so a comparison may be stopped at any time, and more methods or
-    seeds may be added later.
+    Each run has its own folder. The same command again runs what is missing and resumes an
+    interrupted run. So a comparison may be stopped at any time, and methods or seeds may be added
+    later.
 
     examples:
       fedem compare --seeds 2 --rounds 10
@@ -112,31 +112,31 @@ class Compare:
     dataset: str = "synthetic"
     """Name of a known data set (`fedem data` lists them) or path of a CSV, TSV or parquet file."""
     protocol: str = "leak-free"
-    """Rules of split, negatives and selection: leak-free, paper or paper-p."""
+    """Rules for split, negatives and selection: leak-free, paper or paper-p."""
     methods: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME[:FIELD=VALUE] ...")] = ()
-    """Methods to compare; differences are taken to the first FedEM among them. Empty: all."""
+    """Methods to compare; empty: all. Differences are taken to the first FedEM among them."""
     seeds: int = 5
     """Seeds of each method: 0, 1, ... Candidates, initial parameters and draws depend on them."""
     rounds: int = 0
-    """Rounds of all methods, in place of those of their presets; 0: as there."""
+    """Rounds of all methods; 0: those of their presets."""
     preset: Annotated[str, tyro.conf.arg(metavar="{auto,released,tuned}")] = "auto"
     """Settings to start from: released = the authors' programs; tuned = chosen on validation;
-    auto = tuned for the synthetic federation, released otherwise."""
+    auto = tuned for the synthetic federation, else released."""
     settings: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FIELD=VALUE ...")] = ()
-    """Settings of all methods alike: eval_every, top_k, columns, min_interactions, dim, ..."""
+    """Settings of all methods, such as eval_every, top_k, columns, min_interactions or dim."""
     reach: float = 0.0
-    """Also say how many rounds and bytes it takes to a validation HR of so much; 0: do not."""
+    """Also give the rounds and bytes until validation HR reaches this value; 0: do not."""
     out: str = ""
-    """Folder of tables, picture and runs; empty: results/compare-<dataset>-<protocol>."""
+    """Folder for tables, picture and runs; empty: results/compare-<dataset>-<protocol>."""
     data_dir: str = ""
     """Folder of data sets; empty: $FEDEM_DATA, else data/."""
 
 
 @dataclass(frozen=True)
 class Bottleneck(FedEM):
-    """Show what aggregation costs and what merging saves: train FedEM, and look at every aggregated
-    client with its local, its aggregated and its merged item table: quality, loss, and the distance
-    to its own optimum. Writes tables and pictures.
+    """Measure what aggregation costs and what merging saves. Train FedEM, and evaluate every
+    aggregated client with its local, aggregated and merged item table: ranking, loss, and distance
+    to the optimum of the client. Write tables and pictures.
 
     examples:
       fedem bottleneck --dataset ml-100k --protocol paper
@@ -144,7 +144,7 @@ class Bottleneck(FedEM):
     """
 
     alone: int = 20
-    """Rounds that the clients train on alone at the end, to their own optima."""
+    """Rounds that the clients train alone at the end, to reach their own optima."""
 
     method: tyro.conf.Suppress[tyro.conf.Fixed[str]] = FedEM.method
     per_client: tyro.conf.Suppress[tyro.conf.Fixed[bool]] = False
@@ -155,16 +155,15 @@ class Bottleneck(FedEM):
 
 @dataclass(frozen=True)
 class Data:
-    """List the data sets that `fedem train --dataset` knows by name; the path of a CSV, TSV or
-    parquet file of your own will do as well.
+    """List the data sets that `fedem train --dataset` knows by name. It also accepts the path of a
+    CSV, TSV or parquet file of your own.
     """
 
 
 @dataclass(frozen=True)
 class Report:
-    """Redraw the curves of finished runs and print their closing tables; several runs are also
-    listed side by side, and those that differ only in their seed summed up by mean and standard
-    deviation.
+    """Redraw the learning curves of finished runs and print their closing tables. Several runs also
+    get a common table. Runs that differ only in their seed get mean and standard deviation.
 
     examples:
       fedem report results/x
@@ -175,27 +174,39 @@ class Report:
     directories: tyro.conf.Positional[tuple[Path, ...]]
     """Run directories."""
     picture: Annotated[str, tyro.conf.arg(metavar="PATH")] = ""
-    """Draw all runs into this one picture as well."""
+    """Also draw all runs into this picture."""
 
 
 def settings(kind: type[Kind], prog: str, args: Sequence[str]) -> tuple[Kind, Config]:
-    """The settings that arguments ask for, and those that they started from."""
+    """Parse the options of a command that trains.
+
+    Args:
+        kind: class of the options.
+        prog: name of the command, for its help.
+        args: arguments of the command.
+
+    Returns:
+        The options, and the settings that they started from.
+
+    Raises:
+        UserError: --config and --resume are given together, or settings cannot be read.
+    """
     start = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     start.add_argument("--config", default="")
     start.add_argument("--preset", default="auto")
     start.add_argument("--dataset", default="synthetic")
     start.add_argument("--method", default=FedEM.method)
     start.add_argument("--resume", default="")
-    given = start.parse_known_args(args)[0]
-    if given.resume and given.config:
-        raise UserError("resume: goes on with the settings of the run; leave --config out.")
-    if given.resume:
-        base = load_settings(Path(given.resume) / "config.json")
-        defaults = dataclasses.replace(base, out=given.resume)
-    elif given.config:
-        base = load_settings(given.config)
+    flags = start.parse_known_args(args)[0]
+    if flags.resume and flags.config:
+        raise UserError("resume: takes the settings of the run; leave --config out.")
+    if flags.resume:
+        base = load_settings(Path(flags.resume) / "config.json")
+        defaults = dataclasses.replace(base, out=flags.resume)
+    elif flags.config:
+        base = load_settings(flags.config)
         defaults = dataclasses.replace(base, out="")
     else:
-        base = defaults = preset(given.preset, dataset=given.dataset, method=given.method)
-    default = kind(given.config, given.preset, defaults, given.resume)
+        base = defaults = preset(flags.preset, dataset=flags.dataset, method=flags.method)
+    default = kind(flags.config, flags.preset, defaults, flags.resume)
     return tyro.cli(kind, prog=prog, args=args, default=default), base

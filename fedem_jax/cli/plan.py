@@ -9,7 +9,7 @@ from fedem_jax.cli.options import Plan, settings
 
 
 def plan(args: Sequence[str]) -> None:
-    """Say what a run would cost: padding, balance, memory, bytes on the wire; runs nothing."""
+    """Estimate what a run would cost: padding, balance, memory, traffic; runs nothing."""
     config = settings(Plan, "fedem plan", args)[0].settings
     process.prepare_jax()
 

@@ -1,4 +1,4 @@
-"""The process that a command runs in: its cores, its compiled programs, how it ends."""
+"""The process of a command: its devices, its compilation cache and its exit status."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from fedem_jax.errors import UserError
 
 
 def prepare_jax() -> None:
-    """Use all cores and keep compiled programs. Call before JAX first computes."""
+    """Use all cores and cache compiled programs. Call it before JAX first computes."""
     use_all_cores()
     cache_programs()
 
 
 def use_all_cores() -> None:
-    """Make each usable core of the host a JAX device. Call before JAX first computes."""
+    """Make each usable core of the host a JAX device. Call it before JAX first computes."""
     import jax
 
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
@@ -33,7 +33,7 @@ def usable_cores() -> int:
 
 
 def cache_programs() -> None:
-    """Keep compiled programs between runs; JAX_COMPILATION_CACHE_DIR names another place."""
+    """Cache compiled programs on disk; JAX_COMPILATION_CACHE_DIR changes the folder."""
     import jax
 
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -43,7 +43,7 @@ def cache_programs() -> None:
 
 
 def run_command(work: Callable[[], None]) -> None:
-    """Do some work. Turn what ends it early into a sentence and an exit status, as in `main`."""
+    """Run a command; turn errors into a sentence and an exit status, as in `main`."""
     try:
         work()
     except UserError as error:
@@ -52,7 +52,7 @@ def run_command(work: Callable[[], None]) -> None:
     except KeyboardInterrupt as interrupt:
         _complain("interrupted", str(interrupt) or "nothing was written.")
         raise SystemExit(128 + getattr(interrupt, "number", signal.SIGINT)) from None
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
 

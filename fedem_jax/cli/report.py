@@ -12,7 +12,7 @@ from fedem_jax.errors import UserError
 
 
 def report(args: Sequence[str]) -> None:
-    """Redraw the curves of finished runs and print their closing tables."""
+    """Redraw the learning curves of finished runs and print their closing tables."""
     options = tyro.cli(Report, prog="fedem report", args=args)
     if not options.directories:
         raise UserError("report: names no run directory; give at least one.")

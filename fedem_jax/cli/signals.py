@@ -1,4 +1,4 @@
-"""Signals that ask a process to stop: Ctrl-C, and SIGTERM from a system that wants the machine."""
+"""Stops a run on Ctrl-C (SIGINT) or on SIGTERM, which schedulers send."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ ASKED = (signal.SIGINT, signal.SIGTERM)
 class Stopping:
     """A context manager: the first signal asks the program to stop, the second ends it.
 
-    Python runs a signal's handler only between two steps of its own. While it waits for a compiler
-    it hears nothing. So a thread listens to what the system writes at once.
+    Python runs signal handlers only between its own instructions, so not while it waits for a
+    compilation. Therefore a thread reads the signals from a pipe that the system writes at once.
     """
 
     def __init__(self, say: Callable[[str], None]):
-        """say: takes a sentence when a signal has come."""
+        """Take the function `say`, which is called with a sentence at the first signal."""
         self._say, self._asked = say, 0
         self._before: dict[int, Any] = {}
 
     def __call__(self) -> int:
-        """Number of the signal that asked to stop; 0: none did."""
+        """Number of the first signal; 0 if none has come."""
         return self._asked
 
     def __enter__(self) -> Stopping:
         if threading.current_thread() is not threading.main_thread():
-            return self  # others get no signals
+            return self  # only the main thread gets signals
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
         self._listener = threading.Thread(target=self._listen, daemon=True)
@@ -60,4 +60,4 @@ class Stopping:
                 sys.stdout.flush()
                 os._exit(128 + byte[0])
             self._asked = byte[0]
-            self._say("stopping after this segment of rounds; once more stops at once")
+            self._say("stopping after this segment of rounds; a second signal stops at once")

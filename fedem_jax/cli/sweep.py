@@ -1,4 +1,4 @@
-"""`fedem sweep`: its settings, and what it does with them."""
+"""`fedem sweep`: its options, and the command."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from fedem_jax.sweep.space import space
 
 @dataclass(frozen=True)
 class SweepCommand(Train):
-    """Run many settings of a method, stacked on the accelerator, and find the best by validation:
-    table.md, best.json (for `fedem train --config`), tuned.toml (an entry for `--preset tuned`),
-    effects.png, settings.png, trials.csv.
+    """Run many settings of a method, stacked on the accelerator, and choose the best on validation.
+    The results are table.md, best.json (for `fedem train --config`), tuned.toml (an entry for
+    `--preset tuned`), effects.png, settings.png and trials.csv.
 
-    --vary FIELD=VALUES names what is varied, as often as need be; all other settings of `fedem
-    train` are flags here, too. VALUES are
+    Each --vary FIELD=VALUES varies one setting. All other settings of `fedem train` are also flags
+    here. VALUES are
 
       0.01,0.03,0.1     these                       avg,sim,both   these
       0.5:1:6           6 in equal steps            16x8,32x16     lists of numbers, joined by an x
       log:1e-3:1e-1:5   5 in equal ratios
-      0.5:1             any in between              log:1e-3:1e-1  any, uniform in its logarithm
+      0.5:1             any in between              log:1e-3:1e-1  any, uniform in the logarithm
 
-    Step sizes, penalties, alpha, init_scale, constant merging and the seed are arguments of one
-    compiled program; whatever changes it (dim, local_epochs, batch_size, aggregation, ...) makes
-    one more. What is to come is printed before it starts. Called again, the same command runs what
-    is missing, so a sweep may be stopped at any time; more seeds or more random trials may be added
-    later. A trial whose numbers explode is recorded as diverged and harms no other.
+    Step sizes, penalties, alpha, init_scale, constant merging and the seed are arguments of a
+    compiled program. Each combination of all others (dim, local_epochs, batch_size, aggregation,
+    ...) needs its own program. The plan is printed first. The same command again runs what is
+    missing. So a sweep may be stopped at any time, and seeds or random trials may be added later. A
+    trial that diverges is recorded as such and does not affect the others.
 
     examples:
       fedem sweep --rounds 20 --vary lr_embedding=0.01,0.03,0.1 --vary alpha=0.5:1:3
@@ -50,44 +50,45 @@ class SweepCommand(Train):
     vary: tyro.conf.UseAppendAction[
         Annotated[tuple[str, ...], tyro.conf.arg(metavar="FIELD=VALUES")]
     ] = ()
-    """A setting and its values, as above."""
+    """A setting and its values, as above; may be repeated."""
     space: Annotated[str, tyro.conf.arg(metavar="PATH")] = ""
-    """TOML or JSON file with values by name of the setting, each a list or as above."""
+    """TOML or JSON file with the values of each setting, as a list or as above."""
     seeds: int = 1
-    """Seeds of each setting: --seed, the next one, ... A setting is judged by their mean."""
+    """Seeds of each setting, from --seed up. The mean over the seeds ranks a setting."""
     search: Annotated[str, tyro.conf.arg(metavar="{grid,random,optuna}")] = "grid"
-    """grid = all combinations; random = so many drawn; optuna = asked for batch by batch, by what
-    is known so far (needs the extra `search`)."""
+    """grid = all combinations; random = --trials random ones; optuna = --trials settings that
+    Optuna proposes, batch by batch, from the results so far (needs the extra `search`)."""
     trials: int = 0
-    """Settings to draw or to ask for; each runs with all seeds."""
+    """Settings of a search by random or optuna; each runs with all seeds."""
     search_seed: int = 0
-    """Seed of the search itself."""
+    """Seed of the search."""
     halving: int = 0
-    """Successive halving: only the best 1/HALVING of the settings go on after some rounds, and so
-    again; 0: all run to their end."""
+    """Successive halving: at several rounds only the best 1/HALVING of the settings go on; 0: all
+    run to the last round."""
     select: Annotated[str, tyro.conf.arg(metavar="{val,val_full}")] = "val"
-    """Validation metric that decides, HR@K then NDCG@K: among sampled candidates or all items."""
+    """Validation metric, HR@K then NDCG@K: val = among sampled candidates; val_full = among all
+    items."""
     width: int = 0
-    """Trials side by side; 0: as many as fit on an accelerator, one on a CPU."""
+    """Trials that run at the same time; 0: as many as fit on an accelerator, one on a CPU."""
     chunk: int = 0
-    """Trials of one call of the program, after which the tables are written; 0: WIDTH."""
+    """Trials of one call of the program; the tables are written after each call. 0: WIDTH."""
 
     resume: tyro.conf.Suppress[tyro.conf.Fixed[str]] = ""
 
 
 def sweep(args: Sequence[str]) -> None:
-    """Run many settings; goes on where it was stopped."""
-    wanted = settings(SweepCommand, "fedem sweep", args)[0]
-    config = wanted.settings
-    asked = Sweep(
+    """Run many settings and choose the best; resumes where it was stopped."""
+    options = settings(SweepCommand, "fedem sweep", args)[0]
+    config = options.settings
+    plan = Sweep(
         config=dataclasses.replace(config, out=""),
-        varied=space(type(config), wanted.vary, wanted.space),
-        seeds=tuple(range(config.seed, config.seed + wanted.seeds)),
-        search=wanted.search,
-        trials=wanted.trials,
-        search_seed=wanted.search_seed,
-        select=wanted.select,
-        halving=wanted.halving,
+        varied=space(type(config), options.vary, options.space),
+        seeds=tuple(range(config.seed, config.seed + options.seeds)),
+        search=options.search,
+        trials=options.trials,
+        search_seed=options.search_seed,
+        select=options.select,
+        halving=options.halving,
     )
     out = Path(config.out) if config.out else folder(config)
     process.prepare_jax()
@@ -101,14 +102,14 @@ def sweep(args: Sequence[str]) -> None:
     console = Console(highlight=False)
     try:
         with Watch(console) as watch:
-            result = run_sweep(asked, out, width=wanted.width, chunk=wanted.chunk, watch=watch)
+            result = run_sweep(plan, out, width=options.width, chunk=options.chunk, watch=watch)
     except KeyboardInterrupt:
-        kept = f"{out} keeps the finished trials; the same command goes on." if out.exists() else ""
-        raise KeyboardInterrupt(kept) from None
+        hint = f"{out} keeps the finished trials; the same command goes on." if out.exists() else ""
+        raise KeyboardInterrupt(hint) from None
     console.print(write_up(result, out, f"fedem sweep {shlex.join(args)}"), soft_wrap=True)
 
 
 def folder(config: Config) -> Path:
-    """Where a sweep is kept unless the user says otherwise."""
+    """Default folder of a sweep."""
     stem = Path(config.dataset).stem or "data"
     return Path("results") / f"sweep-{stem}-{config.method}-{config.protocol}"

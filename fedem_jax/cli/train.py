@@ -13,8 +13,8 @@ from fedem_jax.errors import Stopped, UserError
 
 def train(args: Sequence[str]) -> None:
     """Run one experiment; `fedem train --help` explains every setting."""
-    wanted, base = settings(Train, "fedem train", args)
-    source, config, resume = wanted.config, wanted.settings, bool(wanted.resume)
+    options, base = settings(Train, "fedem train", args)
+    source, config, resume = options.config, options.settings, bool(options.resume)
 
     from fedem_jax.runs.checks import check_free, check_settings, first_free
     from fedem_jax.runs.names import CONFIG, SUMMARY
@@ -25,7 +25,7 @@ def train(args: Sequence[str]) -> None:
     out = config.run_directory()
     if not resume:
         check_free(out)
-    elif config.out != wanted.resume:
+    elif config.out != options.resume:
         raise UserError("resume: goes on in the folder of the run; leave --out out.")
     elif (out / SUMMARY).exists():
         print(f"{out}: has finished; `fedem report {out}` shows it.")
@@ -44,6 +44,6 @@ def train(args: Sequence[str]) -> None:
         try:
             run(config, None, [progress], RunDirectory(out, resume, progress.say, draw_run), stop)
         except KeyboardInterrupt as interrupt:
-            begun = (out / CONFIG).exists()
-            hint = f"go on with `fedem train --resume {out}`." if begun else ""
+            started = (out / CONFIG).exists()
+            hint = f"go on with `fedem train --resume {out}`." if started else ""
             raise Stopped(getattr(interrupt, "number", signal.SIGINT), hint) from None

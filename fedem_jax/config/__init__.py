@@ -1,1 +1,1 @@
-"""Settings of experiments and methods, protocols and presets. May import storage and models."""
+"""Settings of experiments and methods, protocols and presets. May import storage."""

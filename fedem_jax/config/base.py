@@ -1,4 +1,4 @@
-"""`Config`: what every experiment has. Each method adds its own settings, in `settings.py`."""
+"""`Config`: the settings of every experiment. `fedem.py` and `settings.py` hold its subclasses."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from fedem_jax.storage.files import put
 
 
 class Range(NamedTuple):
-    """Numbers that a setting may have."""
+    """The numbers that a setting accepts."""
 
     low: float
     high: float = math.inf
     open: bool = False
-    """Without `low` itself."""
+    """Whether `low` itself is excluded."""
 
     def __contains__(self, value: float) -> bool:
         above = value > self.low if self.open else value >= self.low
@@ -45,136 +45,138 @@ class Range(NamedTuple):
 
 
 MOST = 2**31 - 1
-"""Largest integer that a setting may have: on the device it has 32 bits, and seeds that agree in
-them would draw the same."""
+"""Largest integer of a setting. On the device an integer has 32 bits, and seeds that agree in them
+would give the same draws."""
 
 Natural = Annotated[int, Range(0)]
-"""An integer from 0."""
+"""An integer of at least 0."""
 Count = Annotated[int, Range(1)]
-"""An integer from 1."""
+"""An integer of at least 1."""
 Positive = Annotated[float, Range(0, open=True)]
 """A step size or a scale."""
 Weight = Annotated[float, Range(0)]
-"""A number that switches something off at 0."""
+"""A weight; 0 switches a term off."""
 Share = Annotated[float, Range(0, 1, open=True)]
-"""A part of something, never nothing."""
+"""A fraction above 0."""
 Portion = Annotated[float, Range(0, 1)]
-"""A part of something, or nothing."""
+"""A fraction; 0 is allowed."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """Settings that all methods share. An experiment is described by the class of its method in
-    `fedem_jax.config.settings`. The defaults are those of the released program of that method,
-    except for the protocol, which is free of their leak.
+    """Settings that all methods share; each method has a subclass that describes its experiments.
+
+    The defaults are those of the released program of a method, but for the protocol: the default
+    `leak-free` avoids the leak of the released programs.
 
     Raises:
-        UserError: a value is out of range; the sentence names the field and what it may be.
+        UserError: a value is out of range. The sentence names the field and its range.
     """
 
     switches: ClassVar[tuple[str, ...]] = ()
-    """Numbers of which 0 leaves out a part of the compiled program."""
+    """Numbers for which 0 leaves a part out of the compiled program."""
     central: ClassVar[bool] = False
-    """Whether all data lie in one place: a reference, not a federated method."""
+    """Whether all data are in one place, as for a reference that is not federated."""
     variants: ClassVar[tuple[str, ...]] = ()
-    """Settings, `FIELD=VALUE`, with which the method is compared as well, beside its defaults."""
+    """Settings, `FIELD=VALUE`, that a comparison of all methods also runs, beside the defaults."""
 
     dataset: str = "synthetic"
     """Name of a known data set (`fedem data` lists them) or path of a CSV, TSV or parquet file."""
     method: str = ""
     """Federated method; `fedem train --help --method NAME` shows the settings of each."""
     protocol: str = "leak-free"
-    """Rules of split, negatives and selection: leak-free, paper or paper-p."""
+    """Rules for split, negatives and selection: leak-free, paper or paper-p."""
     rounds: Count = 100
     """Communication rounds."""
     seed: Natural = 0
-    """Seed of everything random: candidates, initial parameters, draws of every round."""
+    """Seed of all randomness: candidates, initial parameters, draws of every round."""
     out: str = ""
     """Run directory; empty: results/<dataset>-<method>-<protocol>-seed<seed>."""
     eval_every: Count = 1
-    """Rounds between two evaluations; those rounds are one compiled call."""
+    """Rounds between two evaluations, which run as one compiled call."""
 
     # the model and its local training
     dim: Count = 16
     """Width of the embeddings, d."""
     local_epochs: Count = 10
-    """Most passes over a round's samples."""
+    """Maximum number of passes over the samples of a round."""
     batch_size: Count = 256
-    """Samples of one local step; the last batch of an epoch may hold fewer."""
+    """Samples of a local step; the last batch of an epoch may hold fewer."""
     num_negative: Count = 4
-    """Negatives drawn for each training positive, anew in every round."""
+    """Negatives for each training positive, drawn anew in every round."""
     init_scale: Positive = 1.0
     """Standard deviation of the initial item table and user vector."""
     bce: Literal["logit", "probability"] = "probability"
-    """Loss: `probability` = with a gradient that vanishes at saturation, as released; `logit` =
-    stable."""
+    """Form of the loss: probability = as released, its gradient vanishes at saturation; logit = the
+    stable form."""
 
     client_fraction: Share = 1.0
     """Share of the clients that train in a round."""
 
     on_nonfinite: Literal["stop", "skip-client"] = "stop"
-    """A loss, parameter or score that is not finite: stop = ends the run; skip-client = a client
-    whose local training leads there does not train in that round and sends nothing new, and is
-    counted as `skipped` in the record. What gets there at the server ends the run all the same."""
+    """What to do if a loss, parameter or score is not finite. stop = end the run. skip-client =
+    leave a client out of a round if its local training is not finite; it sends nothing new, and the
+    record counts it as `skipped`. Values that are not finite at the server always end the run."""
 
     # evaluation
     top_k: Count = 10
-    """Length of the recommended list that rounds are chosen by, K of HR@K and NDCG@K."""
+    """Length K of the recommended list. HR@K and NDCG@K on validation choose the round."""
     per_client: bool = False
-    """Keep every client's ranks at the best validation round, in per_client.parquet."""
+    """Write the ranks of every client at the best validation round to per_client.parquet."""
 
-    # a run that is cut off goes on from its last checkpoint: fedem train --resume
+    # checkpoints, for `fedem train --resume`
     checkpoint_every: Natural = 0
-    """Rounds between two checkpoints, counted in evaluated rounds; 0: by time alone."""
+    """Rounds between two checkpoints, saved at evaluated rounds; 0: by time alone."""
     checkpoint_minutes: Weight = 5.0
-    """Minutes between two checkpoints; 0: by rounds alone. With both 0 none is written; else there
-    is one at the end and one on Ctrl-C or SIGTERM, too. Kept are the latest and the best of them on
-    validation, each as large as all parameters."""
+    """Minutes between two checkpoints; 0: by rounds alone. If both are 0, none is written. Else
+    there is also one at the end and one on Ctrl-C or SIGTERM. The latest and the best on validation
+    are kept, each as large as all parameters."""
 
-    # single switches of the protocol; empty or 0: as the protocol has it
+    # single rules; empty or 0: as in the protocol
     negative_pool: Literal["", "unseen", "untrained"] = ""
-    """Training negatives: items never interacted with (leaks), or all outside the training set."""
+    """Items for training negatives: unseen = those the client never touched (leaks); untrained =
+    all outside its training set."""
     candidates: Literal["", "shared", "split"] = ""
-    """Validation and test rank against the same sampled items, or against disjoint ones."""
+    """Candidates of validation and test: shared = the same items; split = disjoint samples."""
     selection: Literal["", "validation", "test", "last"] = ""
-    """The round whose test value the protocol reports."""
+    """Round whose test value the protocol reports."""
     ties: Literal["", "pessimistic", "average"] = ""
-    """Equal scores: all ahead of the held-out item, or half of them."""
+    """Rank among equal scores: pessimistic = all others come first; average = half of them do."""
     scale: Literal["", "logit", "probability"] = ""
-    """What is ranked: logits, or float32 probabilities, which tie once they saturate."""
+    """Scores for ranking: logits, or float32 probabilities, which tie once they saturate."""
     repeats: Literal["", "keep", "collapse"] = ""
-    """Repeated (user, item) rows: kept, or only the first in time."""
+    """Repeated (user, item) rows: keep = all; collapse = only the first in time."""
     num_candidates: Natural = 0
     """Sampled items that a held-out item is ranked against."""
     min_interactions: Natural = 0
-    """Users with fewer interactions are dropped."""
+    """Least interactions of a user; users with fewer are dropped."""
 
-    # where and how the data are read
+    # how the data are read
     data_dir: str = ""
     """Folder of data sets; empty: $FEDEM_DATA, else data/."""
     columns: tuple[str, ...] = ()
-    """Own file: names or positions (from 0) of user, item, rating, timestamp; the last two may be
-    left out. Empty: columns of these names, else the first ones in this order."""
+    """Own file: names or positions (from 0) of user, item, rating and timestamp. The last two may
+    be left out. Empty: columns of these names, else the first ones in this order."""
     separator: str = ""
-    """Own file: column separator; empty: comma for .csv, tab for .tsv."""
+    """Own file: column separator. Empty: comma for .csv, tab for .tsv, else guessed."""
     header: Literal["auto", "yes", "no"] = "auto"
-    """Own file: whether the first line names the columns; auto: it does if its rating or timestamp
-    is no number."""
+    """Own file: whether the first line names the columns. auto = it does if its rating or timestamp
+    is not a number."""
 
-    # how the work is cut: speed and memory, not the result
+    # speed and memory
     block_size: Natural = 0
-    """Clients trained side by side; 0: chosen for the device."""
+    """Clients that train at the same time; 0: chosen for the device."""
     size_classes: Natural = 0
-    """Most size classes that clients are sorted into; 0: as few as keep the padding small."""
+    """Maximum number of size classes of clients; 0: as few as keep the padding small."""
     table_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Item tables between rounds and on the wire; bfloat16 halves memory, training stays float32.
-    Unlike its neighbours it changes the result."""
+    """Number format of stored and sent item tables. bfloat16 halves memory and traffic and changes
+    the result; training stays in float32."""
 
     def __post_init__(self):
         if self.method != type(self).method:
             raise UserError(
                 f"method: these are settings of {type(self).method or 'no method'}, not of "
-                f"'{self.method}'; take preset(method='{self.method}')."
+                f"'{self.method}'; use preset(method='{self.method}')."
             )
         if self.protocol not in PROTOCOLS:
             hint = nearest(self.protocol[:40], list(PROTOCOLS))
@@ -183,47 +185,47 @@ class Config:
             _check(name, kind, getattr(self, name))
 
     def round_sizes(self, num_clients: int) -> tuple[int, int]:
-        """Clients that train in a round, and those of them that are aggregated; at least one
-        each."""
+        """Numbers of clients that train in a round, and that are aggregated; at least 1 each."""
         participants = max(1, int(num_clients * self.client_fraction))
         return participants, participants
 
     def as_program(self, numbers: Collection[str]) -> Self:
         """The settings that a compiled program depends on.
 
-        Those that it takes as arguments have neutral values. Two trials for which this is equal
-        can be stacked.
+        Settings that the program takes as arguments get neutral values. Two trials with equal
+        results of this method can be stacked.
 
         Args:
-            numbers: the fields of the method's `Hyper`.
+            numbers: names of the settings that are arguments, the fields of `Hyper` of the method.
         """
         neutral: dict[str, Any] = {"seed": 0, "out": ""}
         for field in dataclasses.fields(self):
-            if field.name in numbers:
-                on = float(getattr(self, field.name) > 0) if field.name in self.switches else None
-                neutral[field.name] = field.default if on is None else on
+            if field.name in numbers and field.name in self.switches:
+                neutral[field.name] = float(getattr(self, field.name) > 0)
+            elif field.name in numbers:
+                neutral[field.name] = field.default
         return dataclasses.replace(self, **neutral)
 
     def lighter(self) -> list[list[dict[str, Any]]]:
-        """Single changes with which a run takes less memory; of each list the first is mildest."""
+        """Changes of a single setting that save memory: lists, each from the smallest change up."""
         halved = [{"dim": self.dim >> n} for n in range(1, self.dim.bit_length())]
         half_bytes = [{"table_dtype": "bfloat16"}] if self.table_dtype == "float32" else []
         return [halved, half_bytes]
 
     def rules(self) -> Protocol:
-        """The protocol with the single switches that are set."""
+        """The protocol, with the single rules that are set here."""
         switches = {name: getattr(self, name) for name in SWITCHES}
         return preset(self.protocol, **{name: value for name, value in switches.items() if value})
 
     def run_directory(self) -> Path:
-        """Where the run's files go: `out`, or a name made of data set, method, protocol, seed."""
+        """Folder of the run: `out`, or a name made of data set, method, protocol and seed."""
         if self.out:
             return Path(self.out)
         stem = Path(self.dataset).stem or "data"
         return Path("results") / f"{stem}-{self.method}-{self.protocol}-seed{self.seed}"
 
     def saves(self) -> bool:
-        """Whether there are to be checkpoints."""
+        """Whether the run writes checkpoints."""
         return self.checkpoint_every > 0 or self.checkpoint_minutes > 0
 
     def save(self, path: Path) -> None:
@@ -235,13 +237,19 @@ class Config:
 INERT = (
     "out", "data_dir", "checkpoint_every", "checkpoint_minutes", "block_size", "size_classes"
 )  # fmt: skip
-"""Settings that change no result: names of folders, when it is saved, the cut of the work."""
+"""Settings that change no result: folders, checkpoints, and how the work is divided."""
 
 
 def differences(
     found: dict[str, Any], wanted: dict[str, Any], but: Collection[str] = INERT
 ) -> list[str]:
-    """The settings of two runs of a method that differ and may change a result, in words."""
+    """The settings in which two runs of a method differ, in words.
+
+    Args:
+        found: settings on disk, by name.
+        wanted: settings now, by name.
+        but: settings that may differ.
+    """
     return [
         f"{name} {found.get(name)!r}, now {value!r}"
         for name, value in wanted.items()
@@ -250,7 +258,11 @@ def differences(
 
 
 def _check(name: str, kind: Any, value: Any) -> None:
-    """Refuse a value outside the range or the choices that its annotation names."""
+    """Refuse a value outside the range or the choices in its annotation.
+
+    Raises:
+        UserError: the sentence names the field and what it accepts.
+    """
     if get_origin(kind) is Annotated:
         if isinstance(value, int) and value > MOST:
             raise UserError(f"{name}: has too many digits; give a number of at most {MOST}.")

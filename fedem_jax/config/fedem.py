@@ -1,4 +1,4 @@
-"""The settings of FedEM; the fields of the class are the flags of `fedem train`."""
+"""The settings of FedEM. The fields of the class are flags of `fedem train`."""
 
 from __future__ import annotations
 
@@ -14,43 +14,44 @@ from fedem_jax.config.shared import LocalPrivacy, ServedClients
 from fedem_jax.errors import UserError, nearest
 
 LEARNED = ("per-batch", "once")
-"""Ways of merging in which clients learn what they take up."""
+"""Ways of merging in which clients learn the weight rho."""
 MERGINGS = (*LEARNED, "replace", "none")
-"""Named ways of merging; a number in [0, 1] is the fifth."""
+"""Named ways of merging. A number in [0, 1], a constant weight, is the fifth way."""
 
 
 @dataclass(frozen=True)
 class FedEM(LocalPrivacy, ServedClients):
-    """FedEM (Chen et al., AAAI 2026): similar clients are averaged for each client, which merges
-    the result with its own table elastically."""
+    """FedEM (Chen et al., AAAI 2026). For each client the server averages the tables of similar
+    clients. The client merges the result with its own table, by a weight for each item."""
 
     method: str = "fedem"
     backbone: Literal["mf", "ncf"] = "mf"
-    """Model of a client: mf = inner product, as released; ncf = user vector and item row through a
-    network that stays at home."""
+    """Model of a client: mf = inner product, as released; ncf = a network of user vector and item
+    row, which never leaves the client."""
     lr_embedding: Positive = 0.1
     lr_adapter: Positive = 0.1
     """Step size of the adapter."""
     aggregation: Literal["both", "avg", "sim"] = "both"
-    """Weights of the server: sample shares and similarity, shares alone, similarity alone."""
+    """Aggregation weights: both = sample shares and similarity; avg = sample shares alone; sim =
+    similarity alone."""
     similarity: Literal["l2", "cos"] = "l2"
-    """Similarity between the clients' tables."""
+    """Similarity of two item tables: l2 = from their distance; cos = cosine."""
     alpha: Weight = 0.9
-    """Weight of the similarity against the sample shares (aggregation = both)."""
+    """Weight of the similarity relative to the sample shares (aggregation = both)."""
     merging: str = "per-batch"
-    """How a client takes up its aggregated table: per-batch, once, replace, none, or a number in
-    [0, 1] that serves as constant weight of the aggregated table."""
+    """How a client merges its aggregated table: per-batch, once, replace, none, or a number in
+    [0, 1], the constant weight of the aggregated table."""
     adapter: Literal["row", "table"] = "row"
-    """What is learned (merging = per-batch or once): the weight of each row, by a network, or a
-    single weight for the whole table."""
+    """What the adapter learns (merging = per-batch or once): row = a weight for each row, by a
+    network; table = a single weight for the whole table."""
     adapter_widths: tuple[Count, ...] = (16, 8)
     """Hidden widths of the adapter."""
     adapter_holdout: Annotated[float, Range(0, 0.9)] = 0.0
-    """Share of a client's positives that only the adapter is fitted on, with their negatives
-    (merging = once): the same in every round, unknown to its local training. 0, as released: both
-    are fitted on all samples."""
+    """Share of a client's positives, with their negatives, that only the adapter is fitted on
+    (merging = once). It is the same in every round, and local training does not use it. 0, as
+    released: both are fitted on all samples."""
     network_widths: tuple[Count, ...] = (16, 8)
-    """Hidden widths of the network (backbone = ncf); this and the next two as in FedNCF."""
+    """Hidden widths of the network (backbone = ncf). This and the next two are as in FedNCF."""
     lr_network: Positive = 0.01
     """Step size of the network."""
     weight_decay: Weight = 1e-3
@@ -60,8 +61,8 @@ class FedEM(LocalPrivacy, ServedClients):
         super().__post_init__()
         if self.adapter_holdout and self.merging != "once":
             raise UserError(
-                f"adapter_holdout: {self.adapter_holdout:g} needs an adapter that is fitted by "
-                "itself; give merging=once too."
+                f"adapter_holdout: {self.adapter_holdout:g} needs an adapter that is fitted "
+                "apart from the tables; also give merging=once."
             )
         if self.merging in MERGINGS:
             return
@@ -77,24 +78,24 @@ class FedEM(LocalPrivacy, ServedClients):
 
     @property
     def downloads(self) -> bool:
-        """Whether clients take up what the server aggregates."""
+        """Whether clients download an aggregated table."""
         return self.merging != "none"
 
     @property
     def learns_rho(self) -> bool:
-        """Whether clients learn how much of the aggregated table they take up."""
+        """Whether clients learn rho, the weight of the aggregated table."""
         return self.merging in LEARNED
 
     @property
     def rho(self) -> float:
-        """Share of the aggregated table where it is a constant; NaN where it is learned."""
+        """Weight of the aggregated table if it is constant; NaN if it is learned."""
         if self.learns_rho:
             return math.nan
         constant = {"replace": 1.0, "none": 0.0}
         return constant[self.merging] if self.merging in constant else float(self.merging)
 
     def merging_by(self, merging: str) -> FedEM:
-        """The same settings with another, fixed way of merging."""
+        """The same settings with another way of merging, and all samples for local training."""
         return dataclasses.replace(self, merging=merging, adapter_holdout=0.0)
 
     def as_program(self, numbers: Collection[str]) -> FedEM:

@@ -1,4 +1,4 @@
-"""Settings in a file, as every run directory keeps them."""
+"""Reads settings from a file, such as config.json of a run directory."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from fedem_jax.errors import UserError, nearest
 Kind = TypeVar("Kind", bound=Config)
 
 LARGEST_FILE = 2**20
-"""Bytes that a file of settings may have."""
+"""Most bytes of a file of settings."""
 
 
 def load_settings(path: str | Path) -> Config:
-    """Read settings written by `Config.save`. They are JSON: nothing in them is ever executed.
+    """Read settings that `Config.save` wrote. They are JSON, so nothing in them is executed.
 
     Raises:
-        UserError: the file is missing or too large, no JSON object, or holds an unknown method, an
-            unknown or repeated field, or a value that a field cannot have.
+        UserError: the file is missing, too large or not a JSON object. Or it holds an unknown
+            method, an unknown or repeated field, or a value that a field does not accept.
     """
     path = Path(path)
     values = _json_of(path)
@@ -39,15 +39,15 @@ def load_settings(path: str | Path) -> Config:
 
 
 def settings_from(kind: type[Kind], values: dict[str, Any], source: str) -> Kind:
-    """Settings made of JSON or TOML values.
+    """Make settings of JSON or TOML values.
 
     Args:
-        kind: settings of a method.
-        values: by name of the field; what is left out is the default.
-        source: where they stand, for the sentence on a mistake.
+        kind: the class of the settings.
+        values: values by name of the field; a missing field has its default.
+        source: where the values come from, for the error sentence.
 
     Raises:
-        UserError: an unknown field, or a value that a field cannot have.
+        UserError: a field is unknown, or does not accept its value.
     """
     known = [field.name for field in dataclasses.fields(kind)]
     try:

@@ -1,4 +1,4 @@
-"""Named settings: those of the released programs, and those found on validation (`tuned.toml`)."""
+"""Named settings: those of the released programs, and those tuned on validation (`tuned.toml`)."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from fedem_jax.config.tuned import tuned
 from fedem_jax.errors import UserError, nearest
 
 RELEASED: dict[tuple[str, str], dict[str, Any]] = {
-    # log posted by the authors; theirs of ml-100k is of the defaults. The command in the README of
-    # the program, for ml-100k, diverges here: a step of 1000 against a weight decay of 1e-6, while
-    # independence is a reward without bound
+    # A log that the authors posted; their log for ml-100k uses the defaults. The command in their
+    # README, for ml-100k, diverges here: its step size is 1000 and its weight decay 1e-6, and the
+    # reward for independence has no bound.
     ("fedrap", "ml-1m"): {"lr_embedding": 1000.0, "independence": 0.01, "sparsity": 0.01},
-    # script of the program of FedEM
+    # a script in the released program of FedEM
     ("fedmf", "lastfm-2k"): {"lr_embedding": 0.1},
-    # the paper, by a second hand
+    # the paper, as cited elsewhere
     ("cofedrec", "ml-1m"): {"num_clusters": 45, "temperature": 0.5},
     ("cofedrec", "lastfm-2k"): {"num_clusters": 500},
 }
-"""Where a released program does not run with its defaults, by method and data set."""
+"""Settings of the authors that differ from the defaults of their program, by method and data."""
 
 PRESETS = ("auto", "released", "tuned")
 
@@ -28,15 +28,18 @@ PRESETS = ("auto", "released", "tuned")
 def preset(
     name: str = "auto", *, dataset: str = "synthetic", method: str = "fedem", **settings: Any
 ) -> Config:
-    """A configuration that starts from a preset; `settings` replace single values.
+    """A configuration that starts from a preset.
 
     Args:
-        name: `released` = defaults of the authors' program; `tuned` = chosen on validation under
-            the leak-free protocol; `auto` = tuned on the synthetic federation, for which nothing
-            was released, where such settings exist, and released otherwise.
+        name: `released` = settings of the authors' program; `tuned` = settings chosen on validation
+            under the leak-free protocol; `auto` = `tuned` on the synthetic federation if such
+            settings exist, else `released`.
+        dataset: name of a known data set, or path of a file.
+        method: name of the method.
+        settings: values that replace those of the preset.
 
     Raises:
-        UserError: there is no such preset or method.
+        UserError: the preset or the method is unknown, or no tuned settings exist.
     """
     if name not in PRESETS:
         raise UserError(f"preset: '{name}' is unknown; {nearest(name, list(PRESETS))}.")

@@ -1,8 +1,8 @@
-"""How a federation is split, drawn from and judged: the protocol of an experiment, as a value.
+"""The protocol of an experiment: rules for the split, the negatives and the evaluation.
 
-The programs released with this line of papers never draw a held-out item as a training negative,
-so a client that trains alone ranks it first; `leak-free` draws from everything outside the
-client's training set, as a real client would.
+The released programs never draw a held-out item as a training negative. So even a client that
+trains alone ranks it first. `leak-free` draws from all items outside the training set of the
+client, as a real client would.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ from fedem_jax.errors import UserError, nearest
 
 @dataclass(frozen=True)
 class Protocol:
-    """Every choice that decides what a reported number means."""
+    """The rules that decide what a reported number means."""
 
     name: str
     """Name under which results are reported."""
     negative_pool: Literal["unseen", "untrained"]
-    """Items that training negatives are drawn from: `unseen` = those the client never interacted
-    with (held-out items are spared, which leaks); `untrained` = all outside its training set."""
+    """Items that training negatives are drawn from. `unseen` = items the client never interacted
+    with; held-out items are excluded, which leaks. `untrained` = all outside its training set."""
     candidates: Literal["shared", "split"]
-    """Whether validation and test rank against the same sampled negatives or disjoint ones."""
+    """Sampled negatives of validation and test: `shared` = the same; `split` = disjoint."""
     selection: Literal["validation", "test", "last"]
     """The round whose test value the source of this protocol reports. The headline of a summary is
-    always taken at the best validation round; the best test value has a name of its own."""
+    always the best validation round. The best test value has its own entry."""
     ties: Literal["pessimistic", "average"]
-    """Rank of a held-out item among equal scores: below all of them, or in their middle."""
+    """Rank of a held-out item among equal scores: `pessimistic` = last; `average` = middle."""
     scale: Literal["logit", "probability"]
-    """What is ranked: logits, or float32 probabilities, which tie at 1 once they saturate."""
+    """Scores for ranking: logits, or float32 probabilities, which tie at 1 once they saturate."""
     repeats: Literal["keep", "collapse"]
-    """Repeated (user, item) rows: kept as they are, or only the first in time before the split."""
+    """Repeated (user, item) rows: `keep` = all; `collapse` = only the first in time."""
     num_candidates: int = 99
     """Sampled negatives that a held-out item is ranked against."""
     min_interactions: int = 10
-    """Users with fewer interactions are dropped (counted after the rule for repeats)."""
+    """Least interactions of a user, counted after the rule for repeats; others are dropped."""
 
 
 SELECTED = {"validation": "headline", "test": "best_test", "last": "last"}
-"""Entry of a run's summary that each way of selecting a round reports."""
+"""Entry of the summary of a run, by way of selecting the round."""
 
 PROTOCOLS = {
     "leak-free": Protocol(
@@ -78,14 +78,14 @@ PROTOCOLS = {
 
 
 SWITCHES = tuple(field.name for field in dataclasses.fields(Protocol) if field.name != "name")
-"""The choices that make up a protocol."""
+"""Names of the rules of a protocol."""
 
 
 def preset(name: str, **switches) -> Protocol:
-    """The preset `name`, with single switches replaced; it is then named `<name>*`.
+    """A named protocol. If `switches` change a rule, it is called `<name>*`.
 
     Raises:
-        UserError: the preset is unknown.
+        UserError: the name is unknown.
     """
     if name not in PROTOCOLS:
         raise UserError(f"unknown protocol '{name}': {nearest(name, list(PROTOCOLS))}.")

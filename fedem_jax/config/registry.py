@@ -1,4 +1,4 @@
-"""The registry of methods: what each is called, its settings, and where its algorithm stands."""
+"""The registry of methods: name, settings and algorithm of each."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Method(NamedTuple):
     """A federated method."""
 
     settings: type[Config]
-    """What an experiment with it may set."""
+    """Class of its settings."""
     algorithm: str | Callable[..., Any]
-    """`(settings, layout) -> Algorithm`, or its name in `fedem_jax.methods`, `module:function`."""
+    """A function `(settings, layout) -> Algorithm`, or `module:function` in `fedem_jax.methods`."""
 
     def load(self) -> Callable[..., Any]:
-        """The function that binds the algorithm; its module is imported now, JAX with it."""
+        """The function `(settings, layout) -> Algorithm`. This imports its module, and JAX."""
         if not isinstance(self.algorithm, str):
             return self.algorithm
         module, _, function = self.algorithm.partition(":")
@@ -52,14 +52,14 @@ METHODS: dict[str, Method] = {
     "fedca": Method(FedCA, "fedca:fedca"),
     "cofedrec": Method(CoFedRec, "cofedrec:cofedrec"),
 }
-"""By name. Adding a method: see CONTRIBUTING.md."""
+"""Methods by name. CONTRIBUTING.md says how to add one."""
 
 
 def settings_of(method: str) -> type[Config]:
-    """The class that describes experiments with a method.
+    """The class of settings of a method.
 
     Raises:
-        UserError: there is no such method.
+        UserError: the method is unknown.
     """
     if method not in METHODS:
         raise UserError(f"method: '{method}' is unknown; {nearest(method, list(METHODS))}.")

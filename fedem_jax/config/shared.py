@@ -8,25 +8,25 @@ from typing import Annotated, Any
 from fedem_jax.config.base import Config, Positive, Range, Share, Weight
 
 Decay = Annotated[float, Range(0, 0.9999)]
-"""Share of a running mean that is kept in a step."""
+"""Decay of a running mean: the share that a step keeps."""
 
 
 @dataclass(frozen=True)
 class AdamClients(Config):
-    """Clients that train by Adam, made anew in every round, until their loss settles."""
+    """Clients that train by Adam until their loss settles. Adam starts anew in every round."""
 
     lr_embedding: Positive = 0.01
     """Step size of user vector and item table."""
     threshold: Weight = 1e-4
-    """A client stops early once its running loss changes by less than this share in an epoch."""
+    """A client stops early if its running loss changes by less than this share in an epoch."""
 
 
 @dataclass(frozen=True)
 class ServedClients(AdamClients):
-    """Such clients, of which some get a table of their own from the server."""
+    """Such clients, some of which get a table of their own from the server."""
 
     aggregation_fraction: Share = 0.1
-    """Share of the training clients that are aggregated, and take up the result in the next
+    """Share of the training clients that are aggregated. They download the result in the next
     round."""
 
     def round_sizes(self, num_clients: int) -> tuple[int, int]:
@@ -40,16 +40,16 @@ class ServedClients(AdamClients):
 
 @dataclass(frozen=True)
 class LocalPrivacy:
-    """Clients that may bound what they upload, and add noise to it.
+    """Settings of clients that bound their uploads and add noise to them.
 
-    It stands beside `Config`, not below it, so that methods of every kind may have it.
+    It is no subclass of `Config`, so that any class of settings can add it.
     """
 
     switches = ("ldp_scale", "ldp_clip")
 
     ldp_scale: Weight = 0.0
-    """Scale of the Laplace noise that a client adds to each number that it uploads; 0: none. It is
-    no guarantee without ldp_clip (docs/privacy.md)."""
+    """Scale of the Laplace noise on each number of an upload; 0: no noise. Without ldp_clip it
+    gives no guarantee (docs/privacy.md)."""
     ldp_clip: Weight = 0.0
-    """Most L1 norm of what an upload adds to the table that the server knows, the last download (in
-    FedEM the initial table); more is scaled down; 0: no bound."""
+    """Bound of the L1 norm of an upload minus the table that the server knows; 0: no bound. Larger
+    moves are scaled down. The server knows the last download, in FedEM the initial table."""

@@ -1,10 +1,10 @@
-"""Settings found on validation, the presets called `tuned`: entries of `tuned.toml`.
+"""The preset `tuned`: settings chosen on validation, read from `tuned.toml`.
 
 [METHOD.DATASET]
-command = "fedem sweep ..."    what found them; left out where it is not known
-found = "Best of 8 ..."        what was found
+command = "fedem sweep ..."    the command of the sweep, if it is known
+found = "Best of 8 ..."        how good the settings are, and among how many
 
-[METHOD.DATASET.settings]      those that differ from the defaults of the method
+[METHOD.DATASET.settings]      settings that differ from the defaults of the method
 lr_embedding = 3.0
 """
 
@@ -25,18 +25,18 @@ FILE = Path(__file__).with_name("tuned.toml")
 
 
 class Tuned(NamedTuple):
-    """What a sweep found for a method on a data set."""
+    """Tuned settings of a method on a data set."""
 
     settings: dict[str, Any]
-    """Those that differ from the defaults of the method."""
+    """Settings that differ from the defaults of the method."""
     found: str
-    """A sentence on how good they are, and among how many."""
+    """A sentence: how good the settings are, and among how many."""
     command: str = ""
-    """What found them."""
+    """The command of the sweep; empty if it is not known."""
 
 
 Entries = dict[tuple[str, str], Tuned]
-"""By method and data set."""
+"""Tuned settings by method and data set."""
 
 
 @cache
@@ -46,14 +46,15 @@ def tuned() -> Entries:
 
 
 def entries_of(text: str, source: str) -> Entries:
-    """The entries that a text holds.
+    """The entries of a text in TOML.
 
     Args:
-        source: where the text stands, for the sentence on a mistake.
+        text: as in `tuned.toml`.
+        source: where the text comes from, for the error sentence.
 
     Raises:
-        UserError: the text is not TOML, or an entry is incomplete or holds an unknown field or a
-            value that a field cannot have.
+        UserError: the text is not TOML. Or an entry is incomplete, has an unknown field, or a value
+            that a field does not accept.
     """
     try:
         methods = tomllib.loads(text)
@@ -67,7 +68,7 @@ def entries_of(text: str, source: str) -> Entries:
 
 
 def as_toml(method: str, dataset: str, entry: Tuned) -> str:
-    """An entry as it stands in `tuned.toml`."""
+    """An entry in the form of `tuned.toml`."""
     texts = {"command": entry.command, "found": entry.found}
     lines = [
         _header(method, dataset),
@@ -91,8 +92,9 @@ def _entry(method: str, values: Any, source: str) -> Tuned:
         kind = settings_of(method)
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
-    read = settings_from(kind, given, source)
-    return Tuned({name: getattr(read, name) for name in given}, values["found"], values["command"])
+    settings = settings_from(kind, given, source)
+    changed = {name: getattr(settings, name) for name in given}
+    return Tuned(changed, values["found"], values["command"])
 
 
 def _table(value: Any, source: str) -> dict[str, Any]:
@@ -107,6 +109,5 @@ def _header(*names: str) -> str:
 
 
 def _value(value: Any) -> str:
-    """A text, number, truth value or list as TOML: as in JSON, but with the character 127 escaped
-    and the other ones above 31 as they are."""
+    """A text, number, boolean or list as TOML. That is JSON, but with character 127 escaped."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

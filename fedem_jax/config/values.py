@@ -1,10 +1,10 @@
-"""A value in the type that a field of the settings declares, from text or from data.
+"""Converts texts and data to the type of a field of the settings.
 
 text    `FIELD=VALUE` of a command    "0.1"    "true"    "16,8"
 data    JSON, TOML or Python          0.1      true      [16, 8]
 
-Fields are int, float, bool, str, a Literal of texts, or a tuple of int, float or str. What numbers
-and choices a field may have is checked by the settings themselves, when they are made.
+A field is an int, float, bool, str, a Literal of texts, or a tuple of int, float or str. `Config`
+checks ranges and choices when settings are made.
 """
 
 from __future__ import annotations
@@ -19,45 +19,47 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from fedem_jax.errors import UserError
 
 WORDS = {int: "integer", float: "number", str: "text"}
-"""What a value of a type is called in a sentence."""
+"""Names of types in error sentences."""
 
 
 def declared(kind: type, name: str) -> Any:
-    """The type of a field of a class, without the range of its numbers."""
+    """The type of a field of a class, without its range."""
     return _types(kind)[name]
 
 
 def from_text(kind: type, name: str, text: str, between: str = ",") -> Any:
-    """The value that a text stands for.
+    """Convert a text to the type of a field. An empty text is the empty tuple.
 
     Args:
         kind: class of settings.
-        name: of the field.
-        between: what separates the entries of a tuple; an empty text is the empty tuple.
+        name: name of the field.
+        text: the value as text.
+        between: separator of the entries of a tuple.
 
     Raises:
-        UserError: the text is no value of this type; the sentence names field and text.
+        UserError: the text has another type. The sentence names field and text.
     """
-    wanted = declared(kind, name)
-    if get_origin(wanted) is not tuple:
-        return _read(name, text, wanted)
-    entry = get_args(wanted)[0]
+    target = declared(kind, name)
+    if get_origin(target) is not tuple:
+        return _read(name, text, target)
+    entry = get_args(target)[0]
     return tuple(_read(name, part, entry) for part in text.split(between)) if text else ()
 
 
 def from_data(kind: type, name: str, value: Any) -> Any:
-    """The value of a field, from JSON, TOML or Python. An integer is also a number, and a number
-    without a fraction an integer; nothing else is converted.
+    """Convert a value from JSON, TOML or Python to the type of a field.
+
+    An integer may stand for a number, and a whole number for an integer. Nothing else is converted.
 
     Raises:
-        UserError: the value has another type; the sentence names field and value.
+        UserError: the value has another type. The sentence names field and value.
     """
-    wanted = declared(kind, name)
-    if get_origin(wanted) is not tuple:
-        return _converted(name, value, wanted)
+    target = declared(kind, name)
+    if get_origin(target) is not tuple:
+        return _converted(name, value, target)
     if not isinstance(value, Sequence) or isinstance(value, str):
-        raise _refused(name, value, wanted)
-    return tuple(_converted(name, each, get_args(wanted)[0]) for each in value)
+        raise _refused(name, value, target)
+    return tuple(_converted(name, entry, get_args(target)[0]) for entry in value)
 
 
 @cache
@@ -65,31 +67,31 @@ def _types(kind: type) -> dict[str, Any]:
     return get_type_hints(kind)
 
 
-def _read(name: str, text: str, wanted: Any) -> Any:
-    """A text as a value; not yet checked against the choices of a Literal."""
-    if wanted is str or get_origin(wanted) is Literal:
+def _read(name: str, text: str, target: Any) -> Any:
+    """Convert a text to a single value. The choices of a Literal are not checked here."""
+    if target is str or get_origin(target) is Literal:
         return text
     try:
-        return {"true": True, "false": False}[text.lower()] if wanted is bool else wanted(text)
+        return {"true": True, "false": False}[text.lower()] if target is bool else target(text)
     except (KeyError, ValueError):
-        raise _refused(name, text, wanted) from None
+        raise _refused(name, text, target) from None
 
 
-def _converted(name: str, value: Any, wanted: Any) -> Any:
-    """A single value in its type."""
+def _converted(name: str, value: Any, target: Any) -> Any:
+    """Convert a single value."""
     if isinstance(value, bool):
-        if wanted is bool:
+        if target is bool:
             return value
-    elif isinstance(value, Real):  # of NumPy, too
-        if wanted is float:
+    elif isinstance(value, Real):  # also a number of NumPy
+        if target is float:
             return _as_float(name, value)
-        if wanted is int and isinstance(value, Integral):
+        if target is int and isinstance(value, Integral):
             return int(value)
-        if wanted is int and float(value).is_integer():
+        if target is int and float(value).is_integer():
             return int(float(value))
-    elif isinstance(value, str) and (wanted is str or get_origin(wanted) is Literal):
+    elif isinstance(value, str) and (target is str or get_origin(target) is Literal):
         return value
-    raise _refused(name, value, wanted)
+    raise _refused(name, value, target)
 
 
 def _as_float(name: str, value: Real) -> float:
@@ -102,14 +104,14 @@ def _as_float(name: str, value: Real) -> float:
         ) from None
 
 
-def _refused(name: str, value: Any, wanted: Any) -> UserError:
-    """The sentence on a value of another type."""
-    if wanted is bool:
+def _refused(name: str, value: Any, target: Any) -> UserError:
+    """The error for a value of another type."""
+    if target is bool:
         expected = "neither true nor false"
-    elif get_origin(wanted) is Literal:
-        expected = f"none of {', '.join(choice for choice in get_args(wanted) if choice)}"
-    elif get_origin(wanted) is tuple:
-        expected = f"no list of {WORDS[get_args(wanted)[0]]}s"
+    elif get_origin(target) is Literal:
+        expected = f"none of {', '.join(choice for choice in get_args(target) if choice)}"
+    elif get_origin(target) is tuple:
+        expected = f"no list of {WORDS[get_args(target)[0]]}s"
     else:
-        expected = f"no {WORDS[wanted]}"
+        expected = f"no {WORDS[target]}"
     return UserError(f"{name}: {reprlib.repr(value)} is {expected}.")

@@ -1,8 +1,9 @@
-"""Ratings files in, federations out. pandas lives here and nowhere else."""
+"""Ratings files to interactions to federations. May import config."""
 
+from fedem_jax.data.catalog import SOURCES, Source
 from fedem_jax.data.federation import Federation
 from fedem_jax.data.interactions import Interactions
-from fedem_jax.data.sources import SOURCES, Source, known_datasets, load, read
+from fedem_jax.data.sources import known_datasets, load, read
 from fedem_jax.data.split import split
 from fedem_jax.data.synthetic import Truth, synthetic
 

@@ -1,6 +1,6 @@
-"""The cells of a ratings file, once they are cut: labels and numbers are made of them here.
+"""Turns the cells of a ratings file into labels and numbers.
 
-A cell is judged as the file has it, so that a message can quote it and labels like `007` survive.
+A cell is checked as it stands in the file. So a message can quote it, and `007` stays `007`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import pyarrow.compute as pc
 from fedem_jax.errors import UserError
 
 LONGEST_LABEL = 1000
-"""Characters that the label of a user or an item may have."""
+"""Most characters that the label of a user or an item may have."""
 
 EXACT = 2**53
-"""From here on float64 skips whole numbers, so two different moments may become one."""
+"""Above this, float64 skips whole numbers, so two different timestamps could become equal."""
 
 _WHOLE = re.compile(r"0|-?[1-9]\d{0,17}", re.ASCII).fullmatch
 
@@ -30,33 +30,33 @@ _DATE = re.compile(r"\d{4}[-/.]\d\d?[-/.]\d\d?|\d\d?[-/.]\d\d?[-/.]\d{4}", re.AS
 
 @dataclass(frozen=True)
 class Table:
-    """The cells of the wanted columns, not yet judged."""
+    """The cells of the columns in use, not yet checked."""
 
     path: Path
-    """For messages."""
+    """The file, for messages."""
     cells: pd.DataFrame
-    """One column per role that the file has; the index numbers the file's records from 0."""
+    """One column per role in the file; the index numbers the records of the file from 0."""
     place: Callable[[int], str]
-    """What a person calls record number n, such as `line 7`."""
+    """Record number -> where it stands in words, such as `line 7`."""
 
     def refuse(self, row: int, complaint: str) -> UserError:
-        """The error about a row of `cells`: `complaint` after the place."""
+        """The error about a row of `cells`: its place in the file, then `complaint`."""
         return UserError(f"{self.path}, {self.place(int(self.cells.index[row]))}: {complaint}")
 
 
 def labels(table: Table, role: str) -> np.ndarray:
     """[rows] labels: int64 if all are plain whole numbers of at most 18 digits, else str.
 
-    Blanks around a label are dropped. `1.0`, `007` and `1e3` are text: no label is ever rounded, so
-    two different ones never become one.
+    Blanks around a label are dropped. `1.0`, `007` and `1e3` stay text. No label is rounded, so
+    different labels stay different.
 
     Raises:
         UserError: a label is empty, holds a line break or is longer than `LONGEST_LABEL`.
     """
-    codes, distinct = pd.factorize(table.cells[role])  # a label is judged once, not in every row
+    codes, distinct = pd.factorize(table.cells[role])  # each distinct label is checked once
     texts = np.array([str(label).strip() for label in distinct] + [""], dtype=object)
     bad = np.array([not 0 < len(text) <= LONGEST_LABEL or "\n" in text for text in texts])[codes]
-    if bad.any():  # code -1, the last of the texts: missing
+    if bad.any():  # a missing label has code -1, which is the empty text at the end
         row = int(bad.argmax())
         text = str(texts[codes[row]])
         trouble = f"label '{short(text)}' holds a line break" if text else "label is empty"
@@ -69,16 +69,18 @@ def labels(table: Table, role: str) -> np.ndarray:
 
 
 def numbers(table: Table, role: str) -> np.ndarray | None:
-    """[rows] finite numbers, int64 if all are whole and written so; None: no such column.
+    """[rows] finite numbers; None if there is no such column.
+
+    They are int64 if all are written as whole numbers, else float64.
 
     Raises:
-        UserError: a cell is empty, no number, infinite, or a moment that would lose digits.
+        UserError: a cell is empty, not a finite number, or a timestamp that would lose digits.
     """
     if role not in table.cells:
         return None
-    whole = _whole_numbers(table.cells[role])
-    if whole is not None:
-        return whole
+    integers = _whole_numbers(table.cells[role])
+    if integers is not None:
+        return integers
     codes, distinct = pd.factorize(table.cells[role], use_na_sentinel=False)
     values = np.asarray(pd.to_numeric(pd.Series(list(distinct)), errors="coerce"))
     if values.dtype != np.int64:
@@ -90,7 +92,7 @@ def numbers(table: Table, role: str) -> np.ndarray | None:
         trouble = f"'{short(cell)}' is no finite number" if cell else "is empty"
         remedy = "mend the row, or check columns, separator and header"
         if _DATE(cell):
-            remedy = "write moments as numbers, such as seconds since 1970, or leave the column out"
+            remedy = "write timestamps as numbers, such as seconds since 1970, or omit the column"
         raise table.refuse(row, f"the {role} {trouble}; {remedy}.")
     lost = (np.abs(values) >= EXACT)[codes]
     if role == "timestamp" and values.dtype != np.int64 and lost.any():
@@ -98,14 +100,17 @@ def numbers(table: Table, role: str) -> np.ndarray | None:
         cell = short(str(distinct[codes[row]]).strip())
         raise table.refuse(
             row,
-            f"the {role} '{cell}' is too large to keep its digits beside moments that are no "
+            f"the {role} '{cell}' is too large to keep its digits beside timestamps that are not "
             "whole numbers of 64 bits; give all of them in one coarser unit.",
         )
     return values[codes]
 
 
 def _whole_numbers(cells: pd.Series) -> np.ndarray | None:
-    """The cells as int64, if Arrow reads all of them so; fast where most of millions differ."""
+    """The cells as int64 if Arrow reads all of them so, else None.
+
+    It is fast for millions of distinct values.
+    """
     if cells.dtype == np.int64:
         return cells.to_numpy()
     texts = pa.array(cells)
@@ -120,7 +125,7 @@ def _whole_numbers(cells: pd.Series) -> np.ndarray | None:
 
 
 def short(text: str, most: int = 40) -> str:
-    """`text` fit for a one-line message."""
+    """A text cut to `most` characters and escaped, for a one-line message."""
     text = text[: most + 1]
     text = text.encode("unicode_escape").decode() if not text.isprintable() else text
     return text if len(text) <= most else text[: most - 3] + "..."

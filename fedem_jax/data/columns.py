@@ -1,4 +1,4 @@
-"""Which column of a ratings file is the user, the item, the rating, the timestamp."""
+"""Finds the columns of a ratings file: user, item, rating and timestamp."""
 
 from __future__ import annotations
 
@@ -13,33 +13,38 @@ ROLES = ("user", "item", "rating", "timestamp")
 """What a column can be, in the order of the setting `columns`."""
 
 MOST_COLUMNS = 10_000
-"""Columns that a file may have."""
+"""Most columns that a file may have."""
 
 _LISTED = 12
-"""Columns that a message lists."""
+"""Most columns that a message lists."""
 
 
 def names_columns(first: list[str], columns: tuple[str, ...]) -> bool:
-    """Whether the cells of the first line name the columns (header = auto)."""
+    """Whether the first line names the columns, for `header="auto"`.
+
+    It does if `columns` gives names, or the line names two of `ROLES`. It also does if its rating
+    or timestamp is not a number.
+    """
     if any(column and not column.isdecimal() for column in columns):
         return True
     if len(_by_name(first)) > 1:
         return True
-    wanted = [_position(column) for column in columns[2:] if column] if columns else [2, 3]
-    cells = [first[position] for position in wanted if position < len(first)]
+    numeric = [_position(column) for column in columns[2:] if column] if columns else [2, 3]
+    cells = [first[position] for position in numeric if position < len(first)]
     return any(cell and not _is_number(cell) for cell in cells)
 
 
 def locate(path: Path, first: list[str], columns: tuple[str, ...], named: bool) -> dict[str, int]:
     """Position of each role that the file holds.
 
-    path: for messages.
-    first: the cells of the first line, or the names in a parquet file.
-    columns: as in `fedem_jax.data.readers.read`.
-    named: whether `first` are names.
+    Args:
+        path: the file, for messages.
+        first: cells of the first line, or the names of the columns in a parquet file.
+        columns: as in `fedem_jax.data.readers.read`.
+        named: whether `first` holds names.
 
     Raises:
-        UserError: there is no such column, or more than `MOST_COLUMNS`.
+        UserError: a column does not exist, is given twice, or there are more than `MOST_COLUMNS`.
     """
     if len(first) > MOST_COLUMNS:
         raise UserError(
@@ -88,12 +93,12 @@ def locate(path: Path, first: list[str], columns: tuple[str, ...], named: bool) 
 
 def _by_name(first: list[str]) -> dict[str, int]:
     """Position of each role that the first line names, as in `user`, `User_ID` or `userId`."""
-    plain = [re.sub("[^a-z0-9]", "", cell.lower()).removesuffix("id") for cell in first]
-    return {role: plain.index(role) for role in ROLES if role in plain}
+    names = [re.sub("[^a-z0-9]", "", cell.lower()).removesuffix("id") for cell in first]
+    return {role: names.index(role) for role in ROLES if role in names}
 
 
 def _position(column: str) -> int:
-    """A position that is given in decimal digits; beyond every file if there are too many."""
+    """A position in decimal digits; `MOST_COLUMNS` if it has ten digits or more."""
     return int(column) if len(column) < 10 else MOST_COLUMNS
 
 

@@ -1,7 +1,7 @@
-"""Text files: bytes -> the table of the wanted columns, every cell as text.
+"""Reads text files: bytes -> the table of the columns in use, every cell as text.
 
-The tokenizer of pandas pads every record to the widest one before it, so that one long line and
-many short ones would cost their product in time and memory. `_check_widths` counts before it cuts.
+The tokenizer of pandas pads every record to the widest one before it. One long line and many short
+ones would then cost their product in time and memory. `_check_widths` refuses such files first.
 """
 
 from __future__ import annotations
@@ -21,20 +21,19 @@ from fedem_jax.data.columns import MOST_COLUMNS, locate, names_columns
 from fedem_jax.errors import UserError
 
 _GUESSES = ("::", "\t", ",", ";", "|", " ")
-"""Separators looked for in the first line when neither setting nor suffix tells."""
+"""Separators tried on the first line if neither the setting nor the suffix gives one."""
 
 _UNIT = "\x1f"
-"""Stands in for separators of several bytes, so that the fast parser can be used for them."""
+"""Replaces separators of several bytes, because the fast parser takes a single byte."""
 
 _CHUNK = 2**22
-"""Bytes looked at together."""
+"""Characters that are counted at a time."""
 
 _PADDING = 20
-"""Cells that a byte of text may stand for, once short records are padded to the widest; 1 if all
-records are alike."""
+"""Most cells per character of text once records are padded to the widest; 1 if all are alike."""
 
 _SMALL = 10_000_000
-"""Cells that are always allowed."""
+"""Cells, padding included, that are always allowed."""
 
 _UNICODE = {
     b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16",
@@ -49,11 +48,15 @@ _ARCHIVES = {
 def text_table(
     path: Path, content: bytes, columns: tuple[str, ...], separator: str, header: str
 ) -> Table:
-    """Cut a text file into the cells of the wanted columns; arguments as in
-    `fedem_jax.data.readers.read`.
+    """Cut a text file into the cells of the columns in use.
+
+    Args:
+        path: the file, for its suffix and for messages.
+        content: bytes of the file.
+        columns, separator, header: as in `fedem_jax.data.readers.read`.
 
     Raises:
-        UserError: no text, no table, or no such columns.
+        UserError: the content is not text or not a table, or a column does not exist.
     """
     text = _decode(path, content)
     start = _first_line(text)
@@ -64,7 +67,7 @@ def text_table(
     separator = separator.replace("\\t", "\t") or _guess_separator(path, first_line)
     if '"' in separator or not separator.replace("\t", " ").isprintable():
         raise UserError(f"separator: {separator!r} cannot separate columns; give another one.")
-    before = text.count("\n", 0, start)  # blank lines, each a record
+    before = text.count("\n", 0, start)  # a blank line counts as a record
     shown = separator
     if separator == " " or len(separator.encode()) > 1:
         if _UNIT in text:
@@ -84,25 +87,29 @@ def text_table(
     named = header == "yes" or (header == "auto" and names_columns(first, columns))
     positions = locate(path, first, columns, named)
     widest = _check_widths(path, text, separator, shown)
-    # without the blank lines ahead: in a quarter of a million of them pandas finds no columns
+    # pandas finds no columns behind a quarter of a million blank lines
     body = text[_first_line(text) :]
     cells = _parse(path, body, before, separator, positions, max(widest, len(first)))
-    if separator == _UNIT and '"' in text:  # quoted, it separates nothing
+    if separator == _UNIT and '"' in text:  # a quoted mark is no separator
         cells = cells.replace(_UNIT, shown, regex=True)
     if named:
         cells = cells[cells.index > before]
-    cells = cells[(cells != "").any(axis=1)]  # without the blank lines
+    cells = cells[(cells != "").any(axis=1)]  # drop blank lines
     return Table(path, cells, partial(_place, text if '"' in text else None, separator))
 
 
 def _first_line(text: str) -> int:
-    """Where the first line begins that is not blank; -1 if there is none."""
+    """Where the first line that is not blank begins; -1 if there is none."""
     written = re.search(rf"[\S{_UNIT}]", text)
     return -1 if written is None else text.rfind("\n", 0, written.start()) + 1
 
 
 def _decode(path: Path, content: bytes) -> str:
-    """UTF-8 text without byte order mark, lines ending in a line feed."""
+    """The content as text, without byte order mark, with a line feed at the end of each line.
+
+    Raises:
+        UserError: the content is not UTF-8 text.
+    """
     for magic, kind in _UNICODE.items():
         if content.startswith(magic):
             raise UserError(f"{path}: is {kind} text; save it as UTF-8.")
@@ -130,8 +137,10 @@ def _guess_separator(path: Path, line: str) -> str:
 
 
 def _with_marks(path: Path, text: str, separator: str) -> str:
-    """The text with a mark in the place of each separator; if that is a blank, of each run of
-    blanks and tabs outside of quotes."""
+    """The text with `_UNIT` in place of each separator.
+
+    If the separator is a blank, each run of blanks and tabs outside of quotes is one separator.
+    """
     if separator != " ":
         return text.replace(separator, _UNIT)
     out = io.BytesIO()
@@ -148,10 +157,10 @@ def _first_cells(path: Path, line: str, separator: str) -> list[str]:
 
 
 def _check_widths(path: Path, text: str, separator: str, shown: str) -> int:
-    """Columns of the widest record, at most.
+    """An upper bound of the columns of the widest record.
 
     Raises:
-        UserError: it has more than `MOST_COLUMNS`, or far more than most others.
+        UserError: a record has more than `MOST_COLUMNS`, or far more than most others.
     """
     widest, at, records = 0, 0, 0
     for chunk in _widths(path, text, separator):
@@ -177,7 +186,7 @@ def _too_wide(path: Path, place: str, shown: str) -> UserError:
 
 
 def _widths(path: Path, text: str, separator: str):
-    """Columns of each record, in arrays. Up to the last quote a record may be several lines."""
+    """Columns of each record, in arrays. Before the last quote a record may span several lines."""
     start = _after_quotes(text)
     yield np.array([len(record) for record in _records(path, text[:start], separator)], int)
     before = 0  # separators since the last line feed
@@ -191,7 +200,7 @@ def _widths(path: Path, text: str, separator: str):
 
 
 def _after_quotes(text: str) -> int:
-    """Where the line after the last one that holds a quote begins; 0 where none does."""
+    """Where the first line after the last quote begins; 0 if there are no quotes."""
     last = text.rfind('"')
     end = text.find("\n", last)
     return 0 if last < 0 else len(text) if end < 0 else end + 1
@@ -200,8 +209,11 @@ def _after_quotes(text: str) -> int:
 def _parse(
     path: Path, text: str, before: int, separator: str, positions: dict[str, int], width: int
 ) -> pd.DataFrame:
-    """All records as text; a blank line is a record of empty cells, to keep count of the lines, of
-    which `before` come ahead of the text."""
+    """The cells of all records as text, indexed by record number.
+
+    A blank line is a record of empty cells, so that the numbers stay right. `before` blank lines
+    stand ahead of the text.
+    """
     try:
         cells = pd.read_csv(
             io.BytesIO(text.encode()),
@@ -229,7 +241,7 @@ def _records(path: Path, text: str, separator: str):
     """The records of a text, cut as pandas cuts them.
 
     Raises:
-        UserError: a quote opens and nothing closes it for so long that it cannot be meant.
+        UserError: a cell is longer than `csv` allows, since its quote is not closed.
     """
     reader, line = csv.reader(_lines(text), delimiter=separator, skipinitialspace=True), 1
     try:
@@ -244,7 +256,7 @@ def _records(path: Path, text: str, separator: str):
 
 
 def _lines(text: str):
-    """The lines of a text, without a copy of all of them."""
+    """The lines of a text, one at a time to save memory."""
     start = 0
     while (end := text.find("\n", start)) >= 0:
         yield text[start : end + 1]
@@ -254,8 +266,11 @@ def _lines(text: str):
 
 
 def _place(quoted: str | None, separator: str, record: int) -> str:
-    """The line, from 1, on which a record starts; in a text with quoted cells, which may hold line
-    breaks, only errors pay for a second reading."""
+    """The line, from 1, on which a record starts.
+
+    `quoted` is the text if it has quotes, since quoted cells may hold line breaks. It is read a
+    second time, for error messages alone.
+    """
     if quoted is None:
         return f"line {record + 1}"
     reader = csv.reader(_lines(quoted), delimiter=separator, skipinitialspace=True)

@@ -19,37 +19,37 @@ class Federation:
     """
 
     name: str
-    """Data set, or stem of the user's file."""
+    """Name of the data set, or stem of the user's file."""
     protocol: Protocol
-    """The rules this federation was made by."""
+    """The rules by which this federation was split."""
     num_items: int
     """I."""
     offsets: Int32[np.ndarray, " offsets"]
-    """Where each client's training positives start in `items`."""
+    """[N + 1] where each client's training positives start in `items`."""
     items: Int32[np.ndarray, " nnz"]
-    """Training positives, oldest first within a client; distinct unless repeats are kept."""
+    """Training positives, oldest first for each client; distinct unless repeats are kept."""
     barred_offsets: Int32[np.ndarray, " offsets"]
-    """Where each client's barred items start in `barred`."""
+    """[N + 1] where each client's barred items start in `barred`."""
     barred: Int32[np.ndarray, " barred"]
-    """Items never drawn as this client's training negatives: sorted, distinct within a client."""
+    """Items never drawn as training negatives: sorted and distinct for each client."""
     val_item: Int32[np.ndarray, " N"]
     """Second latest interaction of each client."""
     test_item: Int32[np.ndarray, " N"]
     """Latest interaction of each client."""
     val_candidates: Int32[np.ndarray, "N K"]
-    """Sampled items, never interacted with, that the validation item is ranked against."""
+    """Sampled items that the client never touched; the validation item is ranked against them."""
     test_candidates: Int32[np.ndarray, "N K"]
-    """The same for the test item."""
+    """The same kind of items, for the test item."""
     user_ids: np.ndarray
-    """[N] the file's own label of each client."""
+    """[N] label of each client in the file."""
     item_ids: np.ndarray
-    """[I] the file's own label of each item."""
+    """[I] label of each item in the file."""
     seed: int
     """Seed of the candidate draw."""
     fingerprint: str
     """First 16 hexadecimal digits of a SHA-256 over the split, candidates and protocol."""
     cleaning: dict[str, int]
-    """How many rows, users and items each step of the preparation saw, dropped or kept."""
+    """Rows, users and items that each step of the preparation read, dropped or kept."""
 
     @property
     def num_clients(self) -> int:

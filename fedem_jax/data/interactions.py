@@ -1,4 +1,4 @@
-"""`Interactions`: what a file said about users and items, before any federation exists."""
+"""`Interactions`: the rows of a ratings file, before they are split into a federation."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ COLUMNS = ("user", "item", "rating", "time")
 class Interactions:
     """One row per interaction, in file order.
 
-    Columns of `frame`: `user` and `item` (the file's own labels, int64 or str), `rating`
-    (float64) and `time` (int64 or float64, in whatever unit grows with time).
+    The columns of `frame` are `user`, `item`, `rating` and `time`. Labels of users and items are
+    int64 or str, ratings float64. Times are int64 or float64, in any unit that grows with time.
     """
 
     frame: pd.DataFrame
@@ -24,9 +24,12 @@ class Interactions:
     def of(cls, user, item, rating=None, time=None) -> Interactions:
         """Interactions from columns of equal length.
 
-        rating: 1 for every row if None.
-        time: if None, the number of distinct items that appeared before this row's item did. That
-            clock of items is what the programs released with the papers use for FilmTrust.
+        Args:
+            user: labels, int64 or str.
+            item: labels, int64 or str.
+            rating: 1 for every row if None.
+            time: if None, the number of distinct items that appeared before this row's item. The
+                released programs use this order for FilmTrust.
         """
         frame = pd.DataFrame({"user": user, "item": item})
         frame["rating"] = 1.0 if rating is None else np.asarray(rating, np.float64)

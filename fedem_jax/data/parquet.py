@@ -1,4 +1,4 @@
-"""Parquet files: bytes -> the table of the wanted columns."""
+"""Reads parquet files: bytes -> the table of the columns in use."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from fedem_jax.data.columns import locate
 from fedem_jax.errors import UserError
 
 MOST_ROWS = 100_000_000
-"""Rows that are read; a few bytes of a parquet file may stand for as many as one likes."""
+"""Most rows that are read; a few bytes of a parquet file can hold any number of rows."""
 
 
 def parquet_table(path: Path, content: bytes, columns: tuple[str, ...]) -> Table:
-    """Read the wanted columns of a parquet file.
+    """Read the columns in use of a parquet file.
 
-    Texts stay references to the distinct ones, so a long text that a small file repeats a million
-    times takes the memory of one.
+    Texts are stored as references to the distinct ones. So a long text that a small file repeats a
+    million times takes the memory of one.
 
     Raises:
-        UserError: no sound parquet file, more than `MOST_ROWS` rows, or no such columns.
+        UserError: the file is damaged, has more than `MOST_ROWS` rows, or a column does not exist.
     """
     try:
         file = pq.ParquetFile(pa.BufferReader(content))
@@ -34,13 +34,13 @@ def parquet_table(path: Path, content: bytes, columns: tuple[str, ...]) -> Table
                 f"{path}: holds {rows} rows, more than {MOST_ROWS}; leave out users or columns."
             )
         positions = locate(path, first, columns, named=True)
-        wanted = [first[position] for position in positions.values()]
-        for name in wanted:
+        names = [first[position] for position in positions.values()]
+        for name in names:
             if first.count(name) > 1:
                 raise UserError(f"{path}: has several columns '{short(name)}'; rename them.")
-        texts = [name for name in wanted if _is_text(file.schema_arrow.field(name).type)]
+        texts = [name for name in names if _is_text(file.schema_arrow.field(name).type)]
         file = pq.ParquetFile(pa.BufferReader(content), read_dictionary=texts)
-        table = file.read(columns=wanted)
+        table = file.read(columns=names)
         kinds = [_plain(column.type) for column in table.columns]
         schema = pa.schema(list(zip(positions, kinds, strict=True)))
         cells = table.rename_columns(list(positions)).cast(schema).to_pandas(ignore_metadata=True)
@@ -51,12 +51,14 @@ def parquet_table(path: Path, content: bytes, columns: tuple[str, ...]) -> Table
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
-    """The type a parquet column is read as: a moment as a count of its unit, a code and a decimal
-    number as their text."""
+    """The type that a parquet column is read as.
+
+    A timestamp becomes a count of its unit. Integers, floats and texts stay; all else becomes text.
+    """
     if pa.types.is_timestamp(kind):
         return pa.int64()
-    as_it_is = pa.types.is_integer(kind) or pa.types.is_floating(kind) or _is_text(kind)
-    return kind if as_it_is else pa.string()
+    stays = pa.types.is_integer(kind) or pa.types.is_floating(kind) or _is_text(kind)
+    return kind if stays else pa.string()
 
 
 def _is_text(kind: pa.DataType) -> bool:

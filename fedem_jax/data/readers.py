@@ -1,7 +1,7 @@
-"""Ratings files of any common shape -> `Interactions`, or one sentence that says what to mend.
+"""Reads ratings files of any common shape into `Interactions`.
 
-Whatever the bytes are, the outcome is one of these two, in time and memory that grow no faster than
-the file. The limits: `LARGEST_FILE`, `columns.MOST_COLUMNS`, `parquet.MOST_ROWS`,
+Any file gives either interactions or one sentence that says what to mend. Time and memory grow no
+faster than the file. The limits are `LARGEST_FILE`, `columns.MOST_COLUMNS`, `parquet.MOST_ROWS` and
 `cells.LONGEST_LABEL`. Labels are names: an item called 1000000000 takes one row of a table.
 """
 
@@ -20,7 +20,7 @@ from fedem_jax.errors import UserError
 from fedem_jax.units import in_bytes
 
 LARGEST_FILE = 4 * 2**30
-"""Bytes that a file may have, some 160 million ratings."""
+"""Most bytes that a file may have, about 160 million ratings."""
 
 
 def read(
@@ -31,24 +31,25 @@ def read(
 ) -> Interactions:
     """Read a CSV, TSV, parquet or otherwise separated file.
 
-    Text is UTF-8, with or without byte order mark; its lines end in LF, CRLF or CR. Cells may stand
-    in double quotes, and blanks around them are dropped. Blank lines are skipped, comments are not;
-    columns beyond the wanted ones are ignored, also where a single line has more. Labels stay what
-    they are (`fedem_jax.data.cells.labels`); ratings and timestamps are finite numbers, and
-    timestamps keep every digit (`numbers`).
+    Text is UTF-8, with or without byte order mark. Lines end in LF, CRLF or CR. Cells may stand in
+    double quotes, and blanks around them are dropped. Blank lines are skipped; comment lines are
+    not. Other columns are ignored, also if a single line has more of them. Labels are not changed
+    (`fedem_jax.data.cells.labels`). Ratings and timestamps are finite numbers, and timestamps keep
+    every digit (`fedem_jax.data.cells.numbers`).
 
-    columns: names or positions (from 0) of user, item, rating, timestamp. The last two may be left
-        out, a rating alone also by an empty name. Empty: the columns of these names, else the
-        first ones in this order.
-    separator: empty: comma for .csv, tab for .tsv, else the one found in the first line. A blank
-        stands for any run of blanks.
-    header: `yes`, `no`, or `auto`: the first line names the columns if its rating or timestamp is
-        no number (in a file without both: if it holds the names user and item).
+    Args:
+        path: the suffix .parquet or .pq marks a parquet file; any other file is text.
+        columns: names or positions (from 0) of user, item, rating and timestamp. The last two may
+            be left out; an empty name leaves out the rating alone. If `columns` is empty, columns
+            of these names are taken, else the first ones in this order.
+        separator: empty = comma for .csv, tab for .tsv, else the one found in the first line. A
+            blank stands for any run of blanks.
+        header: `yes`, `no` or `auto`. With `auto` the first line names the columns if its rating or
+            timestamp is not a number. In a file without both, it does if it names user and item.
 
     Raises:
-        UserError: the file cannot be read, is beyond a limit, or holds something that is no
-            interaction; the sentence names file, line (from 1, as in an editor) and value, and what
-            to do.
+        UserError: the file cannot be read, exceeds a limit, or holds a row that is no interaction.
+            The sentence names file, line (from 1) and value, and the remedy.
     """
     path = Path(path)
     return parse(path, _content(path), columns, separator, header)
@@ -61,7 +62,13 @@ def parse(
     separator: str = "",
     header: str = "auto",
 ) -> Interactions:
-    """As `read`, of the content of a file; `path` tells its kind by the suffix, and its name."""
+    """As `read`, for content that is already in memory.
+
+    Args:
+        path: the suffix tells the kind of file; the path itself stands in messages.
+        content: bytes of the file.
+        columns, separator, header: as in `read`.
+    """
     if path.suffix.lower() in (".parquet", ".pq"):
         table = parquet_table(path, content, columns)
     else:
@@ -74,13 +81,13 @@ def parse(
 
 
 def _content(path: Path) -> bytes:
-    """What a regular file holds; a device or a pipe could go on for ever."""
+    """The bytes of a regular file. A device or a pipe is refused, since it may never end."""
     try:
         status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
             raise UserError(f"{path}: is a folder; give the ratings file in it.")
         if not stat.S_ISREG(status.st_mode):
-            raise UserError(f"{path}: is no regular file; write what it yields to one.")
+            raise UserError(f"{path}: is no regular file; copy its content into one.")
         if status.st_size > LARGEST_FILE:
             raise UserError(
                 f"{path}: has {in_bytes(status.st_size)}, more than {in_bytes(LARGEST_FILE)}; "
@@ -89,5 +96,5 @@ def _content(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path.") from None
-    except ValueError:  # as the system says of a path with a NUL
+    except ValueError:  # a path that holds a NUL character
         raise UserError(f"{str(path)!r}: is no path; check it.") from None

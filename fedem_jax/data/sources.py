@@ -1,24 +1,21 @@
-"""The known data sets, where they come from, and `load`: name or path -> `Federation`."""
+"""`load`: name of a known data set, or path of a file -> `Federation`. Downloads what is absent."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import stat
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
-
-import numpy as np
 
 from fedem_jax.config.base import Config
 from fedem_jax.config.protocol import Protocol, preset
 from fedem_jax.data import readers
+from fedem_jax.data.catalog import SOURCES, Source
 from fedem_jax.data.federation import Federation
 from fedem_jax.data.interactions import Interactions
 from fedem_jax.data.split import split
@@ -26,128 +23,21 @@ from fedem_jax.data.synthetic import synthetic
 from fedem_jax.errors import UserError, nearest
 
 MAX_BYTES = 100 * 2**20
-"""Largest archive or file that a download may bring; the largest known one has 24 MB."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """A public data set: how to recognise, fetch and read it."""
-
-    users: int
-    """Users in the file, before any filter."""
-    items: int
-    """Items in the file."""
-    homepage: str
-    """Where a person finds it."""
-    citation: str
-    """Whom to cite."""
-    files: tuple[str, ...]
-    """Where it is looked for below the data folder; a download becomes the first of these."""
-    read: Callable[[Path], Interactions]
-    """Reader of such a file."""
-    url: str = ""
-    """Zip archive, https; empty: no address with a known checksum, so it is never downloaded."""
-    checksum: str = ""
-    """Of the archive, `<algorithm>:<digest>`."""
-    member: str = ""
-    """Name of the ratings file in the archive."""
-
-
-def _reader(separator: str) -> Callable[[Path], Interactions]:
-    return functools.partial(readers.read, separator=separator, header="no")
-
-
-def _read_lastfm(path: Path) -> Interactions:
-    """One row per tag that a user gave an artist: the tag's number stands in the place of a rating,
-    as in the file that the authors of this line of papers use; the date becomes yyyymmdd.
-
-    Raises:
-        UserError: as `readers.read` does, or a part of a date is none.
-    """
-    names = ("userID", "artistID", "tagID")
-    date = np.int64(0)
-    for part, most in {"year": 9999, "month": 12, "day": 31}.items():
-        frame = readers.read(path, (*names, part), "\t").frame
-        wrong = ~((frame["time"] >= 0) & (frame["time"] <= most) & (frame["time"] % 1 == 0))
-        if wrong.any():
-            value = frame["time"][wrong.idxmax()]
-            raise UserError(
-                f"{path}, row {wrong.idxmax() + 1} below the header: the {part} {value} is no part "
-                "of a date; mend it."
-            )
-        date = date * 100 + frame["time"].astype(np.int64)
-    return Interactions.of(frame["user"], frame["item"], frame["rating"], date)
-
-
-SOURCES = {
-    "ml-100k": Source(
-        users=943,
-        items=1682,
-        homepage="https://grouplens.org/datasets/movielens/100k/",
-        citation="Harper and Konstan, ACM TiiS 5(4), 2015",
-        files=("ml-100k/u.data",),
-        read=_reader("\t"),
-        url="https://files.grouplens.org/datasets/movielens/ml-100k.zip",
-        checksum="md5:0e33842e24a9c977be4e0107933c0723",
-        member="ml-100k/u.data",
-    ),
-    "ml-1m": Source(
-        users=6040,
-        items=3706,
-        homepage="https://grouplens.org/datasets/movielens/1m/",
-        citation="Harper and Konstan, ACM TiiS 5(4), 2015",
-        # the second holds all rows, but 0 in the place of many timestamps
-        files=("ml-1m/ratings.dat", "ml-1m/ratings_partial_timestamps.dat"),
-        read=_reader("::"),
-        url="https://files.grouplens.org/datasets/movielens/ml-1m.zip",
-        checksum="md5:c4d9eecfca2ab87c1945afe126590906",
-        member="ml-1m/ratings.dat",
-    ),
-    "filmtrust": Source(
-        users=1508,
-        items=2071,
-        homepage="https://guoguibing.github.io/librec/datasets.html",
-        citation="Guo, Zhang and Yorke-Smith, IJCAI 2013",
-        files=("filmtrust/ratings.txt",),
-        read=_reader(" "),
-        url="https://guoguibing.github.io/librec/datasets/filmtrust.zip",
-        checksum="sha256:de4a55cb4ae26f663d88e9ad1ba1fae2d0d6d7a7499e37dc5245bab470c2d13c",
-        member="ratings.txt",
-    ),
-    "lastfm-2k": Source(
-        users=1892,
-        items=12523,
-        homepage="https://grouplens.org/datasets/hetrec-2011/",
-        citation="Cantador, Brusilovsky and Kuflik, HetRec at RecSys 2011",
-        files=("lastfm-2k/user_taggedartists.dat",),
-        read=_read_lastfm,
-        url="https://files.grouplens.org/datasets/hetrec2011/hetrec2011-lastfm-2k.zip",
-        checksum="sha256:6738f48195667ff03caaab4d32ca9a3133d8cc026b7c3cdaf6ce1010e913c59c",
-        member="user_taggedartists.dat",
-    ),
-    "amazon-video": Source(
-        users=8072,
-        items=11830,
-        homepage="https://github.com/Zhangcx19/IJCAI-23-PFedRec (data/amazon/ratings.dat)",
-        citation="He and McAuley, WWW 2016; this subset: Zhang et al., IJCAI 2023",
-        files=("amazon/ratings.dat", "amazon-video/ratings.dat"),
-        read=_reader(","),
-    ),
-}
-"""The table of known data sets. A local file is taken as it is; what is downloaded is verified."""
+"""Most bytes of a downloaded archive or of the file in it; the largest known one has 24 MB."""
 
 
 class Listing(NamedTuple):
-    """One line of the list of data sets."""
+    """A line in the list of data sets; its fields are those of `Source`."""
 
     name: str
     users: int
     items: int
     origin: str
+    """Web page, or how it was new_folders."""
 
 
 def known_datasets() -> list[Listing]:
-    """Every name that `load` knows, with the size of its file and where it comes from."""
+    """Every name that `load` knows, with users, items and origin of its file."""
     _, truth = synthetic()
     embedded = Listing("synthetic", len(truth.group), len(truth.popularity), "embedded, planted")
     return [embedded] + [
@@ -168,13 +58,14 @@ def load(
 ) -> Federation:
     """Read a data set and split it into one client per user.
 
-    dataset: a known name (`known_datasets`) or the path of a file of your own.
-    protocol: rules of the split, by name or as made by `fedem_jax.config.protocol.preset`.
-    seed: of the candidates that held-out items are ranked against.
-    The others: see `read`.
+    Args:
+        dataset: a known name (`known_datasets`), or the path of a file of your own.
+        protocol: rules of the split, by name or new_folders by `fedem_jax.config.protocol.preset`.
+        seed: seed of the sampled candidates that held-out items are ranked against.
+        data_dir, columns, separator, header: as in `read`.
 
     Raises:
-        UserError: as `read` and `split` do.
+        UserError: as in `read` and `fedem_jax.data.split.split`.
     """
     rules = preset(protocol) if isinstance(protocol, str) else protocol
     interactions = read(
@@ -185,7 +76,7 @@ def load(
 
 
 def federation_of(config: Config, load: Callable[..., Federation] = load) -> Federation:
-    """The federation that a configuration names, split by its protocol and seed."""
+    """The federation of a configuration: its data set, split by its protocol and seed."""
     return load(
         config.dataset,
         config.rules(),
@@ -207,14 +98,17 @@ def read(
 ) -> Interactions:
     """The interactions of a known data set, or of a file of your own.
 
-    Known data sets are looked for below `data_dir`, else `$FEDEM_DATA`, else `data/`; one that is
-    absent is downloaded there, verified against its checksum before it is used. A file that lies
-    there already is taken as it is. `columns`, `separator` and `header` describe a file of your
-    own (`readers.read`). The synthetic data are always the same.
+    A known data set that is absent is downloaded, and verified against its checksum before use. A
+    file that is already there is used as it is. The synthetic data are always the same.
+
+    Args:
+        dataset: a known name (`known_datasets`), or the path of a file of your own.
+        data_dir: folder of the known data sets; empty = `$FEDEM_DATA`, else `data/`.
+        columns, separator, header: describe a file of your own, as in `readers.read`.
 
     Raises:
-        UserError: unknown name, unreadable file, or a data set that can be neither found nor
-            downloaded; the sentence then says which file to put where.
+        UserError: the name is unknown, the file cannot be read, or the data set can be neither
+            found nor downloaded. The sentence then says which file to put where.
     """
     if dataset == "synthetic":
         return synthetic()[0]
@@ -244,20 +138,20 @@ def _locate(name: str, source: Source, data_dir: str | Path) -> Path:
 
 
 def _download(name: str, source: Source, path: Path) -> None:
-    """Fetch, verify and unpack one file to `path`, which appears whole or not at all.
+    """Download, verify and unpack one file to `path`, which is written whole or not at all.
 
-    Only the one known member is read from the archive and only `path` is written, so no name in
-    an archive decides where anything goes.
+    Only the known member is read and only `path` is written. So no name in an archive decides where
+    a file goes.
     """
     if not source.url:
         raise UserError(
-            f"data set '{name}' is not at {path} and cannot be downloaded (no checksum of its "
-            f"origin is known); get it from {source.homepage} and put it there."
+            f"data set '{name}' is not at {path} and cannot be downloaded (its checksum is not "
+            f"known); get it from {source.homepage} and put it there."
         )
     by_hand = f"get {source.url} yourself and put its {source.member} at {path}"
-    import pooch  # the only user of the network, and slow to import
+    import pooch  # slow to import, and only needed for a download
 
-    made = [folder for folder in path.parents if not os.path.exists(folder)]
+    new_folders = [folder for folder in path.parents if not os.path.exists(folder)]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".download-", dir=path.parent) as scratch:
@@ -272,25 +166,29 @@ def _download(name: str, source: Source, path: Path) -> None:
             f"data set '{name}' is not at {path} and its download failed "
             f"({error.strerror or type(error).__name__}); {by_hand}."
         ) from None
-    except ValueError:  # what pooch raises if the checksum differs
+    except ValueError:  # pooch raises it if the checksum differs
         raise UserError(
             f"data set '{name}': the checksum of {source.url} is not {source.checksum}, so the "
-            f"download was thrown away; try again later, or {by_hand}."
+            f"download was deleted; try again later, or {by_hand}."
         ) from None
     finally:
         if not os.path.exists(path):
-            _remove_empty(made)
+            _remove_empty(new_folders)
 
 
 def _remove_empty(folders: list[Path]) -> None:
-    """Remove folders that were made for nothing, the innermost first."""
+    """Remove the folders that a failed download new_folders, the innermost first."""
     for folder in folders:
-        with contextlib.suppress(OSError):  # not made, or somebody else uses it by now
+        with contextlib.suppress(OSError):  # absent, or used by another process
             folder.rmdir()
 
 
 def _fetch(url: str, output_file: str, pooch) -> None:
-    """Download `url` over https alone, redirects included, up to `MAX_BYTES`; for pooch."""
+    """Download `url` for pooch: over https alone, also after redirects, at most `MAX_BYTES`.
+
+    Raises:
+        OSError: the server refuses, or the file is larger.
+    """
     import requests
 
     with requests.Session() as session:
@@ -305,7 +203,11 @@ def _fetch(url: str, output_file: str, pooch) -> None:
 
 
 def _member(archive: Path, name: str) -> bytes:
-    """The content of one file of a zip archive, at most `MAX_BYTES`."""
+    """The content of one file of a zip archive, at most `MAX_BYTES`.
+
+    Raises:
+        OSError: the file is missing, damaged, a link, or larger.
+    """
     try:
         with zipfile.ZipFile(archive) as opened, opened.open(name) as file:
             if stat.S_ISLNK(opened.getinfo(name).external_attr >> 16):

@@ -1,4 +1,4 @@
-"""`Interactions` -> `Federation`: filter, numbering, leave-one-out, barred items, candidates."""
+"""`Interactions` -> `Federation`: filter, number, hold out, draw candidates."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from fedem_jax.errors import UserError
 def split(interactions: Interactions, protocol: Protocol, seed: int, name: str) -> Federation:
     """Make every user with enough interactions a client, and hold out its two latest items.
 
-    1. Rows with a rating <= 0 go. Of repeated (user, item) rows all stay (`repeats="keep"`) or
-       the first in time does (`"collapse"`). Then users with too few rows go.
+    1. Rows with a rating <= 0 are dropped. Of repeated (user, item) rows all are kept
+       (`repeats="keep"`), or only the first in time (`"collapse"`). Then users with too few rows
+       are dropped.
     2. Users and items are numbered from 0 in the order in which the remaining rows name them.
-    3. The latest row of a client is its test item, the second latest its validation item, the
-       rest its training items. **Among equal times, the first row of the file is the latest.**
+    3. The latest item of a client is its test item, the second latest its validation item. The
+       rest are its training items. **Of equal times, the first row of the file is the latest.**
     4. Candidates are drawn uniformly without replacement from the items that the client never
-       interacted with. They depend on `seed` and on nothing else that is random.
+       interacted with. `seed` is the only source of randomness.
 
     Raises:
-        UserError: no user is left, a user has fewer than 3 interactions, or too few items lie
-            outside a user's history to draw the candidates from.
+        UserError: no user is left, or a user has fewer than 3 interactions. Or too few items lie
+            outside the history of a user for the candidates.
     """
     kept, cleaning = _clean(interactions.frame, protocol, name)
     frame = interactions.frame.iloc[kept]
@@ -44,9 +45,9 @@ def split(interactions: Interactions, protocol: Protocol, seed: int, name: str) 
     end = np.cumsum(np.bincount(user))
     sizes = np.diff(end, prepend=0)
     if sizes.min() < 3:
-        short = int(sizes.argmin())
+        client = int(sizes.argmin())
         raise UserError(
-            f"{name}: user '{user_ids[short]}' has {sizes[short]} interactions, but training, "
+            f"{name}: user '{user_ids[client]}' has {sizes[client]} interactions, but training, "
             "validation and test need one each; raise min_interactions to at least 3."
         )
     train = np.ones(len(user), bool)
@@ -92,10 +93,10 @@ def split(interactions: Interactions, protocol: Protocol, seed: int, name: str) 
 
 
 def _clean(frame: pd.DataFrame, protocol: Protocol, name: str) -> tuple[np.ndarray, dict[str, int]]:
-    """Positions of the rows that take part, in file order, and how many went for what.
+    """Positions of the rows that are kept, in file order, and counts of what was dropped.
 
-    `rows_repeated` counts the rows beyond the first of their (user, item) pair, whether they go
-    (`repeats="collapse"`: `rows_collapsed` is the same number) or stay (then it is 0).
+    `rows_repeated` counts the rows after the first of their (user, item) pair. `rows_collapsed`
+    counts those of them that are dropped: all with `repeats="collapse"`, else none.
     """
     user, user_ids = pd.factorize(frame["user"])
     item, item_ids = pd.factorize(frame["item"])
@@ -103,17 +104,17 @@ def _clean(frame: pd.DataFrame, protocol: Protocol, name: str) -> tuple[np.ndarr
     by_time = rated[np.argsort(frame["time"].to_numpy()[rated], kind="stable")]
     pair = user[by_time] * len(item_ids) + item[by_time]
     first = np.sort(by_time[np.unique(pair, return_index=True)[1]])
-    taken = first if protocol.repeats == "collapse" else rated
+    used = first if protocol.repeats == "collapse" else rated
 
-    sizes = np.bincount(user[taken], minlength=len(user_ids))
-    kept = taken[sizes[user[taken]] >= protocol.min_interactions]
+    sizes = np.bincount(user[used], minlength=len(user_ids))
+    kept = used[sizes[user[used]] >= protocol.min_interactions]
     cleaning = {
         "rows_read": len(frame),
         "rows_unrated": len(frame) - len(rated),
         "rows_repeated": len(rated) - len(first),
-        "rows_collapsed": len(rated) - len(taken),
+        "rows_collapsed": len(rated) - len(used),
         "users_dropped": int(((sizes > 0) & (sizes < protocol.min_interactions)).sum()),
-        "rows_dropped": len(taken) - len(kept),
+        "rows_dropped": len(used) - len(kept),
     }
     if not len(kept):
         raise UserError(
@@ -129,7 +130,7 @@ def _clean(frame: pd.DataFrame, protocol: Protocol, name: str) -> tuple[np.ndarr
 def _distinct(
     user: np.ndarray, item: np.ndarray, num_clients: int, num_items: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Offsets [N+1] and the sorted distinct items of each client, one client after the other."""
+    """Offsets [N+1] and items [nnz]: the sorted distinct items of each client, in CSR form."""
     keys = np.sort(user * num_items + item)
     client, items = np.divmod(keys[np.diff(keys, prepend=-1) > 0], num_items)
     return _offsets(np.bincount(client, minlength=num_clients)), items
@@ -148,7 +149,7 @@ def _candidates(
     name: str,
     user_ids: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Validation and test candidates, [N, K] each: one list for both, or two disjoint ones."""
+    """Validation and test candidates, [N, K] each: the same for both, or two disjoint lists."""
     lists = 1 if protocol.candidates == "shared" else 2
     need = lists * protocol.num_candidates
     outside = num_items - np.diff(offsets)
@@ -165,14 +166,17 @@ def _candidates(
 def nth_missing(
     offsets: np.ndarray, members: np.ndarray, num_items: int, ranks: np.ndarray
 ) -> np.ndarray:
-    """The item of each rank (from 0) among those that are not in a client's sorted list.
+    """[N, K] the items of these ranks (from 0) among those missing from a client's list.
 
-    offsets, members: [N+1], [nnz] sorted distinct items of each client.
-    ranks: [N, K], each below the number of items missing from that client's list.
+    Args:
+        offsets: [N+1] where the list of each client starts in `members`.
+        members: [nnz] sorted distinct items of each client.
+        num_items: I.
+        ranks: [N, K], each below the number of items missing from the list of that client.
 
-    The j-th member m_j has m_j - j missing items below it, so the item of rank r is r plus the
-    number of members with m_j - j <= r. One binary search serves all clients at once, since
-    client u's numbers are shifted by u (I + 1).
+    The j-th member m_j, from j = 0, has m_j - j missing items below it. So the item of rank r is r
+    plus the number of members with m_j - j <= r. One binary search serves all clients, since the
+    numbers of client u are shifted by u (I + 1).
     """
     sizes = np.diff(offsets)
     client = np.repeat(np.arange(len(sizes)), sizes)
@@ -204,7 +208,7 @@ def _frozen(values: np.ndarray) -> np.ndarray:
 
 
 def _fingerprint(arrays: dict[str, np.ndarray], protocol: Protocol) -> str:
-    """Hash of what a method can see: the arrays and the protocol's switches, not its name."""
+    """Hash of what a method can see: the arrays and the switches of the protocol, not its name."""
     switches = dataclasses.asdict(protocol)
     del switches["name"]
     digest = hashlib.sha256(json.dumps(switches, sort_keys=True).encode())

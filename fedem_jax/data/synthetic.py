@@ -1,11 +1,12 @@
-"""A federation made from a known truth: planted groups, individual taste, long tails.
+"""Synthetic interactions with a known truth: groups, individual tastes, long tails.
 
     z_i ~ N(0, I)                                 vector of item i, width D
     p_u = g_k + s e_u,  e_u ~ N(0, I)             taste of client u in group k
     w_ui = popularity_i exp(p_u . z_i),           popularity_i ~ (random rank of i)^-tail
     history of u = n_u items drawn without replacement with weights w_u, in random order of time
 
-Random order makes the held-out latest items as much to the client's taste as all others.
+Here g_k is the centre of group k, and s sets the spread within a group. The order of
+time is random, so that held-out items match the taste of the client like all others.
 """
 
 from __future__ import annotations
@@ -18,25 +19,28 @@ from fedem_jax.data.interactions import Interactions
 from fedem_jax.errors import UserError
 
 _CHUNK = 2**22
-"""Weights held at once: 32 MB an array, whatever the number of clients."""
+"""Weights in memory at once: 32 MB an array, for any number of clients."""
 
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """What the synthetic interactions were drawn from. Rows are indexed by the labels of users
-    and items, so client u of a federation is row `federation.user_ids[u]`."""
+    """The distributions that the synthetic interactions were drawn from.
+
+    Rows are indexed by the labels of users and items: client u of a federation is row
+    `federation.user_ids[u]`.
+    """
 
     group: np.ndarray
     """[N] group of each client."""
     taste: np.ndarray
-    """[N, D] p_u."""
+    """[N, D] p_u, the taste of each client."""
     item: np.ndarray
-    """[I, D] z_i."""
+    """[I, D] z_i, the vector of each item."""
     popularity: np.ndarray
-    """[I] share of each item in the draws of a client without taste; sums to 1."""
+    """[I] share of each item in the draws of a client with p_u = 0; sums to 1."""
 
     def log_weight(self, clients: np.ndarray) -> np.ndarray:
-        """[len(clients), I] log of the unnormalised weights the items were drawn with."""
+        """[len(clients), I] logarithm of the unnormalised weights w_ui."""
         return self.taste[clients] @ self.item.T + np.log(self.popularity)
 
 
@@ -52,19 +56,24 @@ def synthetic(
     tail: float = 0.8,
     seed: int = 0,
 ) -> tuple[Interactions, Truth]:
-    """Draw interactions, with unit ratings and distinct times per client, and return their truth.
-
-    sizes: interactions of the smallest and the largest client; in between, sizes grow so that half
-        of the clients stay below the square root of the ratio (31 at the default).
-    dim: D, width of the true vectors.
-    strength: length of g_k; 0: all clients draw by popularity alone.
-    individual: typical distance of p_u from g_k, as a share of `strength`.
-    tail: exponent of the popularity; 0: all items alike.
+    """Draw interactions with unit ratings and distinct times per client; also return their truth.
 
     The same arguments give the same data.
 
+    Args:
+        num_clients: N.
+        num_items: I.
+        num_groups: groups of clients, of equal size.
+        sizes: interactions of the smallest and the largest client. The client at quantile q
+            has smallest (largest / smallest)^(q^2). At the default, half have at most 32.
+        dim: D, width of the true vectors.
+        strength: length of g_k; 0: all clients draw by popularity alone.
+        individual: typical distance of p_u from g_k, as a share of `strength`.
+        tail: exponent of the popularity; 0: all items are equally popular.
+        seed: seed of all draws.
+
     Raises:
-        UserError: the sizes cannot be drawn from so few items.
+        UserError: `sizes` is not ordered, or there are too few items for it.
     """
     smallest, largest = sizes
     if not 1 <= smallest <= largest < num_items:
@@ -75,7 +84,7 @@ def synthetic(
     rng = np.random.default_rng(seed)
     centre = rng.standard_normal((num_groups, dim))
     if num_groups > 1:
-        centre -= centre.mean(0)  # so that the groups agree on popularity alone
+        centre -= centre.mean(0)  # so that the groups share popularity alone
     centre *= strength / np.linalg.norm(centre, axis=1, keepdims=True)
     group = rng.permutation(num_clients) % num_groups
     spread = individual * strength / np.sqrt(dim)
@@ -100,8 +109,11 @@ def synthetic(
 
 
 def _draw(rng: np.random.Generator, truth: Truth, clients: np.ndarray, count: np.ndarray):
-    """The items of each client: the largest of log weight + Gumbel noise are a draw without
-    replacement with these weights; shuffled, since large weights tend to come first."""
+    """The items of each client, in random order.
+
+    The largest values of log weight + Gumbel noise are a draw without replacement with these
+    weights. They are shuffled, since items of large weight tend to come first.
+    """
     score = truth.log_weight(clients) + rng.gumbel(size=(len(clients), len(truth.popularity)))
     for row, client in zip(score, clients, strict=True):
         largest = np.argpartition(row, -count[client])[-count[client] :]

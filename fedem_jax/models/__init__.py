@@ -1,1 +1,1 @@
-"""Backbones and adapters: flax modules of one client."""
+"""Backbones, adapters and losses of one client. Imports no other folder."""

@@ -1,5 +1,7 @@
-"""The adapter of FedEM: decides, item by item, how much of the aggregated row a client takes; and
-one weight for all of them, to hold it against."""
+"""The adapter of FedEM: the weight rho of the aggregated row, for each item.
+
+A single weight for all items is there for comparison.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from fedem_jax.models.perceptron import perceptron
 
 
 class Single(nn.Module):
-    """rho = sigmoid(t), one weight for the whole table; it starts at 1/2."""
+    """rho = sigmoid(t): a single weight for the whole table, which starts at 1/2."""
 
     @nn.compact
     def __call__(
@@ -22,7 +24,10 @@ class Single(nn.Module):
 
 
 class Adapter(nn.Module):
-    """rho = sigmoid(MLP([q ; g - q])) in (0, 1), one weight per item row."""
+    """rho = sigmoid(MLP([q ; g - q])) in (0, 1): a weight for each item.
+
+    Here q is the local and g the aggregated row of the item. `widths` are the hidden widths.
+    """
 
     widths: tuple[int, ...] = (16, 8)
 

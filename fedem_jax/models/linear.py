@@ -1,4 +1,4 @@
-"""The score function of PFedRec: linear in the item row, one of its own for every client."""
+"""The score function of PFedRec: linear in the item row, with its own weights for each client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Binary cross-entropy of a logit, in the stable form and in the form of the released programs."""
+"""Binary cross-entropy of a logit: the stable form, and the form of the released programs."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ from jaxtyping import Array, Float
 
 
 def logit_bce(logit: Float[Array, "*n"], label: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """-y log s(z) - (1 - y) log(1 - s(z)), stable, for labels 0 and 1; gradient s(z) - y."""
+    """-y log s(z) - (1 - y) log(1 - s(z)) in a stable form, for labels y of 0 and 1.
+
+    s is the sigmoid, and the gradient with respect to the logit z is s(z) - y.
+    """
     return jax.nn.softplus(jnp.where(label > 0, -logit, logit))
 
 
 @jax.custom_vjp
 def probability_bce(logit: Float[Array, "*n"], label: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """The loss as the released programs apply it: to the probability rounded to float32.
+    """The loss of the released programs, for labels y of 0 and 1.
 
-    With p = s(z): the logarithms are cut off at -100, and the gradient with respect to z is
-    (p - y) s / max(s, 1e-12), s = p (1 - p), which vanishes at saturation. Labels are 0 or 1.
+    It takes the logarithm of p = sigmoid(z) in float32, and cuts it off at -100. The gradient with
+    respect to z is (p - y) s / max(s, 1e-12) with s = p (1 - p). It vanishes at saturation.
     """
     return _forward(logit, label)[0]
 

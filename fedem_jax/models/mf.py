@@ -1,4 +1,4 @@
-"""MF: matrix factorisation, the inner product of user vector and item row."""
+"""MF, matrix factorisation: the inner product of user vector and item row."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import jax
 from jaxtyping import Array, Float, Key
 
 Scale = float | Float[Array, ""]
-"""Standard deviation of initial parameters; traced where a sweep varies it."""
+"""Standard deviation of initial parameters. It is traced if a sweep varies it."""
 
 
 class MF(nn.Module):
     """Backbone of one client: logit of item i = p_u . q_i.
 
-    Its own parameters, the user vector p_u, never leave the client; the rows come from outside.
+    Its only parameter is the user vector p_u, which never leaves the client. Item rows are input.
     """
 
     dim: int
@@ -26,5 +26,5 @@ class MF(nn.Module):
 
 
 def item_table(key: Key[Array, ""], num_items: int, dim: int, scale: Scale) -> Float[Array, "I D"]:
-    """Q_0 ~ N(0, scale^2), common to all clients."""
+    """The initial item table Q_0 ~ N(0, scale^2), the same for all clients."""
     return scale * jax.random.normal(key, (num_items, dim))

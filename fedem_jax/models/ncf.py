@@ -1,5 +1,7 @@
-"""NCF: neural collaborative filtering (He, Liao, Zhang, Nie, Hu, Chua, WWW 2017), user vector and
-item row through a network."""
+"""NCF, neural collaborative filtering (He, Liao, Zhang, Nie, Hu, Chua, WWW 2017).
+
+A network scores user vector and item row.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ class NCF(nn.Module):
         mlp:    MLP([p ; q])
         neumf:  last layer of [MLP([p'' ; q'']) ; p' * q'],  p = [p' ; p''], q = [q' ; q'']
 
-    Its parameters are `user`, the vector p_u, which never leaves the client, and `network`.
+    Its parameters are `user` and `network`. The user vector p_u never leaves the client.
     """
 
     dim: int
@@ -34,7 +36,7 @@ class NCF(nn.Module):
 
 
 class MLP(nn.Module):
-    """The layers, apart from the user vector, since some methods average them."""
+    """The network f of `mlp`. It is a module apart, since some methods average its parameters."""
 
     widths: tuple[int, ...]
 
@@ -46,11 +48,11 @@ class MLP(nn.Module):
 
 
 class NeuMF(nn.Module):
-    """The layers of both branches: the first D // 2 entries of a vector belong to GMF, which
-    multiplies them entry by entry; the others to the MLP.
+    """The network f of `neumf`, with two branches.
 
-    The last layer, linear in both, is written as the sum of its two parts, whose weights start
-    within 1 / sqrt(inputs of the part).
+    GMF multiplies the first D // 2 entries of both vectors, entry by entry. The MLP takes the other
+    entries. The last layer is linear in both branches, so it is written as a sum of two parts. The
+    weights of a part start uniform within +-1 / sqrt(inputs of the part).
     """
 
     widths: tuple[int, ...]
@@ -68,7 +70,7 @@ class NeuMF(nn.Module):
 
 
 def inside(dim: int, widths: tuple[int, ...]) -> int:
-    """Numbers that a network holds for each row at once: its input and its widest layer."""
+    """Numbers in memory per row: the input of the network and its widest layer."""
     return 2 * dim + max(widths, default=0)
 
 
@@ -78,8 +80,11 @@ VARIANTS: dict[str, type[MLP] | type[NeuMF]] = {"mlp": MLP, "neumf": NeuMF}
 def adam(
     lr_embedding: Float[Array, ""], lr_network: Float[Array, ""], weight_decay: Float[Array, ""]
 ) -> optax.GradientTransformation:
-    """Adam of the pair `(private, table)`: the network at its own step size, and with an L2 penalty
-    whose gradient goes through the moments (coupled, as in the released programs)."""
+    """Adam for the pair `(private, table)`.
+
+    The network has its own step size and an L2 penalty. The gradient of the penalty enters the
+    moments of Adam, as in the released programs.
+    """
     rules = {
         "vectors": optax.adam(lr_embedding),
         "network": optax.chain(optax.add_decayed_weights(weight_decay), optax.adam(lr_network)),

@@ -1,5 +1,4 @@
-"""The multi-layer perceptron of all networks here, with the start that the released programs
-use."""
+"""The multi-layer perceptron of all networks, initialised as in the released programs."""
 
 from __future__ import annotations
 
@@ -12,9 +11,9 @@ from jaxtyping import Array, Float
 
 
 def perceptron(hidden: Float[Array, "*M F"], widths: Sequence[int]) -> Float[Array, "*M"]:
-    """Layers of these widths and one of width 1, with ReLU between them; call it inside a module.
+    """Layers of these widths and a last one of width 1, with ReLU between them.
 
-    Weights and biases start uniform within +-1 / sqrt(fan_in).
+    Weights and biases start uniform within +-1 / sqrt(fan_in). Call it inside a flax module.
     """
     for layer, width in enumerate((*widths, 1)):
         if layer:

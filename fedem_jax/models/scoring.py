@@ -1,4 +1,4 @@
-"""A backbone as functions of its parameters: what it scores, and the loss it is trained by."""
+"""A backbone as pure functions of its parameters: scores and training loss."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from fedem_jax.models.mf import Scale, item_table
 
 
 class Scoring(NamedTuple):
-    """Both functions of one client."""
+    """Scores and training loss of one client."""
 
     logits: Callable[[Any, Float[Array, "*M D"]], Float[Array, "*M"]]
     """`(private, rows) -> logits`."""
     objective: Callable[..., Float[Array, ""]]
-    """`(private, rows [M D], labels [M], weights [M]) -> loss`: weighted sum over the rows."""
+    """`(private, rows [M D], labels [M], weights [M]) -> loss`, the weighted sum over the rows."""
 
 
 def initial(
@@ -43,7 +43,7 @@ def initial(
 
 
 def scoring(backbone: nn.Module, bce: str) -> Scoring:
-    """Scores of a backbone, and their binary cross-entropy in the named form."""
+    """Scores of a backbone and their binary cross-entropy; `bce` is a name in `LOSSES`."""
     loss = LOSSES[bce]
 
     def logits(private, rows) -> Float[Array, "*M"]:

@@ -1,13 +1,12 @@
-"""Checkpoints on disk: each stands in a folder of its own, is whole or absent, and is checked when
-read.
+"""Checkpoints on disk. Each is a folder that is whole or absent, and is checked when read.
 
 checkpoint/round-000012/arrays-00000-of-00001.npz   every array by name; one file for each process
                         about.json                  round, settings, fingerprint, versions, times
                         manifest.json               size and SHA-256 of every file above
 
-A checkpoint is written into a folder of another name, which becomes `round-000012` at the end. A
-folder of that name is whole. The manifest tells what the disk did to it afterwards. Reading
-executes nothing: the files hold numbers and JSON.
+A checkpoint is written to a folder of another name, which is renamed `round-000012` at the end. So
+a folder of that name is whole. The manifest reveals later damage by the disk. Reading executes
+nothing: the files hold numbers and JSON.
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ from fedem_jax.errors import CannotResume, UserError, in_short
 from fedem_jax.storage.files import resume_hint
 
 Arrays = dict[str, np.ndarray | dict[str, np.ndarray]]
-"""Arrays by name, and dictionaries of such. A name holds no slash."""
+"""Arrays by name, and dictionaries of arrays by name. A name has no slash."""
 
 FORMAT = 2
-"""Number of this format. It is raised whenever older files can no longer be read."""
+"""Version of this format. It is raised whenever older files can no longer be read."""
 ARRAYS, ABOUT, MANIFEST = "arrays-00000-of-00001.npz", "about.json", "manifest.json"
 UNFINISHED = "unfinished"
-"""Name of a checkpoint's folder while it is written or removed."""
+"""Name of the folder of a checkpoint while it is written or removed."""
 NAME = re.compile(r"round-(\d{6,})")
 
 
@@ -42,15 +41,17 @@ class Saved(NamedTuple):
     """One checkpoint."""
 
     about: dict[str, Any]
-    """At least `round`, from 1, and `validation`, which the best checkpoint is chosen by."""
+    """Values for about.json. `round` (from 1) and `validation` are required: the checkpoint of the
+    largest `validation` is the best one."""
     arrays: Arrays
+    """The state of the run."""
 
 
 class Checkpoints:
     """The checkpoints of a run: the latest, and the best on validation.
 
-    Where the best is the latest, the one before stays. At most one write is under way, in a thread
-    of its own. The next call raises its failure.
+    If the best is the latest, the one before is kept as well. A thread writes one checkpoint at a
+    time. If it fails, the next call raises the error.
     """
 
     def __init__(self, folder: Path):
@@ -59,10 +60,10 @@ class Checkpoints:
         self._pending: Future[None] | None = None
 
     def save(self, saved: Saved) -> None:
-        """Start to write a checkpoint, once the one before is written.
+        """Start to write a checkpoint, after the one before is written.
 
         Raises:
-            UserError: the one before could not be written; says why.
+            UserError: the one before could not be written.
         """
         self.wait()
         self._pending = self._writer.submit(self._write, saved)
@@ -71,7 +72,7 @@ class Checkpoints:
         """Wait until every checkpoint is on disk.
 
         Raises:
-            UserError: one could not be written; says why.
+            UserError: one could not be written. The sentence says why.
         """
         pending, self._pending = self._pending, None
         if pending is None:
@@ -86,17 +87,17 @@ class Checkpoints:
             ) from None
 
     def close(self) -> None:
-        """End the thread once it has written what it was given. A failure is not raised."""
+        """End the thread after its last write. An error in it is not raised."""
         self._writer.shutdown()
 
     def latest(self, say: Callable[[str], None]) -> Saved | None:
-        """The newest checkpoint that is sound; None if none was ever written.
+        """The latest checkpoint that is not damaged; None if there are no checkpoints.
 
         Args:
-            say: takes a sentence for each damaged checkpoint that is passed over.
+            say: called with a sentence for each damaged checkpoint that is skipped.
 
         Raises:
-            CannotResume: there are checkpoints, but all are damaged, or of another format.
+            CannotResume: all checkpoints are damaged, or the latest has another format.
         """
         for folder in self.folder.glob(f"{UNFINISHED}*"):
             shutil.rmtree(folder, ignore_errors=True)
@@ -106,7 +107,7 @@ class Checkpoints:
             try:
                 saved = read(folders[number])
             except Damaged as error:
-                say(f"{folders[number]}: is damaged ({error}); the one before it is taken.")
+                say(f"{folders[number]}: is damaged ({error}); the one before it is used.")
                 damaged.append(number)
             else:
                 for number in damaged:
@@ -130,7 +131,7 @@ class Checkpoints:
         self._remove_old()
 
     def _remove_old(self) -> None:
-        """Remove what is superseded, after its successor is there."""
+        """Remove all checkpoints but the latest and the best one."""
         folders = found(self.folder)
         quality = {number: validation_of(folder) for number, folder in folders.items()}
         latest = max(folders)
@@ -141,18 +142,17 @@ class Checkpoints:
             self._remove(folders[number])
 
     def _remove(self, folder: Path) -> None:
-        # a folder that is half removed must not look like a checkpoint
-        gone = self.folder / f"{UNFINISHED}-{folder.name}"
-        folder.rename(gone)
-        shutil.rmtree(gone)
+        # renamed first: a folder that is partly removed must not look like a checkpoint
+        renamed = folder.rename(self.folder / f"{UNFINISHED}-{folder.name}")
+        shutil.rmtree(renamed)
 
 
 class Damaged(Exception):
-    """A checkpoint is not as it was written."""
+    """A checkpoint differs from what was written."""
 
 
 def found(folder: Path) -> dict[int, Path]:
-    """Checkpoints by round, damaged ones included."""
+    """Folders of checkpoints by round, including damaged ones."""
     if not folder.is_dir():
         return {}
     names = ((NAME.fullmatch(path.name), path) for path in folder.iterdir())
@@ -160,7 +160,7 @@ def found(folder: Path) -> dict[int, Path]:
 
 
 def validation_of(folder: Path) -> float:
-    """The quality of a checkpoint; -1 where it cannot be read."""
+    """The validation metric of a checkpoint; -1 if it cannot be read."""
     try:
         return float(json.loads((folder / ABOUT).read_text())["validation"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -168,7 +168,7 @@ def validation_of(folder: Path) -> float:
 
 
 def write(folder: Path, saved: Saved) -> None:
-    """Write a checkpoint into an empty folder, the manifest last."""
+    """Write a checkpoint into an empty folder, with the manifest last."""
     arrays: dict[str, Any] = flat(saved.arrays)
     put(folder / ARRAYS, lambda file: np.savez(file, **arrays))
     put(folder / ABOUT, _json(saved.about))
@@ -179,11 +179,11 @@ def write(folder: Path, saved: Saved) -> None:
 
 
 def read(folder: Path) -> Saved:
-    """Read a checkpoint, once every file is found to be as it was written.
+    """Check every file of a checkpoint, then read it.
 
     Raises:
-        Damaged: one is not; says which.
-        CannotResume: an earlier or later version wrote it.
+        Damaged: a file is missing or has changed. The message names it.
+        CannotResume: the checkpoint has the format of an earlier or later version.
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
@@ -204,31 +204,31 @@ def read(folder: Path) -> Saved:
             raise Damaged(f"{name} has {path.stat().st_size} bytes of {size}")
         if sha256(path) != checksum:
             raise Damaged(f"{name} has another checksum")
-    with np.load(folder / ARRAYS, allow_pickle=False) as every:
-        arrays = _nested(every)
+    with np.load(folder / ARRAYS, allow_pickle=False) as flat_arrays:
+        arrays = _nested(flat_arrays)
     return Saved(json.loads((folder / ABOUT).read_text()), arrays)
 
 
 def flat(arrays: Arrays) -> dict[str, np.ndarray]:
-    """The same arrays under names such as `state/clients-items`.
+    """The same arrays in one dictionary, under names such as `state/clients-items`.
 
     Raises:
-        TypeError: an array needs pickles, or is of a type that NumPy does not know by itself.
+        TypeError: an array holds objects, or its type is not built into NumPy.
     """
-    every: dict[str, np.ndarray] = {}
+    named: dict[str, np.ndarray] = {}
     for name, value in arrays.items():
         inner = value if isinstance(value, dict) else {"": value}
-        every |= {f"{name}/{part}" if part else name: array for part, array in inner.items()}
-    for name, array in every.items():
+        named |= {f"{name}/{part}" if part else name: array for part, array in inner.items()}
+    for name, array in named.items():
         if array.dtype.hasobject or array.dtype.isbuiltin != 1:
             raise TypeError(f"{name}: is of type {array.dtype}, which a checkpoint cannot hold")
-    return every
+    return named
 
 
-def _nested(every: Mapping[str, np.ndarray]) -> Arrays:
-    """The arrays that `flat` was given."""
+def _nested(named: Mapping[str, np.ndarray]) -> Arrays:
+    """The inverse of `flat`."""
     arrays: Arrays = {}
-    for name, array in every.items():
+    for name, array in named.items():
         outer, _, part = name.partition("/")
         inner = arrays.setdefault(outer, {}) if part else arrays
         assert isinstance(inner, dict)
@@ -237,13 +237,18 @@ def _nested(every: Mapping[str, np.ndarray]) -> Arrays:
 
 
 def sha256(path: Path) -> str:
-    """Checksum of a file, in hexadecimal digits."""
+    """SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def put(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Write a file. It is on disk when this returns."""
+    """Write a file and flush it to disk.
+
+    Args:
+        path: the file.
+        write: writes the content to the open file.
+    """
     with path.open("wb") as file:
         write(file)
         file.flush()
@@ -256,7 +261,7 @@ def _json(value: dict[str, Any]) -> Callable[[BinaryIO], Any]:
 
 
 def sync(folder: Path) -> None:
-    """Put the names in a folder on disk."""
+    """Flush the entries of a folder to disk."""
     file = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(file)

@@ -1,4 +1,4 @@
-"""Files of a run: written whole or not at all, read back with clear errors."""
+"""Writes files whole or not at all, and reads them with clear errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ from fedem_jax.errors import UserError, in_short
 
 @contextmanager
 def disk_errors(path: Path, remedy: str) -> Iterator[None]:
-    """Turn what the system refuses into a sentence."""
+    """Turn an `OSError` of a write into a `UserError`.
+
+    Args:
+        path: the file, for the message.
+        remedy: end of the message, what the user can do.
+    """
     try:
         yield
     except OSError as error:
@@ -22,12 +27,17 @@ def disk_errors(path: Path, remedy: str) -> Iterator[None]:
 
 
 def resume_hint(directory: Path) -> str:
-    """How to resume a run that the disk ended."""
+    """How to resume a run that ended with a full disk."""
     return f"make room, then go on with `fedem train --resume {directory}`"
 
 
 def put(path: Path, write: Callable[[Path], Any]) -> None:
-    """Have a file written whole or not at all."""
+    """Write a file whole or not at all.
+
+    Args:
+        path: the file.
+        write: writes the content to the path that it is given.
+    """
     partial = path.with_name(f"{path.name}.partial")
     try:
         write(partial)
@@ -38,7 +48,7 @@ def put(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def append(path: Path, text: str) -> None:
-    """Add to the end of a file: the whole text, or nothing if the disk does not take all of it."""
+    """Append a text to a file: all of it, or nothing if the disk is full."""
     size = path.stat().st_size if path.exists() else 0
     try:
         with path.open("a") as file:
@@ -50,12 +60,12 @@ def append(path: Path, text: str) -> None:
 
 
 def json_line(value: dict[str, Any]) -> str:
-    """A line of JSON."""
+    """An object as a line of JSON."""
     return json.dumps(value, default=plain) + "\n"
 
 
 def plain(value: Any) -> Any:
-    """NumPy and JAX values as plain numbers and lists."""
+    """A NumPy or JAX value as a number or a list."""
     return value.tolist()
 
 
@@ -63,7 +73,7 @@ def read(path: Path) -> str:
     """The text of a file of a finished run.
 
     Raises:
-        UserError: it is missing or cannot be read.
+        UserError: the file is missing or cannot be read.
     """
     try:
         return path.read_text()
@@ -74,10 +84,15 @@ def read(path: Path) -> str:
 
 
 def parse(path: Path, text: str, line: int | None = None) -> dict[str, Any]:
-    """A JSON object; `text` is that of the file, or of a line of it.
+    """Parse a JSON object.
+
+    Args:
+        path: the file, for the message.
+        text: the text of the file, or of a line in it.
+        line: number of that line, from 1; None if `text` is the file.
 
     Raises:
-        UserError: it is none; names file and line.
+        UserError: the text is not a JSON object. The sentence names file and line.
     """
     where = f"{path}, line {line}" if line else f"{path}"
     try:

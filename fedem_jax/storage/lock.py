@@ -1,4 +1,4 @@
-"""One process at a time in a folder."""
+"""Locks a folder, so that one process at a time works in it."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from fedem_jax.errors import UserError
 from fedem_jax.storage.files import disk_errors
 
 LOCK = "lock"
-"""File in the folder that names the process at work there."""
+"""File in the folder that is locked, and that names the process."""
 
 
 class Lock:
-    """A lock on a folder, held by this process until it is released or the process ends.
+    """A lock on a folder. This process holds it until it releases it or ends.
 
-    A dead process leaves its file, which locks nothing. A file system without locks keeps nobody
-    out.
+    The file of a dead process remains, but locks nothing. On a file system without locks, other
+    processes are not kept out.
 
     Raises:
-        UserError: another process holds it; says which.
+        UserError: another process holds the lock. The sentence names it.
         OSError: the file cannot be written.
     """
 
@@ -33,13 +33,13 @@ class Lock:
         self._path = folder / LOCK
         self._file = -1
         while self._file < 0:
-            self._file = self._held()
+            self._file = self._open_locked()
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%F %T")}
         os.ftruncate(self._file, 0)
         os.write(self._file, json.dumps(holder).encode() + b"\n")
 
-    def _held(self) -> int:
-        """The locked file; -1 if its former holder removed it in between."""
+    def _open_locked(self) -> int:
+        """Open and lock the file; -1 if another process removed it in between."""
         file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -49,7 +49,7 @@ class Lock:
                 f"{self._path.parent}: {_named(self._path)} is at work there; let it end or stop "
                 "it."
             ) from None
-        except OSError:  # no locks on this file system
+        except OSError:  # the file system has no locks
             return file
         try:
             if os.path.samestat(os.fstat(file), os.stat(self._path)):
@@ -60,7 +60,7 @@ class Lock:
         return -1
 
     def release(self) -> None:
-        """Let others in."""
+        """Release the lock."""
         if self._file >= 0:
             self._path.unlink(missing_ok=True)
             os.close(self._file)
@@ -69,10 +69,10 @@ class Lock:
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Make this the only process at work in a folder, which is made if need be.
+    """Hold the lock on a folder, which is made if it is absent.
 
     Raises:
-        UserError: another process is at work there, or nothing can be written.
+        UserError: another process is at work there, or the folder cannot be written.
     """
     with disk_errors(folder, "give another --out"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ def exclusive(folder: Path) -> Iterator[None]:
 
 
 def holder(folder: Path) -> str:
-    """The process at work in a folder, in words; empty if there is none."""
+    """A description of the process at work in a folder; empty if there is none."""
     try:
         file = os.open(folder / LOCK, os.O_RDONLY)
     except OSError:

@@ -112,8 +112,8 @@ def test_moments_keep_every_digit(tmp_path, moments, kept):
         (["1", "0x10"], "'0x10' is no finite number"),
         (["1", "1_000"], "'1_000' is no finite number"),
         (["1", "9" * 400], "is no finite number"),
-        (["1", "2015-01-02T10:00"], "write moments as numbers, such as seconds since 1970"),
-        (["1", "02.01.2015"], "write moments as numbers"),
+        (["1", "2015-01-02T10:00"], "write timestamps as numbers, such as seconds since 1970"),
+        (["1", "02.01.2015"], "write timestamps as numbers"),
     ],
 )
 def test_moments_that_would_be_changed_are_refused(tmp_path, moments, words):

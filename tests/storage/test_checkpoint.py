@@ -204,7 +204,7 @@ def test_the_first_signal_is_a_wish(number):
         os.kill(os.getpid(), number)
         until(stop)
         assert stop() == number
-    assert said == ["stopping after this segment of rounds; once more stops at once"]
+    assert said == ["stopping after this segment of rounds; a second signal stops at once"]
     assert signal.getsignal(number) is before
 
 
