@@ -103,14 +103,10 @@ def train_and_upload(
     place: Int[Array, ""],
 ) -> Change:
     """(p_u, Q_u) <- local epochs of Adam from (p_u, G); a_u (Q_u - G) is added to the upload."""
+    private = at_place(clients.private, place)
     start = from_storage(download.items[samples.rows])
-    private, table, trained = fit_embedding(
-        model.objective,
-        at_place(clients.private, place),
-        start,
-        samples,
-        optax.adam(hyper.lr_embedding),
-    )
+    adam = optax.adam(hyper.lr_embedding)
+    private, table, trained = fit_embedding(model.objective, private, start, samples, adam)
     moved = clipped(config, table - start, hyper.ldp_clip)
     sent = Contribution(samples.rows, share_of(samples.count) * moved, ())
     return replacing.change(config, private, trained, sent, table)

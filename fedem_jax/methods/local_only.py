@@ -93,12 +93,8 @@ def train_alone(
     model: Scoring, hyper: Hyper, samples: ClientSamples, clients: Clients, server: Any, place
 ) -> Change:
     """(p_u, Q_u) <- local epochs of Adam, on the rows that the client's samples touch."""
-    private, table = clients.private, clients.items[place, samples.rows]
-    private, table, trained = fit_embedding(
-        model.objective,
-        at_place(private, place),
-        from_storage(table),
-        samples,
-        optax.adam(hyper.lr_embedding),
-    )
+    private = at_place(clients.private, place)
+    table = from_storage(clients.items[place, samples.rows])
+    adam = optax.adam(hyper.lr_embedding)
+    private, table, trained = fit_embedding(model.objective, private, table, samples, adam)
     return Change({"private": private}, trained, samples.rows, table)
