@@ -1,8 +1,7 @@
-"""`make ablation`: FedEM with one part after the other changed, over several seeds.
+"""`make ablation`: variants of FedEM, each with one changed part, over several seeds.
 
-Each variant departs from the base in one part. The runs are those of `fedem compare`, with its
-folders, its resumption and its paired test against the base; this script chooses the variants and
-draws them by the part that they change.
+The runs are those of `fedem compare`, with its folders, its resumption and its paired test against
+the base. This script chooses the variants, and draws them by the part that they change.
 """
 
 from __future__ import annotations
@@ -47,9 +46,9 @@ PARTS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Ablation:
-    """Change one part of FedEM after the other, over several seeds: merging, aggregation and
-    similarity, alpha, fraction of aggregated clients, widths of the adapter. Writes table.md,
-    table.csv, comparison.png and ablation.png. Called again, it runs what is missing.
+    """Compare FedEM with variants that change one part: merging, aggregation and similarity, alpha,
+    fraction of aggregated clients, or widths of the adapter. Writes table.md, table.csv,
+    comparison.png and ablation.png. A second call runs only what is missing.
 
     examples:
       python experiments/ablation.py --dataset filmtrust --seeds 3 --rounds 30
@@ -57,19 +56,19 @@ class Ablation:
     """
 
     dataset: str = "synthetic"
-    """Name of a known data set or path of a file of your own."""
+    """Name of a known data set, or path of your own file."""
     protocol: str = "leak-free"
     """Rules of split, negatives and selection: leak-free, paper or paper-p."""
     parts: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PART ...")] = tuple(PARTS)
-    """What is changed, one after the other."""
+    """Parts that are changed, one at a time."""
     seeds: int = 3
     """Seeds of each variant: 0, 1, ..."""
     rounds: int = 0
     """Rounds of all; 0: those of the preset."""
     preset: Annotated[str, tyro.conf.arg(metavar="{auto,released,tuned}")] = "auto"
-    """Settings that the base starts from."""
+    """Preset of the base."""
     settings: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FIELD=VALUE ...")] = ()
-    """Settings of the base, such as lr_embedding=0.03; the variants share them."""
+    """Settings of the base and of all variants, such as lr_embedding=0.03."""
     out: str = ""
     """Folder; empty: results/ablation-<dataset>-<protocol>."""
     data_dir: str = ""
@@ -77,7 +76,7 @@ class Ablation:
 
 
 def ablate(args: Sequence[str]) -> None:
-    """Run what is missing, and report all."""
+    """Run what is missing, and report everything."""
     options = tyro.cli(Ablation, prog="experiments/ablation.py", args=args)
     for part in options.parts:
         if part not in PARTS:
@@ -110,8 +109,19 @@ def draw(
     summaries: Sequence[MethodSummary], base: str, parts: Sequence[str], path: Path, title: str,
     chance: Mapping[str, Any], clients: int,
 ) -> None:  # fmt: skip
-    """HR among the sampled candidates of each variant, a panel for each part; the base is the
-    vertical line, and its `spread` the band around it."""
+    """Draw HR among the sampled candidates of each variant, a panel for each part.
+
+    The vertical line is the base, and the band its `spread`.
+
+    Args:
+        summaries: of the base and of the variants.
+        base: name of the base.
+        parts: names of the panels, from `PARTS`.
+        path: of the picture.
+        title: of the picture.
+        chance: metrics of a random order, by part and metric.
+        clients: number of clients.
+    """
     by_name = {summary.name: summary for summary in summaries if not summary.failed}
     if base not in by_name:
         raise UserError(f"{base} failed, so there is nothing to hold the variants against.")
@@ -131,9 +141,8 @@ def draw(
     for panel, part in zip(panels, parts, strict=True):
         frame(panel, across="", grid="both")
         panel.axvline(of_base.mean, color=COLOURS[1], linewidth=1.2)
-        panel.axvspan(
-            of_base.mean - half, of_base.mean + half, color=COLOURS[1], alpha=0.15, linewidth=0
-        )
+        ends = of_base.mean - half, of_base.mean + half
+        panel.axvspan(*ends, color=COLOURS[1], alpha=0.15, linewidth=0)
         panel.axvline(chance[metric[0]][metric[1]], **CHANCE)
         changes = list(reversed(PARTS[part]))
         for row, change in enumerate(changes):
@@ -147,7 +156,7 @@ def draw(
 
 
 def spread(mean: Spread, clients: int) -> float:
-    """Standard deviation of a hit rate over seeds; of one seed, its standard error over clients."""
+    """Standard deviation of a hit rate over seeds; with one seed, standard error over clients."""
     return mean.sd if mean.n > 1 else error_over_clients(mean.mean, clients)
 
 

@@ -1,6 +1,6 @@
-"""Prints what six short runs and a small sweep come to, so that a change can be held against it.
+"""Prints digests of the results of six short runs and a small sweep.
 
-A change that moves or renames code must leave these lines as they are, to the bit, on one machine:
+A change that only moves or renames code must not change these lines, on the same machine:
 
     python experiments/equality.py > before.txt    # on the old commit
     python experiments/equality.py | diff before.txt -
@@ -22,18 +22,18 @@ ROUNDS = 4
 
 
 def digest(*parts: bytes) -> str:
-    """First 16 digits of the SHA-256 of some bytes."""
+    """First 16 digits of the SHA-256 of the joined parts."""
     return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 
 
 def of_state(state: Any) -> str:
-    """Digest of all arrays of a state, whatever the fields are called that hold them."""
+    """Digest of all arrays of a state. The names of its fields do not matter."""
     arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
     return digest(*sorted(f"{a.shape} {a.dtype} ".encode() + a.tobytes() for a in arrays))
 
 
 def of_records(records: list[Any]) -> str:
-    """Digest of the lines of `metrics.jsonl`, without their seconds."""
+    """Digest of the records of a run, without their seconds."""
     kept = [{name: value for name, value in r.items() if name != "seconds"} for r in records]
     return digest(json.dumps(kept, sort_keys=True).encode())
 

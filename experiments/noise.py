@@ -1,7 +1,7 @@
 """`make noise`: what Laplace noise on uploads costs in accuracy, method by method.
 
-Each method is a sweep over the scale of the noise, kept in a folder of its own, so that the script,
-called again, runs what is missing. What a scale guarantees, and when, is in docs/privacy.md.
+Each method is a sweep over the scale of the noise, in its own folder. A second call runs only what
+is missing. docs/privacy.md says what a scale guarantees, and when.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from fedem_jax.sweep.run import SweepResult, run_sweep
 from fedem_jax.sweep.space import space
 
 METHODS = ("fedem", "fedmf", "pfedrec")
-"""Methods whose uploads may be noisy, and that are drawn unless others are asked for."""
+"""The methods that are measured by default; their uploads take noise."""
 
 
 @dataclass(frozen=True)
 class Noise:
     """Draw HR@K against the scale of the Laplace noise that clients add to every number of an
-    upload. Writes table.md and noise.png. Called again, it runs what is missing.
+    upload. Writes table.md and noise.png. A second call runs only what is missing.
 
     examples:
       python experiments/noise.py --dataset filmtrust --seeds 3
@@ -47,19 +47,18 @@ class Noise:
     """
 
     dataset: str = "synthetic"
-    """Name of a known data set or path of a file of your own."""
+    """Name of a known data set, or path of your own file."""
     protocol: str = "leak-free"
     """Rules of split, negatives and selection: leak-free, paper or paper-p."""
     methods: Annotated[tuple[str, ...], tyro.conf.arg(metavar="METHOD ...")] = METHODS
-    """Methods, each with its tuned settings for the data set where there are such, else with the
-    released ones."""
+    """Methods, each with its tuned settings for the data set, or else with the released ones."""
     scales: Annotated[tuple[float, ...], tyro.conf.arg(metavar="SCALE ...")] = (
         0.0, 0.1, 0.2, 0.5, 1.0, 2.0,
     )  # fmt: skip
     """Scales of the noise."""
     clip: float = 0.0
-    """Most L1 norm of what a client adds to the known table, without which noise guarantees
-    nothing; 0: no bound."""
+    """Bound on the L1 norm of a client's change to the known table; without a bound the noise
+    guarantees nothing. 0: no bound."""
     seeds: int = 3
     """Seeds of each setting: 0, 1, ..."""
     rounds: int = 30
@@ -71,11 +70,11 @@ class Noise:
 
 
 def measure(args: Sequence[str]) -> None:
-    """Run what is missing, and report all."""
+    """Run what is missing, and report everything."""
     options = tyro.cli(Noise, prog="experiments/noise.py", args=args)
     stem = Path(options.dataset).stem or "data"
     out = Path(options.out or f"results/noise-{stem}-{options.protocol}")
-    sweeps = {method: described(options, method) for method in options.methods}
+    sweeps = {method: sweep_of(options, method) for method in options.methods}
     process.prepare_jax()
     console = Console(highlight=False)
     results = {}
@@ -97,7 +96,7 @@ def start_of(method: str, dataset: str) -> str:
     return "tuned" if (method, dataset) in tuned() else "released"
 
 
-def described(options: Noise, method: str) -> Sweep:
+def sweep_of(options: Noise, method: str) -> Sweep:
     """The sweep of one method.
 
     Raises:
@@ -109,15 +108,14 @@ def described(options: Noise, method: str) -> Sweep:
     for name in needed:
         if not hasattr(config, name):
             raise UserError(f"methods: {method} has no {name}; leave it out.")
-    if options.clip:
-        config = dataclasses.replace(config, ldp_clip=options.clip)
-    config = dataclasses.replace(config, data_dir=options.data_dir)
+    bound = {"ldp_clip": options.clip} if options.clip else {}
+    config = dataclasses.replace(config, data_dir=options.data_dir, **bound)
     varied = space(type(config), {"ldp_scale": list(options.scales)}, "")
     return Sweep(config=config, varied=varied, seeds=tuple(range(options.seeds)))
 
 
 def by_scale(result: SweepResult) -> pd.DataFrame:
-    """The settings that stayed finite, in order of their scale."""
+    """The settings that stayed finite, in rising order of their scale."""
     done = result.settings[result.settings["status"] == "done"]
     return done.sort_values("ldp_scale")
 
@@ -152,8 +150,10 @@ def table(options: Noise, results: dict[str, SweepResult], command: str) -> str:
 
 
 def draw(options: Noise, results: dict[str, SweepResult], path: Path) -> None:
-    """A curve for each method, with its standard deviation over the seeds, or of one seed its
-    standard error over the clients; 0 stands at the left."""
+    """Draw a curve for each method over the scale of the noise.
+
+    Bars are the standard deviation over seeds; with one seed, the standard error over clients.
+    """
     first = next(iter(results.values()))
     hr, scales = f"hr@{first.sweep.config.top_k}", sorted(options.scales)
     title = f"Noise on uploads: {first.about['dataset']}, protocol {first.about['protocol']}"

@@ -1,7 +1,7 @@
-"""`make soak`: runs of random methods and settings on small synthetic federations, killed at random
-moments, gone on with, and held against the same runs left in peace.
+"""`make soak`: kills and resumes random runs, and compares them with uninterrupted runs.
 
-Every process is a real `fedem train`; a kill is SIGKILL or SIGTERM.
+The runs have random methods and settings, on small synthetic federations. Every process is a real
+`fedem train`. A kill is SIGKILL or SIGTERM at a random moment.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from fedem_jax.storage.checkpoint import flat, found, read
 from fedem_jax.storage.files import put
 
 TIMES = ("compile_seconds", "seconds_per_round", "resumed")
-"""Entries of a summary that a cut may change."""
+"""Entries of a summary that an interruption may change."""
 SHORTLY = 0.4
-"""Seconds after a checkpoint within which most kills come: about as long as the rounds of a run
-take, beside a start-up of many seconds."""
+"""Seconds after a checkpoint within which most kills come: about the time of all rounds of a run,
+which is short beside its start-up."""
 
 
 @dataclass(frozen=True)
 class Soak:
-    """Run, kill, resume and compare for a while; say what was done. Exit status: 1 if anything was
-    lost or differed.
+    """Run, kill, resume and compare for a while, and report it. The exit status is 1 if anything
+    was lost or differed.
 
     examples:
       python experiments/soak.py --minutes 5
@@ -47,70 +47,64 @@ class Soak:
     """
 
     minutes: float = 30.0
-    """How long; the run at hand is brought to its end."""
+    """How long; the last run is completed."""
     seed: int = 0
-    """Of methods, settings, data and moments."""
+    """Seed of methods, settings, data and moments."""
     out: str = ""
-    """File that receives the table; empty: it is shown alone."""
+    """File that the table is written to; empty: it is only shown."""
 
 
 @dataclass
 class Tally:
-    """What was done."""
+    """Counts of what was done."""
 
     methods: Counter[str] = field(default_factory=Counter)
     """Runs by method."""
     kills: Counter[str] = field(default_factory=Counter)
-    """By signal."""
+    """Kills by signal."""
     resumes: int = 0
     resumed_rounds: int = 0
-    """Rounds that did not have to be run again, over all resumes."""
+    """Rounds restored from checkpoints, over all resumes."""
     diverged: int = 0
-    """Runs whose numbers explode; nothing is compared."""
+    """Runs that diverged; they are not compared."""
     mismatches: list[str] = field(default_factory=list)
 
 
 class Failed(Exception):
-    """A process ended as none should."""
+    """A process ended in an unexpected way."""
 
 
 class Diverged(Exception):
-    """The settings make numbers explode, which the run says, as it should."""
+    """A run reported that its numbers are not finite, because of its random settings."""
 
 
 def train(arguments: Sequence[str], cache: Path) -> subprocess.Popen[bytes]:
     """Start `fedem train` with these arguments."""
-    keep = {
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-    return subprocess.Popen(
-        [sys.executable, "-m", "fedem_jax", "train", *arguments],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env=os.environ | keep,
-    )
+    command = [sys.executable, "-m", "fedem_jax", "train", *arguments]
+    every = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    env = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache)} | every
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=env)
 
 
 def to_its_end(process: subprocess.Popen[bytes], expected: Sequence[int] = (0,)) -> int:
-    """Wait for a process; its exit status.
+    """Wait for the end of a process. Returns its exit status.
 
     Raises:
-        Failed: it is none of the expected; tells the process's last words.
-        Diverged: its numbers ceased to be finite.
+        Failed: the status is unexpected; the message has the last line of the error output.
+        Diverged: the numbers of the run are not finite.
     """
-    _, said = process.communicate()
+    _, errors = process.communicate()
     if process.returncode not in expected:
         command = " ".join(map(str, process.args)) if isinstance(process.args, list) else ""
-        words = said.decode().strip().splitlines()[-1:] or ["nothing said"]
-        if process.returncode == 2 and "that are not finite" in words[0]:
-            raise Diverged(words[0])
-        raise Failed(f"status {process.returncode} of {command}: {words[0]}")
+        (last,) = errors.decode().strip().splitlines()[-1:] or ["no error output"]
+        if process.returncode == 2 and "that are not finite" in last:
+            raise Diverged(last)
+        raise Failed(f"status {process.returncode} of {command}: {last}")
     return process.returncode
 
 
 def next_checkpoint(process: subprocess.Popen[bytes], folder: Path) -> None:
-    """Wait until the process has written a checkpoint there, or has ended."""
+    """Wait until the process has written a new checkpoint, or has ended."""
     before = max(found(folder), default=0)
     while process.poll() is None and max(found(folder), default=0) <= before:
         time.sleep(0.005)
@@ -119,10 +113,10 @@ def next_checkpoint(process: subprocess.Popen[bytes], folder: Path) -> None:
 def killed(
     process: subprocess.Popen[bytes], after: float, number: signal.Signals, tally: Tally
 ) -> bool:
-    """Send a signal after so many seconds; whether it came before the process had ended.
+    """Send a signal after some seconds. Returns whether it ended the process.
 
     Raises:
-        Failed: the process ended in another way than the signal or success explain.
+        Failed: the process ended neither by the signal nor with success.
     """
     try:
         process.wait(timeout=after)
@@ -138,20 +132,25 @@ def survive(
     arguments: Sequence[str], out: Path, cache: Path, moments: np.random.Generator,
     longest: float, kills: int, tally: Tally, terminate: float = 0.3, aimed: float = 0.0,
 ) -> None:  # fmt: skip
-    """Run into `out`, killed up to `kills` times, each time at a random moment of at most `longest`
-    seconds, and gone on with to its end.
+    """Run into `out`, kill and resume the run up to `kills` times, and let it finish.
 
     Args:
-        terminate: share of the kills that ask (SIGTERM).
+        arguments: of `fedem train`.
+        out: run directory.
+        cache: folder of compiled programs.
+        moments: draws the moments and the signals.
+        longest: most seconds until a kill.
+        kills: most kills.
+        tally: counts what is done.
+        terminate: share of the kills that are SIGTERM; the others are SIGKILL.
         aimed: share of the kills that come shortly after a new checkpoint instead.
 
     Raises:
-        Failed: it could not be gone on with.
+        Failed: the run could not be resumed.
     """
     for number in range(kills + 1):
         begun = (out / "config.json").exists()
-        how = ["--resume", str(out)] if begun else [*arguments, "--out", str(out)]
-        process = train(how, cache)
+        process = train(["--resume", str(out)] if begun else [*arguments, "--out", str(out)], cache)
         if begun:
             tally.resumes += 1
             tally.resumed_rounds += max(found(out / CHECKPOINT), default=0)
@@ -168,10 +167,10 @@ def survive(
 
 
 def apart(whole: Path, cut: Path) -> list[str]:
-    """In what a run that was cut off differs from one that was not; empty: in nothing.
+    """Names of what differs between an uninterrupted and an interrupted run.
 
-    Compared are the records but their seconds, counts of rho, the summary but its times, every
-    client's ranks, and all arrays of the last checkpoint, bit by bit.
+    Compared bit by bit are the records without seconds, the counts of rho, the summary without
+    times, every client's ranks, and all arrays of the last checkpoint.
     """
     differ = []
     for name in (METRICS, RHO):
@@ -195,7 +194,7 @@ def apart(whole: Path, cut: Path) -> list[str]:
 
 
 def ratings(path: Path, draw: np.random.Generator) -> None:
-    """Write a federation of some tens of clients with tastes."""
+    """Write the ratings of 8 to 39 users; half of the users like the even items, half the odd."""
     users, items = draw.integers(8, 40), draw.integers(50, 120)
     lines = []
     for user in range(users):
@@ -205,8 +204,8 @@ def ratings(path: Path, draw: np.random.Generator) -> None:
     path.write_text("user,item,rating,timestamp\n" + "\n".join(lines) + "\n")
 
 
-def drawn(draw: np.random.Generator, dataset: Path) -> tuple[str, list[str]]:
-    """A method, and the arguments of a run of it."""
+def random_run(draw: np.random.Generator, dataset: Path) -> tuple[str, list[str]]:
+    """A random method, and random arguments of `fedem train` for it."""
     method = str(draw.choice(list(METHODS)))
 
     def one(*values: object) -> str:
@@ -236,16 +235,16 @@ def drawn(draw: np.random.Generator, dataset: Path) -> tuple[str, list[str]]:
     return method, [*flags, "--per-client"]
 
 
-def soak(wanted: Soak, folder: Path, tally: Tally) -> None:
-    """Fill the time."""
-    until, cache, number = time.monotonic() + 60 * wanted.minutes, folder / "cache", 0
+def soak(options: Soak, folder: Path, tally: Tally) -> None:
+    """Kill, resume and compare runs until the time is over."""
+    until, cache, number = time.monotonic() + 60 * options.minutes, folder / "cache", 0
     while time.monotonic() < until:
-        draw = np.random.default_rng((wanted.seed, number))
+        draw = np.random.default_rng((options.seed, number))
         number += 1
         here = folder / str(number)
         here.mkdir()
         ratings(here / "ratings.csv", draw)
-        method, arguments = drawn(draw, here / "ratings.csv")
+        method, arguments = random_run(draw, here / "ratings.csv")
         print(f"{number}: {' '.join(arguments[2:])}", flush=True)
         tally.methods[method] += 1
         try:
@@ -256,28 +255,28 @@ def soak(wanted: Soak, folder: Path, tally: Tally) -> None:
             differ = apart(here / "whole", here / "cut")
         except Diverged:
             differ, tally.diverged = [], tally.diverged + 1
-            print("   its numbers explode", flush=True)
+            print("   diverged", flush=True)
         except Failed as failed:
             differ = [str(failed)]
         else:
             print(f"   survived, {time.monotonic() - begun:.0f} s", flush=True)
-        tally.mismatches += [f"{' '.join(arguments)}: {what}" for what in differ]
+        tally.mismatches += [f"{' '.join(arguments)}: {name}" for name in differ]
         if not differ:
             shutil.rmtree(here)
 
 
 def table(tally: Tally, minutes: float) -> str:
-    """What was done, in Markdown."""
+    """The tally in Markdown."""
     methods = ", ".join(f"{name} {count}" for name, count in sorted(tally.methods.items()))
     kills = ", ".join(f"{name} {count}" for name, count in sorted(tally.kills.items()))
     rows = [
         ("minutes", f"{minutes:.0f}"),
-        ("runs, each beside one left in peace", str(tally.methods.total())),
+        ("runs, each beside an uninterrupted one", str(tally.methods.total())),
         ("by method", methods),
         ("kills", f"{tally.kills.total()} ({kills})"),
         ("resumes", str(tally.resumes)),
-        ("rounds taken from checkpoints", str(tally.resumed_rounds)),
-        ("runs whose numbers explode, not compared", str(tally.diverged)),
+        ("rounds restored from checkpoints", str(tally.resumed_rounds)),
+        ("runs that diverged, not compared", str(tally.diverged)),
         ("mismatches", str(len(tally.mismatches))),
     ]
     lines = ["| what | figure |", "| --- | --- |", *(f"| {a} | {b} |" for a, b in rows)]
@@ -285,22 +284,22 @@ def table(tally: Tally, minutes: float) -> str:
 
 
 def main() -> None:
-    wanted = tyro.cli(Soak)
-    if wanted.minutes <= 0:
-        raise UserError(f"minutes: {wanted.minutes:g} is out of range; give a number above 0.")
+    options = tyro.cli(Soak)
+    if options.minutes <= 0:
+        raise UserError(f"minutes: {options.minutes:g} is out of range; give a number above 0.")
     tally, begun = Tally(), time.monotonic()
     folder = tempfile.mkdtemp(prefix="soak-")
     try:
-        soak(wanted, Path(folder), tally)
+        soak(options, Path(folder), tally)
     finally:
         if not tally.mismatches:
             shutil.rmtree(folder)
     text = table(tally, (time.monotonic() - begun) / 60)
     print(f"\n{text}")
-    if wanted.out:
-        put(Path(wanted.out), lambda path: path.write_text(text))
+    if options.out:
+        put(Path(options.out), lambda path: path.write_text(text))
     if tally.mismatches:
-        print(f"what differed is in {folder}")
+        print(f"{folder} holds the runs that differ")
         raise SystemExit(1)
 
 

@@ -1,8 +1,9 @@
 """Expected errors of a quadratic federation; `theory.md` (one folder up) derives every line.
 
-Client u wants theta_u = theta + b_u, Var b_u = tau^2, and has local = theta_u + e_u, Var e_u = s.
-The aggregate is a local + (1 - a) others, a the client's own weight, others = theta_u + an error of
-variance V that e_u does not enter. Errors are mean squares per coordinate.
+The optimum of client u is theta_u = theta + b_u, Var b_u = tau^2. Its local estimate is local =
+theta_u + e_u, Var e_u = s. The aggregate is a local + (1 - a) others; a is the client's own weight.
+The error of `others` has variance V and is independent of e_u. Errors are mean squares per
+coordinate.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ QUANTILES = 2000
 
 
 class Moments(NamedTuple):
-    """Second moments of what a client has and of what it is sent, per coordinate."""
+    """Second moments of a client's local estimate and of the others' mean, per coordinate."""
 
     local: Numbers
     """s = sigma^2 / n_u, error of the local estimate."""
@@ -40,37 +41,37 @@ class Moments(NamedTuple):
 
 
 class Evidence(NamedTuple):
-    """What rho is fitted on."""
+    """The m samples that rho is fitted on."""
 
     noise: Numbers
-    """sigma^2 / m, error of the mean of the m samples."""
+    """sigma^2 / m, error of their mean."""
     seen: Numbers
-    """omega, the share of them that the local estimate was fitted on, in [0, 1]."""
+    """omega, the share of them that the local estimate was trained on, in [0, 1]."""
 
 
 def moments(
     samples: Num[np.ndarray, " N"], weights: Float[np.ndarray, " N"], tau: float, sigma: float
 ) -> Moments:
-    """Of every client, for any sizes n_u and weights that sum to 1 (Eq. 2)."""
+    """Moments of every client, for any sizes n_u and weights that sum to 1 (Eq. 2)."""
     local = sigma**2 / samples
     parts = weights**2 * (tau**2 + local)
     return Moments(local, tau**2 + (parts.sum() - parts) / (1 - weights) ** 2, weights)
 
 
 def equal_clients(samples: Numbers, clients: Numbers, tau: Numbers, sigma: Numbers) -> Moments:
-    """Of any client, where all have as many samples and the same weight; arguments broadcast."""
+    """Moments of a client, if all have equal samples and weights; arguments broadcast."""
     local = sigma**2 / samples
     return Moments(local, tau**2 + (tau**2 + local) / (clients - 1), 1 / clients)
 
 
 def error_at(client: Moments, rho: Numbers) -> Numbers:
-    """Of local + rho (aggregate - local), rho not learned (Eq. 3). 0: local, 1: replaced."""
+    """Error of local + rho (aggregate - local) with a fixed rho (Eq. 3). 0: local, 1: replaced."""
     kappa = (1 - client.own) * rho
     return (1 - kappa) ** 2 * client.local + kappa**2 * client.others
 
 
 def best_rho(client: Moments) -> Numbers:
-    """rho* (Eq. 4); not above 1 if weights are sample shares, else cut there."""
+    """rho*, cut to at most 1 (Eq. 4); with sample shares as weights it never exceeds 1."""
     return np.minimum(client.share / (1 - client.own), 1)
 
 
@@ -82,17 +83,20 @@ def shared_rho(clients: Moments) -> Numbers:
 
 
 def learned_rho(client: Moments, evidence: Evidence, width: Numbers) -> tuple[Numbers, Numbers]:
-    """Mean and standard deviation of rho fitted without bounds (Eq. 8); the latter from width 3."""
+    """Mean and standard deviation of a rho fitted without bounds (Eq. 8).
+
+    The standard deviation needs a width of at least 3.
+    """
     mean = (1 - evidence.seen) * client.share
     sd = np.sqrt(_spread(client, evidence)[0] / (client.gap * (width - 2)))
     return mean / (1 - client.own), sd / (1 - client.own)
 
 
 def learned_error(client: Moments, evidence: Evidence, width: Numbers) -> Numbers:
-    """Of the estimate merged at a rho that was fitted without bounds (Eq. 9).
+    """Error of the estimate merged at a rho that was fitted without bounds (Eq. 9).
 
     Args:
-        width: J, coordinates that share the rho.
+        width: J, number of coordinates that share the rho.
     """
     variance, covariance = _spread(client, evidence)
     bias = evidence.seen * client.share
@@ -102,11 +106,11 @@ def learned_error(client: Moments, evidence: Evidence, width: Numbers) -> Number
 def clipped_error(
     client: Moments, evidence: Evidence, width: Numbers, *, exact: bool = True
 ) -> Numbers:
-    """The same, with the fitted rho cut to [0, 1] (Eq. 11).
+    """Error of the estimate merged at a fitted rho that is cut to [0, 1] (Eq. 11).
 
     Args:
-        exact: take the mean over the length of others - local, by a midpoint rule over the
-            quantiles of chi squared; else put its mean square in (delta method, wrong by order
+        exact: whether to integrate over the length of others - local, by a midpoint rule over the
+            quantiles of chi squared. Else its mean square is used (delta method, error of order
             1/J^2).
     """
     client = Moments(*(np.asarray(value)[..., None] for value in client))
@@ -131,7 +135,7 @@ def clipped_error(
 
 
 def best_error(client: Moments) -> Numbers:
-    """R* = s V / S, of the estimate merged at rho* where that is within [0, 1] (Eq. 5)."""
+    """R* = s V / S, error of the estimate merged at rho*, if rho* is within [0, 1] (Eq. 5)."""
     return client.local * client.others / client.gap
 
 

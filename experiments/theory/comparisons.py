@@ -1,4 +1,4 @@
-"""Which federations are simulated, and the closed form beside each outcome."""
+"""The federations that are simulated, and the closed form of each outcome."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from quadratic import Estimate, Federation, over_trials, simulate
 WIDTH = 32
 """J, coordinates that share a rho."""
 HELD = 4
-"""Samples held out for fitting rho, on top of those trained on."""
+"""Samples held out for fitting rho, beside the training samples."""
 KINDS = ("local", "replaced", "merged, rho*", "learned, held out", "learned, training")
 
 
 class Point(NamedTuple):
-    """A federation whose clients have as many samples each."""
+    """A federation of clients with equally many samples."""
 
     tau2: float = 1 / 8
     sigma: float = 1.0
@@ -45,7 +45,7 @@ SLICES: dict[str, tuple[Any, ...]] = {
     "samples": (1, 2, 4, 8, 16, 32),
     "clients": (2, 8, 32, 128),
 }
-"""One number of the base point moves, the others stay."""
+"""Slices: one number of the base point varies, the others are fixed."""
 GRID = tuple(
     Point(*values)
     for values in itertools.product((0.0, 1 / 8, 1.0), (0.5, 1.0, 2.0), (2, 8, 32), (2, 8, 32))
@@ -72,14 +72,17 @@ def federations(
     samples: np.ndarray, weights: Any, tau2: Any, sigma: Any, fitted: Any, reused: Any, rho: Any,
     width: Any = WIDTH,
 ) -> Federation:  # fmt: skip
-    """Stacked over the points P.
+    """Federations stacked over the points P.
 
     Args:
-        samples: `[P N]`, trained on.
-        weights: broadcast to `[P N]`.
-        tau2, sigma, width: broadcast to `[P]`.
-        fitted, reused: broadcast to `[P E N]`.
-        rho: `[P R N]`.
+        samples: [P N] training samples.
+        weights: of the local estimates, broadcast to [P N].
+        tau2: variance of the optima, broadcast to [P].
+        sigma: standard deviation of a sample, broadcast to [P].
+        fitted: samples that rho is fitted on, broadcast to [P E N].
+        reused: those of them that were trained on, broadcast to [P E N].
+        rho: [P R N] fixed weights.
+        width: coordinates of an estimate, broadcast to [P].
     """
     points, clients = samples.shape
     shape = (points, np.broadcast_shapes(np.shape(fitted), np.shape(reused))[-2], clients)
@@ -96,7 +99,7 @@ def federations(
 
 
 def compare_points(key: Any, points: tuple[Point, ...], trials: int) -> Compared:
-    """`[KINDS P]` for federations of equal clients, a compiled program per number of clients."""
+    """[KINDS P] for federations of equal clients; each number of clients compiles a program."""
     form, mean, error = np.empty((3, len(KINDS), len(points)))
     capacity = max(point.samples for point in points) + HELD
     for number in sorted({point.clients for point in points}):
@@ -115,8 +118,8 @@ def compare_points(key: Any, points: tuple[Point, ...], trials: int) -> Compared
         values = jnp.concatenate(
             [ran.local[:, :, None], ran.replaced[:, :, None], ran.merged, ran.learned], 2
         )
-        found = over_trials(values, pooled=True)
-        mean[:, places], error[:, places] = found.mean.T, found.error.T
+        estimate = over_trials(values, pooled=True)
+        mean[:, places], error[:, places] = estimate.mean.T, estimate.error.T
         form[:, places] = all_forms(client, sigma, samples)
     return Compared(form, Estimate(mean, error))
 
@@ -135,7 +138,7 @@ def all_forms(client: Moments, sigma: Any, samples: Any) -> np.ndarray:
 
 
 class Unequal(NamedTuple):
-    """Clients with few and many samples, `[P N]` or `[P E N]`; weights are sample shares."""
+    """Clients with few and many samples, [P N] or [P E N]; weights are sample shares."""
 
     local: Compared
     replaced: Compared
@@ -143,15 +146,15 @@ class Unequal(NamedTuple):
     shared: Compared
     """Merged at one rho for all."""
     learned: Compared
-    """Held out, half seen in training, all seen."""
+    """Merged at a learned rho: on held-out samples, half seen in training, all seen."""
     rho: Compared
-    """Of the same."""
+    """The learned rho of these three."""
     best: np.ndarray
     """rho*."""
 
 
 def compare_unequal(key: Any, trials: int) -> Unequal:
-    """For every client and each of SPREADS."""
+    """Compare the unequal clients, for each of `SPREADS`."""
     weights = SIZES / SIZES.sum()
     each = [moments(SIZES, weights, np.sqrt(tau2), 1.0) for tau2 in SPREADS]
     clients = Moments(*(np.stack(part) for part in zip(*each, strict=True)))
@@ -183,14 +186,15 @@ def compare_unequal(key: Any, trials: int) -> Unequal:
 
 
 class Fit(NamedTuple):
-    """A way to fit rho, in a federation that is `Point()` otherwise."""
+    """A way to fit rho; the rest of the federation is as in `Point()`."""
 
     tau2: float
     samples: int
-    """Trained on."""
+    """Training samples."""
     fitted: int
+    """Samples that rho is fitted on."""
     reused: int = 0
-    """Of the fitted ones, how many were trained on."""
+    """Those of them that were trained on."""
     width: int = WIDTH
 
 
@@ -198,20 +202,20 @@ COUNT, SEEN = 8, (0, 2, 4, 6, 8)
 SEEN_TAU2 = (1 / 32, 1 / 8, 1 / 2)
 """A quarter of s, s, and 4 s."""
 SEEN_FITS = tuple(Fit(tau2, COUNT, COUNT, k) for tau2, k in itertools.product(SEEN_TAU2, SEEN))
-"""Fitted on as many samples as trained on, of which some are the same."""
+"""Rho is fitted on as many samples as were trained on; some are the same."""
 WIDTHS, FEW = (2, 4, 8, 16, 32), 2
 ALIKE_FITS = tuple(Fit(0.0, COUNT, FEW, width=width) for width in WIDTHS)
-"""Clients that are alike: rho* is 1, so half of the fitted ones are cut."""
+"""Clients with equal optima: rho* is 1, so about half of the fitted values are cut."""
 TOTAL, HELD_OUT, HELD_WIDTHS = 32, (1, 2, 4, 8, 12, 16, 24), (4, 32)
 HELD_FITS = tuple(
     Fit(1 / 8, TOTAL - held, held, width=width)
     for width, held in itertools.product(HELD_WIDTHS, HELD_OUT)
 )
-"""Of a client's samples some are held out for rho, the rest is trained on."""
+"""Some of a client's samples are held out for rho; the others are trained on."""
 
 
 class Fitted(NamedTuple):
-    """What the fits led to, `[P]`."""
+    """Results of the fits, [P]."""
 
     rho: Compared
     learned: Compared
@@ -219,7 +223,7 @@ class Fitted(NamedTuple):
 
 
 def compare_fits(key: Any, fits: tuple[Fit, ...], trials: int) -> Fitted:
-    """All of them in one compiled program."""
+    """Compare the fits, all in one compiled program."""
     tau2, samples, fitted, reused, width = np.array(fits).T
     number = Point().clients
     client = equal_clients(samples, number, np.sqrt(tau2), 1.0)

@@ -1,7 +1,7 @@
 """A federation of quadratic clients, simulated sample by sample.
 
-Nothing of `closed_forms.py` is used here: samples are drawn, averaged, aggregated, and rho is
-fitted to samples by least squares.
+It does not use `closed_forms.py`. Samples are drawn, averaged and aggregated, and rho is fitted to
+samples by least squares.
 """
 
 from __future__ import annotations
@@ -20,40 +20,40 @@ TOGETHER = 8
 
 
 class Federation(NamedTuple):
-    """N clients, R ways to choose rho beforehand, E ways to fit it."""
+    """N clients, R fixed choices of rho, E ways to fit it."""
 
     tau: Float[Array, ""]
     """Standard deviation of a client's optimum, per coordinate."""
     sigma: Float[Array, ""]
     """Standard deviation of a sample, per coordinate."""
     trained: Int[Array, " N"]
-    """Samples that the local estimate is the mean of."""
+    """Number of samples that the local estimate averages."""
     weights: Float[Array, " N"]
-    """Of the local estimates in the aggregate."""
+    """Weights of the local estimates in the aggregate."""
     rho: Float[Array, "R N"]
     fitted: Int[Array, "E N"]
-    """Samples that rho is fitted on."""
+    """Number of samples that rho is fitted on."""
     reused: Int[Array, "E N"]
-    """How many of them were trained on, too."""
+    """Number of those that were also trained on."""
     width: Int[Array, ""]
-    """J, coordinates of an estimate; they share one rho."""
+    """J, number of coordinates of an estimate; they share one rho."""
 
 
 class Outcome(NamedTuple):
-    """Mean squared errors per coordinate, and what was learned."""
+    """Mean squared errors per coordinate, and the learned rho."""
 
     local: Float[Array, " N"]
     replaced: Float[Array, " N"]
     merged: Float[Array, "R N"]
     learned: Float[Array, "E N"]
     clipped: Float[Array, "E N"]
-    """With the learned rho cut to [0, 1]."""
+    """Error with the learned rho cut to [0, 1]."""
     rho: Float[Array, "E N"]
-    """Learned, not cut."""
+    """The learned rho, not cut."""
 
 
 class Client(NamedTuple):
-    """What one client has."""
+    """The optimum, the samples and the local estimate of a client."""
 
     optimum: Float[Array, " J"]
     samples: Float[Array, "S J"]
@@ -64,11 +64,11 @@ class Client(NamedTuple):
 def simulate(
     key: Key[Array, ""], federations: Federation, trials: int, room: tuple[int, int]
 ) -> Outcome:
-    """Outcomes `[trials P ...]` of P federations with as many clients, stacked.
+    """Outcomes [trials P ...] of P stacked federations with equally many clients.
 
     Args:
         trials: a multiple of `TOGETHER` compiles in half the time.
-        room: for the samples of a client, trained on or not, and for their coordinates.
+        room: capacity for the samples of a client, and for their coordinates.
     """
 
     def of_all(key: Key[Array, ""]) -> Outcome:
@@ -79,13 +79,13 @@ def simulate(
 
 
 def trial(keys: Key[Array, " N"], federation: Federation, room: tuple[int, int]) -> Outcome:
-    """One federation from new draws, with a key per client."""
+    """Simulate one federation, with a key for each client."""
     clients = jax.vmap(partial(client, federation, room))(keys, federation.trained)
     aggregate = jnp.einsum("n,nj->j", federation.weights, clients.local, precision="highest")
     each = jax.vmap(partial(outcome, aggregate), in_axes=(0, 0, 1, 1, 1), out_axes=-1)
-    found = each(clients, federation.trained, federation.rho, federation.fitted, federation.reused)
-    per_coordinate = jax.tree.map(lambda total: total / federation.width, found)
-    return per_coordinate._replace(rho=found.rho)
+    sums = each(clients, federation.trained, federation.rho, federation.fitted, federation.reused)
+    per_coordinate = jax.tree.map(lambda total: total / federation.width, sums)
+    return per_coordinate._replace(rho=sums.rho)
 
 
 def client(
@@ -94,8 +94,8 @@ def client(
     """Draw a client's optimum and samples; its estimate is the mean of the first `trained`."""
     capacity, widest = room
     draws = jax.random.normal(key, (1 + capacity, widest))
-    draws = jnp.where(jnp.arange(widest)[None] < federation.width, draws, 0)  # others are right
-    centre = jnp.cos(jnp.arange(widest))  # any will do: errors are differences
+    draws = jnp.where(jnp.arange(widest)[None] < federation.width, draws, 0)  # unused have no error
+    centre = jnp.cos(jnp.arange(widest))  # arbitrary, since errors are differences
     optimum = centre + federation.tau * draws[0]
     samples = optimum[None] + federation.sigma * draws[1:]
     return Client(optimum, samples, mean_of(samples, jnp.arange(capacity) < trained))
@@ -109,7 +109,16 @@ def outcome(
     fitted: Int[Array, " E"],
     reused: Int[Array, " E"],
 ) -> Outcome:
-    """What one client gets from each way to merge; squared errors are summed."""
+    """Errors of one client with each way to merge, summed over the coordinates.
+
+    Args:
+        aggregate: the weighted mean of all local estimates.
+        client: the client.
+        trained: number of its training samples.
+        rho: fixed weights.
+        fitted: numbers of samples that rho is fitted on.
+        reused: numbers of those that were also trained on.
+    """
     place = jnp.arange(client.samples.shape[0])
 
     def error(rho: Float[Array, ""]) -> Float[Array, ""]:
@@ -161,8 +170,8 @@ class Estimate(NamedTuple):
 
 
 def over_trials(values: Float[Array, "T ..."], *, pooled: bool) -> Estimate:
-    """Of outcomes; `pooled`: of their mean over the clients (last axis), which depend on each
-    other within a trial."""
+    """Estimate over trials; `pooled`: of the mean over the clients (last axis), which are dependent
+    within a trial."""
     trials = np.asarray(values, np.float64)
     if pooled:
         trials = trials.mean(-1)

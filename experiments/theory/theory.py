@@ -1,7 +1,7 @@
-"""The quadratic federation of `experiments/theory.md`: closed forms against simulation.
+"""The quadratic federation of `experiments/theory.md`: closed forms and simulation.
 
-Simulates clients sample by sample, prints what is expected beside what was simulated, and draws
-both. The same seed gives the same numbers.
+Simulates clients sample by sample, prints the closed forms beside the simulation, and draws both.
+The same seed gives the same numbers.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def main() -> None:
-    """Simulate, print, draw."""
+    """Simulate, print and draw."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def in_slices(every: Compared) -> Iterator[tuple[str, Compared]]:
-    """The comparison cut into the slices that come first in it."""
+    """The slices that the comparison begins with, by name."""
     start = 0
     for name, values in SLICES.items():
         part = slice(start, start := start + len(values))
@@ -83,36 +83,36 @@ def in_slices(every: Compared) -> Iterator[tuple[str, Compared]]:
         yield name, Compared(form[:, part], Estimate(mean[:, part], error[:, part]))
 
 
-def table(points: list[Point], found: Compared) -> Table:
-    """A line per point: closed form, below it the simulated mean with its standard error."""
-    lines = Table(box=box.SIMPLE, title="Squared error per coordinate: closed form, simulated")
+def table(points: list[Point], compared: Compared) -> Table:
+    """A row per point: closed form, below it the simulated mean with its standard error."""
+    rows = Table(box=box.SIMPLE, title="Squared error per coordinate: closed form, simulated")
     for heading in ("tau²", "sigma", "n", "N", *KINDS):
-        lines.add_column(heading, justify="right")
-    form, (mean, error) = found
+        rows.add_column(heading, justify="right")
+    form, (mean, error) = compared
     for place, point in enumerate(points):
         cells = [
             f"{form[kind, place]:.4f}\n{mean[kind, place]:.4f} ± {error[kind, place]:.4f}"
             for kind in range(len(KINDS))
         ]
-        lines.add_row(*(f"{value:g}" for value in point), *cells)
-    return lines
+        rows.add_row(*(f"{value:g}" for value in point), *cells)
+    return rows
 
 
 def agreement(compared: dict[str, Compared]) -> Table:
-    """How far the simulations lie from the closed forms, in standard errors.
+    """Distance of the simulations to the closed forms, in standard errors.
 
-    If the forms hold, the root mean square is near 1 and one in 22 lies beyond 2.
+    If the forms hold, the root mean square is near 1, and one value in 22 lies beyond 2.
     """
-    lines = Table(box=box.SIMPLE, title="Distance to the closed form, in standard errors")
+    rows = Table(box=box.SIMPLE, title="Distance to the closed form, in standard errors")
     for heading in ("", "values", "root mean square", "beyond 2", "largest"):
-        lines.add_column(heading, justify="right" if heading else "left")
+        rows.add_column(heading, justify="right" if heading else "left")
     for name, one in compared.items():
         away = one.away.ravel()
-        lines.add_row(
+        rows.add_row(
             name, str(away.size), f"{np.sqrt(np.mean(away**2)):.2f}",
             f"{np.mean(away > 2):.1%}", f"{away.max():.2f}",
         )  # fmt: skip
-    return lines
+    return rows
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
-"""Pictures of `experiments/theory.md`: closed forms are lines, simulations are points with two
-standard errors."""
+"""Draws the pictures of `experiments/theory.md`.
+
+Lines are closed forms. Points are simulations, with bars of two standard errors.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,7 @@ PER_COORDINATE = "squared error, units² per coordinate"
 
 
 def draw_slices(results: dict[str, Compared], path: Path) -> None:
-    """The five errors over each number of the base point, the others held."""
+    """Draw the five errors over each number of the base point; the others are fixed."""
     base = Point()
     figure = style.new_figure(
         (9, 7), "Error of an estimate: lines are closed forms, points are simulated",
@@ -93,7 +95,7 @@ def draw_slices(results: dict[str, Compared], path: Path) -> None:
 
 
 def draw_fits(results: Fitted, path: Path) -> None:
-    """What becomes of a learned rho: samples seen before, few coordinates, samples held out."""
+    """Draw the effects on a learned rho: seen samples, few coordinates, held-out samples."""
     figure = style.new_figure(
         (9, 7), "Learning rho: lines are closed forms, points are simulated",
         f"σ = 1, N = {Point().clients} clients, bars: two standard errors. Above: n = m = {COUNT}, "
@@ -133,32 +135,25 @@ def _seen(rho: Axes, error: Axes, results: Fitted) -> None:
 
 
 def _widths(panel: Axes, results: Fitted) -> None:
-    across = np.geomspace(WIDTHS[0], WIDTHS[-1], 60)
+    widths = np.geomspace(WIDTHS[0], WIDTHS[-1], 60)
     client = equal_clients(COUNT, Point().clients, 0.0, 1.0)
     evidence = Evidence(1 / FEW, 0.0)
     part = slice(len(SEEN_FITS), len(SEEN_FITS) + len(ALIKE_FITS))
-    _axes(
-        panel,
-        "coordinates J that share the rho",
-        PER_COORDINATE,
-        WIDTHS,
-        "Few coordinates, rho* = 1",
-    )
+    across = "coordinates J that share the rho"
+    _axes(panel, across, PER_COORDINATE, WIDTHS, "Few coordinates, rho* = 1")
     lines = (
-        ("not cut", results.learned, learned_error(client, evidence, across)),
-        ("cut to [0, 1]", results.clipped, clipped_error(client, evidence, across)),
+        ("not cut", results.learned, learned_error(client, evidence, widths)),
+        ("cut to [0, 1]", results.clipped, clipped_error(client, evidence, widths)),
     )
     for (label, compared, form), colour in zip(lines, COLOURS, strict=False):
-        panel.plot(across, np.asarray(form), color=colour, label=label)
+        panel.plot(widths, np.asarray(form), color=colour, label=label)
         mean, wide = (values[part] for values in compared.simulated)
         _points(panel, WIDTHS, mean, wide, colour)
-    delta = clipped_error(client, evidence, across, exact=False)
-    panel.plot(
-        across, delta, color=COLOURS[1], linestyle=DASHED, linewidth=1, label="its delta method"
-    )
-    panel.axhline(
-        float(best_error(client)), color=GREY, linestyle=DOTTED, linewidth=1, label="at rho*"
-    )
+    delta = clipped_error(client, evidence, widths, exact=False)
+    dashed = {"color": COLOURS[1], "linestyle": DASHED, "linewidth": 1}
+    panel.plot(widths, delta, **dashed, label="its delta method")
+    best = float(best_error(client))
+    panel.axhline(best, color=GREY, linestyle=DOTTED, linewidth=1, label="at rho*")
     panel.set(xscale="log", yscale="log")
     _ticks(panel, WIDTHS)
     panel.yaxis.set_minor_formatter(NullFormatter())
@@ -179,12 +174,8 @@ def _held(panel: Axes, results: Fitted) -> None:
         excess = (1 - whole.share) ** 2 * share + 1 / (share * width)
         approximate = best_error(whole) * (1 - 1 / width) + whole.local * excess
         panel.plot(held, approximate, color=colour, linestyle=DASHED, linewidth=1)
-        panel.axvline(
-            float(TOTAL * best_held_share(whole, width)),
-            color=colour,
-            linestyle=DOTTED,
-            linewidth=1.2,
-        )
+        best = float(TOTAL * best_held_share(whole, width))
+        panel.axvline(best, color=colour, linestyle=DOTTED, linewidth=1.2)
         part = slice(start + row * len(HELD_OUT), start + (row + 1) * len(HELD_OUT))
         mean, wide = (values[part] for values in results.learned.simulated)
         _points(panel, HELD_OUT, mean, wide, colour)
@@ -200,7 +191,7 @@ def _held(panel: Axes, results: Fitted) -> None:
 
 
 def draw_unequal(results: Unequal, path: Path) -> None:
-    """Clients with 1 to 64 samples: which rho is best, which is learned, what it is worth."""
+    """Draw the best and the learned rho of clients with 1 to 64 samples, and their errors."""
     figure = style.new_figure(
         (9, 4), "Clients with few and with many samples; weights are sample shares",
         f"σ = 1. Lines: closed forms; points: simulated, two standard errors; full: fitted on "
@@ -246,7 +237,7 @@ def _axes(panel: Axes, across: str, unit: str, ticks: Any, title: str = "") -> N
 
 
 def _ticks(panel: Axes, values: Any) -> None:
-    """On logarithmic axes: ticks at the simulated values, decimals upright."""
+    """Put ticks at the simulated values, and write all labels as decimals or fractions."""
     panel.set_xticks(list(values))
     panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
     panel.xaxis.set_minor_locator(NullLocator())

@@ -1,9 +1,8 @@
-"""Does a protocol leak held-out items? Local-only and popularity under it, and what it trains on.
+"""Does a protocol leak held-out items? Runs Local-only and popularity, and looks at the negatives.
 
-A client that trains alone knows nothing of items that it never met, so Local-only belongs at chance
-level. It rises above if the protocol treats the held-out item otherwise than the candidates that it
-is ranked against: above all if these are drawn as training negatives, and pushed down, while the
-held-out item is spared.
+A client that trains alone knows nothing of unseen items, so Local-only should be at chance level.
+It exceeds chance if the protocol treats the held-out item unlike the candidates. The usual cause:
+candidates are drawn as training negatives, which lowers their scores, but the held-out item is not.
 """
 
 from __future__ import annotations
@@ -27,7 +26,8 @@ from fedem_jax.core.lists import Lists
 from fedem_jax.data.federation import Federation
 from fedem_jax.data.sources import federation_of
 from fedem_jax.evaluation.metrics import hit_rate
-from fedem_jax.evaluation.ranking import HeldOut, Ranking, rank_all
+from fedem_jax.evaluation.ranking import HeldOut, rank_all
+from fedem_jax.evaluation.records import PARTS
 from fedem_jax.runs.simulation import Simulation, versions
 from fedem_jax.runs.train import Observer, run
 
@@ -37,16 +37,15 @@ def audit(
 ) -> Audit:
     """Train Local-only and rank by popularity under a protocol, and say whether it leaks.
 
-    For Local-only every client numbers the items in a random order of its own: alone, it never
-    needs the others' numbers. All clients start from one table, so without that they would agree on
-    unseen items, and one popular held-out item would move many hits at once. With it, a protocol
-    that treats held-out items like all others gives Binomial(clients, chance) hits, exactly so if
-    no scores tie; ties count against the held-out item or by half.
+    All clients start from one item table, so they would agree on unseen items. One popular held-out
+    item would then change many hits at once. To make clients independent, each numbers the items in
+    its own random order; a client that trains alone does not need common numbers. The hits of a
+    protocol without leak are then Binomial(clients, chance), exactly if no scores tie.
 
     Args:
         config: settings of protocol, data and local training; the method is always Local-only.
         federation: the data; None: what `config` names.
-        observers: told of the training as by `run`.
+        observers: follow the training, as in `run`.
 
     Raises:
         UserError: unusable data or settings.
@@ -114,8 +113,10 @@ def renumbered(federation: Federation, rng: np.random.Generator) -> Federation:
 
 
 def popularity_hits(config: Config, federation: Federation) -> dict[str, float]:
-    """HR@K of `val`, `test`, `val_full` and `test_full` by the number of clients that trained on
-    each item; equal numbers by the protocol's rule for ties."""
+    """HR@K of each part, if items are ranked by the number of clients that trained on them.
+
+    The protocol's rule for ties applies.
+    """
     owner = np.repeat(np.arange(federation.num_clients), np.diff(federation.offsets))
     pairs = np.unique(owner * federation.num_items + federation.items)
     trained_on = np.bincount(pairs % federation.num_items, minlength=federation.num_items)
@@ -125,39 +126,34 @@ def popularity_hits(config: Config, federation: Federation) -> dict[str, float]:
 
     simulation = Simulation(config, federation)
     algorithm = simulation.algorithm._replace(score=score)
-    ranking = Ranking(federation.protocol.ties, "logit", config.top_k)
+    ranking = simulation.ranking._replace(scale="logit")
     ranked = jax.jit(partial(rank_all, algorithm, simulation.layout, ranking=ranking))
     state = State((), jnp.asarray(trained_on, jnp.float32))
     ranks = simulation.by_client(ranked(state, simulation.lists, simulation.held_out, hyper=()))
-    return {
-        part: float(hit_rate(getattr(ranks, part), config.top_k).mean())
-        for part in ("val", "test", "val_full", "test_full")
-    }
+    return {part: float(hit_rate(getattr(ranks, part), config.top_k).mean()) for part in PARTS}
 
 
 def drawn_as_negative(config: Config, federation: Federation) -> dict[str, np.ndarray]:
     """Which held-out items and candidates a run draws as negatives of their client, in any round.
 
-    The draws are those of `run` with the same arguments, since they depend on seed, round and
-    client alone; nothing is trained.
+    Nothing is trained. The draws equal those of `run` with the same arguments, since they depend
+    only on seed, round and client.
 
     Returns:
         for each of `val_item`, `test_item` (bool [C]), `val_candidates`, `test_candidates`
         (bool [C K]): True where drawn.
     """
     simulation = Simulation(config, federation, jax.devices()[:1])
-    found = jax.jit(partial(_drawn, simulation))(
+    masks = jax.jit(partial(_drawn, simulation))(
         simulation.key_draws, simulation.lists, simulation.held_out
     )
-    return {name: np.asarray(mask) for name, mask in found.items()}
+    return {name: np.asarray(mask) for name, mask in masks.items()}
 
 
 def _drawn(simulation: Simulation, key: Array, lists: Lists, held_out: HeldOut) -> dict[str, Array]:
     """The masks of `drawn_as_negative`, on device."""
-    rounds, num_items = (
-        jnp.arange(simulation.config.rounds, dtype=jnp.int32),
-        simulation.federation.num_items,
-    )
+    rounds = jnp.arange(simulation.config.rounds, dtype=jnp.int32)
+    num_items = simulation.federation.num_items
 
     def participants(number):
         chosen = simulation.draws(key, number, lists).participants()
@@ -173,20 +169,20 @@ def _drawn(simulation: Simulation, key: Array, lists: Lists, held_out: HeldOut) 
             return met.at[jnp.where(negative, items, num_items)].set(True, mode="drop")
 
         met = lax.fori_loop(0, simulation.config.rounds, add, jnp.zeros(num_items, bool))
-        return {name: met[asked[client]] for name, asked in held_out._asdict().items()}
+        return {name: met[items[client]] for name, items in held_out._asdict().items()}
 
-    found = {name: jnp.zeros(asked.shape, bool) for name, asked in held_out._asdict().items()}
+    drawn = {name: jnp.zeros(items.shape, bool) for name, items in held_out._asdict().items()}
     for size in simulation.layout.classes:
-        # whole batches, so that they compile once; the last client fills up the last of them
+        # whole batches, so that they compile once; the last client fills the last batch
         room = -len(size.members[0]) % CLIENTS_AT_ONCE
         clients = jnp.asarray(np.pad(size.members[0], (0, room), mode="edge"))
         masks = lax.map(partial(of_client, size), clients, batch_size=CLIENTS_AT_ONCE)
-        found = {name: mask.at[clients].set(masks[name]) for name, mask in found.items()}
-    return found
+        drawn = {name: mask.at[clients].set(masks[name]) for name, mask in drawn.items()}
+    return drawn
 
 
 CLIENTS_AT_ONCE = 16
-"""Clients whose draws are repeated side by side; an item of each takes a byte."""
+"""Clients whose draws are repeated side by side; each takes a byte for every item."""
 
 
 def _contains(
@@ -199,8 +195,10 @@ def _contains(
 
 
 def _others_known(federation: Federation, part: str) -> np.ndarray:
-    """[C] items that are left out of a full ranking of the held-out item of `part`: the training
-    items and, for test, the validation item; never the held-out item itself."""
+    """[C] number of items that the full ranking of `part` leaves out.
+
+    These are the training items and, for test, the validation item, without the held-out item.
+    """
     clients, number = np.arange(federation.num_clients), federation.num_items
     known = np.repeat(clients, np.diff(federation.offsets)) * number + federation.items
     if part == "test":

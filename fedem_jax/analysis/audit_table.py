@@ -1,4 +1,4 @@
-"""What an audit found, as a table for a terminal."""
+"""The results of an audit as a table for a terminal."""
 
 from __future__ import annotations
 

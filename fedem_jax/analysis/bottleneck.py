@@ -1,10 +1,10 @@
-"""The aggregation bottleneck, measured: the same clients with three item tables, round after round.
+"""The aggregation bottleneck, measured: the same clients with three item tables in every round.
 
     local       Q_u, right after local training
-    replaced    G_u, the aggregated table, in its place
-    merged      Q_u + rho_u (G_u - Q_u), what FedEM goes on with
+    replaced    G_u, the aggregated table
+    merged      Q_u + rho_u (G_u - Q_u), the table that FedEM trains next
 
-Private parameters are the same in all three. A client is looked at in the rounds in which it is
+Private parameters are the same in all three. A client is measured in the rounds in which it is
 aggregated, since only then the server has a table for it.
 """
 
@@ -29,7 +29,7 @@ from fedem_jax.core.table_storage import from_storage
 from fedem_jax.data.federation import Federation
 from fedem_jax.data.sources import federation_of
 from fedem_jax.errors import UserError
-from fedem_jax.evaluation.ranking import Ranking, rank_all
+from fedem_jax.evaluation.ranking import rank_all
 from fedem_jax.evaluation.records import Setting
 from fedem_jax.methods import bind
 from fedem_jax.models.losses import LOSSES
@@ -37,32 +37,34 @@ from fedem_jax.runs.simulation import Simulation, check_list, device_name, versi
 from fedem_jax.runs.train import Observer
 
 STAGES = ("local", "replaced", "merged")
-"""Item tables that are compared, in order."""
+"""The item tables that are compared."""
 
 
 class Reading(NamedTuple):
-    """Every client after a round, with each of the three tables."""
+    """Quality of every client after a round, with each of the three tables."""
 
     served: Bool[Array, " C"]
-    """Whether the client was aggregated; the rest means nothing for the others."""
+    """Whether the client was aggregated; the other fields are meaningless if not."""
     rank: Float[Array, "3 C"]
-    """Of its test item among the sampled candidates."""
+    """Rank of its test item among the sampled candidates."""
     loss: Float[Array, "3 C"]
-    """Mean over the samples that it trains on next, nats."""
+    """Mean loss over its samples of the next round, nats."""
 
 
 class Distances(NamedTuple):
-    """Every client's distance to its own optimum: the root mean square, over the items that it
-    trains on, of the length of the difference between two rows."""
+    """Distance of every client's tables to its own optimum.
+
+    It is the root mean square, over the items that the client trains on, of the distance of rows.
+    """
 
     served: Bool[Array, " C"]
     table: Float[Array, "3 C"]
-    """Of each of the three tables."""
+    """Distance of each of the three tables."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Bottleneck:
-    """What was measured."""
+    """The measurements of a bottleneck study."""
 
     config: FedEM
     federation: Federation
@@ -73,8 +75,8 @@ class Bottleneck:
     """A row for each client: `user`, `history` (training items), `heterogeneity`, and for those
     aggregated in the last round `distance <stage>`; see `heterogeneity_of` and `Distances`."""
     settled: float
-    """Change of the mean loss in the last round of training alone, as a share: how far the clients'
-    optima are from settled."""
+    """Relative change of the mean loss in the last round of training alone; 0: all clients have
+    reached their optima."""
 
 
 def bottleneck(
@@ -83,14 +85,15 @@ def bottleneck(
     observers: Sequence[Observer] = (),
     alone: int = 20,
 ) -> Bottleneck:
-    """Train FedEM, and look at every aggregated client with its local, its aggregated and its
-    merged table; then let all clients train on alone, to where they take for their own optimum.
+    """Train FedEM, and measure every aggregated client with its three item tables.
+
+    Then all clients train alone, from the last state. Their final tables serve as their own optima.
 
     Args:
         config: all settings. Every round is evaluated.
         federation: the data; None: what `config` names.
-        observers: told of the start and of every round.
-        alone: rounds of local training without a server from the last state on, at least 2.
+        observers: called at the start and after every round.
+        alone: rounds of training alone, at least 2.
 
     Raises:
         UserError: unusable data or settings.
@@ -102,12 +105,9 @@ def bottleneck(
     federation = federation_of(config) if federation is None else federation
     check_list(config, federation)
     simulation = Simulation(config, federation)
-    setting: Setting = {
-        "config": config,
-        "federation": federation,
-        "device": device_name(),
-        "versions": versions(),
-    }
+    setting = Setting(
+        config=config, federation=federation, device=device_name(), versions=versions()
+    )
     for observer in observers:
         observer.start(setting)
 
@@ -126,22 +126,22 @@ def bottleneck(
             "heterogeneity": heterogeneity_of(federation, optimum[simulation.layout.place]),
         }
     )
-    served, table = distances(simulation, state, optimum)
+    served, tables = distances(simulation, state, optimum)
     served = np.asarray(served)[simulation.layout.place]
-    for stage, apart in zip(STAGES, np.asarray(table), strict=True):
-        clients[f"distance {stage}"] = np.where(served, apart[simulation.layout.place], np.nan)
+    for stage, distance in zip(STAGES, np.asarray(tables), strict=True):
+        clients[f"distance {stage}"] = np.where(served, distance[simulation.layout.place], np.nan)
     return Bottleneck(config, federation, pd.concat(frames, ignore_index=True), clients, settled)
 
 
 def stages(simulation: Simulation) -> tuple[tuple[Algorithm, Callable[[State], State]], ...]:
-    """For each stage, the method whose `score` has its table, and the state that it reads."""
+    """For each stage, the method whose `score` uses its table, and a view of the state for it."""
     replacing = bind(settings_of(simulation).merging_by("replace"), simulation.layout)
 
-    def as_it_is(state: State) -> State:
+    def unchanged(state: State) -> State:
         return state
 
-    own = (simulation.algorithm, elastic_of(simulation).unserved)
-    return own, (replacing, as_it_is), (simulation.algorithm, as_it_is)
+    local = (simulation.algorithm, elastic_of(simulation).unserved)
+    return local, (replacing, unchanged), (simulation.algorithm, unchanged)
 
 
 def settings_of(simulation: Simulation) -> FedEM:
@@ -157,10 +157,8 @@ def elastic_of(simulation: Simulation) -> Elastic:
 
 
 def reader(simulation: Simulation) -> Callable[[State, int], Reading]:
-    """`(state, number) -> reading` after `number` rounds, compiled."""
-    rules, layout = simulation.federation.protocol, simulation.layout
-    elastic = elastic_of(simulation)
-    ranking = Ranking(rules.ties, rules.scale, simulation.config.top_k)
+    """A compiled function `(state, number) -> reading`, for a state after `number` rounds."""
+    layout, ranking, elastic = simulation.layout, simulation.ranking, elastic_of(simulation)
 
     @jax.jit
     def read(state, number, key, lists, held_out):
@@ -174,14 +172,9 @@ def reader(simulation: Simulation) -> Callable[[State, int], Reading]:
         return Reading(elastic.waits(state), jnp.stack(ranks), jnp.stack(losses))
 
     def look(state: State, number: int) -> Reading:
+        data = (simulation.key_draws, simulation.lists, simulation.held_out)
         with jax.default_matmul_precision("highest"):
-            return read(
-                state,
-                jnp.int32(number),
-                simulation.key_draws,
-                simulation.lists,
-                simulation.held_out,
-            )
+            return read(state, jnp.int32(number), *data)
 
     return look
 
@@ -189,7 +182,15 @@ def reader(simulation: Simulation) -> Callable[[State, int], Reading]:
 def losses_of(
     simulation: Simulation, algorithm: Algorithm, state: State, draws: Any, hyper: Any
 ) -> Float[Array, " C"]:
-    """Mean loss of every client over its samples of a round."""
+    """Mean loss of every client over its samples of a round.
+
+    Args:
+        simulation: settings, data and layout.
+        algorithm: the method that scores the items.
+        state: parameters of clients and server.
+        draws: the random choices of the round.
+        hyper: the method's numbers.
+    """
     layout, loss = simulation.layout, LOSSES[simulation.config.bce]
     positives = max(size.positives for size in layout.classes)
     barred = max(size.barred for size in layout.classes)
@@ -220,40 +221,39 @@ def in_rows(simulation: Simulation, number: int, reading: Reading) -> pd.DataFra
 
 
 def trained_on(simulation: Simulation, state: State, rounds: int) -> tuple[np.ndarray, float]:
-    """Every client's table after so many more rounds alone, in order of place, and the change of
-    the mean loss in the last of them. The state itself is left as it is."""
-    by_itself = Simulation(
-        settings_of(simulation).merging_by("none"),
-        simulation.federation,
-        list(simulation.layout.mesh.devices.flat),
-    )
+    """Every client's table after `rounds` more rounds alone, in order of place.
+
+    Also the relative change of the mean loss in the last of these rounds. `state` stays valid.
+    """
+    settings = settings_of(simulation).merging_by("none")
+    devices = list(simulation.layout.mesh.devices.flat)
+    alone = Simulation(settings, simulation.federation, devices)
     start = jax.tree.map(jnp.copy, elastic_of(simulation).unserved(state))
-    after, info, _ = by_itself.segment(start, rounds)(start, simulation.config.rounds)
+    after, info, _ = alone.segment(start, rounds)(start, simulation.config.rounds)
     before, last = np.nanmean(np.asarray(info.loss), axis=1)[-2:]
     return np.asarray(from_storage(after.clients.items)), float(abs(last - before) / before)
 
 
 def heterogeneity_of(federation: Federation, optimum: Float[np.ndarray, "C I D"]) -> np.ndarray:
-    """How far each client's optimum is from the others': the root mean square, over the items that
-    it trains on and somebody else, too, of the length of the difference between its row and the
-    mean of the other clients' rows; NaN if there is no such item."""
+    """[C] distance of each client's optimum to those of the others.
+
+    It is the root mean square, over the items that the client shares with others, of the distance
+    of its row to the mean of the others' rows. It is NaN without such an item.
+    """
     total = np.zeros(optimum.shape[1:])
     number = np.zeros(federation.num_items)
-    own = [
-        np.unique(federation.items[start:end])
-        for start, end in zip(federation.offsets[:-1], federation.offsets[1:], strict=True)
-    ]
+    own = [np.unique(items) for items in np.split(federation.items, federation.offsets[1:-1])]
     for client, items in enumerate(own):
         total[items] += optimum[client, items]
         number[items] += 1
-    found = np.full(len(own), np.nan)
+    heterogeneity = np.full(len(own), np.nan)
     for client, items in enumerate(own):
         items = items[number[items] > 1]
         if len(items):
-            mine = optimum[client, items]
-            others = (total[items] - mine) / (number[items] - 1)[:, None]
-            found[client] = np.sqrt(np.mean(np.sum((mine - others) ** 2, axis=1)))
-    return found
+            rows = optimum[client, items]
+            others = (total[items] - rows) / (number[items] - 1)[:, None]
+            heterogeneity[client] = np.sqrt(np.mean(np.sum((rows - others) ** 2, axis=1)))
+    return heterogeneity
 
 
 def distances(
@@ -278,12 +278,12 @@ def distances(
                 (aggregated,) = elastic.aggregated(state, place[None])
                 (rho,) = elastic.rho(state, place[None], hyper)
 
-                def apart(table):
+                def distance(table):
                     squares = jnp.sum((table - optimum[place]) ** 2, axis=1)
                     return jnp.sqrt(squares @ known / known.sum())
 
                 tables = (own, aggregated, merged(own, aggregated, rho))
-                return jnp.stack([apart(table) for table in tables])
+                return jnp.stack([distance(table) for table in tables])
 
             return lax.map(one, jnp.arange(layout.shard, dtype=jnp.int32))
 

@@ -1,4 +1,4 @@
-"""The two pictures of a bottleneck study."""
+"""Draws the two pictures of a bottleneck study."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fedem_jax.report.style import COLOURS, GREY, band, frame, legend_inside, ne
 
 
 def draw_stages(study: Bottleneck, path: Path) -> None:
-    """Quality and loss with each table over rounds, and distances to the clients' optima."""
+    """Draw quality and loss with each table over rounds, and distances to the clients' optima."""
     note = (
         f"of the clients aggregated in a round (fraction {study.config.aggregation_fraction:g}); "
         "bands: 95 % interval of the mean; boxes: quartiles, whiskers 5 % to 95 % of the clients"
@@ -54,7 +54,7 @@ def draw_stages(study: Bottleneck, path: Path) -> None:
 
 
 def draw_drops(study: Bottleneck, path: Path) -> None:
-    """What replacing costs each client, against its heterogeneity and its history."""
+    """Draw what replacing costs each client, against its heterogeneity and its history."""
     clients = by_client(study)
     lines, k = lines_of(clients), study.config.top_k
     note = (

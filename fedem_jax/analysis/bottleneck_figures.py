@@ -1,4 +1,4 @@
-"""The figures of a bottleneck study: means with intervals, and what replacing costs a client."""
+"""The numbers of a bottleneck study: means with intervals, and what replacing costs a client."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Figures(NamedTuple):
     high: float
 
     def interval(self, form: str = ".4f") -> str:
-        """The interval in words."""
+        """The interval, `low to high`."""
         return in_span(self.low, self.high, form)
 
     def __format__(self, form: str) -> str:
@@ -31,14 +31,12 @@ class Figures(NamedTuple):
 
 
 class Line(NamedTuple):
-    """Least squares over the clients."""
+    """A least-squares line over the clients, with its 95 % bootstrap band."""
 
     slope: Figures
     x: np.ndarray
-    """Where the line is drawn."""
     y: np.ndarray
     low: np.ndarray
-    """95 % bootstrap band over clients."""
     high: np.ndarray
     clients: int
 
@@ -49,8 +47,10 @@ def late(study: Bottleneck) -> pd.DataFrame:
 
 
 def by_client(study: Bottleneck) -> pd.DataFrame:
-    """A row for each client that was aggregated in the last third of the rounds: what it is, and
-    its mean loss and quality with each table over those rounds."""
+    """A row for each client that was aggregated in the last third of the rounds.
+
+    It adds the client's mean loss and quality with each table over those rounds.
+    """
     rounds, k = late(study), study.config.top_k
     columns = {"client": rounds["client"]}
     for stage in STAGES:
@@ -70,7 +70,7 @@ def summarised(study: Bottleneck) -> dict[str, Any]:
         | {"distance": _figures(study.clients[f"distance {stage}"].dropna())}
         for stage in STAGES
     }
-    slopes = {drop: {} for drop in ("loss", "ndcg")}
+    slopes = {"loss": {}, "ndcg": {}}
     for (drop, cause), line in lines_of(clients).items():
         slopes[drop][cause] = line.slope
     setting = {
@@ -87,30 +87,32 @@ def summarised(study: Bottleneck) -> dict[str, Any]:
 
 
 def lines_of(clients: pd.DataFrame) -> dict[tuple[str, str], Line]:
-    """Least-squares lines of what replacing costs a client, in loss and in NDCG, against its
-    heterogeneity and against the logarithm of its history."""
-    lines = {}
-    for drop in ("loss", "ndcg"):
-        for cause in ("heterogeneity", "history"):
-            lines[drop, cause] = fitted(*points(clients, drop, cause))
-    return lines
+    """Least-squares lines of what replacing costs a client, by cost and cause.
+
+    Costs are in loss and in NDCG. Causes are its heterogeneity and the logarithm of its history.
+    """
+    return {
+        (drop, cause): fitted(*points(clients, drop, cause))
+        for drop in ("loss", "ndcg")
+        for cause in ("heterogeneity", "history")
+    }
 
 
 def points(clients: pd.DataFrame, drop: str, cause: str) -> tuple[np.ndarray, np.ndarray]:
-    """What replacing costs each client (more loss, less NDCG), over its cause."""
+    """x: a cause; y: what replacing costs each client, added loss or lost NDCG."""
     sign = 1 if drop == "loss" else -1
-    cost = sign * (clients[f"{drop} replaced"] - clients[f"{drop} local"])
-    of = clients[cause] if cause == "heterogeneity" else np.log10(clients[cause].clip(lower=1))
-    sound = np.isfinite(of) & np.isfinite(cost)
-    return of[sound].to_numpy(), cost[sound].to_numpy()
+    y = sign * (clients[f"{drop} replaced"] - clients[f"{drop} local"])
+    x = clients[cause] if cause == "heterogeneity" else np.log10(clients[cause].clip(lower=1))
+    finite = np.isfinite(x) & np.isfinite(y)
+    return x[finite].to_numpy(), y[finite].to_numpy()
 
 
 def fitted(x: np.ndarray, y: np.ndarray, seed: int = 0) -> Line:
-    """Least squares, with a band from drawing clients with replacement."""
+    """A least-squares line. Its band comes from drawing clients with replacement."""
     at = np.linspace(x.min(), x.max(), 50)
     if len(x) < 3 or np.ptp(x) == 0:
-        none = np.full(len(at), np.nan)
-        return Line(Figures(np.nan, np.nan, np.nan), at, none, none, none, len(x))
+        nans = np.full(len(at), np.nan)
+        return Line(Figures(np.nan, np.nan, np.nan), at, nans, nans, nans, len(x))
     rng = np.random.default_rng(seed)
     draws = rng.integers(len(x), size=(RESAMPLES, len(x)))
     slopes, heights = _least_squares(x[draws], y[draws])
@@ -123,9 +125,9 @@ def fitted(x: np.ndarray, y: np.ndarray, seed: int = 0) -> Line:
 
 def _least_squares(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Slope and intercept of each row."""
-    apart = x - x.mean(axis=1, keepdims=True)
-    spread = np.maximum((apart**2).sum(axis=1), np.finfo(float).tiny)
-    slope = (apart * y).sum(axis=1) / spread
+    centred = x - x.mean(axis=1, keepdims=True)
+    spread = np.maximum((centred**2).sum(axis=1), np.finfo(float).tiny)
+    slope = (centred * y).sum(axis=1) / spread
     return slope, y.mean(axis=1) - slope * x.mean(axis=1)
 
 

@@ -1,4 +1,4 @@
-"""What `fedem bottleneck` ends with: a table and its files."""
+"""The table and the files of `fedem bottleneck`."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def shown(study: Bottleneck) -> Shown:
         f"{summary['rounds']} rounds; below each mean its 95 % interval over clients.",
         f"Loss added by replacing: {slopes['heterogeneity']:+.4f} per unit of heterogeneity, "
         f"{slopes['history']:+.4f} per tenfold history.",
-        "Distance: over the clients aggregated last. Their optima are their own tables after "
-        f"rounds alone, settled to {100 * study.settled:.1f} % of the loss a round.",
+        "Distance: over the clients of the last aggregation. Optima: their tables after training "
+        f"alone; in its last round the mean loss changed by {100 * study.settled:.1f} %.",
     ]
     return in_terminal(Table(title, header, rows, notes))
 

@@ -1,6 +1,6 @@
-"""What a run will cost, before it runs: padding, balance, memory, bytes on the wire.
+"""The cost of a run, before it runs: padding, balance, memory, bytes on the wire.
 
-All of it holds for every method. Nothing here compiles or trains a round.
+It applies to every method. Nothing here compiles or trains a round.
 """
 
 from __future__ import annotations
@@ -19,44 +19,44 @@ from fedem_jax.runs.simulation import Simulation
 
 
 class ClassPlan(NamedTuple):
-    """One size class, as if all its members were at work."""
+    """The work of one size class, if all its members train."""
 
     capacity: int
     """Places for training positives."""
     members: int
-    """Clients."""
+    """Number of clients."""
     rows: int
     """Rows of the compact table, M."""
     steps: int
     """Local steps of an epoch, of the largest member."""
     useful: float
-    """Steps times rows that they really touch, over the members."""
+    """Steps times rows that they touch, summed over the members."""
     padded: np.ndarray
-    """[devices] steps times rows as they are computed."""
+    """[devices] steps times rows that are computed, with padding."""
 
     @property
     def padding(self) -> float:
-        """Computed over useful work. Useful rows are a mean, so it may lie a little below 1."""
+        """Computed over useful work. Useful rows are means, so it may lie a little below 1."""
         return self.padded.sum() / self.useful
 
 
 class Plan(NamedTuple):
-    """A run, before it runs."""
+    """The cost of a run."""
 
     federation: Federation
     classes: dict[str, list[ClassPlan]]
-    """By phase of local training; each phase sorts all clients into classes of its own."""
+    """Size classes by phase of local training; each phase sorts all clients into its own."""
     memory: MemoryPlan
     traffic: Traffic
 
     @property
     def finest(self) -> list[ClassPlan]:
-        """The classes of the phase that has most of them: most clients are in these."""
+        """The classes of the phase that has most classes, which most clients are in."""
         return max(self.classes.values(), key=len)
 
     @property
     def padding(self) -> float:
-        """Computed over useful work, if all clients did what most of them do."""
+        """Computed over useful work, if all clients were in the phase of most clients."""
         return sum(c.padded.sum() for c in self.finest) / sum(c.useful for c in self.finest)
 
     @property
@@ -67,7 +67,7 @@ class Plan(NamedTuple):
 
 
 def plan_run(simulation: Simulation) -> Plan:
-    """All that can be said of a run before it runs."""
+    """Plan the cost of a run."""
     config, layout = simulation.config, simulation.layout
     load = ClientLoad.of(simulation.federation, config.num_negative, config.batch_size)
     return Plan(
@@ -91,8 +91,10 @@ def classes_of(algorithm: Algorithm, layout: Layout) -> dict[str, Sequence[SizeC
 
 
 def plan_class(load: ClientLoad, size: SizeClass, layout: Layout) -> ClassPlan:
-    """The plan of one size class. A block takes as many steps as its largest client, and a place of
-    a block that no client fills is computed all the same."""
+    """The plan of one size class.
+
+    A block takes as many steps as its largest client. Its empty places are computed as well.
+    """
     places = size.members.shape[1]
     block = layout.width(places)
     room = [(0, 0), (0, -places % block)]

@@ -8,7 +8,7 @@ from fedem_jax.units import in_bytes
 
 
 def shown(plan: Plan) -> Shown:
-    """The plan as tables of at most 80 columns."""
+    """The plan as tables that fit into 80 columns."""
     federation = plan.federation
     setting = (
         f"{federation.name}, protocol {federation.protocol.name}: {federation.num_clients:,} "

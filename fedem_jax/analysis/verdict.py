@@ -1,4 +1,4 @@
-"""What an audit found, and what it concludes from that: figures and reasons."""
+"""The figures of an audit, and its verdict with reasons."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Any
 from scipy.stats import binomtest
 
 from fedem_jax.config.protocol import Protocol
-from fedem_jax.errors import UserError
+from fedem_jax.storage.files import disk_errors
 
 AUDIT = "audit.json"
-"""All figures of an audit."""
+"""File with all figures of an audit."""
 
 LEVEL = 0.95
 """Confidence of the intervals that are shown."""
 DECISIVE = 0.001
-"""Local-only alone convicts a protocol if chance would reach its hits less often than this, for
-validation or test. A 95 % interval lies above chance in one fair run of 40, too often for that."""
+"""Level of the test on the hits of Local-only, for validation and for test. The intervals would not
+do: without a leak, one in 40 lies above chance."""
 TOLERATED = 2.0
-"""Local-only at this multiple of chance must lie outside the interval, or the run is too small."""
+"""The intervals must exclude this multiple of chance, or the run is too small to tell."""
 
 
 @dataclass(frozen=True)
@@ -41,28 +41,28 @@ class Share:
 
 @dataclass(frozen=True)
 class Figures:
-    """What was found out about one held-out item per client, validation or test. HR is HR@K."""
+    """The figures for the validation items, or for the test items. HR is HR@K."""
 
     local: Share
-    """Clients whose Local-only model has the item among its first K, of sampled candidates."""
+    """Clients whose Local-only model ranks the item in the first K among sampled candidates."""
     chance: float
     """HR of a random order of the sampled candidates, K / (candidates + 1)."""
     local_full: float
     """HR of Local-only among all items outside the client's training set."""
     chance_full: float
-    """HR of a random order of those, the mean over clients of K / number of items."""
+    """HR of a random order of these items: the mean over clients of K / number of items."""
     popularity: float
     """HR, among sampled candidates, of ranking by the number of clients that trained on an item."""
     popularity_full: float
-    """HR of the same among all items."""
+    """HR of the same ranking among all items."""
     recurring: Share
-    """Held-out items that stand among the client's training rows as well."""
+    """Held-out items that are also among the client's training rows."""
     spared: Share
-    """Of the other held-out items, those that can never be drawn as the client's negatives."""
+    """Non-recurring held-out items that can never be drawn as the client's negatives."""
     drawn: Share
-    """Of the same held-out items, those that were drawn in some round."""
+    """Non-recurring held-out items that were drawn as negatives in at least one round."""
     candidates_drawn: Share
-    """Sampled candidates that were drawn in some round, over all clients."""
+    """Sampled candidates that were drawn as negatives in at least one round, over all clients."""
 
     @property
     def hit_rate(self) -> float:
@@ -71,20 +71,20 @@ class Figures:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Clopper-Pearson interval of `hit_rate`; exact, since the clients are independent."""
+        """Clopper-Pearson interval of `hit_rate`, exact for independent clients."""
         low, high = binomtest(*dataclasses.astuple(self.local)).proportion_ci(LEVEL, "exact")
         return float(low), float(high)
 
     @property
     def p_value(self) -> float:
-        """Probability that a random order has as many hits or more."""
+        """Probability that a random order has at least as many hits."""
         test = binomtest(*dataclasses.astuple(self.local), self.chance, alternative="greater")
         return float(test.pvalue)
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What an audit found."""
+    """The result of an audit."""
 
     dataset: str
     protocol: Protocol
@@ -92,7 +92,6 @@ class Audit:
     seed: int
     rounds: int
     top_k: int
-    """K."""
     clients: int
     items: int
     val: Figures
@@ -100,16 +99,16 @@ class Audit:
     coinciding: int
     """Clients whose validation item is their test item."""
     tied_users: int
-    """Clients whose split hangs on equal timestamps."""
+    """Clients whose split depends on the order of equal timestamps."""
     versions: dict[str, str]
 
     @property
     def evidence(self) -> list[str]:
-        """Sentences, each of which shows a leak; empty if nothing does."""
-        found, name = [], f"HR@{self.top_k}"
+        """Sentences, each of which shows a leak; empty without a leak."""
+        evidence, name = [], f"HR@{self.top_k}"
         spared, drawn = self.val.spared + self.test.spared, self.val.drawn + self.test.drawn
         if spared.count:
-            found.append(
+            evidence.append(
                 f"{spared} held-out items can never be drawn as a negative of their client: "
                 f"{drawn.count:,} were in {self.rounds} rounds, but "
                 f"{self.test.candidates_drawn} test candidates were. Training pushes the "
@@ -117,39 +116,38 @@ class Audit:
             )
         for part, figures in self._parts():
             if figures.p_value < DECISIVE:
-                found.append(
+                evidence.append(
                     f"Local-only, which knows nothing of unseen items, ranks {part} items above "
                     f"chance: {name} {_estimate(figures)}, chance {figures.chance:.4f}."
                 )
         recurring = self.val.recurring + self.test.recurring
         if recurring.count:
-            found.append(f"{recurring} held-out items recur in their client's training rows.")
+            evidence.append(f"{recurring} held-out items recur in their client's training rows.")
         if self.coinciding:
-            found.append(
+            evidence.append(
                 f"{self.coinciding:,} of {self.clients:,} clients have the same validation and "
                 "test item, so that a choice on validation is one on test."
             )
-        return found
+        return evidence
 
     @property
     def doubts(self) -> list[str]:
-        """Sentences that say why an absence of evidence means little; empty if it does mean
-        something."""
-        found = []
+        """Sentences why missing evidence does not clear the protocol; empty if it does."""
+        doubts = []
         for part, figures in self._parts():
             low, high = figures.interval
-            told = f"Local-only's HR@{self.top_k} on {part} items is {_estimate(figures)}, "
+            hr = f"Local-only's HR@{self.top_k} on {part} items is {_estimate(figures)}, "
             if low > figures.chance:
-                found.append(
-                    f"{told}above chance ({figures.chance:.4f}), but chance does as much in one of "
+                doubts.append(
+                    f"{hr}above chance ({figures.chance:.4f}), but chance does as much in one of "
                     f"{1 / figures.p_value:.0f} fair runs; repeat with another --seed."
                 )
             elif high >= min(1.0, TOLERATED * figures.chance):
-                found.append(
-                    f"{told}an interval that holds twice the chance level ({figures.chance:.4f}): "
+                doubts.append(
+                    f"{hr}an interval that holds twice the chance level ({figures.chance:.4f}): "
                     f"{self.clients:,} clients are too few to tell."
                 )
-        return found
+        return doubts
 
     @property
     def leaks(self) -> bool:
@@ -163,7 +161,7 @@ class Audit:
 
     @property
     def reasons(self) -> list[str]:
-        """Sentences that carry the verdict."""
+        """The sentences behind the verdict."""
         drawn = self.val.drawn + self.test.drawn
         fair = [
             f"Held-out items are drawn as negatives like all others: {drawn} were in {self.rounds} "
@@ -177,28 +175,21 @@ class Audit:
     def as_dict(self) -> dict[str, Any]:
         """All figures and the verdict, for JSON."""
         values = dataclasses.asdict(self)
+        derived = ("hit_rate", "interval", "p_value")
         for part, figures in (("val", self.val), ("test", self.test)):
-            values[part] |= {
-                "hit_rate": figures.hit_rate,
-                "interval": figures.interval,
-                "p_value": figures.p_value,
-            }
+            values[part] |= {name: getattr(figures, name) for name in derived}
         return {"verdict": self.verdict, "leaks": self.leaks, "reasons": self.reasons} | values
 
     def save(self, directory: str | Path) -> None:
-        """Write `audit.json` into a folder, which is made if need be.
+        """Write `audit.json` into a folder, which is made if missing.
 
         Raises:
-            UserError: nothing can be written there.
+            UserError: it cannot be written.
         """
         path = Path(directory) / AUDIT
-        try:
+        with disk_errors(path, "give another --out"):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(self.as_dict(), indent=2) + "\n")
-        except OSError as error:
-            raise UserError(
-                f"{path}: cannot be written ({error.strerror}); give another --out."
-            ) from None
 
     def _parts(self) -> tuple[tuple[str, Figures], ...]:
         return ("validation", self.val), ("test", self.test)

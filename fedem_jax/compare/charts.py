@@ -22,15 +22,17 @@ def standings_chart(
 ) -> None:  # fmt: skip
     """Draw the test metrics of a comparison: a row for each method, the best HR on top.
 
-    A small dot is a seed; the large one above it is the mean with the standard deviation, hollow if
-    the paired test against `reference` leaves the difference in doubt (corrected p at least 0.05).
+    A small dot is a seed. The large dot above is the mean, with the standard deviation as its bar.
+    It is hollow if the paired test leaves the difference to `reference` in doubt: corrected p of at
+    least 0.05.
 
     Args:
-        summaries: those that failed are left out; at least one is not.
+        summaries: at least one that did not fail; failed ones are left out.
         path: PNG or any other format that Matplotlib knows by its ending.
-        caption: what the numbers mean; stands below.
-        reference: name of the method that the others were tested against; "": none was.
-        chance: levels of a random order, by part and metric.
+        title: of the figure.
+        caption: what the numbers mean; stands below the panels.
+        reference: name of the method that the others were tested against; "": none.
+        chance: metrics of a random order, by part and metric.
     """
     done = [summary for summary in summaries if not summary.failed]
     metrics = list(done[0].scores)

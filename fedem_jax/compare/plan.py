@@ -16,21 +16,19 @@ from fedem_jax.config.registry import METHODS, settings_of
 from fedem_jax.config.values import from_text
 from fedem_jax.errors import UserError, nearest
 
-VARIANTS = {"pfedrec": ("pfedrec:evaluated=global",)}
-"""What is compared beside each method unless methods are named: PFedRec with the table that its
-clients download, since the one that it was published with profits from a leak."""
-
 FLAGS = ("dataset", "method", "protocol", "rounds", "seed", "out", "data_dir", "per_client")
 """Settings that `plan_comparison` has arguments for, or that it sets itself."""
 ALIKE = ("eval_every", "top_k", "columns", "separator", "header", *SWITCHES)
-"""Further settings that must be the same for all, or figures would not mean the same."""
+"""Further settings that must be the same for all methods, so that metrics are comparable."""
+NOT_IN_NAMES = r"[^\w.=+-]+"
+"""Characters of a method's name that folder names replace."""
 
 
 class MethodSpec(NamedTuple):
     """A method with its settings."""
 
     name: str
-    """As asked for: `fedem`, `fedem:merging=once:dim=32`."""
+    """As the user gave it: `fedmf`, `fedmf:dim=32:local_epochs=5`."""
     config: Config | None
     """Its settings with the first seed; None: it cannot run."""
     refused: str = ""
@@ -38,10 +36,10 @@ class MethodSpec(NamedTuple):
 
 
 class PlannedRun(NamedTuple):
-    """A contender with one seed."""
+    """A method with one seed."""
 
     name: str
-    """Of the contender."""
+    """As in `MethodSpec`."""
     config: Config
     path: Path
     """Run directory."""
@@ -52,25 +50,25 @@ class PlannedRun(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is to be run, and where it is kept."""
+    """The runs of a comparison, and the folder that holds them."""
 
     directory: Path
     contenders: tuple[MethodSpec, ...]
     seeds: int
-    """Seeds of each: 0 to seeds - 1."""
+    """Number of seeds; they are 0 to seeds - 1."""
 
     def runs(self) -> list[PlannedRun]:
-        """All runs, in order: first all contenders with seed 0, so that every one is seen early."""
+        """All runs, seed by seed, so that every method has a result early."""
         return [
-            self.run(contender.name, contender.config, seed)
+            self.run(name, config, seed)
             for seed in range(self.seeds)
-            for contender in self.contenders
-            if contender.config is not None
+            for name, config, _ in self.contenders
+            if config is not None
         ]
 
     def run(self, name: str, config: Config, seed: int) -> PlannedRun:
-        """One run of a contender."""
-        path = self.directory / f"{_slug(name)}-seed{seed}"
+        """One run of a method."""
+        path = self.directory / f"{re.sub(NOT_IN_NAMES, '-', name)}-seed{seed}"
         return PlannedRun(name, dataclasses.replace(config, seed=seed, out=str(path)), path)
 
 
@@ -86,49 +84,57 @@ def plan_comparison(
     out: str = "",
     data_dir: str = "",
 ) -> Comparison:
-    """What a comparison consists of.
+    """Plan a comparison.
 
     Args:
-        methods: names, each with switches of its own if need be, `NAME:FIELD=VALUE:...`; none: all
-            methods and `VARIANTS`.
-        rounds: of all methods; 0: those of their presets. A switch `rounds` of a method goes first.
-        start: preset of all methods. One that lacks it is refused by itself.
-        settings: `FIELD=VALUE`, for all methods alike.
+        methods: names, each with settings of its own if need be, `NAME:FIELD=VALUE:...`; empty: all
+            methods and the `variants` that their settings declare.
+        dataset: name of a known data set, or path of a file.
+        protocol: rules of split, negatives and selection.
+        seeds: number of seeds.
+        rounds: of all methods; 0: those of their presets. A method's own `rounds` has precedence.
+        start: preset of all methods. A method without that preset is refused; the others run.
+        settings: `FIELD=VALUE`, for all methods.
+        out: folder; "": results/compare-<dataset>-<protocol>.
+        data_dir: folder of data sets; "": as in `Config`.
 
     Raises:
         UserError: an unknown method or setting, a value out of range, settings that would make two
             methods incomparable, or no method that can run.
     """
-    if seeds < 1:
-        raise UserError(f"seeds: {seeds} is out of range; give a number of at least 1.")
-    if rounds < 0:
-        raise UserError(f"rounds: {rounds} is out of range; give a number of at least 1.")
+    for name, number, least in (("seeds", seeds, 1), ("rounds", rounds, 0)):
+        if number < least:
+            raise UserError(f"{name}: {number} is out of range; give a number of at least 1.")
     if start not in PRESETS:
         raise UserError(f"preset: '{start}' is unknown; {nearest(start, list(PRESETS))}.")
     shared = _values(Config, settings, FLAGS)
     shared |= {"protocol": protocol, "data_dir": data_dir, "per_client": True}
     if rounds:
         shared["rounds"] = rounds
-    preset("released", dataset=dataset, **shared)  # their mistakes are those of no method
+    preset("released", dataset=dataset, **shared)  # mistakes in them concern no single method
 
-    names = methods or [each for name in METHODS for each in (name, *VARIANTS.get(name, ()))]
-    contenders = tuple(_contender(name, dataset, start, shared) for name in dict.fromkeys(names))
-    if all(contender.config is None for contender in contenders):
-        raise UserError(contenders[0].refused)
+    names = methods or [
+        name
+        for method, (kind, _) in METHODS.items()
+        for name in (method, *(f"{method}:{variant}" for variant in kind.variants))
+    ]
+    specs = tuple(_spec(name, dataset, start, shared) for name in dict.fromkeys(names))
+    if all(spec.config is None for spec in specs):
+        raise UserError(specs[0].refused)
     stem = Path(dataset).stem or "data"
     directory = Path(out or Path("results") / f"compare-{stem}-{protocol}")
-    return Comparison(directory, contenders, seeds)
+    return Comparison(directory, specs, seeds)
 
 
-def _contender(name: str, dataset: str, start: str, shared: dict[str, Any]) -> MethodSpec:
-    method, *switches = name.split(":")
+def _spec(name: str, dataset: str, start: str, shared: dict[str, Any]) -> MethodSpec:
+    method, *pairs = name.split(":")
     kind = settings_of(method)
     try:
         preset(start, dataset=dataset, method=method)
     except UserError as error:
         return MethodSpec(name, None, str(error))
     try:
-        own = _values(kind, switches, {*FLAGS, *ALIKE} - {"rounds"})
+        own = _values(kind, pairs, {*FLAGS, *ALIKE} - {"rounds"})
         config = preset(start, dataset=dataset, method=method, **(shared | own))
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
@@ -136,7 +142,7 @@ def _contender(name: str, dataset: str, start: str, shared: dict[str, Any]) -> M
 
 
 def _values(kind: type[Config], pairs: Sequence[str], barred: Collection[str]) -> dict[str, Any]:
-    """`FIELD=VALUE` in the types of the fields; a tuple's entries stand between commas."""
+    """`FIELD=VALUE` pairs as values of the fields' types; commas separate the entries of a list."""
     known = [field.name for field in dataclasses.fields(kind) if field.name not in barred]
     values = {}
     for pair in pairs:
@@ -150,8 +156,3 @@ def _values(kind: type[Config], pairs: Sequence[str], barred: Collection[str]) -
             raise UserError(f"setting '{name}' is unknown; {nearest(name, known)}.")
         values[name] = from_text(kind, name, text)
     return values
-
-
-def _slug(name: str) -> str:
-    """A contender's name as part of a folder's."""
-    return re.sub(r"[^\w.=+-]+", "-", name)

@@ -1,4 +1,4 @@
-"""What a comparison shows while it goes: a line for each run, bars in a terminal, the time left."""
+"""Progress of a comparison: a line for each run, bars in a terminal, the time left."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class Watch:
     """Shows the runs of a comparison as they go; a context manager, so that the bars always end.
 
-    A line for each finished run, and two bars below it in a terminal: runs and rounds.
+    Each finished run gets a line. A terminal has two bars below: runs and rounds.
     """
 
     def __init__(self, todo: Sequence[PlannedRun], paces: dict[str, float], console: Console):
@@ -53,7 +53,7 @@ class Watch:
         self._console.print(Text(sentence, "dim"), soft_wrap=True)
 
     def begin(self, run: PlannedRun) -> None:
-        """Show which run is at work."""
+        """Show which run has started."""
         self._begun = time.monotonic()
         rounds = run.config.rounds
         self._bar.update(
@@ -63,7 +63,7 @@ class Watch:
         self._bar.start()
 
     def start(self, setting: Setting) -> None:
-        """The data are known from the first run on."""
+        """Show nothing: `begin` has shown the run."""
 
     def record(self, record: Record) -> None:
         """Show the newest round."""
@@ -73,27 +73,28 @@ class Watch:
         self._show(record["round"])
 
     def finish(self, summary: Summary, per_client: pd.DataFrame) -> None:
-        """Say what came of the run, and how long the others may take."""
+        """Show the result of the run, and the time that the others may take."""
         run, seconds = self._ahead[0], time.monotonic() - self._begun
         self._paces[run.name] = seconds / run.config.rounds
         del self._ahead[0]
         metric = f"hr@{summary['top_k']}"
         value = summary["headline"]["test"][metric]
-        self._say(run, f"{metric_title(metric)} {value:.4f}, {in_words(seconds)}")
+        self._line(run, f"{metric_title(metric)} {value:.4f}, {in_words(seconds)}")
 
     def fail(self, run: PlannedRun, reason: str) -> None:
-        """Say why a method is left out."""
-        kept = [each for each in self._ahead if each.name != run.name]
-        self._total -= len(self._ahead) - len(kept) - 1
-        self._ahead = kept
-        self._say(run, f"failed; {reason}")
+        """Show why a method is left out."""
+        others = [planned for planned in self._ahead if planned.name != run.name]
+        self._total -= len(self._ahead) - len(others) - 1
+        self._ahead = others
+        self._line(run, f"failed; {reason}")
 
-    def _say(self, run: PlannedRun, what: str) -> None:
+    def _line(self, run: PlannedRun, result: str) -> None:
+        """Show the line of a run that has ended."""
         done = self._total - len(self._ahead)
         seconds = time_left(self._ahead, self._paces)
         left = f" ({in_words(seconds)} left)" if seconds else ""
         number = f"{done:>{len(str(self._total))}}/{self._total}"
-        self._console.print(Text(f"{number} {run}: {what}{left}"), soft_wrap=True)
+        self._console.print(Text(f"{number} {run}: {result}{left}"), soft_wrap=True)
 
     def _show(self, rounds: int) -> None:
         """Put the number of the run and the time left beside the upper bar."""
@@ -110,7 +111,7 @@ class Watch:
 
 
 def opening(comparison: Comparison, todo: Sequence[PlannedRun], federation: Federation) -> Text:
-    """What is about to run, in a sentence."""
+    """Which data, methods and seeds are about to run."""
     runs = comparison.runs()
     methods, done = len(runs) // comparison.seeds, len(runs) - len(todo)
     finished = f", {done} of them finished" if done else ""
@@ -123,8 +124,9 @@ def opening(comparison: Comparison, todo: Sequence[PlannedRun], federation: Fede
 
 
 def time_left(runs: Sequence[PlannedRun], paces: dict[str, float]) -> float:
-    """Seconds that runs will take: a method that has not run yet goes at the mean pace of those
-    that have. 0 if none has.
+    """Seconds that the runs will take; 0 if no pace is known.
+
+    A method without a pace is assumed to have the mean pace of the others.
 
     Args:
         paces: seconds per round, compiling included, by name of the method.

@@ -1,4 +1,4 @@
-"""What came of a comparison, read back from its run directories."""
+"""The results of a comparison, read back from its run directories."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class MethodRuns(NamedTuple):
-    """What came of a method."""
+    """The finished runs of a method."""
 
     name: str
     config: Config | None
@@ -27,31 +27,34 @@ class MethodRuns(NamedTuple):
     summaries: Sequence[Summary] = ()
     """One for each seed."""
     clients: Sequence[pd.DataFrame] = ()
-    """Metrics of every client at the best validation round, one table for each seed."""
+    """Metrics of every client at the best validation round; a table for each seed."""
     records: Sequence[list[Record]] = ()
-    """All evaluated rounds, one list for each seed."""
+    """All evaluated rounds; a list for each seed."""
 
 
 def gather(comparison: Comparison, failed: dict[str, str]) -> list[MethodRuns]:
     """Read all finished runs back.
 
+    Args:
+        failed: why methods failed, by name.
+
     Raises:
-        UserError: a file is missing or broken, or the runs rest on different data.
+        UserError: a file is missing or broken, or the runs were made with different data.
     """
-    entries: list[MethodRuns] = []
+    methods: list[MethodRuns] = []
     splits: dict[int, str] = {}  # fingerprints by seed
     users: list[str] = []
     for name, config, refused in comparison.contenders:
         if config is None or name in failed:
-            entries.append(MethodRuns(name, config, refused or failed[name]))
+            methods.append(MethodRuns(name, config, refused or failed[name]))
             continue
         summaries, tables, records = [], [], []
         for seed in range(comparison.seeds):
             path = comparison.run(name, config, seed).path
             (_, rounds, summary), clients = read_run(path), _per_client(path)
-            known = splits.setdefault(seed, summary["fingerprint"])
+            split = splits.setdefault(seed, summary["fingerprint"])
             users = users or clients["user"].tolist()
-            if summary["fingerprint"] != known or clients["user"].tolist() != users:
+            if summary["fingerprint"] != split or clients["user"].tolist() != users:
                 raise UserError(
                     f"{path}: rests on other data than the runs before it, so the data have "
                     "changed in between; remove the older runs."
@@ -59,8 +62,8 @@ def gather(comparison: Comparison, failed: dict[str, str]) -> list[MethodRuns]:
             summaries.append(summary)
             tables.append(clients)
             records.append(rounds)
-        entries.append(MethodRuns(name, config, "", summaries, tables, records))
-    return entries
+        methods.append(MethodRuns(name, config, "", summaries, tables, records))
+    return methods
 
 
 def _per_client(path: Path) -> pd.DataFrame:

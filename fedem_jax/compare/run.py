@@ -1,7 +1,7 @@
-"""Methods side by side: each with the same seeds on the same splits, one run after the other.
+"""The runs of a comparison: all methods with the same seeds on the same splits.
 
-Every run has a run directory of its own, so that a comparison that was cut off goes on where it
-stopped. JAX is imported only once something has to be trained.
+Every run has its own run directory. A comparison that was interrupted therefore runs only what is
+missing. JAX is imported only when something has to be trained.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Watcher(Protocol):
-    """Whoever watches a comparison, and observes its runs like any `runs.train.Observer`."""
+    """Follows a comparison, and observes its runs like any `runs.train.Observer`."""
 
     def say(self, sentence: str) -> None:
-        """Something deserves notice."""
+        """Show a sentence to the user."""
 
     def begin(self, run: PlannedRun) -> None:
-        """A run is about to start."""
+        """Called before a run starts."""
 
     def fail(self, run: PlannedRun, reason: str) -> None:
-        """It could not be finished; the other seeds of its method are left out."""
+        """Called when a run failed. The other seeds of its method are left out."""
 
     def start(self, setting: Setting) -> None: ...
 
@@ -52,28 +52,28 @@ def missing(comparison: Comparison) -> list[PlannedRun]:
     """The runs that are not finished yet.
 
     Raises:
-        UserError: a folder holds a run with other settings, or nothing can be written.
+        UserError: a folder holds a run with other settings, or cannot be written.
     """
     check_free(comparison.directory)
     return [run for run in comparison.runs() if not finished(run)]
 
 
 def finished(run: PlannedRun) -> bool:
-    """Whether a run stands complete in its folder.
+    """Whether the folder of a run holds its summary.
 
     Raises:
-        UserError: the folder holds a run with other settings; says which.
+        UserError: the folder holds a run with other settings; the message names them.
     """
     if not (run.path / CONFIG).exists():
         return False
     ended = (run.path / SUMMARY).exists()
     try:
-        found = load_settings(run.path / CONFIG)
+        saved = load_settings(run.path / CONFIG)
     except UserError:
         if ended:
             raise
-        return False  # cut off while it was written
-    if changed := differences(dataclasses.asdict(found), dataclasses.asdict(run.config)):
+        return False  # interrupted while it was written
+    if changed := differences(dataclasses.asdict(saved), dataclasses.asdict(run.config)):
         raise UserError(
             f"{run.path}: holds a run with other settings ({'; '.join(changed)}); "
             "give another --out or remove that folder."
@@ -82,88 +82,79 @@ def finished(run: PlannedRun) -> bool:
 
 
 def run_all(
-    directory: Path,
-    todo: Sequence[PlannedRun],
-    watch: Watcher,
-    stop: Callable[[], int] = lambda: 0,
+    directory: Path, todo: Sequence[PlannedRun], watch: Watcher, stop: Callable[[], int] = lambda: 0
 ) -> dict[str, str]:
     """Run one after the other. A method that fails does not stop the others.
 
     Args:
-        directory: of the comparison; made if need be.
+        directory: of the comparison; made if missing.
         todo: the runs.
-        watch: hears of every run.
+        watch: follows every run.
         stop: as in `fedem_jax.runs.train.run`.
 
     Returns:
         Why methods failed, by name.
 
     Raises:
-        UserError: the data cannot be read, the folder cannot be made, or another process is at work
-            there.
+        UserError: the data cannot be read, the folder cannot be made, or another process uses it.
         Stopped: `stop` asked for it.
     """
-    with exclusive(directory):
-        return _run_all(todo, watch, stop)
-
-
-def _run_all(todo: Sequence[PlannedRun], watch: Watcher, stop: Callable[[], int]) -> dict[str, str]:
-    from fedem_jax.config.registry import METHODS
     from fedem_jax.data.sources import federation_of, load
 
-    once = functools.lru_cache(maxsize=1)(load)  # all methods with a seed have the same data
+    load_once = functools.lru_cache(maxsize=1)(load)  # all methods with a seed have the same data
     failed: dict[str, str] = {}
-    for each in todo:
-        if each.name in failed:
-            continue
-        if number := stop():
-            raise Stopped(number)
-        federation = federation_of(each.config, once)
-        watch.begin(each)
-        try:
-            if each.config.method not in METHODS:
-                raise UserError(f"method: {each.config.method} has settings, but no program.")
-            _run(each, federation, watch, stop)
-        except UserError as error:
-            failed[each.name] = f"{str(error).rstrip('.')} (seed {each.config.seed})."
-            watch.fail(each, str(error))
+    with exclusive(directory):
+        for planned in todo:
+            if planned.name in failed:
+                continue
+            if number := stop():
+                raise Stopped(number)
+            federation = federation_of(planned.config, load_once)
+            watch.begin(planned)
+            try:
+                _run(planned, federation, watch, stop)
+            except UserError as error:
+                failed[planned.name] = f"{str(error).rstrip('.')} (seed {planned.config.seed})."
+                watch.fail(planned, str(error))
     return failed
 
 
-def _run(each: PlannedRun, federation: Federation, watch: Watcher, stop: Callable[[], int]) -> None:
-    """Resume a run if it was cut off and can be resumed, else begin it."""
+def _run(
+    planned: PlannedRun, federation: Federation, watch: Watcher, stop: Callable[[], int]
+) -> None:
+    """Resume a run if it was interrupted and can be resumed, else begin it."""
     from fedem_jax.report.pictures import draw_run
     from fedem_jax.runs.directory import RunDirectory
     from fedem_jax.runs.train import run
 
     def run_into(config: Config, resume: bool) -> None:
-        directory = RunDirectory(each.path, resume, watch.say, draw_run)
+        directory = RunDirectory(planned.path, resume, watch.say, draw_run)
         run(config, federation, [watch], directory, stop)
 
-    done = False
-    if (each.path / CONFIG).exists() and (each.path / CHECKPOINT).is_dir():
+    done, checkpoints = False, planned.path / CHECKPOINT
+    if (planned.path / CONFIG).exists() and checkpoints.is_dir():
         try:
-            classes = load_settings(each.path / CONFIG).size_classes
-            run_into(dataclasses.replace(each.config, size_classes=classes), resume=True)
+            classes = load_settings(planned.path / CONFIG).size_classes
+            run_into(dataclasses.replace(planned.config, size_classes=classes), resume=True)
             done = True
         except CannotResume as error:
             watch.say(str(error))
     if not done:
-        if _remove_remains(each.path):
-            watch.say(f"{each.path}: was cut off, starts anew")
-        run_into(each.config, resume=False)
-    # many runs, each as large as its parameters: only what the tables need stays
-    shutil.rmtree(each.path / CHECKPOINT, ignore_errors=True)
+        if _remove_files(planned.path):
+            watch.say(f"{planned.path}: was cut off, starts anew")
+        run_into(planned.config, resume=False)
+    # a checkpoint is as large as all parameters, and the tables do not need it
+    shutil.rmtree(checkpoints, ignore_errors=True)
 
 
-def _remove_remains(path: Path) -> bool:
-    """Remove what a run left that was cut off, and nothing else; whether there was anything."""
-    files = [path / name for name in FILES] + [path / f"{name}.partial" for name in FILES]
-    found = [file for file in files if file.exists()]
-    for file in found:
+def _remove_files(path: Path) -> bool:
+    """Remove the files of an interrupted run, and nothing else; whether there were any."""
+    files = [path / name for name in (*FILES, *(f"{name}.partial" for name in FILES))]
+    present = [file for file in files if file.exists()]
+    for file in present:
         file.unlink()
     checkpoints = path / CHECKPOINT
     if checkpoints.is_dir():
         shutil.rmtree(checkpoints)
-        found.append(checkpoints)
-    return bool(found)
+        present.append(checkpoints)
+    return bool(present)

@@ -1,4 +1,4 @@
-"""How the methods of a comparison did: over seeds, against FedEM, and at what cost."""
+"""Results of the methods of a comparison: over seeds, against FedEM, and their cost."""
 
 from __future__ import annotations
 
@@ -13,25 +13,22 @@ from jaxtyping import Float
 
 from fedem_jax.compare.results import MethodRuns
 from fedem_jax.config.fedem import FedEM
-from fedem_jax.config.settings import CentralMF
+from fedem_jax.config.registry import settings_of
 from fedem_jax.evaluation.metrics import Metric, metrics_at
 from fedem_jax.evaluation.statistics import holm, over_seeds, sign_flip_p
 
 PUBLISHED = Path(__file__).with_name("published.csv")
-"""Numbers of the literature."""
-
-REFERENCES = (CentralMF.method,)
-"""No federations: never marked as the best."""
+"""Published results of the methods, from the literature."""
 
 
 class Difference(NamedTuple):
-    """Of a method to the reference, in the mean over clients and seeds."""
+    """Mean difference of a method to the reference, over clients and seeds."""
 
     value: float
     p: float
-    """Of the paired test over clients."""
+    """p-value of the paired test over clients."""
     p_holm: float
-    """The same, corrected for the number of methods."""
+    """`p`, corrected for the number of methods."""
 
 
 @dataclass(frozen=True)
@@ -41,31 +38,33 @@ class MethodSummary:
     name: str
     method: str
     failed: str
-    """Why it has no result; empty: it has."""
+    """Why it has no result; empty if it has one."""
     scores: dict[Metric, list[float]]
     """Test values at the best validation round, one for each seed."""
     best_test: dict[Metric, list[float]]
-    """The same at the round that is best on test."""
+    """Test values at the round that is best on test."""
     against: dict[Metric, Difference]
     """Differences to the reference; empty for the reference itself, or without one."""
     chosen: tuple[int, int]
     """Earliest and latest best validation round."""
     rounds: int
     bytes_up: float
-    """Sent by all clients together in a round."""
+    """Bytes that all clients together upload in a round."""
     bytes_down: float
-    """Received by them."""
+    """Bytes that all clients together download in a round."""
     seconds: float
-    """Of a round with its evaluation, without compiling; the mean over seeds."""
+    """Time of a round with its evaluation, without compiling; the mean over seeds."""
+    central: bool = False
+    """Whether all its data lie in one place. Such a method is a reference, never the best."""
 
 
 def standings(methods: Sequence[MethodRuns]) -> tuple[str, list[MethodSummary]]:
-    """The reference, which is the first FedEM that did not fail ("" if there is none), and a
-    summary of each method.
+    """Name of the reference, and a summary of each method.
 
-    The test asks: given these trained models, could the difference come from which clients there
-    are? Each client's metrics are averaged over seeds and paired with those of the reference
-    (`sign_flip_p`); p-values are corrected over the methods, for each metric by itself (`holm`).
+    The reference is the first FedEM that did not fail; "" if there is none. The test asks: given
+    these trained models, could the difference come from the sample of clients? Each client's
+    metrics are averaged over seeds and paired with those of the reference (`sign_flip_p`). p-values
+    are corrected over the methods, separately for each metric (`holm`).
     """
     done = [runs for runs in methods if not runs.failed]
     reference = next((runs for runs in done if _method(runs) == FedEM.method), None)
@@ -85,19 +84,21 @@ def standings(methods: Sequence[MethodRuns]) -> tuple[str, list[MethodSummary]]:
 
 
 def rounds_to(runs: MethodRuns, quality: float) -> float | None:
-    """Rounds until the validation HR among the sampled candidates is at least `quality`, the mean
-    over seeds; None if a seed never gets there."""
+    """Rounds until the validation HR among the sampled candidates is at least `quality`.
+
+    The result is the mean over seeds; None if one seed never reaches it.
+    """
     metric, first = f"hr@{runs.summaries[0]['top_k']}", []
     for records in runs.records:
-        there = [record["round"] for record in records if record["val"][metric] >= quality]
-        if not there:
+        reached = [record["round"] for record in records if record["val"][metric] >= quality]
+        if not reached:
             return None
-        first.append(there[0])
+        first.append(reached[0])
     return float(np.mean(first))
 
 
 def published(dataset: str, protocol: str, path: Path = PUBLISHED) -> list[dict[str, str]]:
-    """Rows of `published.csv` for a data set under the protocol of its line of programs."""
+    """Rows of `published.csv` for a data set and a protocol."""
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8") as file:
@@ -106,7 +107,7 @@ def published(dataset: str, protocol: str, path: Path = PUBLISHED) -> list[dict[
 
 
 def as_csv(summaries: Sequence[MethodSummary], path: Path) -> None:
-    """Write all numbers of the methods, unrounded; what a method lacks is empty."""
+    """Write all numbers of the methods, unrounded; a number that a method lacks is left empty."""
     rows = [_flat(summary) for summary in summaries]
     header = list(dict.fromkeys(name for row in rows for name in row))
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -128,15 +129,14 @@ def _summary(
         each = [summary[cost] / summary["rounds"] for summary in runs.summaries]
         return float(np.mean(each))
 
+    method = _method(runs)
     if runs.failed:
         nan = float("nan")
-        return MethodSummary(
-            runs.name, _method(runs), runs.failed, {}, {}, {}, (0, 0), 0, nan, nan, nan
-        )
+        return MethodSummary(runs.name, method, runs.failed, {}, {}, {}, (0, 0), 0, nan, nan, nan)
     chosen = [summary["headline"]["round"] for summary in runs.summaries]
     return MethodSummary(
         name=runs.name,
-        method=_method(runs),
+        method=method,
         failed="",
         scores=values("headline"),
         best_test=values("best_test"),
@@ -146,6 +146,7 @@ def _summary(
         bytes_up=mean_per_round("bytes_up"),
         bytes_down=mean_per_round("bytes_down"),
         seconds=float(np.mean([summary["seconds_per_round"] for summary in runs.summaries])),
+        central=settings_of(method).central,
     )
 
 
@@ -169,12 +170,8 @@ def _flat(summary: MethodSummary) -> dict[str, Any]:
             name, spread = which + " ".join(metric), over_seeds(of_seeds)
             row |= {f"{name} mean": spread.mean, f"{name} sd": spread.sd}
     for metric, difference in summary.against.items():
-        name = " ".join(metric)
-        row |= {
-            f"{name} difference": difference.value,
-            f"{name} p": difference.p,
-            f"{name} p_holm": difference.p_holm,
-        }
+        for column, number in zip(("difference", "p", "p_holm"), difference, strict=True):
+            row[f"{' '.join(metric)} {column}"] = number
     return row | {
         "best_round_first": summary.chosen[0],
         "best_round_last": summary.chosen[1],

@@ -1,4 +1,4 @@
-"""What a comparison ends with: its tables in the terminal and in Markdown, and its files."""
+"""The tables of a comparison, for the terminal and in Markdown, and its files."""
 
 from __future__ import annotations
 
@@ -8,14 +8,7 @@ import numpy as np
 
 from fedem_jax.compare.plan import Comparison
 from fedem_jax.compare.results import MethodRuns, gather
-from fedem_jax.compare.standings import (
-    REFERENCES,
-    MethodSummary,
-    as_csv,
-    published,
-    rounds_to,
-    standings,
-)
+from fedem_jax.compare.standings import MethodSummary, as_csv, published, rounds_to, standings
 from fedem_jax.config.protocol import SELECTED
 from fedem_jax.errors import UserError
 from fedem_jax.evaluation.metrics import Metric, metric_title, ranked_title
@@ -32,6 +25,7 @@ from fedem_jax.report.tables import (
     mean_cell,
     written_files,
 )
+from fedem_jax.storage.files import disk_errors
 from fedem_jax.units import in_bytes, in_seconds
 
 TABLE, NUMBERS, PICTURE = "table.md", "table.csv", "comparison.png"
@@ -40,15 +34,15 @@ TABLE, NUMBERS, PICTURE = "table.md", "table.csv", "comparison.png"
 def write_up(
     comparison: Comparison, failed: dict[str, str], command: str, reach: float = 0.0
 ) -> Shown:
-    """Write the tables and the picture of finished runs; what the terminal is to show.
+    """Write the tables and the picture of finished runs. Returns what the terminal shows.
 
     Args:
         failed: why methods failed, by name.
-        command: what makes the same again; stands in the tables.
-        reach: validation HR whose price is reported, in rounds and bytes; 0: none.
+        command: reproduces the comparison; stands in the tables.
+        reach: validation HR; the rounds and bytes that reach it are reported; 0: none.
 
     Raises:
-        UserError: all failed, or something cannot be read or written.
+        UserError: all methods failed, or a file cannot be read or written.
     """
     from fedem_jax.compare.charts import standings_chart
 
@@ -62,7 +56,7 @@ def write_up(
         tables.append(_price(methods, summaries, reach))
     seeds = f"{comparison.seeds} seeds" if comparison.seeds > 1 else "seed 0"
     directory = comparison.directory
-    try:
+    with disk_errors(directory, "give another --out"):
         (directory / TABLE).write_text(document(methods, tables, command), encoding="utf-8")
         as_csv(summaries, directory / NUMBERS)
         standings_chart(
@@ -73,14 +67,12 @@ def write_up(
             f"{run['protocol_switches']['num_candidates']} sampled candidates · {seeds}",
             reference=reference, chance=run["chance"],
         )  # fmt: skip
-    except OSError as error:
-        raise UserError(f"{directory}: cannot be written ({error.strerror}).") from None
     files = [TABLE, NUMBERS, f"{PICTURE} and a folder for each run"]
     return in_terminal(*tables, "", written_files(directory, files))
 
 
 def first_run(methods: Sequence[MethodRuns]) -> Summary:
-    """Summary of the first finished run, for what all runs share."""
+    """Summary of the first finished run. Its data and protocol are those of all runs."""
     return next(runs.summaries[0] for runs in methods if not runs.failed)
 
 
@@ -99,17 +91,13 @@ def all_tables(run: Summary, reference: str, summaries: Sequence[MethodSummary])
 
 
 def document(methods: Sequence[MethodRuns], tables: Sequence[Table], command: str) -> str:
-    """The tables in Markdown, with the command that makes them and what they were measured on."""
-    runs = [summary for each in methods for summary in each.summaries]
+    """The tables in Markdown, with command, data, device and versions."""
+    runs = [summary for method in methods for summary in method.summaries]
     first, seeds = runs[0], {run["seed"]: run["fingerprint"] for run in runs}
     splits = ", ".join(f"{fingerprint} (seed {seed})" for seed, fingerprint in seeds.items())
     devices = " and ".join(dict.fromkeys(run["device"] for run in runs))
-    versions = " and ".join(
-        dict.fromkeys(
-            ", ".join(f"{name} {number}" for name, number in run["versions"].items())
-            for run in runs
-        )
-    )
+    each = (", ".join(f"{name} {n}" for name, n in run["versions"].items()) for run in runs)
+    versions = " and ".join(dict.fromkeys(each))
     parts = [
         f"# {first['dataset']}, protocol {protocol_label(first)}",
         f"`{command}`",
@@ -142,7 +130,7 @@ def _results(run: Summary, summaries: Sequence[MethodSummary]) -> Table:
     seeds = len(next(iter(_finished(summaries)[0].scores.values())))
     notes = [
         f"{f'Mean ± standard deviation over {seeds} seeds' if seeds > 1 else 'One seed'}; the best "
-        "mean of the federated methods is marked. Sampled: "
+        "mean of a federated method is marked. Sampled: "
         f"{run['protocol_switches']['num_candidates']} candidates; full: all {run['items']:,} "
         f"items but the client's own; {run['clients']:,} clients.",
         *(f"{each.name} failed: {each.failed}" for each in summaries if each.failed),
@@ -153,8 +141,8 @@ def _results(run: Summary, summaries: Sequence[MethodSummary]) -> Table:
 
 def _best_test(summaries: Sequence[MethodSummary]) -> Table:
     notes = [
-        "The round is chosen on the test items themselves, so these values are too high; for "
-        "comparison with published tables alone."
+        "The round is chosen on the test items themselves, so these values are too high. They "
+        "compare with published tables only."
     ]
     title = "Best test value, as the released programs of this protocol report it"
     rows = [Row(cells) for cells in _means(summaries, "best_test")]
@@ -175,37 +163,37 @@ def _differences(reference: str, summaries: Sequence[MethodSummary]) -> Table:
 
 
 def _published(run: Summary, summaries: Sequence[MethodSummary]) -> Table:
-    """Published values beside those of the same data set, line of programs and way of selecting."""
-    chosen = SELECTED[run["protocol_switches"]["selection"]]
+    """Published values beside ours, with the same data set, protocol and choice of the round."""
+    on_test = SELECTED[run["protocol_switches"]["selection"]] == "best_test"
     known = published(run["dataset"], run["protocol"]) if run["top_k"] == 10 else []
     own = {summary.name: summary for summary in _finished(summaries)}
     rows, notes = [], []
-    for line in known:
-        if line["method"] not in own:
+    for paper in known:
+        if paper["method"] not in own:
             continue
-        summary = own[line["method"]]
-        scores = summary.best_test if chosen == "best_test" else summary.scores
-        part = "test_full" if line["candidates"] == "all" else "test"
+        summary = own[paper["method"]]
+        scores = summary.best_test if on_test else summary.scores
+        part = "test_full" if paper["candidates"] == "all" else "test"
         ours = [f"{over_seeds(scores[part, name]).mean:.4f}" for name in ("hr@10", "ndcg@10")]
         number = f"[{len(rows) + 1}]"
-        name = f"{line['method']} {number}"
-        rows.append(Row([name, line["hr@10"], line["ndcg@10"] or "-", *ours]))
-        among = "all items" if part == "test_full" else f"{line['candidates']} candidates"
-        remark = "; ".join(filter(None, (line["source"], among, line["note"])))
+        name = f"{paper['method']} {number}"
+        rows.append(Row([name, paper["hr@10"], paper["ndcg@10"] or "-", *ours]))
+        among = "all items" if part == "test_full" else f"{paper['candidates']} candidates"
+        remark = "; ".join(filter(None, (paper["source"], among, paper["note"])))
         notes.append(f"{number} {remark}; {summary.rounds} rounds here.")
     header = [
         f"{who}\n{metric}" for who in ("published", "ours") for metric in ("HR@10", "NDCG@10")
     ]
     if rows:
         notes.append(
-            f"Ours: mean over seeds at the best {'test' if chosen == 'best_test' else 'validation'}"
-            " round, which this line of programs reports; splits differ where timestamps tie. "
-            "Second hand, from memory: not checked against the paper itself."
+            f"Ours: mean over seeds at the best {'test' if on_test else 'validation'} round, as "
+            "this protocol reports it; splits differ where timestamps tie. Published numbers are "
+            "second hand, from memory, and not checked against the paper."
         )
     else:
         notes.append(
             f"fedem_jax/compare/published.csv has none of {run['dataset']} under protocol "
-            f"{run['protocol']} for these methods; numbers of other protocols would mislead."
+            f"{run['protocol']} for these methods. Numbers of other protocols are not comparable."
         )
     return _table("Published numbers beside ours", header, rows, notes)
 
@@ -217,7 +205,7 @@ def _costs(run: Summary, summaries: Sequence[MethodSummary]) -> Table:
         rows.append(Row([each.name, str(each.rounds), *exchanged, in_seconds(each.seconds)]))
     header = ["\nrounds", "up per\nround", "down per\nround", "time per\nround"]
     notes = [
-        f"Bytes over all clients; time with evaluation, without compiling, on {run['device']}."
+        f"Bytes: sum over all clients; time: with evaluation, without compiling, {run['device']}."
     ]
     return _table("Costs", header, rows, notes)
 
@@ -225,21 +213,22 @@ def _costs(run: Summary, summaries: Sequence[MethodSummary]) -> Table:
 def _price(
     methods: Sequence[MethodRuns], summaries: Sequence[MethodSummary], quality: float
 ) -> Table:
-    """Rounds and bytes until a validation HR."""
+    """Rounds and bytes until a validation HR is reached."""
     rows, metric = [], f"hr@{first_run(methods)['top_k']}"
     for runs, summary in zip(methods, summaries, strict=True):
         if summary.failed:
             continue
         rounds, cells = rounds_to(runs, quality), ["never", "-", "-"]
         if rounds is not None:
-            sent = (summary.bytes_up, summary.bytes_down)
-            cells = [f"{rounds:.1f}", *(in_bytes(rounds * each) for each in sent)]
+            each = (summary.bytes_up, summary.bytes_down)
+            cells = [f"{rounds:.1f}", *(in_bytes(rounds * count) for count in each)]
         total = summary.rounds * (summary.bytes_up + summary.bytes_down)
         rows.append(Row([summary.name, *cells, in_bytes(total)]))
     header = ["\nrounds", "bytes\nup", "bytes\ndown", "bytes of\nall rounds"]
     notes = [
-        "Over all clients, mean over seeds; rounds by the validation items among the sampled "
-        "candidates; never: not with every seed. All rounds: up and down together."
+        "Bytes over all clients, mean over seeds. Rounds: until the validation HR among the "
+        "sampled candidates reaches this level; never: not with every seed. All rounds: up and "
+        "down together."
     ]
     title = f"Price of a validation {metric_title(metric)} of {quality:g}"
     return _table(title, header, rows, notes)
@@ -254,9 +243,12 @@ def _metrics(summaries: Sequence[MethodSummary]) -> list[Metric]:
 
 
 def _means(summaries: Sequence[MethodSummary], of: str) -> list[list[Cell | str]]:
-    """The cells of each method: its name, mean and spread of each metric; the best is marked."""
+    """The cells of each method: its name, then mean and spread of each metric.
+
+    The best mean is marked. References are never marked.
+    """
     metrics, rows = _metrics(summaries), []
-    rated = [each for each in _finished(summaries) if each.method not in REFERENCES]
+    rated = [summary for summary in _finished(summaries) if not summary.central]
     best = [
         max((np.mean(getattr(each, of)[metric]) for each in rated), default=np.inf)
         for metric in metrics

@@ -1,7 +1,7 @@
-"""Ranking metrics of one relevant item per user. One value per user; the mean is taken last.
+"""Ranking metrics of one relevant item per user: one value per user, and their means.
 
-A rank counts from 1. Every user has a held-out item: the split gives everybody one. The rank
-settles ties (`fedem_jax.evaluation.ranking.rank`), so it may be a half number.
+A rank counts from 1. The split gives every user one held-out item. A tie may make a rank a half
+number (`fedem_jax.evaluation.ranking.rank`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from fedem_jax.errors import UserError
 
 CUTOFFS = (5, 10, 20)
-"""K of HR@K and NDCG@K that every record holds, beside the one that rounds are chosen by."""
+"""K of HR@K and NDCG@K in every record, beside the K that rounds are chosen by."""
 
 Metric = tuple[str, str]
 """Part of a record and metric: `("test_full", "hr@10")`."""
@@ -23,7 +23,7 @@ Metric = tuple[str, str]
 def metrics_at(
     k: int, parts: Iterable[str] = ("test", "test_full"), names: Iterable[str] = ("hr", "ndcg")
 ) -> list[Metric]:
-    """Each metric at `k` in each part, by the names that records use; MRR has no K."""
+    """Each metric at `k` in each part, named as in records; MRR has no K."""
     keys = [name if name == "mrr" else f"{name}@{k}" for name in names]
     return [(part, key) for part in parts for key in keys]
 
@@ -34,7 +34,7 @@ def metric_title(name: str) -> str:
 
 
 def ranked_title(part: str) -> str:
-    """What a part ranks the held-out items among, in a word."""
+    """`full` for a ranking of all items, `sampled` for one of the candidates."""
     return "full" if part.endswith("_full") else "sampled"
 
 
@@ -63,7 +63,7 @@ def reciprocal_rank(rank: Float[np.ndarray, " C"]) -> Float[np.ndarray, " C"]:
 def per_user(
     rank: Float[np.ndarray, " C"], cutoffs: Iterable[int]
 ) -> dict[str, Float[np.ndarray, " C"]]:
-    """HR and NDCG at each K of `cutoffs`, and MRR, of each user, by the names that records use."""
+    """HR and NDCG of each user at each K of `cutoffs`, and its MRR, named as in records."""
     values = {}
     for cutoff in cutoffs:
         values[f"hr@{cutoff}"] = hit_rate(rank, cutoff)
@@ -72,7 +72,7 @@ def per_user(
 
 
 def summarise(rank: Float[np.ndarray, " C"], k: int) -> dict[str, float]:
-    """Mean metrics over the users, at `k` and at all `CUTOFFS`.
+    """Mean metrics over the users, at `k` and all `CUTOFFS`.
 
     Raises:
         UserError: there is no user.
@@ -90,7 +90,7 @@ def chance_level(ranked: Int[np.ndarray, " C"], k: int) -> dict[str, float]:
         MRR = sum_{r <= n_u} 1 / r / n_u
 
     Args:
-        ranked: n_u, items in the ranking of each user, the held-out one included.
+        ranked: n_u, number of items in each user's ranking, with the held-out item.
     """
     gains = per_user(np.arange(1.0, ranked.max() + 1), [k])
     return {

@@ -1,4 +1,4 @@
-"""Ranks of the held-out items: every client with the model that it would use."""
+"""Ranks of the held-out items. Every client ranks with the model that it would use."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from fedem_jax.core.lists import Lists
 from fedem_jax.data.federation import Federation
 from fedem_jax.errors import UserError
 from fedem_jax.evaluation.metrics import summarise
+from fedem_jax.evaluation.records import PARTS
 
 
 class HeldOut(NamedTuple):
-    """What every client is asked after a round; candidates were never interacted with."""
+    """Held-out items of every client, and the K candidates that each is ranked against."""
 
     val_item: Int[Array, " C"]
     test_item: Int[Array, " C"]
@@ -40,54 +41,54 @@ class Ranks(NamedTuple):
     test_full: Float[Array, " C"]
     """Test item among all items but the client's training items and its validation item."""
     listed: Int[Array, "C L"]
-    """The first L of all items but the client's training items: what it would be shown."""
+    """The L best items outside the client's training items: what the client would be shown."""
     finite: Bool[Array, " C"]
-    """False where a score was NaN or infinite: the ranks of that client mean nothing."""
+    """False where a score was NaN or infinite, so that the client's ranks are meaningless."""
 
 
 class Ranking(NamedTuple):
     """How scores become ranks."""
 
     ties: str
-    """Equal scores count in full (`pessimistic`) or by half (`average`)."""
+    """Whether all equal scores rank ahead (`pessimistic`), or half of them (`average`)."""
     scale: str
-    """`logit`, or `probability`: float32, where large logits tie at 1 (released programs)."""
+    """`logit`, or `probability` in float32, where large logits tie at 1 (released programs)."""
     length: int
-    """L, items that a client would be shown."""
+    """L, number of items that a client would be shown."""
 
 
 def rank(
     held_out: Float[Array, "*C"], others: Float[Array, "*C K"], ties: str
 ) -> Float[Array, "*C"]:
-    """1 + number of `others` that score higher; equal ones count in full (`pessimistic`) or by half
-    (`average`). Scores must not be NaN; -inf leaves an item out."""
+    """1 + number of `others` that score higher, + all (`pessimistic`) or half (`average`) of those
+    that score equally. Scores must not be NaN; a score of -inf leaves an item out."""
     higher = jnp.sum(others > held_out[..., None], axis=-1)
     equal = jnp.sum(others == held_out[..., None], axis=-1)
     return 1.0 + higher + (equal if ties == "pessimistic" else 0.5 * equal)
 
 
 def rank_one(
-    ranking: Ranking, scores: Float[Array, " I"], asked: HeldOut, known: Int[Array, " n"]
+    ranking: Ranking, scores: Float[Array, " I"], held_out: HeldOut, known: Int[Array, " n"]
 ) -> Ranks:
     """Ranks of one client.
 
     Args:
         ranking: how scores become ranks.
         scores: logits of all items.
-        asked: what this client is asked; without the client axis.
-        known: its training items; places that are not in use hold I.
+        held_out: the client's held-out items and candidates, without the client axis.
+        known: its training items, padded with I.
     """
     finite = jnp.isfinite(scores).all()
     if ranking.scale == "probability":
         scores = jax.nn.sigmoid(scores)
-    val, test = scores[asked.val_item], scores[asked.test_item]
+    val, test = scores[held_out.val_item], scores[held_out.test_item]
     shown = scores.at[known].set(-jnp.inf, mode="drop")
-    unknown = shown.at[asked.val_item].set(-jnp.inf)
+    unknown = shown.at[held_out.val_item].set(-jnp.inf)
     return Ranks(
-        val=rank(val, scores[asked.val_candidates], ranking.ties),
-        test=rank(test, scores[asked.test_candidates], ranking.ties),
+        val=rank(val, scores[held_out.val_candidates], ranking.ties),
+        test=rank(test, scores[held_out.test_candidates], ranking.ties),
         val_full=rank(val, unknown, ranking.ties),
-        test_full=rank(test, unknown.at[asked.test_item].set(-jnp.inf), ranking.ties),
+        test_full=rank(test, unknown.at[held_out.test_item].set(-jnp.inf), ranking.ties),
         listed=lax.top_k(shown, min(ranking.length, len(scores)))[1],
         finite=finite,
     )
@@ -100,12 +101,12 @@ def rank_all(
     """Ranks of all clients, block after block. Every device ranks its own clients.
 
     Args:
-        algorithm: the method, whose scores are ranked.
-        layout: where the clients are.
+        algorithm: the method that scores the items.
+        layout: places of the clients.
         state: parameters of clients and server.
         lists: training items of the clients.
-        held_out: what the clients are asked, in order of place.
-        hyper: as `algorithm.score` takes it.
+        held_out: held-out items and candidates, in order of place.
+        hyper: the method's numbers.
         ranking: how scores become ranks.
     """
     capacity = max(size.positives for size in layout.classes)
@@ -118,8 +119,8 @@ def rank_all(
 
         def block(places):
             scores = algorithm.score(State(clients, server), places, hyper)
-            asked = HeldOut(*(leaf[places] for leaf in held_out))
-            return jax.vmap(partial(rank_one, ranking))(scores, asked, jax.vmap(known)(places))
+            own = HeldOut(*(leaf[places] for leaf in held_out))
+            return jax.vmap(partial(rank_one, ranking))(scores, own, jax.vmap(known)(places))
 
         num_blocks = -(-layout.shard // layout.block)
         places = jnp.arange(num_blocks * layout.block, dtype=jnp.int32)
@@ -138,12 +139,12 @@ def evaluate(
 
     Args:
         federation: the split.
-        scores: of every client for every item, the higher the better, such as logits; a model that
-            does not tell clients apart may give [1, I].
-        k: cutoff that is reported beside the usual ones.
+        scores: of every client for every item, such as logits; higher is better. [1, I]: the same
+            scores for all clients.
+        k: K that is reported beside `CUTOFFS`.
 
     Returns:
-        `val`, `test` (sampled candidates), `val_full`, `test_full` (all items), each by metric.
+        metrics by name, for each of `PARTS`.
 
     Raises:
         UserError: the scores have another shape or are not finite.
@@ -157,10 +158,9 @@ def evaluate(
     for client in range(federation.num_clients):
         train = federation.train_items(client)
         known = np.pad(train, (0, capacity - len(train)), constant_values=federation.num_items)
-        asked = HeldOut(*(getattr(federation, name)[client] for name in HeldOut._fields))
-        ranks.append(one(scores[client % len(scores)].astype(np.float32), asked, known))
+        own = HeldOut(*(getattr(federation, name)[client] for name in HeldOut._fields))
+        ranks.append(one(scores[client % len(scores)].astype(np.float32), own, known))
     if not all(rank.finite for rank in ranks):
         lost = next(client for client, rank in enumerate(ranks) if not rank.finite)
         raise UserError(f"scores: those of client {lost} are not all finite.")
-    parts = ("val", "test", "val_full", "test_full")
-    return {part: summarise(np.array([getattr(r, part) for r in ranks]), k) for part in parts}
+    return {part: summarise(np.array([getattr(r, part) for r in ranks]), k) for part in PARTS}

@@ -1,4 +1,4 @@
-"""What a run tells and writes, as types: its setting, its records and its summary."""
+"""Types of what a run reports and writes: its setting, its records and its summary."""
 
 from typing import Any, Literal, NotRequired, TypedDict
 
@@ -18,30 +18,33 @@ class Setting(TypedDict):
     """What is fixed before a run starts."""
 
     config: Config
-    """All settings."""
     federation: Federation
-    """The data."""
     device: str
     """Number and kind of the devices."""
     versions: dict[str, str]
     """Versions of the packages that a result may depend on."""
 
 
-class Record(TypedDict):
-    """One evaluated round: a line of `metrics.jsonl`."""
+class Evaluation(TypedDict):
+    """Metrics of all parts after a round."""
 
     round: int
     """Rounds done, from 1."""
-    loss: float
-    """Mean loss of the clients that trained in this round."""
-    epochs: float
-    """Mean number of their local epochs."""
+    coverage: float
+    """Share of all items that are in the list of at least one client."""
     val: Metrics
     test: Metrics
     val_full: Metrics
     test_full: Metrics
-    coverage: float
-    """Share of all items that some client's list holds."""
+
+
+class Record(Evaluation):
+    """One evaluated round: a line of `metrics.jsonl`."""
+
+    loss: float
+    """Mean loss of the clients that trained in this round, nats."""
+    epochs: float
+    """Mean number of their local epochs."""
     bytes_up: int
     """Bytes that all clients upload in a round."""
     bytes_down: int
@@ -51,38 +54,24 @@ class Record(TypedDict):
     fingerprint: str
     """Fingerprint of the split."""
     skipped: NotRequired[int]
-    """Clients left out of the aggregation since the last record, where a method may skip some."""
+    """Clients left out of the aggregation since the last record, if the method may skip some."""
     seconds: NotRequired[float]
-    """Time of a round, where it is measured."""
+    """Time of a round, if measured."""
     rho: NotRequired[list[Any]]
-    """Counts as in `fedem_jax.evaluation.rho`, where rho is learned. They go to `rho.jsonl`."""
-
-
-class Evaluation(TypedDict):
-    """Metrics of all parts after one round."""
-
-    round: int
-    """Rounds done."""
-    coverage: float
-    """Share of all items that some client's list holds."""
-    val: Metrics
-    test: Metrics
-    val_full: Metrics
-    test_full: Metrics
+    """Counts of `fedem_jax.evaluation.rho`, if the method learns rho; stored in `rho.jsonl`."""
 
 
 class Headline(Evaluation):
     """The best validation round."""
 
     interval: dict[str, dict[str, list[float]]]
-    """Bootstrap interval of each test metric, by part and metric: low end, high end."""
+    """Bootstrap interval [low, high] of each test metric, by part and metric."""
 
 
 class BestTest(TypedDict):
-    """The round with the best test value, which no honest choice can know."""
+    """The round with the best test value, which cannot be known without looking at test."""
 
     round: int
-    """Rounds done."""
     test: Metrics
     test_full: Metrics
 
@@ -95,14 +84,13 @@ class Chance(TypedDict):
 
 
 class Activity(TypedDict):
-    """Test metrics of a quartile of the clients by length of history."""
+    """Test metrics of a quartile of the clients, by the length of their history."""
 
     quartile: int
-    """From 1, the shortest histories, to 4."""
+    """1 (shortest histories) to 4."""
     history: list[int]
-    """Shortest and longest history."""
+    """Shortest and longest history, training items."""
     clients: int
-    """Clients in the quartile."""
     test: Metrics
     test_full: Metrics
 
@@ -120,7 +108,6 @@ class Outcome(TypedDict):
     """Fingerprint of the split."""
     seed: int
     rounds: int
-    """Rounds of the run."""
     top_k: int
     """K of the metrics that the round is chosen by."""
     headline: Headline
@@ -128,16 +115,14 @@ class Outcome(TypedDict):
     last: Evaluation
     """The last round."""
     selected: Literal["headline", "best_test", "last"]
-    """The entry that the protocol's own selection reports."""
+    """The entry that the protocol reports."""
     chance: Chance
     by_activity: list[Activity]
     """Quartiles from the shortest histories up; an empty one is left out."""
     clients: int
-    """Clients of the federation."""
     items: int
-    """Items of the federation."""
     interactions: int
-    """Interactions, held-out ones included."""
+    """Held-out interactions included."""
     bytes_up: int
     """Bytes that all clients upload in the run."""
     bytes_down: int
@@ -145,10 +130,10 @@ class Outcome(TypedDict):
 
 
 class Summary(Outcome):
-    """What a run ended with: `summary.json`."""
+    """The result of a run: `summary.json`."""
 
     compile_seconds: float
-    """Time of compiling, over all parts of the run."""
+    """Time of compiling, over all parts of a resumed run."""
     seconds_per_round: float
     """Mean time of a round with its evaluation, without compiling."""
     resumed: list[int]

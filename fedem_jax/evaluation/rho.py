@@ -1,7 +1,7 @@
-"""What elastic merging takes up: histograms of rho, counted on the device after a round.
+"""Histograms of rho, the weight of the aggregated row in a merge, counted after a round.
 
-rho is the share of the aggregated row. It is counted by the client's activity, by the item's
-popularity, and by whether the client has the item among its own training items.
+They are counted on the device by the client's activity, by the item's popularity, and by whether
+the item is one of the client's training items.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from fedem_jax.core.lists import Lists
 from fedem_jax.data.federation import Federation
 
 BINS = 20
-"""Equal steps of rho from 0 to 1."""
+"""Bins of equal width, for rho from 0 to 1."""
 ACTIVITIES = 4
 """Quarters of the clients, by training items."""
 POPULARITIES = 5
 """Fifths of the items, by training interactions of all clients."""
 
 SHAPE = (ACTIVITIES, POPULARITIES, 2, BINS)
-"""Of the counts: activity, popularity, 0 = other items or 1 = own training items, bin of rho."""
+"""Axes of the counts: activity, popularity, item (0 = other, 1 = own training item), bin of rho."""
 
 
 class Groups(NamedTuple):
-    """Which group each client and each item belongs to; the first has the least."""
+    """The group of each client and of each item, in rising order of activity and popularity."""
 
     activity: Int[Array, " places"]
     popularity: Int[Array, " I"]
@@ -41,15 +41,14 @@ class Groups(NamedTuple):
 
 def groups_of(federation: Federation, layout: Layout) -> Groups:
     """Groups of about equal size."""
-    popularity = np.bincount(federation.items, minlength=federation.num_items)
     activity = in_order(np.diff(federation.offsets), ACTIVITIES)
-    return Groups(
-        jnp.asarray(layout.spread(activity)), jnp.asarray(in_order(popularity, POPULARITIES))
-    )
+    counts = np.bincount(federation.items, minlength=federation.num_items)
+    popularity = in_order(counts, POPULARITIES)
+    return Groups(jnp.asarray(layout.spread(activity)), jnp.asarray(popularity))
 
 
 def in_order(values: Int[np.ndarray, " n"], groups: int) -> Int[np.ndarray, " n"]:
-    """The group of each value, if so many groups of about equal size are made in rising order."""
+    """The group of each value, among `groups` groups of about equal size in rising order."""
     place = np.empty(len(values), np.int32)
     place[np.argsort(values, kind="stable")] = np.arange(len(values))
     return (groups * place // len(values)).astype(np.int32)
@@ -58,16 +57,18 @@ def in_order(values: Int[np.ndarray, " n"], groups: int) -> Int[np.ndarray, " n"
 def counter(
     algorithm: Algorithm, federation: Federation, layout: Layout, lists: Lists
 ) -> Callable[[State], np.ndarray] | None:
-    """`(state) -> counts` of rho over the rows of all clients that wait to merge, in `SHAPE`; None
-    if the method learns no rho."""
+    """`(state) -> counts`, shaped `SHAPE`, over the rows of all clients that are about to merge.
+
+    None if the method learns no rho.
+    """
     elastic = algorithm.elastic
     if elastic is None or not elastic.learned:
         return None
     groups, num_items = groups_of(federation, layout), federation.num_items
     members = [jnp.asarray(size.members) for size in layout.coarse]
 
-    def on_device(held, whole, client_at, members):
-        (clients, served, activity), (server, lists) = held, whole
+    def on_device(sharded, replicated, client_at, members):
+        (clients, served, activity), (server, lists) = sharded, replicated
 
         def block(size, places, counts):
             rho = elastic.rho(State(clients, server), places, algorithm.hyper)
@@ -90,9 +91,10 @@ def counter(
 
     @jax.jit
     def count(state: State, lists: Lists) -> Int[Array, "A P 2 B"]:
-        held = (state.clients, elastic.waits(state), groups.activity)
+        sharded = (state.clients, elastic.waits(state), groups.activity)
+        replicated, client_at = (state.server, lists), jnp.asarray(layout.client)
         _, counts = layout.on_each_device(
-            on_device, held, (state.server, lists), jnp.asarray(layout.client), members, summed=True
+            on_device, sharded, replicated, client_at, members, summed=True
         )
         return counts
 
@@ -104,16 +106,18 @@ def counter(
 
 
 def quantiles(counts: np.ndarray, levels: tuple[float, ...]) -> np.ndarray:
-    """[..., levels] quantiles of the histograms along the last axis, linear within a bin; NaN where
-    nothing was counted."""
+    """[..., levels] quantiles of the histograms along the last axis, interpolated within a bin.
+
+    They are NaN where a histogram is empty.
+    """
     counts = np.asarray(counts, np.float64)
     total = counts.sum(axis=-1, keepdims=True)
     edges = np.linspace(0, 1, counts.shape[-1] + 1)
     with np.errstate(invalid="ignore"):
         below = np.cumsum(counts, axis=-1) / total
     flat = below.reshape(-1, below.shape[-1])
-    found = np.full((len(flat), len(levels)), np.nan)
-    for row, share in zip(found, flat, strict=True):
+    values = np.full((len(flat), len(levels)), np.nan)
+    for row, share in zip(values, flat, strict=True):
         if np.isfinite(share[-1]):
             row[:] = np.interp(levels, np.concatenate([[0.0], share]), edges)
-    return found.reshape(*counts.shape[:-1], len(levels))
+    return values.reshape(*counts.shape[:-1], len(levels))

@@ -1,4 +1,4 @@
-"""How far a reported number may be off, and whether a difference is more than chance."""
+"""Uncertainty of a reported number, and tests of differences between methods."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def sign_flip_p(
         t_b = | sum_u s_bu d_u |,   s_bu = +-1 with probability 1/2,   b = 1..resamples
         p = (1 + #{b : t_b >= | sum_u d_u |}) / (1 + resamples)
 
-    Under the hypothesis that the names of the two methods mean nothing to a client, all signs are
-    equally likely, whatever the distribution; hits, which are 0 or 1 and mostly tie, need no
-    approximation. It tests the mean that is reported, which Wilcoxon's ranks do not. Signs are
-    drawn per client, so that several metrics of the same clients share them.
+    If the two methods are exchangeable for every client, all signs are equally likely, whatever the
+    distribution. So hits need no approximation, although they are 0 or 1 and mostly tie. The test
+    concerns the mean that is reported; Wilcoxon's rank test does not. Signs are drawn per client,
+    so that several metrics of the same clients share them.
 
     Args:
         differences: d, one per client, or one per client and metric.
-        resamples: the smallest p is 1 / (1 + resamples).
-        seed: of the signs alone; the same seed gives the same p.
+        resamples: number of sign draws; the smallest p is 1 / (1 + resamples).
+        seed: of the signs; the same seed gives the same p.
 
     Raises:
         UserError: there is no client.
@@ -55,10 +55,10 @@ def sign_flip_p(
 
 
 def holm(p: Float[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:
-    """p-values corrected for their number m by Holm's step-down rule (1979): rejecting those below
-    a level makes even one false rejection no likelier than that level, however they depend.
+    """p-values corrected for their number m by Holm's step-down rule (1979).
 
-    In ascending order, p'_(i) = min(1, max_{j <= i} (m - j + 1) p_(j)).
+    In ascending order, p'_(i) = min(1, max_{j <= i} (m - j + 1) p_(j)). Rejecting those below a
+    level keeps the probability of any false rejection at that level, whatever their dependence.
     """
     p = np.asarray(p, np.float64)
     order = np.argsort(p, kind="stable")
@@ -76,14 +76,14 @@ def bootstrap_interval(
         m_b = 1/C sum_u w_bu v_u,   w_b ~ Multinomial(C; 1/C, ..., 1/C),   b = 1..resamples
         interval = the (1 -+ level) / 2 quantiles of m
 
-    Clients are drawn, not values, so that several metrics of the same clients move together. If
+    Clients are drawn, not values, so that several metrics of the same clients vary together. If
     all values are equal the interval has no width, whatever the number of clients.
 
     Args:
         values: one per client, or one per client and metric; in the unit of the interval.
-        level: probability that such an interval holds the true mean, nearly so for many clients.
-        resamples: b; the ends have a Monte Carlo error of their own, a few per cent of the width.
-        seed: of the resampling alone; the same seed gives the same interval.
+        level: coverage of the true mean, approximate and better for many clients.
+        resamples: number of draws; the ends vary by a few per cent of the width with the seed.
+        seed: of the resampling; the same seed gives the same interval.
 
     Raises:
         UserError: there is no client.
@@ -93,34 +93,35 @@ def bootstrap_interval(
     if clients == 0:
         raise UserError("an interval over no client is undefined; give a federation with clients.")
     draw, means = np.random.default_rng(seed), []
-    for chunk in _chunks(resamples, most=max(1, CLIENTS_AT_ONCE // clients)):
-        drawn = draw.integers(clients, size=(chunk, clients))
-        cells = drawn + clients * np.arange(chunk)[:, None]
+    most = max(1, CLIENTS_AT_ONCE // clients)
+    for start in range(0, resamples, most):
+        chunk = min(most, resamples - start)
+        cells = draw.integers(clients, size=(chunk, clients)) + clients * np.arange(chunk)[:, None]
         weight = np.bincount(cells.ravel(), minlength=chunk * clients).reshape(chunk, clients)
         means.append(weight @ values / clients)
     return np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2], axis=0)
 
 
 def error_over_clients(rate: float, clients: int) -> float:
-    """Standard error of a hit rate over so many clients: sqrt(r (1 - r) / C)."""
+    """Standard error of a hit rate over C clients: sqrt(r (1 - r) / C)."""
     return (rate * (1 - rate) / clients) ** 0.5
 
 
 class Spread(NamedTuple):
-    """Runs that differ in nothing but the seed, as one number."""
+    """Mean and spread of a metric over runs that differ only in their seed."""
 
     mean: float
     sd: float
     """Standard deviation of single runs, with n - 1 in the denominator; NaN for a single run."""
     n: int
-    """Runs."""
+    """Number of runs."""
 
 
 def over_seeds(values: Sequence[float]) -> Spread:
     """Mean, standard deviation and number of a metric's values, one per seed.
 
-    sd^2 = sum_s (v_s - mean)^2 / (n - 1).  It is the spread of single runs, in the metric's unit;
-    the mean itself is known sqrt(n) times better.
+    sd^2 = sum_s (v_s - mean)^2 / (n - 1), the spread of single runs in the metric's unit. The
+    standard error of the mean is sd / sqrt(n).
 
     Raises:
         UserError: there is no value.
@@ -129,8 +130,3 @@ def over_seeds(values: Sequence[float]) -> Spread:
         raise UserError("a mean over no seed is undefined; give at least one run.")
     sd = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
     return Spread(float(np.mean(values)), sd, len(values))
-
-
-def _chunks(total: int, most: int) -> list[int]:
-    """`total` cut into pieces of `most` and a rest."""
-    return [min(most, total - start) for start in range(0, total, most)]

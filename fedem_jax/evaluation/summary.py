@@ -1,4 +1,4 @@
-"""The summary of a run: the round chosen on validation, and all that a reader must know."""
+"""The summary of a run: the round chosen on validation, with intervals, chance and protocol."""
 
 from __future__ import annotations
 
@@ -28,28 +28,27 @@ from fedem_jax.evaluation.statistics import bootstrap_interval
 
 
 def protocol_label(summary: Summary) -> str:
-    """The protocol's name and, if single switches depart from the preset, what they are set to."""
+    """The protocol's name, with the switches that differ from its preset."""
     rules = PROTOCOLS.get(summary["protocol"].rstrip("*"))
     switches = summary["protocol_switches"]
-    departs = [name for name in SWITCHES if rules and switches[name] != getattr(rules, name)]
-    changes = ", ".join(f"{name.replace('_', ' ')} {switches[name]}" for name in departs)
+    changed = [name for name in SWITCHES if rules and switches[name] != getattr(rules, name)]
+    changes = ", ".join(f"{name.replace('_', ' ')} {switches[name]}" for name in changed)
     return f"{summary['protocol']} ({changes})" if changes else summary["protocol"]
 
 
 def shared_k(summaries: Sequence[Summary]) -> int:
-    """The K at which runs can be compared: their own if they share it, else 10, which all have."""
+    """The K at which runs can be compared: their `top_k` if they share it, else 10."""
     lengths = {summary["top_k"] for summary in summaries}
     return lengths.pop() if len(lengths) == 1 else 10
 
 
 def best_round(records: Sequence[Record], k: int, part: Part = "val") -> Record:
-    """The record with the highest HR@k of `part`; of equals, the latest (released programs)."""
+    """The record with the highest HR@k of `part`; the latest of several (released programs)."""
     return max(records, key=lambda record: (record[part][f"hr@{k}"], record["round"]))
 
 
 def per_client(federation: Federation, ranks: Ranks) -> pd.DataFrame:
-    """One row per client: `user`, `history` (training positives), and the ranks of its held-out
-    items: `val`, `test` among the sampled candidates, `val_full`, `test_full` among all items."""
+    """One row per client: `user`, `history` (training positives), and its ranks by part."""
     columns = {"user": federation.user_ids, "history": np.diff(federation.offsets)}
     for part in PARTS:
         columns[part] = np.asarray(getattr(ranks, part))[: federation.num_clients]
@@ -57,7 +56,7 @@ def per_client(federation: Federation, ranks: Ranks) -> pd.DataFrame:
 
 
 def with_metrics(clients: pd.DataFrame, k: int) -> pd.DataFrame:
-    """`clients` with the metrics at `k` beside the ranks, in columns such as `test hr@10`."""
+    """`clients` with added metrics at `k`, in columns such as `test hr@10`."""
     values = {
         f"{part} {name}": value
         for part in PARTS
@@ -67,18 +66,17 @@ def with_metrics(clients: pd.DataFrame, k: int) -> pd.DataFrame:
 
 
 def intervals(clients: pd.DataFrame, k: int, part: Part) -> dict[str, list[float]]:
-    """Bootstrap intervals over the clients of the mean metrics at `k`: [low, high] of each."""
+    """Bootstrap intervals [low, high] over the clients, for the mean of each metric at `k`."""
     values = per_user(clients[part].to_numpy(np.float64), [k])
     ends = bootstrap_interval(np.stack(list(values.values()), axis=1))
     return dict(zip(values, ends.T.tolist(), strict=True))
 
 
 def by_activity(clients: pd.DataFrame, k: int) -> list[Activity]:
-    """Mean test metrics by quartile of activity, from the clients with the shortest histories up.
+    """Mean test metrics by quartile of activity, shortest histories first.
 
-    Clients with equally long histories are never parted. All of them belong to the quartile that
-    the middle of their group falls into: its mean place in the order of history length. So
-    quartiles may differ in size, and an empty one is left out.
+    Clients with equally long histories stay together. Their mean place in the order of history
+    length decides their quartile. So quartiles may differ in size, and an empty one is left out.
     """
     place = clients["history"].rank(method="average") - 0.5
     quartile = (4 * place // len(clients)).astype(int)
@@ -120,14 +118,7 @@ def chance(federation: Federation, k: int) -> Chance:
 def summarise_run(
     config: Config, federation: Federation, records: Sequence[Record], clients: pd.DataFrame
 ) -> Outcome:
-    """What the records of a run say.
-
-    Args:
-        config: all settings.
-        federation: the data.
-        records: one per evaluated round.
-        clients: ranks at the best validation round, from `per_client`.
-    """
+    """The part of a summary that follows from the records; `clients` comes from `per_client`."""
     k = config.top_k
     chosen, luckiest = best_round(records, k), best_round(records, k, "test")
     ends = {"test": intervals(clients, k, "test"), "test_full": intervals(clients, k, "test_full")}

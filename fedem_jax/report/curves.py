@@ -1,4 +1,4 @@
-"""Learning curves of runs."""
+"""Draws the learning curves of runs."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ from fedem_jax.evaluation.metrics import metric_title
 from fedem_jax.evaluation.summary import protocol_label, shared_k
 from fedem_jax.report import style
 from fedem_jax.report.style import CHANCE, COLOURS, DASHED, GREY
-from fedem_jax.runs.directory import Run
+from fedem_jax.runs.reading import Run
 from fedem_jax.units import in_span
 
 
 def learning_curves(runs: Sequence[tuple[str, Run]], path: str | Path, *, title: str) -> None:
     """Draw HR and NDCG among the candidates, HR among all items, and the train loss over rounds.
 
-    Validation is dashed, test solid; the test value at the best validation round is marked, with
-    its bootstrap interval. Below the panels stands what the numbers mean: protocol, fingerprint,
-    sizes, seed.
+    Validation is dashed, test solid. A dot marks the test value at the best validation round, with
+    its bootstrap interval. The caption names protocol, fingerprint, sizes and seed.
 
     Args:
-        runs: one or more, each with its name in the legend; each has a colour of its own.
+        runs: one or more, each with its name in the legend.
         path: PNG or any other format that Matplotlib knows by its ending.
-        title: what is shown.
+        title: of the figure.
     """
     k = shared_k([run.summary for _, run in runs])
     counts = {run.summary["protocol_switches"]["num_candidates"] for _, run in runs}
@@ -51,33 +50,33 @@ def learning_curves(runs: Sequence[tuple[str, Run]], path: str | Path, *, title:
 
 
 def _captions(runs: Sequence[tuple[str, Run]]) -> list[str]:
-    """One line for all runs if they share what it says, else one line each."""
-    lines = {}
+    """One caption if it is the same for all runs, else one for each."""
+    captions = {}
     for label, run in runs:
         summary = run.summary
-        lines[label] = (
+        captions[label] = (
             f"protocol {protocol_label(summary)} · fingerprint {summary['fingerprint']} · "
             f"{summary['clients']:,} clients · {summary['items']:,} items · "
             f"seed {summary['seed']}"
         )
-    if len(set(lines.values())) == 1:
-        return list(lines.values())[:1]
-    return [f"{label}: {line}" for label, line in lines.items()]
+    if len(set(captions.values())) == 1:
+        return list(captions.values())[:1]
+    return [f"{label}: {caption}" for label, caption in captions.items()]
 
 
 def _metric(
     panel: Axes, runs: Sequence[tuple[str, Run]], ranking: str, metric: str, among: str, unit: str
 ) -> None:
-    """One metric of all runs; `ranking` is the ending of `val` and `test` in records."""
+    """Draw one metric of all runs. `ranking` is "" or "_full", the ending of the record's part."""
     style.frame(panel, f"{metric_title(metric)}, {among}", unit)
     for (label, run), colour in _coloured(runs):
         for part, look in (("val", {"linewidth": 1, "linestyle": DASHED}), ("test", {})):
             values = [record[part + ranking][metric] for record in run.records]
-            _line(panel, label, run, values, colour, **look)
+            _curve(panel, label, run, values, colour, **look)
         headline = run.summary["headline"]
         x, y = headline["round"], headline[f"test{ranking}"][metric]
         interval = headline["interval"][f"test{ranking}"]
-        low, high = interval.get(metric, (y, y))  # of the run's own K
+        low, high = interval.get(metric, (y, y))  # a run has intervals at its own K only
         panel.errorbar(
             [x], [y], [[max(y - low, 0)], [max(high - y, 0)]], fmt="o", color=colour,
             markersize=6, markeredgecolor="white", elinewidth=1.4, capsize=3.5, zorder=4,
@@ -100,7 +99,7 @@ def _metric(
 def _loss(panel: Axes, runs: Sequence[tuple[str, Run]]) -> None:
     style.frame(panel, "Train loss", "nats per sample")
     for (label, run), colour in _coloured(runs):
-        _line(panel, label, run, [record["loss"] for record in run.records], colour)
+        _curve(panel, label, run, [record["loss"] for record in run.records], colour)
     losses = [record["loss"] for _, run in runs for record in run.records]
     if min(losses) > 0 and max(losses) > 20 * min(losses):
         panel.set_yscale("log")
@@ -110,7 +109,9 @@ def _coloured(runs: Sequence[tuple[str, Run]]):
     return ((run, COLOURS[index % len(COLOURS)]) for index, run in enumerate(runs))
 
 
-def _line(panel: Axes, label: str, run: Run, values: list[float], colour: str, **look: Any) -> None:
+def _curve(
+    panel: Axes, label: str, run: Run, values: list[float], colour: str, **look: Any
+) -> None:
     rounds = [record["round"] for record in run.records]
     few = {"marker": "o", "markersize": 2.5} if len(rounds) <= 20 else {}
     panel.plot(rounds, values, color=colour, **({"linewidth": 1.6, "label": label} | few | look))

@@ -1,4 +1,4 @@
-"""The pictures of a run directory."""
+"""Draws the pictures of a run directory."""
 
 from __future__ import annotations
 
@@ -10,31 +10,30 @@ from fedem_jax.evaluation.records import Summary
 from fedem_jax.report.curves import learning_curves
 from fedem_jax.report.rho_chart import rho_chart
 from fedem_jax.runs.names import CURVES, RHO, RHO_PICTURE
-from fedem_jax.runs.reading import Run
-from fedem_jax.storage.files import parse, read
+from fedem_jax.runs.reading import Run, parse_lines
+from fedem_jax.storage.files import read
 
 
 def draw_run(path: Path, run: Run) -> None:
-    """Draw the learning curves of a run and, where it learned rho, what merging took up."""
+    """Draw the learning curves of a run and, if it learned rho, the distribution of rho."""
     draw_curves(path / CURVES, run)
     draw_rho(path, run.summary)
 
 
 def draw_curves(path: Path, run: Run) -> None:
-    """Draw the learning curves of one run."""
+    """Draw the learning curves of one run into a file."""
     method, dataset = run.summary["method"], run.summary["dataset"]
     learning_curves([(method, run)], path, title=f"{method} on {dataset}")
 
 
 def draw_rho(path: Path, summary: Summary) -> None:
-    """Draw what merging took up in the run of this directory, if it learned that.
+    """Draw the distribution of rho in the run of this directory, if the run learned rho.
 
     Raises:
-        UserError: the counts are broken; the sentence names file and line.
+        UserError: the counts are broken; the message names file and line.
     """
-    if not (path / RHO).exists():
-        return
-    lines = enumerate(read(path / RHO).splitlines(), start=1)
-    records = [parse(path / RHO, line, number) for number, line in lines]
-    rounds, counts = ([record[name] for record in records] for name in ("round", "counts"))
-    rho_chart(np.array(rounds), np.array(counts), path / RHO_PICTURE, summary)
+    if (path / RHO).exists():
+        records = parse_lines(path / RHO, read(path / RHO).splitlines())
+        rounds = np.array([record["round"] for record in records])
+        counts = np.array([record["counts"] for record in records])
+        rho_chart(rounds, counts, path / RHO_PICTURE, summary)

@@ -1,4 +1,4 @@
-"""What a run shows in the terminal while it goes: a live bar or plain lines."""
+"""Progress of a run in the terminal: a live bar or plain lines."""
 
 from __future__ import annotations
 
@@ -31,8 +31,10 @@ if TYPE_CHECKING:
 
 
 def live_bar(console: Console, *columns: ProgressColumn, stays: bool = False) -> Bar:
-    """A bar with a description, the field `values` and further columns; in a terminal alone, where
-    it `stays` at its end or leaves nothing behind."""
+    """A bar with a description, the field `values` and further columns, shown by terminals only.
+
+    At its end it `stays`, or disappears.
+    """
     return Bar(
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
@@ -53,7 +55,7 @@ class Progress:
     """
 
     def __init__(self, console: Console | None = None, directory: Path | None = None):
-        """directory: where the run's files lie, to be named at the end; None: nothing is named."""
+        """directory: folder of the run, named at the end with its files; None: nothing is named."""
         self._console = console or Console(highlight=False)
         self._directory = directory
         self._bar: Bar | None = None
@@ -69,7 +71,7 @@ class Progress:
         self._stop()
 
     def start(self, setting: Setting) -> None:
-        """Show what is about to run; the bar says that it compiles until the first record."""
+        """Show the setting of the run. The bar says `compiling` until the first record."""
         config: Config = setting["config"]
         self._rounds, self._k = config.rounds, config.top_k
         if config.per_client:
@@ -105,7 +107,7 @@ class Progress:
             self._next_line = done + self._rounds / 10
 
     def finish(self, summary: Summary, per_client: pd.DataFrame) -> None:
-        """Show what came of the run."""
+        """Show the result of the run."""
         self._stop()
         self._console.print(closing(summary))
         if self._directory is not None:

@@ -1,4 +1,4 @@
-"""A picture of what elastic merging takes up."""
+"""Draws the distribution of rho, the weight of the aggregated rows in elastic merging."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ ROWS = ("other items", "own training items")
 
 
 def rho_chart(rounds: np.ndarray, counts: np.ndarray, path: str | Path, summary: Summary) -> None:
-    """Draw the distribution of rho over rounds; and, pooled over the last third of the rounds,
-    against popularity of the item and activity of the client.
+    """Draw the distribution of rho over rounds, popularity of items and activity of clients.
 
-    Lines are medians, bands hold the middle half of the rows.
+    The last two pool the last third of the rounds. Lines are medians; bands hold the middle half of
+    the rows.
 
     Args:
         rounds: [R] evaluated rounds.
@@ -55,7 +55,7 @@ def rho_chart(rounds: np.ndarray, counts: np.ndarray, path: str | Path, summary:
 
 
 def _heat(figure: Figure, panel: Axes, rounds: np.ndarray, counts: np.ndarray) -> None:
-    """Share of the rows in each bin, round by round."""
+    """Draw the share of the rows in each bin, round by round."""
     frame(panel, "distribution of rho", "rho")
     share = counts / counts.sum(axis=1, keepdims=True)
     step = np.median(np.diff(rounds)) if len(rounds) > 1 else 1
@@ -68,7 +68,7 @@ def _heat(figure: Figure, panel: Axes, rounds: np.ndarray, counts: np.ndarray) -
 
 
 def _groups(panel: Axes, at: np.ndarray, counts: np.ndarray) -> None:
-    """Median and middle half at each place, for both kinds of rows; counts: [place, kind, bin]."""
+    """Draw median and middle half at each x, for both kinds of rows; counts: [x, kind, bin]."""
     if len(at) <= 5:
         panel.set_xticks(at)
     for kind, colour, of_kind in zip(ROWS, COLOURS, np.moveaxis(counts, 1, 0), strict=False):

@@ -1,4 +1,4 @@
-"""The tables of a run: its opening panel and what it ended with."""
+"""The tables of a run: its setting and its results; and a table of several runs."""
 
 from __future__ import annotations
 
@@ -22,20 +22,22 @@ from fedem_jax.units import in_bytes, in_seconds, in_span
 
 
 def closing(summary: Summary) -> Shown:
-    """What a run ended with: its test metrics sampled and in full, and what to hold them against;
-    the same by client activity; coverage and costs."""
+    """The results of a run: test metrics, sampled and full, beside chance; the same by activity of
+    the clients; coverage and costs."""
     ranked = (
         f"sampled: {summary['protocol_switches']['num_candidates']} candidates; full: all "
         f"{summary['items']:,} items but the client's own; {summary['clients']:,} clients"
     )
     notes = [styled(note, "dim") for note in (ranked, _coverage(summary), _costs(summary))]
-    doubts = [against_chance(summary)]
-    return in_terminal(_outcomes(summary), _activity(summary), "", *filter(None, doubts), *notes)
+    doubts = filter(None, [against_chance(summary)])
+    return in_terminal(_outcomes(summary), _activity(summary), "", *doubts, *notes)
 
 
 def comparison(runs: Sequence[tuple[str, Run]]) -> Shown:
-    """A row for each finished run: the test metrics at its best validation round. Runs that differ
-    in nothing but the seed are followed by their mean and standard deviation."""
+    """The test metrics of finished runs at their best validation round, a row for each run.
+
+    Further rows hold mean and standard deviation of runs that differ only in their seed.
+    """
     metrics, rows = metrics_at(shared_k([run.summary for _, run in runs])), []
     for label, run in runs:
         summary = run.summary
@@ -52,8 +54,10 @@ def comparison(runs: Sequence[tuple[str, Run]]) -> Shown:
 
 
 def same_but_seed(runs: Sequence[tuple[str, Run]]) -> list[list[tuple[str, Run]]]:
-    """The runs gathered into groups of at least two that differ in nothing but the seed (and in
-    what changes no result). A seed counts once."""
+    """Groups of at least two runs that differ only in their seed and in settings without effect.
+
+    If a seed occurs twice in a group, the later run counts.
+    """
     groups: dict[Config, dict[int, tuple[str, Run]]] = {}
     alike: dict[str, Any] = {name: getattr(Config, name) for name in (*INERT, "seed", "per_client")}
     for label, run in runs:
@@ -63,7 +67,7 @@ def same_but_seed(runs: Sequence[tuple[str, Run]]) -> list[list[tuple[str, Run]]
 
 
 def opening(setting: Setting) -> Panel:
-    """What is about to run: data, protocol, device."""
+    """The setting of a run: data, protocol, device, rounds, seed."""
     config: Config = setting["config"]
     federation: Federation = setting["federation"]
     rules = federation.protocol
@@ -101,11 +105,9 @@ def _outcomes(summary: Summary) -> Table:
     if summary["selected"] != "headline":
         mark[summary["selected"]] = " *"
         notes.append(f"* the round that protocol {summary['protocol']} reports")
+    interval = summary["headline"]["interval"].items()
     low, high = (
-        {
-            part: {name: ends[end] for name, ends in values.items()}
-            for part, values in summary["headline"]["interval"].items()
-        }
+        {part: {name: ends[end] for name, ends in values.items()} for part, values in interval}
         for end in (0, 1)
     )
     published = f"best test{mark['best_test']}, as in\npublished tables"
@@ -135,7 +137,7 @@ def _table(
     title: str, metrics: Sequence[Metric], rows: Sequence[Row], notes: Sequence[str] = (),
     second: str = "round",
 ) -> Table:  # fmt: skip
-    """A table with a label, the field `second` and metrics; three of each kind fill 80 signs."""
+    """A table of a label, the field `second`, and metrics. Six metrics fill 80 columns."""
     names = [f"{ranked_title(part)}\n{metric_title(name)}" for part, name in metrics]
     return Table(title, ["", f"\n{second:>7}", *names], rows, notes, label_width=17)
 
@@ -149,8 +151,11 @@ def _row(
 
 
 def against_chance(summary: Summary) -> str:
-    """Names the headline's metrics whose interval holds the chance level. The bootstrap of no hit
-    at all ends at 0; 3 / C, the 95 % bound on a share never observed, then takes its place."""
+    """A sentence that names the metrics whose interval contains the chance level; "" for none.
+
+    Without any hit the bootstrap interval ends at 0. Its end is then 3 / C, the 95 % bound on the
+    rate of an event that never occurred.
+    """
     least, doubtful = 3 / summary["clients"], []
     for part, levels in cast(Mapping[str, Metrics], summary["chance"]).items():
         ends = summary["headline"]["interval"][part]

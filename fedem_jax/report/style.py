@@ -1,4 +1,4 @@
-"""What all pictures share. Matplotlib's global state is never used."""
+"""Common style and parts of all pictures. They never use Matplotlib's global state."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
-# Okabe and Ito's colours: told apart with every common colour blindness, and in print
+# colours of Okabe and Ito, distinct with every common colour blindness and in print
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "#5A5A5A"
 PALE = "#E6E6E6"
@@ -23,7 +23,7 @@ DASHED = (0, (4, 1.5))
 DOTTED = (0, (1, 1.5))
 TITLE: dict[str, Any] = {"x": 0.012, "ha": "left", "fontsize": 13, "fontweight": "bold"}
 CHANCE: dict[str, Any] = {"color": GREY, "linewidth": 0.9, "linestyle": DOTTED, "zorder": 1}
-"""Look of a line at the level of a random order."""
+"""Style of a line at the chance level."""
 
 
 def new_figure(size: tuple[float, float], title: str, caption: str) -> Figure:
@@ -40,12 +40,12 @@ def new_figure(size: tuple[float, float], title: str, caption: str) -> Figure:
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Write a picture. All words are drawn as they stand: `$` begins no formula.
+    """Write a picture. Text is never parsed as a formula, so `$` is drawn as it is.
 
     Args:
         path: PNG or any other format that Matplotlib knows by its ending.
     """
-    powers = set()  # labels that are formulas of Matplotlib's own
+    powers = set()  # labels that Matplotlib itself writes as formulas
     for axis in (axis for panel in figure.axes for axis in (panel.xaxis, panel.yaxis)):
         if isinstance(axis.get_major_formatter(), LogFormatter):
             powers.update(axis.get_majorticklabels())
@@ -61,11 +61,13 @@ def frame(
     panel: Axes, title: str = "", unit: str = "", across: str = "communication round",
     *, grid: Literal["x", "y", "both"] = "y",
 ) -> None:  # fmt: skip
-    """Title, labels and grid of a panel.
+    """Set title, labels and grid of a panel.
 
     Args:
-        unit: of the upright axis.
-        across: label of the axis below.
+        panel: the panel.
+        title: above the panel, at the left.
+        unit: label of the y axis.
+        across: label of the x axis.
         grid: axis that has grid lines: x, y or both.
     """
     panel.set_title(title, loc="left", fontsize=10)
@@ -83,11 +85,15 @@ def seeds_in_row(
     panel: Axes, row: float, values: Sequence[float], half: float, colour: str,
     *, hollow: bool = False,
 ) -> None:  # fmt: skip
-    """Draw a dot for each seed, and above them their mean with a bar.
+    """Draw a dot for each seed, and above the dots their mean with a bar.
 
     Args:
-        row: height of the mean.
-        half: half the length of the bar; NaN: there is none.
+        panel: the panel.
+        row: y coordinate of the mean.
+        values: one for each seed.
+        half: half the length of the bar; NaN: no bar.
+        colour: of mean and bar.
+        hollow: whether the mean is a ring.
     """
     panel.plot(values, [row - 0.25] * len(values), ".", color=GREY, markersize=3.5)
     panel.errorbar(
@@ -97,7 +103,16 @@ def seeds_in_row(
 
 
 def band(panel: Axes, x: Any, low: Any, high: Any, colour: str, alpha: float = 0.2) -> None:
-    """Fill what lies between two curves."""
+    """Fill the area between two curves.
+
+    Args:
+        panel: the panel.
+        x: of both curves.
+        low: lower curve.
+        high: upper curve.
+        colour: of the area.
+        alpha: its opacity.
+    """
     panel.fill_between(np.asarray(x), low, high, color=colour, alpha=alpha, linewidth=0)
 
 
@@ -113,8 +128,8 @@ def line_key(label: str, **look: Any) -> Line2D:
 
 
 def legend_above(figure: Figure, handles: Sequence[Any]) -> Legend:
-    """Put a legend in a line at the upper right of a figure, beside its title."""
-    figure.suptitle(figure.get_suptitle(), y=0.985, **TITLE)  # which then takes no room of its own
+    """Put a legend at the upper right of a figure, beside its title."""
+    figure.suptitle(figure.get_suptitle(), y=0.985, **TITLE)  # a fixed y reserves no row for it
     return figure.legend(
         handles, [handle.get_label() for handle in handles], loc="outside upper right",
         ncols=len(handles), frameon=False, fontsize=9, handlelength=1.6, columnspacing=1.4,
@@ -122,5 +137,5 @@ def legend_above(figure: Figure, handles: Sequence[Any]) -> Legend:
 
 
 def legend_inside(panel: Axes, **options: Any) -> None:
-    """Explain the lines of a panel where there is room."""
+    """Put a legend into a panel, where there is room."""
     panel.legend(frameon=False, fontsize=8.5, handlelength=1.5, **options)

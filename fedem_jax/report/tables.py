@@ -1,4 +1,4 @@
-"""Tables: one plain form, shown in a terminal or written as Markdown."""
+"""Tables in one form, shown in a terminal or written as Markdown."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Cell(NamedTuple):
 
     value: str
     aside: str = ""
-    """Stands below the value in a terminal, and after it in Markdown."""
+    """Shown below the value in a terminal, and after it in Markdown."""
     best: bool = False
 
     def __str__(self) -> str:
@@ -30,33 +30,33 @@ class Row(NamedTuple):
 
     cells: Sequence[Cell | str]
     style: str = ""
-    """Of the whole row in a terminal, such as `bold`."""
+    """Style of the row in a terminal, such as `bold`."""
     apart: bool = False
-    """Whether a gap in the terminal sets it apart from the rows above."""
+    """Whether a terminal shows a gap above the row."""
 
 
 class Table(NamedTuple):
-    """A table, without rows a title with notes."""
+    """A table; without rows only its title and notes are shown."""
 
     title: str
     header: Sequence[str]
-    """A name for each column; a line break stands in a terminal alone."""
+    """A name for each column; Markdown replaces its line breaks by spaces."""
     rows: Sequence[Row]
     notes: Sequence[str] = ()
-    """Sentences below it."""
+    """Sentences below the table."""
     align: str = ""
-    """`l` or `r` for each column; empty: the first to the left, numbers to the right."""
+    """`l` or `r` for each column; empty: `l` for the first, `r` for the others."""
     label_width: int = 0
     """Least width of the first column in a terminal, so that several tables align."""
 
     @property
     def sides(self) -> str:
-        """`align`, written out."""
+        """`l` or `r` for each column."""
         return self.align or "l" + "r" * (len(self.header) - 1)
 
 
 def mean_cell(mean: float, sd: float = np.nan, *, best: bool = False) -> Cell:
-    """A mean with its standard deviation, where there is one; empty where there is no mean."""
+    """A mean with its standard deviation. A NaN of either is left out."""
     if np.isnan(mean):
         return Cell("")
     return Cell(f"{mean:.4f}", "" if np.isnan(sd) else f"± {sd:.4f}", best)
@@ -67,20 +67,16 @@ Shown = RenderableType
 
 
 def in_terminal(*parts: Table | Shown) -> Shown:
-    """Tables and sentences for a terminal. Words of the user are no markup."""
-    lines: list[Shown] = []
+    """Tables and sentences for a terminal. Text is never parsed as markup."""
+    shown: list[Shown] = []
     for part in parts:
-        if isinstance(part, str):
-            lines.append(Text(part))
-        elif isinstance(part, Table):
-            if part.title:
-                lines.append(Text(f"\n{part.title}", "bold"))
-            if part.rows:
-                lines.append(_grid(part))
-            lines += [Text(note, "dim") for note in part.notes]
+        if isinstance(part, Table):
+            shown += [Text(f"\n{part.title}", "bold")] if part.title else []
+            shown += [_grid(part)] if part.rows else []
+            shown += [Text(note, "dim") for note in part.notes]
         else:
-            lines.append(part)
-    return Group(*lines)
+            shown.append(Text(part) if isinstance(part, str) else part)
+    return Group(*shown)
 
 
 def styled(sentence: str, style: str) -> Text:
@@ -97,7 +93,7 @@ def in_markdown(table: Table) -> str:
 
 
 def written_files(directory: Path, files: Sequence[str]) -> Text:
-    """Which files a command left behind."""
+    """A sentence that names the files of a folder."""
     return Text.assemble((f"{directory}/", "bold"), f" holds {', '.join(files)}")
 
 

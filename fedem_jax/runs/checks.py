@@ -1,8 +1,9 @@
-"""Folders that a run may not use, refused before anything is written."""
+"""Refuses folders that a run may not use, before anything is written."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 from pathlib import Path
 
@@ -20,10 +21,10 @@ def check_settings(path: Path, config: Config) -> None:
     """Refuse to resume a run under other settings.
 
     Raises:
-        CannotResume: the settings in the folder differ; says how.
+        CannotResume: the settings in the folder differ; the message names the differences.
     """
-    found = dataclasses.asdict(load_settings(path / CONFIG))
-    if changed := differences(found, dataclasses.asdict(config), RESUMED_WITH):
+    saved = dataclasses.asdict(load_settings(path / CONFIG))
+    if changed := differences(saved, dataclasses.asdict(config), RESUMED_WITH):
         raise CannotResume(
             f"{path}: holds a run with other settings ({'; '.join(changed)}); a run goes on with "
             "its own alone."
@@ -34,15 +35,13 @@ def check_free(path: str | Path) -> None:
     """Refuse a run directory that is taken or cannot be made.
 
     Raises:
-        UserError: it holds another run, is a file, or lies where nothing can be written.
+        UserError: it is in use, holds another run, is a file, or cannot be written.
     """
     path = Path(path)
     if busy := holder(path):
         raise UserError(f"{path}: {busy} is at work there; give another --out.")
     check_untaken(path)
-    nearest = path
-    while not nearest.exists() and nearest != nearest.parent:
-        nearest = nearest.parent
+    nearest = next((each for each in (path, *path.parents) if each.exists()), Path())
     if not nearest.is_dir():
         raise UserError(f"{nearest}: is a file; give another --out.")
     if not os.access(nearest, os.W_OK | os.X_OK):
@@ -53,11 +52,11 @@ def check_untaken(path: Path) -> None:
     """Refuse a folder that holds a run.
 
     Raises:
-        UserError: it does. Where the run can be resumed, the sentence says how.
+        UserError: it holds one. If the run can be resumed, the message gives the command.
     """
     if _taken(path):
-        whole = (path / SUMMARY).exists() or not (path / CONFIG).exists()
-        hint = "" if whole else f" that can be gone on with, `fedem train --resume {path}`"
+        resumable = (path / CONFIG).exists() and not (path / SUMMARY).exists()
+        hint = "" if not resumable else f" that can be gone on with, `fedem train --resume {path}`"
         raise UserError(
             f"{path}: already holds a run{hint}; give another --out or remove the folder."
         )
@@ -65,12 +64,9 @@ def check_untaken(path: Path) -> None:
 
 def first_free(path: str | Path) -> Path:
     """`path` if it holds no run, else the first of `<path>-2`, `<path>-3`, ... that holds none."""
-    path, number = Path(path), 1
-    candidate = path
-    while _taken(candidate):
-        number += 1
-        candidate = path.with_name(f"{path.name}-{number}")
-    return candidate
+    path = Path(path)
+    numbered = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
+    return next(each for each in itertools.chain([path], numbered) if not _taken(each))
 
 
 def _taken(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""The run directory, written as the run goes. `fedem_jax.runs.names` lists its files."""
+"""Writes the run directory while the run goes. `fedem_jax.runs.names` lists its files."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from fedem_jax.storage.lock import Lock
 
 
 class RunDirectory:
-    """Observer that writes a run directory. It creates nothing before `start`.
+    """Observer that writes a run directory.
 
-    As a context manager it keeps other processes out meanwhile.
+    As a context manager it locks the folder against other processes.
     """
 
     def __init__(
@@ -38,9 +38,9 @@ class RunDirectory:
     ):
         """
         Args:
-            path: the folder.
-            resume: resume the run that it holds.
-            say: takes a sentence for each thing that deserves notice.
+            path: the folder. It is made by `__enter__`, or else by `start`.
+            resume: whether to resume the run that it holds.
+            say: called with each sentence that the user should read.
             draw: draws the finished run into its folder.
         """
         self.path, self.resume, self.say = Path(path), resume, say
@@ -50,13 +50,13 @@ class RunDirectory:
         self._lock: Lock | None = None
 
     def __enter__(self) -> RunDirectory:
-        """Lock the folder, which is made if need be.
+        """Make and lock the folder.
 
         Raises:
-            UserError: another process is at work there; it holds another run, or cannot be made.
+            UserError: another process uses it, it holds another run, or it cannot be made.
         """
         if not self.resume:
-            check_free(self.path)  # before anything is made
+            check_free(self.path)  # before the folder is made
         with disk_errors(self.path, "give another --out"):
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = Lock(self.path)
@@ -73,10 +73,10 @@ class RunDirectory:
         return self._config
 
     def start(self, setting: Setting) -> None:
-        """Make the folder. Write the settings and the candidates.
+        """Write the settings and the candidates.
 
         Raises:
-            UserError: nothing can be written there, or the folder is taken.
+            UserError: the folder cannot be written, or it holds another run.
             CannotResume: the run to be resumed has other settings.
         """
         self._config = setting["config"]
@@ -93,14 +93,14 @@ class RunDirectory:
                 save_candidates(self.path / CANDIDATES, setting["federation"])
 
     def rewind(self, number: int, with_rho: bool = False) -> list[Record]:
-        """The records up to round `number`. Later ones are removed.
+        """Remove the records after round `number`, and return the others.
 
         Args:
             number: an evaluated round, or 0.
             with_rho: whether the records have counts of rho.
 
         Raises:
-            CannotResume: one of them is missing or broken; names file and line.
+            CannotResume: a record is missing or broken; the message names file and line.
         """
         rounds = []
         if number:
@@ -109,9 +109,9 @@ class RunDirectory:
         lines = read_lines(self.path / METRICS, rounds)
         counts = read_lines(self.path / RHO, rounds if with_rho else ())
         with disk_errors(self.path, resume_hint(self.path)):
-            for name, left in ((METRICS, lines), (RHO, counts)):
+            for name, kept in ((METRICS, lines), (RHO, counts)):
                 if (self.path / name).exists():
-                    text = "".join(map(json_line, left))
+                    text = "".join(map(json_line, kept))
                     put(self.path / name, lambda path, text=text: path.write_text(text))
         records = cast(list[Record], lines)
         for record, line in zip(records, counts, strict=False):
@@ -120,10 +120,10 @@ class RunDirectory:
         return records
 
     def record(self, record: Record) -> None:
-        """Append one line to each file. The lines outlive the process when this returns.
+        """Append a line to each file. The lines survive the end of the process.
 
         Raises:
-            UserError: the disk takes no more; what stood there before still does.
+            UserError: it cannot be written; earlier lines are kept.
         """
         self._records.append(record)
         values = {name: value for name, value in record.items() if name != "rho"}
@@ -134,7 +134,7 @@ class RunDirectory:
                 append(self.path / RHO, json_line(counts))
 
     def flush(self) -> None:
-        """Make all records outlive the system, too."""
+        """Force all records to disk, so that they survive a crash of the system."""
         with disk_errors(self.path, resume_hint(self.path)):
             for name in (METRICS, RHO):
                 if (self.path / name).exists():
@@ -142,10 +142,10 @@ class RunDirectory:
                         os.fsync(file.fileno())
 
     def finish(self, summary: Summary, per_client: pd.DataFrame) -> None:
-        """Draw the run, then write its summary: a run that has one has all files.
+        """Draw the run, then write its summary. A run with a summary therefore has all its files.
 
         Raises:
-            UserError: the disk takes no more; the records are kept.
+            UserError: a file cannot be written; the records are kept.
         """
         with disk_errors(self.path, resume_hint(self.path)):
             if self.config.per_client:
@@ -157,9 +157,9 @@ class RunDirectory:
 
 
 def save_candidates(path: Path, federation: Federation) -> None:
-    """Write the items that the clients rank, as numbers, their labels, and the split's fingerprint.
+    """Write the numbers of the items that clients rank, all labels, and the split's fingerprint.
 
-    `numpy.load(path)` reads them, without pickles.
+    `numpy.load(path)` reads the file, without pickles.
     """
     names = ("val_item", "test_item", "val_candidates", "test_candidates", "fingerprint")
     labels = {name: getattr(federation, name) for name in ("user_ids", "item_ids")}

@@ -1,6 +1,6 @@
-"""How much memory a run takes, and how many clients can be worked on side by side.
+"""How much memory a run takes, and how many clients are trained side by side.
 
-memory of a device = state + data + scratch,  scratch = that of the round's largest phase
+memory of a device = state + data + scratch of the round's largest phase
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from fedem_jax.units import in_bytes
 WIDEST_BLOCK = 256
 """Most clients side by side on an accelerator."""
 NARROWEST_BLOCK = 16
-"""Fewest clients side by side there, where stacked trials make up the rest."""
+"""Fewest clients side by side on an accelerator, where stacked trials fill the rest."""
 USABLE = 0.9
 """Share of a device's memory that a run may plan with."""
 
@@ -34,18 +34,18 @@ class MemoryPlan(NamedTuple):
     """Bytes on each device."""
 
     clients: int
-    """Parameters of the device's clients: C I D numbers over the devices, and little more."""
+    """Parameters of the device's clients: mostly C I D numbers, shared out over the devices."""
     server: int
     """The server's tables, R I D; every device holds them whole."""
     data: int
     """Ragged lists and held-out items."""
     scratch: dict[str, int]
-    """What each phase of a round needs for itself; one runs at a time."""
+    """Working memory of each phase of a round. Phases run one at a time."""
     limit: int
-    """What the device has to give."""
+    """Memory that the device offers."""
     devices: int
     block: int
-    """Clients worked on side by side."""
+    """Clients trained side by side."""
     advice: str
     """What would fit, if this does not; else empty."""
 
@@ -63,7 +63,7 @@ class MemoryPlan(NamedTuple):
         """Refuse a run that does not fit.
 
         Raises:
-            UserError: says what is needed, what there is, and what would fit.
+            UserError: it does not fit. The message says what is needed, and what would fit.
         """
         if not self.fits:
             raise UserError(
@@ -79,14 +79,12 @@ def plan_memory(
 ) -> MemoryPlan:
     """What a run takes on each device, and the block size with which it fits.
 
-    The block is `config.block_size` if that is set; else 1 on a CPU, where one client's table stays
-    in the cache of its core, and the largest power of two that fits elsewhere.
+    The block is `config.block_size` if that is set. Else it is 1 on a CPU, where one client's table
+    stays in the cache of its core. Elsewhere it is the largest power of two that fits.
 
     Args:
-        config: all settings.
-        federation: the data.
-        layout: devices and size classes; its block is not looked at.
-        limit: bytes that each device has to give; None: what it says.
+        layout: devices and size classes; its block is ignored.
+        limit: bytes that each device offers; None: as `device_memory` says.
     """
     limit = device_memory(layout) if limit is None else limit
     plan = _choose_block(config, federation, layout, limit)
@@ -98,12 +96,15 @@ def plan_stack(
 ) -> tuple[MemoryPlan, int]:
     """What one of several stacked trials takes on each device, and how many fit side by side.
 
-    On a CPU that is one, since one trial keeps all cores busy. Elsewhere the block is as large as
-    it can be without leaving a trial out.
+    On a CPU one trial runs at a time, since it keeps all cores busy. Elsewhere as many trials as
+    possible run side by side, each with the largest block that leaves room for all of them.
 
     Args:
-        trials: how many there are to stack.
-        config, federation, layout, limit: as for `plan_memory`.
+        config: all settings.
+        federation: the data.
+        layout: devices and size classes; its block is ignored.
+        trials: number of trials to stack.
+        limit: bytes that each device offers; None: as `device_memory` says.
     """
     limit = device_memory(layout) if limit is None else limit
     plan, width = plan_memory(config, federation, layout, limit), 1
@@ -120,32 +121,31 @@ def plan_stack(
     return plan, width
 
 
-def _choose_block(config: Config, federation: Federation, layout: Layout, limit: int):
+def _choose_block(config: Config, federation: Federation, layout: Layout, limit: int) -> MemoryPlan:
+    """The plan with the largest block that fits; the smallest block if none does."""
     algorithm, state = bound(config, layout)
-    widest = config.block_size or (1 if on_cpu(layout) else WIDEST_BLOCK)
-    blocks = [widest]
-    while not config.block_size and blocks[-1] > 1:
-        blocks.append(blocks[-1] // 2)
-    plans = (_with_block(config, federation, layout, algorithm, state, limit, b) for b in blocks)
-    for plan in plans:
-        if plan.fits:
-            break
-    return plan
+    block = config.block_size or (1 if on_cpu(layout) else WIDEST_BLOCK)
+    while True:
+        plan = _with_block(config, federation, layout, algorithm, state, limit, block)
+        if plan.fits or config.block_size or block == 1:
+            return plan
+        block //= 2
 
 
 def _with_block(
     config: Config, federation: Federation, layout: Layout,
     algorithm: Algorithm, state: State, limit: int, block: int,
 ) -> MemoryPlan:  # fmt: skip
+    """The plan with this block. `algorithm` and `state` are those of `bound`."""
     devices = layout.mesh.size
     room = max(max(size.positives, size.barred) for size in layout.classes)
     lists = 2 * layout.padded + len(federation.items) + len(federation.barred) + 2 * room
     scratch = algorithm.scratch(min(block, layout.shard))
-    asked = 2 + 2 * federation.val_candidates.shape[1]
+    held_out = 2 + 2 * federation.val_candidates.shape[1]
     return MemoryPlan(
         clients=bytes_of(state.clients) // devices,
         server=bytes_of(state.server),
-        data=4 * (lists + asked * layout.shard),
+        data=4 * (lists + held_out * layout.shard),
         scratch={phase: 4 * count for phase, count in scratch.items()},
         limit=limit,
         devices=devices,
@@ -155,7 +155,7 @@ def _with_block(
 
 
 def _advice(config: Config, federation: Federation, layout: Layout, plan: MemoryPlan) -> str:
-    """Single changes after which the run would fit."""
+    """Single changes with which the run would fit."""
 
     def fits(**changes) -> bool:
         changed = dataclasses.replace(config, **changes)
@@ -165,26 +165,28 @@ def _advice(config: Config, federation: Federation, layout: Layout, plan: Memory
     advice = []
     for candidates in (*config.lighter(), smaller_block):
         if change := next((each for each in candidates if fits(**each)), None):
-            advice += [_flag(*item) for item in change.items()]
-    left = USABLE * plan.limit - (plan.total - plan.clients)
-    if left > 0 and not on_cpu(layout):
-        advice.append(f"{math.ceil(plan.clients * plan.devices / left)} such devices")
+            advice += [_option(name, value) for name, value in change.items()]
+    room = USABLE * plan.limit - (plan.total - plan.clients)
+    if room > 0 and not on_cpu(layout):
+        advice.append(f"{math.ceil(plan.clients * plan.devices / room)} such devices")
     return f"{' or '.join(advice)} would fit" if advice else "take fewer clients or items"
 
 
-def _flag(name: str, value: Any) -> str:
-    shown = f"{value:.2g}" if isinstance(value, float) else value
-    return f"--{name.replace('_', '-')} {shown}"
+def _option(name: str, value: Any) -> str:
+    """A setting as an option of the command line."""
+    text = f"{value:.2g}" if isinstance(value, float) else value
+    return f"--{name.replace('_', '-')} {text}"
 
 
 @contextmanager
 def advice_when_exhausted(
     plan: MemoryPlan, config: Config, federation: Federation, layout: Layout
 ) -> Iterator[None]:
-    """A device that runs out of memory all the same becomes advice.
+    """Turn a device's lack of memory into an error with advice.
 
     Raises:
-        UserError: it did; names what was planned, and what would take a quarter less.
+        UserError: a device ran out of memory. The message names the plan, and changes that would
+            take a quarter less.
     """
     try:
         yield
@@ -200,7 +202,7 @@ def advice_when_exhausted(
 
 
 def device_memory(layout: Layout) -> int:
-    """Bytes that each device of a layout has to give. The devices of a CPU share what is free."""
+    """Bytes that each device of a layout offers. The devices of a CPU share the free memory."""
     device = layout.mesh.devices.flat[0]
     stats = None if on_cpu(layout) else device.memory_stats()
     if stats and "bytes_limit" in stats:
@@ -209,7 +211,7 @@ def device_memory(layout: Layout) -> int:
 
 
 def free_memory() -> int:
-    """Bytes that the host can still give: as Linux says, else all that is built in."""
+    """Free bytes of the host: as Linux reports them, else all its memory."""
     try:
         with open("/proc/meminfo") as file:
             lines = dict(line.split(":") for line in file)

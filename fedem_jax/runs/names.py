@@ -1,15 +1,15 @@
 """The files of a run directory.
 
-config.json         all settings, re-runnable
-candidates.npz      held-out items and the candidates they are ranked against, as fixed by the seed
+config.json         all settings; a run can be repeated from them
+candidates.npz      held-out items and their candidates, as fixed by the seed
 metrics.jsonl       one line of JSON per evaluated round
 summary.json        headline, best test value, protocol, fingerprint, versions, device, times
-per_client.parquet  each client's ranks and metrics at the best validation round, if asked for
+per_client.parquet  each client's ranks and metrics at the best validation round (`per_client`)
 curves.png          learning curves
-checkpoint/         what the run needs to be resumed (`fedem_jax.storage.checkpoint`)
-lock                the process at work here, while there is one (`fedem_jax.storage.lock`)
-rho.jsonl, rho.png  what elastic merging takes up, where the method learns that: counts after each
-                    evaluated round (`fedem_jax.evaluation.rho`), and their picture
+checkpoint/         the saved state of the run (`fedem_jax.storage.checkpoint`)
+lock                the process that uses the folder (`fedem_jax.storage.lock`)
+rho.jsonl, rho.png  merging weights, if the method learns them: counts after each evaluated round
+                    (`fedem_jax.evaluation.rho`), and their picture
 """
 
 CONFIG, CANDIDATES = "config.json", "candidates.npz"

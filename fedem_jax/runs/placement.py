@@ -19,7 +19,7 @@ from fedem_jax.core.sparse_tables import SparseTables
 
 
 class Places(NamedTuple):
-    """Where the clients were when a state was saved."""
+    """Where the clients of a saved state are."""
 
     place: Int[np.ndarray, " C"]
     """Place of each client."""
@@ -32,12 +32,12 @@ class Places(NamedTuple):
         return cls(np.asarray(layout.place), layout.shard)
 
     def same(self, other: Places) -> bool:
-        """Whether arrays can be taken as they are."""
+        """Whether all clients have the same places."""
         return self.shard == other.shard and np.array_equal(self.place, other.place)
 
 
 def on_host(state: State) -> dict[str, np.ndarray]:
-    """Copies of all arrays, by name; the state may be donated afterwards."""
+    """Copies of all arrays, by name. The state may be donated afterwards."""
     return {_name(path): np.array(leaf) for path, leaf in _leaves(state)}
 
 
@@ -50,7 +50,7 @@ def on_devices(
     Args:
         arrays: as `on_host` gave them.
         before: where the clients were then.
-        start: the state before the first round, from which places without a client are taken.
+        start: the state before the first round. Places without a client take their values from it.
         layout: where the clients are now.
         algorithm: the method.
 
@@ -81,9 +81,8 @@ def _moved(saved: State, before: Places, now: Places, start: State, algorithm: A
         return values
 
     def moved(new, old):
-        if isinstance(new, SparseTables):
-            return _rows_moved(new, old, before, now)
-        return put(new, old)
+        sparse = isinstance(new, SparseTables)
+        return _rows_moved(new, old, before, now) if sparse else put(new, old)
 
     placed = {id(leaf) for leaf in jax.tree.leaves(algorithm.placed(start.server))}
     clients = jax.tree.map(
@@ -98,19 +97,20 @@ def _moved(saved: State, before: Places, now: Places, start: State, algorithm: A
 def _rows_moved(new: SparseTables, old: SparseTables, before: Places, now: Places) -> SparseTables:
     """Sparse tables with the rows of every client at its new place.
 
-    On each device the rows of one client stand after those of another.
+    A device holds the rows of all its clients in one array, client after client.
     """
 
     def first(rows: SparseTables, places: Places) -> np.ndarray:
+        """The first row of each client in the arrays of all devices."""
         device = places.place // places.shard
         devices = len(rows.start) // places.shard
         return np.asarray(rows.start)[places.place] + device * (len(rows.items) // devices)
 
     items, table = np.array(new.items), np.array(new.table)
     counts = np.asarray(new.count)[now.place]
-    for to, since, count in zip(first(new, now), first(old, before), counts, strict=True):
-        items[to : to + count] = old.items[since : since + count]
-        table[to : to + count] = old.table[since : since + count]
+    for target, source, count in zip(first(new, now), first(old, before), counts, strict=True):
+        items[target : target + count] = old.items[source : source + count]
+        table[target : target + count] = old.table[source : source + count]
     parts: Any = np.asarray(new.start), np.asarray(new.count), items, table
     return SparseTables(*parts)
 

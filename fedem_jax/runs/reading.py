@@ -18,26 +18,23 @@ class Run(NamedTuple):
     """A finished run, read back from its directory."""
 
     config: Config
-    """Its settings."""
     records: list[Record]
     """One per evaluated round, in order."""
     summary: Summary
-    """What the run ended with."""
 
 
 def read_run(path: str | Path) -> Run:
     """Read a finished run.
 
     Raises:
-        UserError: a file is missing, broken or of an earlier version. The sentence names the file,
-            and the line if there is one.
+        UserError: a file is missing, broken or of an earlier version. The message names the file,
+            and the line if it has lines.
     """
     path = Path(path)
     if not path.is_dir():
         raise UserError(f"{path}: there is no such run directory.")
     config = load_settings(path / CONFIG)
-    lines = read(path / METRICS).splitlines()
-    records = [parse(path / METRICS, line, number) for number, line in enumerate(lines, start=1)]
+    records = parse_lines(path / METRICS, read(path / METRICS).splitlines())
     if not records:
         raise UserError(f"{path / METRICS}: holds no record; the run ended before its first round.")
     for number, record in enumerate(records, start=1):
@@ -47,32 +44,41 @@ def read_run(path: str | Path) -> Run:
     return Run(config, cast(list[Record], records), cast(Summary, summary))
 
 
-def read_lines(path: Path, rounds: Sequence[int]) -> list[dict[str, Any]]:
-    """The lines of a file that belong to these rounds. What follows them may be torn.
+def parse_lines(path: Path, lines: Sequence[str]) -> list[dict[str, Any]]:
+    """The JSON objects in the first lines of a file.
 
     Raises:
-        CannotResume: one is missing or broken; names file and line.
+        UserError: a line is broken; the message names file and line.
+    """
+    return [parse(path, line, number) for number, line in enumerate(lines, start=1)]
+
+
+def read_lines(path: Path, rounds: Sequence[int]) -> list[dict[str, Any]]:
+    """The lines of a file that belong to these rounds. Later lines may be incomplete.
+
+    Raises:
+        CannotResume: a line is missing or broken; the message names file and line.
     """
     lines = read(path).splitlines()[: len(rounds)] if rounds else []
     try:
-        found = [parse(path, text, line) for line, text in enumerate(lines, start=1)]
+        records = parse_lines(path, lines)
     except UserError as error:
         raise CannotResume(f"{error}") from None
-    there = [line.get("round") for line in found]
-    if there != list(rounds):
-        lost = next(number for number in rounds if number not in there)
+    present = [record.get("round") for record in records]
+    if present != list(rounds):
+        lost = next(number for number in rounds if number not in present)
         raise CannotResume(
             f"{path}: lacks round {lost}, which lies before the last checkpoint; mend it, or run "
             "again with another --out."
         )
-    return found
+    return records
 
 
 def _check_fields(where: str, value: Any, kind: Any) -> None:
     """Refuse an object that lacks a required field.
 
     Raises:
-        UserError: it does; names the first one.
+        UserError: it lacks one; the message names the first.
     """
     if missing := next(_missing(value, kind), ""):
         raise UserError(

@@ -1,4 +1,4 @@
-"""Where a run stands, how that is saved in its directory, and how the run is resumed from there."""
+"""The state of a run between two segments, and its checkpoints: saved, and restored."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from fedem_jax.storage.checkpoint import Arrays, Checkpoints, Saved, found
 
 @dataclass
 class RunState:
-    """Where a run stands: all that its remaining rounds and its summary need."""
+    """All that the remaining rounds of a run and its summary need."""
 
     state: State
     """Parameters after round `round`."""
@@ -45,9 +45,9 @@ class RunState:
 
 
 class Checkpointer:
-    """Saves where a run stands in its directory, and restores it.
+    """Saves the state of a run in its directory, and restores it.
 
-    As a context manager it ends the write that is under way.
+    As a context manager it waits at the end for a write in progress.
     """
 
     def __init__(self, directory: RunDirectory, simulation: Simulation, setting: Setting):
@@ -62,11 +62,11 @@ class Checkpointer:
         self._checkpoints.close()
 
     def restore(self) -> RunState | None:
-        """Where the run in the directory stands; None if a run begins at its beginning.
+        """The latest saved state of the run; None if the run starts from its first round.
 
         Raises:
-            CannotResume: what is there belongs to other settings, data or another version, or is
-                damaged; says what.
+            CannotResume: the checkpoint is damaged, or belongs to other settings, other data or
+                another version; the message says which.
         """
         directory = self._directory
         if not directory.resume:
@@ -76,31 +76,27 @@ class Checkpointer:
             directory.say(f"{directory.path}: has no checkpoint yet, so it begins anew.")
             directory.rewind(0)
             return None
-        about, arrays = saved
-        self._check(about)
+        info, arrays = saved
+        self._check(info)
         try:
-            state = self._placed(arrays, about["shard"])
+            state = self._placed(arrays, info["shard"])
             ranks: dict[str, Any] = _group(arrays, "best")
             best = Ranks(**ranks)
         except (KeyError, TypeError, ValueError) as error:
             raise CannotResume(
                 f"{self._checkpoints.folder}: does not fit this run ({error}); run again."
             ) from None
-        number = self._last_round = about["round"]
-        records = directory.rewind(number, about["rho"])
+        number = self._last_round = info["round"]
+        records = directory.rewind(number, info["rho"])
         directory.say(f"{directory.path}: goes on after round {number}.")
-        times = about["seconds"], about["compile_seconds"]
-        return RunState(state, number, records, best, *times, [*about["resumed"], number])
+        times = info["seconds"], info["compile_seconds"]
+        return RunState(state, number, records, best, *times, [*info["resumed"], number])
 
     def save(self, run_state: RunState, at_once: bool = False) -> None:
-        """Save where the run stands, in the background.
-
-        Args:
-            run_state: where it stands.
-            at_once: save even where the settings do not ask for it yet.
+        """Save the state in the background, if a checkpoint is due or `at_once` is set.
 
         Raises:
-            UserError: nothing can be written.
+            UserError: it cannot be written.
         """
         config, number = self._setting["config"], run_state.round
         if not config.saves() or number == self._last_round:
@@ -110,7 +106,7 @@ class Checkpointer:
         assert run_state.best is not None
         places = Places.of(self._simulation.layout)
         latest = run_state.records[-1]
-        about = {
+        info = {
             "round": number,
             "validation": latest["val"][f"hr@{config.top_k}"],
             "seconds": run_state.seconds,
@@ -125,19 +121,19 @@ class Checkpointer:
         best = {name: np.asarray(value) for name, value in run_state.best._asdict().items()}
         arrays: Arrays = {"state": on_host(run_state.state), "best": best, "place": places.place}
         self._directory.flush()
-        self._checkpoints.save(Saved(about, arrays))
+        self._checkpoints.save(Saved(info, arrays))
         self._last_time, self._last_round = time.monotonic(), number
 
     def wait(self) -> None:
         """Wait until every checkpoint is on disk.
 
         Raises:
-            UserError: one could not be written.
+            UserError: a checkpoint could not be written.
         """
         self._checkpoints.wait()
 
     def describe(self) -> str:
-        """What is on disk, in a sentence; empty if that is nothing."""
+        """A sentence about the latest checkpoint on disk; empty if there is none."""
         with suppress(UserError):
             self.wait()
         rounds = found(self._checkpoints.folder)
@@ -166,23 +162,23 @@ class Checkpointer:
             simulation.algorithm,
         )  # fmt: skip
 
-    def _check(self, about: dict[str, Any]) -> None:
+    def _check(self, info: dict[str, Any]) -> None:
         """Refuse a checkpoint of another run."""
-        wanted = json.loads(json.dumps(dataclasses.asdict(self._setting["config"])))
-        old, new = about["versions"], self._setting["versions"]
-        changed = differences(about["config"], wanted, RESUMED_WITH) + differences(
-            {"data": about["fingerprint"], "version": old["fedem_jax"]},
+        config = json.loads(json.dumps(dataclasses.asdict(self._setting["config"])))
+        old, new = info["versions"], self._setting["versions"]
+        changed = differences(info["config"], config, RESUMED_WITH) + differences(
+            {"data": info["fingerprint"], "version": old["fedem_jax"]},
             {"data": self._setting["federation"].fingerprint, "version": new["fedem_jax"]},
         )
         if changed:
             raise CannotResume(
-                f"{self._checkpoints.folder}: belongs to another run ({'; '.join(changed)}); give "
-                "back what it was made with, or run again with another --out."
+                f"{self._checkpoints.folder}: belongs to another run ({'; '.join(changed)}); "
+                "restore what it was made with, or run again with another --out."
             )
         if others := differences(old, new):
             self._directory.say(
                 f"{self._directory.path}: was begun with {'; '.join(others)}; the last digits of "
-                "its figures may differ from those of a run that was not cut off."
+                "its metrics may differ from those of an uninterrupted run."
             )
 
 

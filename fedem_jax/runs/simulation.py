@@ -1,4 +1,4 @@
-"""A method bound to a configuration, a federation and devices; its compiled segments of rounds."""
+"""A method bound to settings, data and devices; its compiled segments of rounds."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from fedem_jax.version import __version__
 
 
 class Simulation:
-    """A method bound to a configuration, a federation and the devices that it runs on.
+    """A method bound to its settings, a federation and the devices that it runs on.
 
     Raises:
-        UserError: a client leaves fewer items to draw from than a positive has negatives.
+        UserError: a client has too few items to draw the negatives of a positive from.
     """
 
     def __init__(
@@ -48,10 +48,8 @@ class Simulation:
     ):
         """
         Args:
-            config: all settings.
-            federation: the data.
             devices: JAX devices to run on; empty: all.
-            draws: decides the random choices of a round; called as `KeyedDraws.of_round` is.
+            draws: makes the random choices of a round; called like `KeyedDraws.of_round`.
         """
         check_pool(config, federation)
         devices = (devices or jax.devices())[: federation.num_clients]
@@ -69,13 +67,15 @@ class Simulation:
         self.key_init, self.key_draws = jax.random.split(jax.random.key(config.seed))
         self.lists = lists_on_device(federation, self.layout)
         self.held_out = held_out(federation, self.layout)
+        rules = federation.protocol
+        self.ranking = Ranking(rules.ties, rules.scale, config.top_k)
         self._segments: dict[int, Any] = {}
 
     def init(self) -> State:
         """The state before the first round, sharded over the devices.
 
         Raises:
-            UserError: the run does not fit into the memory of a device; says what would.
+            UserError: the run does not fit into the memory of a device; says what would fit.
         """
         self.memory.check()
         with jax.default_matmul_precision("highest"):
@@ -84,11 +84,11 @@ class Simulation:
 
     @property
     def shardings(self) -> State:
-        """Where the state is: clients over the devices, the server's part on each."""
+        """Clients are spread over the devices; every device holds the server's part."""
         return State(self.layout.sharded(), self.layout.replicated())
 
     def draws(self, key: Array, number: Array, lists: Lists) -> Draws:
-        """What decides the random choices of round `number`."""
+        """The random choices of round `number`."""
         config, clients = self.config, self.layout.num_clients
         sizes = (clients, self.federation.num_items, config.num_negative)
         return self._draws(key, number, lists, *sizes, *config.round_sizes(clients))
@@ -108,22 +108,21 @@ class Simulation:
             return self.algorithm.round(self.draws(key, number, lists), state, hyper)
 
         state, info = lax.scan(one, state, start + jnp.arange(length, dtype=jnp.int32))
-        state = lax.with_sharding_constraint(state, self.shardings)  # as the next segment takes it
-        rules = self.federation.protocol
-        ranking = Ranking(rules.ties, rules.scale, self.config.top_k)
-        ranks = rank_all(self.algorithm, self.layout, state, lists, held_out, hyper, ranking)
+        state = lax.with_sharding_constraint(state, self.shardings)  # as the next segment needs it
+        ranks = rank_all(self.algorithm, self.layout, state, lists, held_out, hyper, self.ranking)
         sound = ranks.finite & finite_state(state, self.layout.padded)
         return Segment(state, info, ranks._replace(finite=sound))
 
     def by_client(self, tree: Any) -> Any:
-        """Arrays that have the client axis first, in the order of the federation, on the host."""
+        """Arrays with the client axis first, brought to the host in the federation's order."""
         return jax.tree.map(lambda leaf: np.asarray(leaf)[self.layout.place], tree)
 
     def record(self, round: int, info: Info, ranks: Ranks) -> Record:
-        """What is written down after evaluated round `round`, from 1.
+        """The record of evaluated round `round`, counted from 1.
 
         Raises:
-            UserError: losses or scores are not finite; names round, client and likely cause.
+            UserError: numbers are not finite; the message names round, client and likely cause.
+                Or every client that trained was skipped.
         """
         place, k = self.layout.place, self.config.top_k
         loss, epochs = np.asarray(info.loss[-1])[place], np.asarray(info.epochs[-1])[place]
@@ -133,7 +132,7 @@ class Simulation:
         if not sound.all():
             lost = int(np.flatnonzero(~sound)[0])
             diverged = not np.isfinite(loss[trained]).all()
-            what = "losses" if diverged else "parameters or scores"
+            kind = "losses" if diverged else "parameters or scores"
             settings = dataclasses.asdict(self.config).items()
             steps = [
                 f"{name} (now {value:g})"
@@ -142,14 +141,14 @@ class Simulation:
             ]
             raise UserError(
                 f"round {round}: client {lost} (user {self.federation.user_ids[lost]}) and "
-                f"{(~sound).sum() - 1} more have {what} that are not finite "
+                f"{(~sound).sum() - 1} more have {kind} that are not finite "
                 f"({'training diverged' if diverged else 'they saturate float32'}); "
                 f"a smaller {' or '.join(steps)} usually helps."
             )
         if info.skipped is not None and not trained.any():
             raise UserError(
                 f"round {round}: all clients that trained were skipped, so nothing is learned; "
-                f"a smaller step size helps."
+                "a smaller step size helps."
             )
         record: Record = {
             "round": round,
@@ -181,13 +180,13 @@ class Segment(NamedTuple):
 
 
 def held_out(federation: Federation, layout: Layout) -> HeldOut:
-    """Held-out items and candidates on the device."""
-    asked = [layout.spread(getattr(federation, name)) for name in HeldOut._fields]
-    return HeldOut(*jax.device_put(asked, layout.sharded()))
+    """Held-out items and candidates, on the devices."""
+    arrays = [layout.spread(getattr(federation, name)) for name in HeldOut._fields]
+    return HeldOut(*jax.device_put(arrays, layout.sharded()))
 
 
 def check_pool(config: Config, federation: Federation) -> None:
-    """Refuse a federation that leaves a client too few items to draw distinct negatives from."""
+    """Refuse a federation in which a client has too few items to draw distinct negatives from."""
     pool = federation.num_items - np.diff(federation.barred_offsets)
     tightest = int(pool.argmin())
     if pool[tightest] < config.num_negative:
@@ -198,8 +197,10 @@ def check_pool(config: Config, federation: Federation) -> None:
 
 
 def check_list(config: Config, federation: Federation) -> None:
-    """Refuse a list in which every held-out item stands, whatever its rank among the candidates:
-    rounds would be chosen, and methods compared, by a number that is always 1."""
+    """Refuse a `top_k` that is larger than the number of candidates.
+
+    HR@K would always be 1, so it could neither choose rounds nor compare methods.
+    """
     shortest = min(federation.val_candidates.shape[1], federation.test_candidates.shape[1])
     if config.top_k > shortest:
         raise UserError(
@@ -209,13 +210,12 @@ def check_list(config: Config, federation: Federation) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Versions that a result may depend on."""
-    packages = ("jax", "jaxlib", "flax", "optax", "numpy")
+    """Versions of the packages that a result may depend on."""
     own = {"fedem_jax": __version__, "python": platform.python_version()}
-    return own | {name: version(name) for name in packages}
+    return own | {name: version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")}
 
 
 def device_name(devices: Sequence[Any] = ()) -> str:
-    """Number and kind of the devices; of all where none are given."""
+    """Number and kind of the devices; empty: of all."""
     devices = devices or jax.devices()
     return f"{len(devices)} x {devices[0].device_kind}"

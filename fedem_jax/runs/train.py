@@ -1,4 +1,4 @@
-"""The run: segments of rounds, evaluated, recorded, summed up."""
+"""A run: it trains segments of rounds, evaluates and records each, and sums up."""
 
 from __future__ import annotations
 
@@ -28,34 +28,33 @@ from fedem_jax.runs.simulation import Simulation, check_list, device_name, versi
 
 @runtime_checkable
 class Observer(Protocol):
-    """Whoever watches a run: a progress bar, a run directory."""
+    """Follows a run, such as a progress bar or a run directory."""
 
     def start(self, setting: Setting) -> None:
-        """Before anything is compiled."""
+        """Called before anything is compiled."""
 
     def record(self, record: Record) -> None:
-        """After each evaluated round."""
+        """Called after each evaluated round."""
 
     def finish(self, summary: Summary, per_client: pd.DataFrame) -> None:
-        """After the last round; `per_client` as in `Result`."""
+        """Called after the last round; `per_client` as in `Result`."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a run."""
+    """Everything that a run returns."""
 
     config: Config
     federation: Federation
     records: list[Record]
     """One record per evaluated round."""
     summary: Summary
-    """Headline at the best validation round; best test value under its own name; settings."""
+    """Metrics at the best validation round (`headline`), best test value, settings."""
     per_client: pd.DataFrame
     """Ranks of every client at the best validation round, from `summary.per_client`."""
     state: State
-    """Parameters of clients and server after the last round; the clients in order of place."""
+    """Parameters after the last round; client u is at `layout.place[u]`."""
     layout: Layout
-    """Where each client is: `layout.place`."""
 
     @property
     def curve(self) -> pd.DataFrame:
@@ -78,16 +77,16 @@ def run(
     Args:
         config: all settings.
         federation: the data; None: what `config` names.
-        observers: hear of the start, of every evaluated round and of the end.
-        directory: where the run is written and, if it was cut off, resumed.
-        stop: asked before every segment of rounds; the number of a signal ends the run there.
+        observers: called at the start, after every evaluated round and at the end.
+        directory: where the run is written or, if it was interrupted, resumed.
+        stop: called before every segment of rounds; a signal's number ends the run, 0 does not.
         devices: JAX devices to run on; empty: all.
 
     Raises:
-        UserError: unusable data, a list as long as the ranking, numbers that ceased to be finite, a
-            device without the memory, or a disk that takes no more.
+        UserError: unusable data, `top_k` larger than the number of candidates, numbers that are not
+            finite, too little memory, or a file that cannot be written.
         CannotResume: the run in `directory` cannot be resumed.
-        Stopped: `stop` asked for it; what was reached is in `directory`.
+        Stopped: `stop` ended the run; `directory` holds what was reached.
     """
     if federation is None:
         federation = federation_of(config)
@@ -152,13 +151,13 @@ def run_rounds(
     checkpointer: Checkpointer | None,
     stop: Callable[[], int],
 ) -> None:
-    """Run the rounds that are left, segment after segment.
+    """Run the remaining rounds, segment after segment.
 
     Args:
         simulation: the method, its settings and its data.
-        run_state: where the run stands; moved on in place.
-        observers: hear of every evaluated round.
-        checkpointer: saves `run_state` where it is due; None: nothing is saved.
+        run_state: the state of the run, updated in place.
+        observers: called after every evaluated round.
+        checkpointer: saves `run_state` when a checkpoint is due; None: nothing is saved.
         stop: as in `run`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Pictures of a sweep: what each setting does to validation, and which settings go together."""
+"""Pictures of a sweep: main effects of the varied settings, and all settings side by side."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fedem_jax.sweep.space import Values, as_text
 from fedem_jax.units import counted
 
 BINS = 6
-"""Groups of equally many trials, for means where a value was drawn from a range."""
+"""Groups of equally many trials, for means over values that were drawn from a range."""
 PER_ROW = 3
 """Panels side by side."""
 
@@ -35,14 +35,12 @@ LOST: dict[str, Any] = {"marker": "x", "color": COLOURS[6], "markersize": 5, "li
 
 
 def effects_chart(result: SweepResult, path: str | Path) -> None:
-    """Draw the main effect of each varied setting: the validation metric that decides against its
-    values, every trial a dot, the mean of the trials with a value, over all that else was varied,
-    a line; the trials of the winner are marked. Trials that diverged are crosses at the bottom.
+    """Draw the deciding validation metric against the values of each varied setting.
 
-    Args:
-        path: PNG or any other format that Matplotlib knows by its ending.
+    Every trial is a dot. A line joins the means of the trials that share a value. The trials of the
+    winner are marked. Trials that diverged are crosses at the bottom.
     """
-    varied, trials, metric = result.sweep.varied, result.trials, _metric(result)
+    varied, trials, metric = result.sweep.varied, result.trials, result.sweep.metric
     winner = trials["setting"] == result.settings["setting"].iloc[0]
     ran, early = trials["status"] == "done", trials["status"] == "stopped early"
     lost = trials["status"].str.startswith("diverged")
@@ -51,7 +49,7 @@ def effects_chart(result: SweepResult, path: str | Path) -> None:
     figure = _figure(result, (3.6 * columns + 1.2, 3.1 * rows + 1.3), "main effects")
     panels = figure.subplots(rows, columns, sharey=True, squeeze=False)
     for panel, values in zip(panels.ravel(), varied, strict=False):
-        x = _places(values, trials[values.name])
+        x = _coordinates(values, trials[values.name])
         panel.plot(x[ran], trials[metric][ran], alpha=0.55, **TRIAL)
         panel.plot(x[early], trials[metric][early], **STOPPED)
         panel.plot(*_means(values, x[ran], trials[metric][ran]), **MEAN)
@@ -65,53 +63,51 @@ def effects_chart(result: SweepResult, path: str | Path) -> None:
         panel.set_ylabel(_label(metric))
     keys = [
         line_key(label, **style)
-        for label, style, there in (
+        for label, style, present in (
             ("trial", TRIAL, True),
             ("stopped early", STOPPED, early.any()),
             ("mean", MEAN, True),
             ("best setting", WINNER, True),
             ("diverged", LOST, lost.any()),
         )
-        if there
+        if present
     ]
     legend_above(figure, keys)
     save(figure, path)
 
 
 def settings_chart(result: SweepResult, path: str | Path) -> None:
-    """Draw every setting as a line over one upright axis for each varied setting (parallel
-    coordinates), to its mean validation metric on the last axis; the darker, the better, and the
-    winner is thick. Those that diverged are left out.
+    """Draw every setting as a line in parallel coordinates.
 
-    Args:
-        path: PNG or any other format that Matplotlib knows by its ending.
+    Each varied setting has a vertical axis; the last axis is the mean validation metric. Darker
+    lines are better, and the winner is thick. Settings that diverged are left out.
     """
-    varied, metric = result.sweep.varied, _metric(result)
+    varied, metric = result.sweep.varied, result.sweep.metric
     ranked = result.settings[result.settings["status"].isin(["done", "stopped early"])][::-1]
     value = ranked[metric].to_numpy(np.float64)
     figure = _figure(result, (1.7 * (len(varied) + 1) + 2.2, 4.6), "settings")
     panel = figure.subplots()
-    places = [_places(values, ranked[values.name]).to_numpy() for values in varied]
-    heights = [_to_unit(values, place) for values, place in zip(varied, places, strict=True)]
+    columns = [_coordinates(values, ranked[values.name]).to_numpy() for values in varied]
+    heights = [_to_unit(values, x) for values, x in zip(varied, columns, strict=True)]
     low, high = float(value.min()), float(value.max())
     span = (high - low) or 1.0
     heights.append((value - low) / span)
     colours = colormaps["cividis_r"](0.05 + 0.9 * heights[-1])
-    lines, columns = np.stack(heights, axis=1), np.arange(len(varied) + 1)
-    shift = np.linspace(-0.015, 0, len(lines))[:, None] * (columns < len(varied))[None, :]
+    lines, axes = np.stack(heights, axis=1), np.arange(len(varied) + 1)
+    shift = np.linspace(-0.015, 0, len(lines))[:, None] * (axes < len(varied))[None, :]
     for line, colour in zip(lines + shift, colours, strict=True):
-        panel.plot(columns, line, color=colour, linewidth=1, zorder=2)
-    panel.plot(columns, lines[-1], color=COLOURS[1], linewidth=2.4, zorder=3)
+        panel.plot(axes, line, color=colour, linewidth=1, zorder=2)
+    panel.plot(axes, lines[-1], color=COLOURS[1], linewidth=2.4, zorder=3)
     panel.set_xlim(-0.35, len(varied) + 0.5)
     panel.set_ylim(-0.06, 1.06)
     panel.yaxis.set_major_locator(NullLocator())
     labels = [_name(values) for values in varied]
-    panel.set_xticks(columns, [*labels, _label(metric)], fontsize=9)
+    panel.set_xticks(axes, [*labels, _label(metric)], fontsize=9)
     panel.tick_params(axis="x", length=0, pad=8)
     panel.spines[:].set_visible(False)
-    for column, values in enumerate(varied):
-        _upright(panel, column, _marks(values, places[column]))
-    _upright(panel, len(varied), [(f"{low + span * h:.4f}", h) for h in (0, 0.25, 0.5, 0.75, 1)])
+    for axis, values in enumerate(varied):
+        _vertical(panel, axis, _marks(values))
+    _vertical(panel, len(varied), [(f"{low + span * h:.4f}", h) for h in (0, 0.25, 0.5, 0.75, 1)])
     legend_above(figure, [
         line_key("best setting", color=COLOURS[1], linewidth=2.4),
         line_key("good", color=colormaps["cividis_r"](0.95)),
@@ -131,15 +127,15 @@ def _figure(result: SweepResult, size: tuple[float, float], subject: str) -> Fig
     return new_figure((max(size[0], 7.6), size[1]), title, caption)
 
 
-def _places(values: Values, column: pd.Series) -> pd.Series:
-    """Where values stand on their axis: numbers at themselves, others in the order listed."""
+def _coordinates(values: Values, column: pd.Series) -> pd.Series:
+    """Values as coordinates of their axis: numbers as they are, others by their listed order."""
     if _numeric(values):
         return column.astype(float)
     return column.map(list(values.listed).index).astype(float)
 
 
 def _means(values: Values, x: pd.Series, y: pd.Series) -> Sequence[Any]:
-    """Mean metric at each value, or of groups of equally many trials of a range."""
+    """Mean metric at each listed value; for a range, of groups of equally many trials."""
     if values.listed:
         mean = y.groupby(x).mean()
         return mean.index.to_numpy(), mean.to_numpy()
@@ -158,7 +154,7 @@ def _axis(panel: Axes, values: Values) -> None:
     if values.log:
         panel.set_xscale("log")
     if values.listed:
-        marks = _marks(values, np.array([]))
+        marks = _marks(values)
         at = [float(v) for v in values.listed] if _numeric(values) else range(len(values.listed))
         if len(marks) <= 8:
             panel.set_xticks(list(at), [label for label, _ in marks])
@@ -169,21 +165,21 @@ def _axis(panel: Axes, values: Values) -> None:
         panel.xaxis.set_major_locator(MaxNLocator(5))
 
 
-def _marks(values: Values, places: np.ndarray) -> list[tuple[str, float]]:
+def _marks(values: Values) -> list[tuple[str, float]]:
     """Labels of an axis with their heights in [0, 1]."""
     if values.listed:
         shown: Sequence[Any] = values.listed
         if len(shown) > 8 and _numeric(values):
             shown = shown[:: math.ceil(len(shown) / 8)]
-        at = _places(values, pd.Series(list(shown), dtype=object)).to_numpy()
+        at = _coordinates(values, pd.Series(list(shown), dtype=object)).to_numpy()
         return list(zip(map(as_text, shown), _to_unit(values, at), strict=True))
     spaced = np.geomspace if values.log else np.linspace
     at = spaced(values.low, values.high, 5)
     return list(zip((f"{each:.3g}" for each in at), _to_unit(values, at), strict=True))
 
 
-def _to_unit(values: Values, place: np.ndarray) -> np.ndarray:
-    """Places on an axis as heights from 0 to 1."""
+def _to_unit(values: Values, x: np.ndarray) -> np.ndarray:
+    """Coordinates of an axis as heights from 0 to 1."""
     if not values.listed:
         low, high = values.low, values.high
     elif _numeric(values):
@@ -192,17 +188,18 @@ def _to_unit(values: Values, place: np.ndarray) -> np.ndarray:
         low, high = 0.0, float(len(values.listed) - 1)
     scale = np.log if values.log else np.asarray
     if high == low:
-        return np.full(len(place), 0.5)
-    return (scale(place) - scale(low)) / (scale(high) - scale(low))
+        return np.full(len(x), 0.5)
+    return (scale(x) - scale(low)) / (scale(high) - scale(low))
 
 
-def _upright(panel: Axes, column: int, marks: Sequence[tuple[str, float]]) -> None:
-    panel.axvline(column, 0.05, 0.95, color=GREY, linewidth=0.9, zorder=1)
-    behind = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"}
+def _vertical(panel: Axes, x: int, marks: Sequence[tuple[str, float]]) -> None:
+    """Draw a vertical axis with its marks."""
+    panel.axvline(x, 0.05, 0.95, color=GREY, linewidth=0.9, zorder=1)
+    box = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"}
     for label, height in marks:
         panel.annotate(
-            label, (column, height), xytext=(4, 0), textcoords="offset points", va="center",
-            fontsize=8, color=GREY, zorder=4, bbox=behind,
+            label, (x, height), xytext=(4, 0), textcoords="offset points", va="center",
+            fontsize=8, color=GREY, zorder=4, bbox=box,
         )  # fmt: skip
 
 
@@ -212,10 +209,6 @@ def _numeric(values: Values) -> bool:
 
 def _name(values: Values) -> str:
     return values.name + (", log" if values.log else "")
-
-
-def _metric(result: SweepResult) -> str:
-    return f"{result.sweep.select} hr@{result.sweep.config.top_k}"
 
 
 def _label(metric: str) -> str:

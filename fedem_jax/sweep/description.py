@@ -1,4 +1,4 @@
-"""What a sweep consists of."""
+"""The description of a sweep: settings, what is varied, seeds, and the kind of search."""
 
 from __future__ import annotations
 
@@ -12,43 +12,39 @@ from fedem_jax.sweep.space import Setting, Values, drawn, grid
 
 SEARCHES = ("grid", "random", "optuna")
 SELECTIONS = ("val", "val_full")
-"""Metrics that settings and their rounds may be chosen by: of the validation item among its sampled
-candidates, or among all items."""
+"""Validation metrics that settings and rounds may be chosen by: ranks among the sampled candidates,
+or among all items."""
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What is to be run.
+    """What a sweep consists of.
 
     Raises:
-        UserError: something is out of range, or does not go together.
+        UserError: a value is out of range, or two of them exclude each other.
     """
 
     config: Config
     """Settings that all trials share."""
     varied: tuple[Values, ...]
     seeds: tuple[int, ...]
-    """Every setting is run with each of them."""
+    """Every setting runs with each seed."""
     search: str = "grid"
-    """How settings are found: all of a `grid`, `random` ones, or those that `optuna` asks for."""
+    """How settings are found: all of a `grid`, `random` ones, or those that `optuna` suggests."""
     trials: int = 0
-    """Settings to draw or to ask for; of no effect in a grid."""
+    """Number of settings to draw or to ask Optuna for; 0 in a grid."""
     search_seed: int = 0
-    """Of whatever is random in the search."""
+    """Seed of the search."""
     select: str = "val"
-    """Which validation metric decides, HR@K then NDCG@K."""
+    """Ranking that decides, by HR@K and then NDCG@K."""
     halving: int = 0
-    """Successive halving: after some rounds only the best 1/`halving` of the settings go on, and so
-    again; 0: all run to their end."""
+    """Successive halving: only the best 1/`halving` of the settings run on after each step; 0: all
+    settings run all rounds."""
 
     def __post_init__(self):
-        if self.search not in SEARCHES:
-            raise UserError(
-                f"search: '{self.search}' is unknown; {nearest(self.search, list(SEARCHES))}."
-            )
-        if self.select not in SELECTIONS:
-            hint = nearest(self.select, list(SELECTIONS))
-            raise UserError(f"select: '{self.select}' is unknown; {hint}.")
+        for name, known in (("search", SEARCHES), ("select", SELECTIONS)):
+            if (value := getattr(self, name)) not in known:
+                raise UserError(f"{name}: '{value}' is unknown; {nearest(value, list(known))}.")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
             raise UserError("seeds: give at least one, each once, all of them at least 0.")
         if self.search != "grid" and self.trials < 1:
@@ -63,21 +59,22 @@ class Sweep:
         for setting in settings:
             self.config_of(setting, self.seeds[0])
 
+    @property
+    def metric(self) -> str:
+        """The metric that decides, such as `val hr@10`."""
+        return f"{self.select} hr@{self.config.top_k}"
+
     def settings(self) -> list[Setting]:
-        """All settings, in order, where they are known beforehand."""
+        """All settings of a grid or of a random search, in order."""
         if self.search == "grid":
             return grid(self.varied)
         return drawn(self.varied, self.trials, self.search_seed)
 
     def _extremes(self) -> list[Setting]:
-        """Settings that hold every listed value and both ends of every range."""
-        every = [each.listed or (each.low, each.high) for each in self.varied]
-        first = {each.name: values[0] for each, values in zip(self.varied, every, strict=True)}
-        return [
-            first | {each.name: value}
-            for each, values in zip(self.varied, every, strict=True)
-            for value in values
-        ]
+        """Settings that together hold every listed value and both ends of every range."""
+        values = {each.name: each.listed or (each.low, each.high) for each in self.varied}
+        first = {name: listed[0] for name, listed in values.items()}
+        return [first | {name: value} for name, listed in values.items() for value in listed]
 
     def config_of(self, setting: Setting, seed: int) -> Config:
         """All settings of a trial."""
@@ -87,11 +84,11 @@ class Sweep:
             raise UserError(f"vary: {error}") from None
 
     def plan(self, splits: dict[int, str]) -> dict[str, Any]:
-        """What decides the trials, as JSON holds it; `splits` are fingerprints by seed."""
-        apart = ("seed", "per_client", *INERT)
+        """All that the trials depend on, for JSON; `splits` are fingerprints by seed."""
+        excluded = ("seed", "per_client", *INERT)
         config = dataclasses.asdict(self.config)
         return {
-            "config": {name: value for name, value in config.items() if name not in apart},
+            "config": {name: value for name, value in config.items() if name not in excluded},
             "vary": [str(values) for values in self.varied],
             "search": self.search,
             "search_seed": self.search_seed,
@@ -103,7 +100,7 @@ class Sweep:
         }
 
     def may_grow(self) -> tuple[str, ...]:
-        """Entries of the plan that may change without touching the trials that were run."""
+        """Entries of the plan that may change while finished trials stay valid."""
         if self.search == "optuna" or self.halving:
             return ()
         return ("seeds", "trials", "select")

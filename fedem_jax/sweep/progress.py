@@ -1,4 +1,4 @@
-"""What a sweep shows while it goes: what is to come, a line or a bar, the best so far."""
+"""Progress of a sweep: what is about to run, a bar or lines, the best setting so far."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fedem_jax.sweep.space import Setting, as_text
 from fedem_jax.units import counted, in_bytes, in_words
 
 MOST_SHAPES = 12
-"""Programs that are listed one by one."""
+"""Most programs that are listed one by one."""
 
 
 class Watch:
@@ -33,7 +33,7 @@ class Watch:
         self._sweep: Sweep | None = None
         self._bar = live_bar(console)
         self._task = self._bar.add_task("", values="")
-        self._ahead: list[tuple[Shape, int]] = []  # with the trials that are left
+        self._ahead: list[tuple[Shape, int]] = []  # with the number of trials left
         self._paces: dict[int, float] = {}  # seconds per trial and round, by shape
         self._compiling: list[float] = []
         self._begun, self._done, self._total = 0.0, 0, 0
@@ -45,10 +45,10 @@ class Watch:
         self._bar.stop()
 
     def plan(self, sweep: Sweep, federation: Federation, shapes: Sequence[Shape]) -> None:
-        """Show what is about to run, whole the first time."""
+        """Show what is about to run; the first time with the whole sweep."""
         left = sum(len(shape.trials) for shape in shapes)
-        begins, by_batch = self._sweep is None, sweep.search == "optuna"
-        if begins:
+        first_batch, by_batch = self._sweep is None, sweep.search == "optuna"
+        if first_batch:
             self._sweep = sweep
             self._console.print(Text(opening(sweep, federation)), soft_wrap=True)
             if 1 < len(shapes) <= MOST_SHAPES:
@@ -57,31 +57,31 @@ class Watch:
         widest = max(shape.width for shape in shapes)
         first = min(shape.first for shape in shapes)
         rounds = f"rounds {first + 1} to {shapes[0].ends[-1]}"
-        line = (
+        batch = (
             f"{counted(left, 'trial')}, {rounds}: {counted(len(shapes), 'program')} to compile, "
             f"{counted(chunks, 'call')}, {widest} side by side, "
             f"{in_bytes(max(shape.bytes for shape in shapes))} a device; time: known after the "
             "first call"
         )
-        if begins or not by_batch:
-            self._console.print(Text(line, "dim"), soft_wrap=True)
+        if first_batch or not by_batch:
+            self._console.print(Text(batch, "dim"), soft_wrap=True)
             self._done, self._total = 0, sweep.trials * len(sweep.seeds) if by_batch else left
         self._ahead = [(shape, len(shape.trials)) for shape in shapes]
         self._begun = time.monotonic()
         self._show("compiling")
         self._bar.start()
 
-    def chunk(self, shape: Shape, ledger: TrialResults, trials: int, seconds: float) -> None:
-        """Show how far it is, and the best so far."""
+    def chunk(self, shape: Shape, results: TrialResults, trials: int, seconds: float) -> None:
+        """Show the progress, and the best setting so far."""
         elapsed = time.monotonic() - self._begun
-        if len(shape.trials) == self._ahead[0][1]:  # its first call, which it was compiled for
+        if len(shape.trials) == self._ahead[0][1]:  # the first call includes compiling
             self._compiling.append(max(0.0, elapsed - seconds))
         self._begun, self._done = time.monotonic(), self._done + trials
         self._paces[id(shape)] = seconds / trials
         self._ahead[0] = (shape, self._ahead[0][1] - trials)
         if not self._ahead[0][1]:
             del self._ahead[0]
-        best, remaining = self._best(ledger, shape.ends[-1]), self.time_left()
+        best, remaining = self._best(results, shape.ends[-1]), self.time_left()
         left = f"{in_words(remaining)} left" if remaining else ""
         values = ", ".join(filter(None, [best, left]))
         number = self._show(values)
@@ -90,7 +90,7 @@ class Watch:
             self._console.print(Text(f"{number} {pace}; {values}"), soft_wrap=True)
 
     def _show(self, values: str) -> str:
-        """Move the bar; what stands before it."""
+        """Move the bar. Returns the label before it."""
         number = f"{self._done:>{len(str(self._total))}}/{self._total}"
         self._bar.update(
             self._task, completed=self._done, total=self._total, description=number, values=values
@@ -98,8 +98,10 @@ class Watch:
         return number
 
     def time_left(self) -> float:
-        """Seconds that the rest of the batch will take: a shape that has not run yet compiles as
-        long, and goes at the pace, of the mean of those that have."""
+        """Seconds that the rest of the batch will take.
+
+        A shape that has not run yet is assumed to take the mean times of those that have.
+        """
         usual = sum(self._paces.values()) / max(1, len(self._paces))
         compiling = sum(self._compiling) / max(1, len(self._compiling))
         seconds = 0.0
@@ -109,7 +111,7 @@ class Watch:
         return seconds
 
     def _best(self, results: TrialResults, rounds: int) -> str:
-        """The best mean over the seeds so far; before a setting has all seeds, the best trial."""
+        """The best mean over the seeds so far; the best trial until a setting has all its seeds."""
         assert self._sweep is not None
         seeds = self._sweep.seeds
         values = {n: results.value(n, seeds, rounds)[0] for n in range(len(results.settings))}
@@ -126,27 +128,27 @@ class Watch:
 
 
 def opening(sweep: Sweep, federation: Federation) -> str:
-    """What the sweep is, in some lines."""
+    """The sweep in three lines."""
     number = len(sweep.settings()) if sweep.search != "optuna" else sweep.trials
     seeds, trials = len(sweep.seeds), number * len(sweep.seeds)
-    how = {"grid": "settings", "random": "settings drawn", "optuna": "settings by Optuna"}
+    kind = {"grid": "settings", "random": "settings drawn", "optuna": "settings by Optuna"}
     halving = f", the best 1/{sweep.halving} go on" if sweep.halving else ""
     return (
         f"{sweep.config.method} on {federation.name}, protocol {federation.protocol.name}: "
         f"{federation.num_clients:,} clients, {federation.num_items:,} items\n"
-        f"{number} {how[sweep.search]} x {counted(seeds, 'seed')} = {counted(trials, 'trial')} of "
+        f"{number} {kind[sweep.search]} x {counted(seeds, 'seed')} = {counted(trials, 'trial')} of "
         f"{counted(sweep.config.rounds, 'round')}{halving}\n"
         f"varied: {'  '.join(map(str, sweep.varied))}"
     )
 
 
 def listing(sweep: Sweep, shapes: Sequence[Shape]) -> Table:
-    """The programs one by one: what tells them apart, their trials and calls."""
+    """A row for each program: the settings that differ, number of trials and calls, memory."""
     names = [values.name for values in sweep.varied]
-    apart = [name for name in names if len({getattr(shape.program, name) for shape in shapes}) > 1]
+    differ = [name for name in names if len({getattr(shape.program, name) for shape in shapes}) > 1]
     rows = [
         Row([
-            in_brief({name: getattr(shape.program, name) for name in apart}),
+            in_brief({name: getattr(shape.program, name) for name in differ}),
             str(len(shape.trials)), str(shape.chunks), str(shape.width), in_bytes(shape.bytes),
         ])
         for shape in shapes

@@ -1,13 +1,13 @@
-"""What is known of the trials of a sweep, and the files that keep it.
+"""The results of the trials of a sweep, and their files.
 
-sweep.json                   what the sweep is: settings, what is varied, seeds, splits
-trials.parquet, trials.csv   a line for each trial: its settings, how it ended, metrics at its best
+sweep.json                   the sweep: settings, what is varied, seeds, splits
+trials.parquet, trials.csv   a row for each trial: its settings, its status, metrics at its best
                              validation round
-curves.parquet               a line for each evaluated round of each trial
+curves.parquet               a row for each evaluated round of each trial
 
-The tables are written anew, whole or not at all, after every chunk of trials (or, if chunks are
-over so soon that it would take more than 1 % of the time, after some), so a sweep may be killed at
-any time; trials that are in them are not run again.
+The tables are rewritten after every chunk of trials, whole or not at all. With short chunks they
+are written less often, so that writing takes at most 1 % of the time. So a sweep may be killed at
+any time. Trials in the tables do not run again.
 """
 
 from __future__ import annotations
@@ -30,55 +30,51 @@ from fedem_jax.sweep.space import Setting, as_text
 PLAN, TRIALS, TRIALS_CSV, CURVES = "sweep.json", "trials.parquet", "trials.csv", "curves.parquet"
 
 PLACES, LAST = {"done": 0, "stopped early": 1}, 2
-"""Which settings stand first in a ranking, by status; all others are last."""
+"""Order of the settings in a ranking, by status; all others come last."""
 
 TrialId = tuple[int, int]
-"""Number of the setting, and seed: what a trial is known by."""
+"""A trial: the number of its setting, and its seed."""
 
 
 class Curve(NamedTuple):
-    """What came of one trial, R evaluated rounds."""
+    """The results of one trial over R evaluated rounds."""
 
     values: dict[str, np.ndarray]
-    """[R] each: `round`, `loss` and metrics such as `val hr@10`, up to where all was finite."""
+    """[R] each: `round`, `loss` and metrics such as `val hr@10`, as long as all are finite."""
     diverged: int
-    """Evaluated round after which a loss or a score was not finite; 0: none."""
+    """First evaluated round with a loss or score that is not finite; 0: none."""
     seconds: float
-    """Its share of the time of the chunks that it was in, compiling apart."""
+    """The trial's share of the time of its chunks, without compiling."""
 
     @property
     def rounds(self) -> int:
-        """Rounds that it was trained, as far as they count."""
+        """Rounds that the trial was trained, up to its divergence."""
         return self.diverged or int(self.values["round"][-1])
 
     def best(self, metric: str, rounds: int = 0) -> int:
-        """Index of the round with the highest value; of equals, the latest, as in a run.
+        """Index of the round with the highest value up to round `rounds`; 0: up to the last.
 
-        Args:
-            metric: such as `val hr@10`.
-            rounds: those after are not looked at; 0: all are.
+        It is the latest of several such rounds, as in a run.
         """
-        values = self.values[metric]
-        if rounds:
-            values = values[self.values["round"] <= rounds]
+        values = self.values[metric][self.values["round"] <= (rounds or np.inf)]
         return len(values) - 1 - int(np.argmax(values[::-1]))
 
     def then(self, later: Curve) -> Curve:
-        """The same trial with the rounds that it went on for."""
+        """The same trial with the curve of its later rounds appended."""
         joined = {name: np.append(each, later.values[name]) for name, each in self.values.items()}
         return Curve(joined, later.diverged, self.seconds + later.seconds)
 
 
 class TrialResults:
-    """Curves by setting and seed; a mapping that is kept in a folder, if it has one."""
+    """Curves by setting and seed, optionally stored in a folder."""
 
     def __init__(self, names: Sequence[str], k: int, rounds: int, select: str):
         """
         Args:
-            names: of the varied settings.
-            k: of the metrics.
-            rounds: of a trial that runs to its end.
-            select: `val` or `val_full`, which rounds are chosen by.
+            names: names of the varied settings.
+            k: K of the metrics.
+            rounds: rounds of a complete trial.
+            select: ranking that decides, `val` or `val_full`.
         """
         self.names, self.rounds, self.k = list(names), rounds, k
         self.metric, self.second = f"{select} hr@{k}", f"{select} ndcg@{k}"
@@ -86,25 +82,27 @@ class TrialResults:
         self.curves: dict[TrialId, Curve] = {}
         self._directory: Path | None = None
         self._plan: dict[str, Any] = {}
-        self._saved, self._cost = 0.0, 0.0  # when it was written last, and what that took, seconds
+        self._saved, self._cost = 0.0, 0.0  # time of the last writing, and its duration, seconds
 
     def number_of(self, setting: Setting) -> int:
-        """The number of a setting, which it keeps from now on."""
+        """The number of a setting. A new setting gets the next number."""
         if setting not in self.settings:
             self.settings.append(setting)
         return self.settings.index(setting)
 
     def value(self, number: int, seeds: Sequence[int], rounds: int) -> tuple[float, float]:
-        """How good a setting is after so many rounds: the mean over the seeds of what each trial is
-        chosen by, and of what decides between equals; -inf if a trial diverged or is missing."""
-        found = []
+        """HR@K and NDCG@K of a setting, best within `rounds`, as means over the seeds.
+
+        Both are -inf if a trial diverged or is missing.
+        """
+        values = []
         for seed in seeds:
             curve = self.curves.get((number, seed))
             if curve is None or curve.diverged or curve.rounds < rounds:
                 return -np.inf, -np.inf
             best = curve.best(self.metric, rounds)
-            found.append([curve.values[name][best] for name in (self.metric, self.second)])
-        first, second = np.mean(found, axis=0).tolist()
+            values.append([curve.values[name][best] for name in (self.metric, self.second)])
+        first, second = np.mean(values, axis=0).tolist()
         return first, second
 
     def trials(self) -> pd.DataFrame:
@@ -112,22 +110,24 @@ class TrialResults:
         rows = []
         for (number, seed), curve in sorted(self.curves.items()):
             row: dict[str, Any] = {"setting": number, "seed": seed, **self.settings[number]}
-            row["status"] = self._status(curve)
+            row["status"] = "done" if curve.rounds >= self.rounds else "stopped early"
+            if curve.diverged:
+                row["status"] = f"diverged at round {curve.diverged}"
             row["rounds"], row["seconds"] = curve.rounds, curve.seconds
-            some = len(curve.values["round"]) > 0
-            best = curve.best(self.metric) if some else 0
-            values = {name: each[best] if some else np.nan for name, each in curve.values.items()}
+            finite = len(curve.values["round"]) > 0
+            best = curve.best(self.metric) if finite else 0
+            values = {name: each[best] if finite else np.nan for name, each in curve.values.items()}
             row |= {"best_round": values.pop("round")} | values
             rows.append(row)
         return pd.DataFrame(rows)
 
     def ranking(self, seeds: Sequence[int]) -> pd.DataFrame:
-        """One row per setting, the best first: those that ran to their end with all seeds, by
-        `value`; then those that were stopped early, the longest first; then the others.
+        """One row per setting, the best first.
 
-        `status` is `done`, or that of its worst trial; then mean and sample standard deviation over
-        the seeds of each metric at the trial's best validation round, as `test hr@10` and
-        `test hr@10 sd`, which is NaN for a single seed.
+        Complete settings come first, by `value`. Then follow those that were stopped early, the
+        longest first; then the others. `status` is that of the setting's worst trial, or
+        `unfinished`. Each metric has its mean over the seeds, at the best validation round of each
+        trial, as `test hr@10`. Its standard deviation is `test hr@10 sd`, NaN for a single seed.
         """
         trials, rows = self.trials(), []
         if trials.empty:
@@ -156,32 +156,27 @@ class TrialResults:
         ]
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
-    def _status(self, curve: Curve) -> str:
-        if curve.diverged:
-            return f"diverged at round {curve.diverged}"
-        return "done" if curve.rounds >= self.rounds else "stopped early"
-
     def keep_in(self, directory: Path, plan: dict[str, Any], may_grow: Sequence[str]) -> None:
-        """Keep everything in this folder from now on, and take up what it holds.
+        """Read the results that a folder holds, and store all results there from now on.
 
         Args:
-            directory: made if need be.
-            plan: what decides the trials, as JSON holds it.
-            may_grow: entries that may differ from those of the folder.
+            directory: made if missing.
+            plan: all that the trials depend on, for JSON.
+            may_grow: entries of the plan that may differ from those of the folder.
 
         Raises:
-            UserError: the folder holds another sweep (says what differs), or something else; a file
-                is broken; nothing can be written.
+            UserError: the folder holds another sweep (the message names the differences) or a run;
+                a file is broken; or nothing can be written.
         """
         self._plan = plan
         if (directory / PLAN).exists():
-            held = _json(directory / PLAN)
-            _refuse_other(directory, held.get("plan", {}), plan, may_grow)
+            saved = _json(directory / PLAN)
+            _refuse_other(directory, saved.get("plan", {}), plan, may_grow)
             self.settings = [
                 {name: tuple(v) if isinstance(v, list) else v for name, v in setting.items()}
-                for setting in held.get("settings", [])
+                for setting in saved.get("settings", [])
             ]
-            self._take_up(directory)
+            self._read(directory)
         else:
             check_untaken(directory)
         with disk_errors(directory, "give another --out"):
@@ -193,29 +188,31 @@ class TrialResults:
         """Write everything, if there is a folder.
 
         Args:
-            sparing: not yet, if that would take more than 1 % of the time since the last call.
+            sparing: skip it if writing would take more than 1 % of the time since the last one.
 
         Raises:
-            UserError: it cannot be written; what was written before stands.
+            UserError: it cannot be written; the earlier files are kept.
         """
         begun = time.perf_counter()
         if self._directory is None or (sparing and begun - self._saved < 100 * self._cost):
             return
-        held = json.dumps({"plan": self._plan, "settings": self.settings}, indent=2) + "\n"
+        text = json.dumps({"plan": self._plan, "settings": self.settings}, indent=2) + "\n"
         with disk_errors(self._directory, "its tables hold what was finished before"):
-            put(self._directory / PLAN, lambda file: file.write_text(held))
+            put(self._directory / PLAN, lambda file: file.write_text(text))
             if self.curves:
                 trials = self.trials()
                 for name in self.names:
-                    trials[name] = trials[name].map(_portable)
+                    trials[name] = trials[name].map(
+                        lambda value: as_text(value) if isinstance(value, tuple) else value
+                    )
                 put(self._directory / CURVES, self.curve_table().to_parquet)
                 put(self._directory / TRIALS_CSV, partial(trials.to_csv, index=False))
                 put(self._directory / TRIALS, trials.to_parquet)
         self._saved = time.perf_counter()
         self._cost = self._saved - begun if self.curves else 0.0
 
-    def _take_up(self, directory: Path) -> None:
-        """Read the curves of all trials that both tables hold."""
+    def _read(self, directory: Path) -> None:
+        """Read the curves of all trials in the tables."""
         if not (directory / TRIALS).exists():
             return
         trials, curves = _table(directory / TRIALS), _table(directory / CURVES)
@@ -224,20 +221,21 @@ class TrialResults:
         for row in trials.to_dict("records"):
             key = (int(row["setting"]), int(row["seed"]))
             part = rows.get(key, curves.iloc[:0])
-            lost = int(row["rounds"]) if row["status"].startswith("diverged") else 0
+            diverged = int(row["rounds"]) if row["status"].startswith("diverged") else 0
             values = {name: part[name].to_numpy() for name in names}
-            self.curves[key] = Curve(values, lost, float(row["seconds"]))
+            self.curves[key] = Curve(values, diverged, float(row["seconds"]))
 
 
 def _refuse_other(
-    directory: Path, held: dict[str, Any], plan: dict[str, Any], may_grow: Sequence[str]
+    directory: Path, saved: dict[str, Any], plan: dict[str, Any], may_grow: Sequence[str]
 ) -> None:
-    old, new = flat(held), flat(json.loads(json.dumps(plan)))
+    """Refuse a folder whose plan differs in more than what may grow."""
+    old, new = flat(saved), flat(json.loads(json.dumps(plan)))
     changed = [
         f"{name} {old.get(name)!r}, now {new.get(name)!r}"
         for name in dict.fromkeys([*old, *new])
         if old.get(name) != new.get(name) and name not in may_grow
-        # a seed more or less is told by `seeds`
+        # `seeds` already names an added or a dropped seed
         if not (name.startswith("splits ") and (name not in old or name not in new))
     ]
     if changed:
@@ -248,27 +246,22 @@ def _refuse_other(
 
 
 def flat(plan: dict[str, Any]) -> dict[str, Any]:
-    """Entries of a plan, with those of the dictionaries in it named `outer inner`."""
-    found: dict[str, Any] = {}
-    for name, value in plan.items():
-        inner = value if isinstance(value, dict) else {"": value}
-        found |= {f"{name} {each}".rstrip(): entry for each, entry in inner.items()}
-    return found
-
-
-def _portable(value: Any) -> Any:
-    """A value of a setting as a table can hold it."""
-    return as_text(value) if isinstance(value, tuple) else value
+    """A plan without nested dictionaries; their entries are named `outer inner`."""
+    return {
+        f"{name} {key}".rstrip(): entry
+        for name, value in plan.items()
+        for key, entry in (value if isinstance(value, dict) else {"": value}).items()
+    }
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}); remove the folder.") from None
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise UserError(f"{path}: describes no sweep; remove the folder.")
-    return found
+    return content
 
 
 def _table(path: Path) -> pd.DataFrame:

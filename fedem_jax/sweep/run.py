@@ -3,8 +3,8 @@
     setting:  one value for each varied setting          trial:  a setting with one seed
     shape:    trials of one compiled program             chunk:  trials of one call of it
 
-The best setting is the one with the highest mean validation metric over its seeds; its test metrics
-are looked at once, at the end.
+The best setting is the one with the highest mean validation metric over its seeds. Test metrics
+choose nothing.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from fedem_jax.sweep.space import space
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What came of a sweep."""
+    """The results of a sweep."""
 
     sweep: Sweep
     trials: pd.DataFrame
-    """One row per trial: setting, seed, varied values, `status`, rounds, and at its best validation
-    round the metrics of validation and test."""
+    """One row per trial: setting, seed, varied values, `status`, rounds, and the metrics at its
+    best validation round."""
     curves: pd.DataFrame
     """One row per evaluated round of each trial."""
     settings: pd.DataFrame
@@ -49,9 +49,9 @@ class SweepResult:
     best: Config
     """The best setting with the first seed."""
     about: dict[str, Any]
-    """`fingerprint` of what decides the trials; the data: `dataset`, `clients`, `items`,
-    `protocol`, `splits` by seed, `chance` levels; `device` and `versions`; `seconds` of this call:
-    those of compiled programs (`running`), of `compiling`, and all the rest (`host`)."""
+    """`fingerprint` of the plan; the data: `dataset`, `clients`, `items`, `protocol`, `splits` by
+    seed, `chance` levels; `device` and `versions`; `seconds` of this call: in compiled programs
+    (`running`), `compiling`, and the rest (`host`)."""
 
 
 def sweep(
@@ -74,25 +74,24 @@ def sweep(
 
     Args:
         config: settings that all trials share.
-        vary: `FIELD=VALUES`, or values by name of the field, as `fedem_jax.sweep.space` has them.
-        seeds: with which every setting is run; a number n stands for 0 ... n - 1.
-        space_file: JSON or TOML file that names values, too.
+        vary: `FIELD=VALUES`, or values by name of the field; `fedem_jax.sweep.space` has the forms.
+        seeds: seeds of every setting; a number n stands for 0 ... n - 1.
+        space_file: JSON or TOML file with further values.
         search: `grid`, `random` or `optuna`.
-        trials: settings to draw or to ask for.
-        search_seed: of the search.
-        select: `val` or `val_full`, which HR@K decides.
-        halving: let only the best 1/`halving` of the settings go on after some rounds; 0: all.
-        out: folder that keeps the trials as they finish; what it holds is not run again; "": none.
+        trials: number of settings to draw or to ask Optuna for.
+        search_seed: seed of the search.
+        select: `val` or `val_full`, the ranking that decides.
+        halving: only the best 1/`halving` of the settings run on after each step; 0: all.
+        out: folder that stores finished trials, which are not run again; "": none.
         width: trials side by side; 0: as many as fit on an accelerator, one on a CPU.
-        chunk: trials of one call; 0: as many as are side by side.
-        watch: told of what is to come, and of every chunk.
+        chunk: trials of one call; 0: as many as run side by side.
+        watch: follows the sweep.
 
     Raises:
-        UserError: settings that do not go together or do not fit into memory, unusable data, a
-            folder with another sweep or another process at work in it, or no trial that stayed
-            finite.
+        UserError: settings that exclude each other or do not fit into memory, unusable data, a
+            folder that holds another sweep or is in use, or no setting that stayed finite.
     """
-    wanted = Sweep(
+    described = Sweep(
         config=config,
         varied=space(type(config), vary, space_file),
         seeds=tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds),
@@ -102,43 +101,53 @@ def sweep(
         select=select,
         halving=halving,
     )
-    return run_sweep(wanted, out, width=width, chunk=chunk, watch=watch)
+    return run_sweep(described, out, width=width, chunk=chunk, watch=watch)
 
 
 def run_sweep(
-    wanted: Sweep, out: str | Path = "", *, width: int = 0, chunk: int = 0,
+    sweep: Sweep, out: str | Path = "", *, width: int = 0, chunk: int = 0,
     watch: Watcher | None = None,
 ) -> SweepResult:  # fmt: skip
-    """As `sweep`, for what is described already."""
+    """Run a sweep from its description.
 
-    begun, config = time.perf_counter(), wanted.config
+    Args:
+        sweep: the description.
+        out: folder that stores finished trials, which are not run again; "": none.
+        width: trials side by side; 0: as many as fit on an accelerator, one on a CPU.
+        chunk: trials of one call; 0: as many as run side by side.
+        watch: follows the sweep.
+
+    Raises:
+        UserError: as for the function `sweep`.
+    """
+    begun, config = time.perf_counter(), sweep.config
     federations = {
-        seed: federation_of(dataclasses.replace(config, seed=seed)) for seed in wanted.seeds
+        seed: federation_of(dataclasses.replace(config, seed=seed)) for seed in sweep.seeds
     }
-    check_list(config, federations[wanted.seeds[0]])
-    names = [values.name for values in wanted.varied]
-    ledger = TrialResults(names, config.top_k, config.rounds, wanted.select)
-    plan = wanted.plan({seed: each.fingerprint for seed, each in federations.items()})
+    federation = federations[sweep.seeds[0]]
+    check_list(config, federation)
+    names = [values.name for values in sweep.varied]
+    results = TrialResults(names, config.top_k, config.rounds, sweep.select)
+    plan = sweep.plan({seed: each.fingerprint for seed, each in federations.items()})
     with exclusive(Path(out)) if out else nullcontext():
         if out:
-            ledger.keep_in(Path(out), plan, wanted.may_grow())
-        runner = Runner(wanted, federations, ledger, width=width, chunk=chunk, watch=watch)
-        at_once = runner.at_once if wanted.search == "optuna" else 1
+            results.keep_in(Path(out), plan, sweep.may_grow())
+        runner = Runner(sweep, federations, results, width=width, chunk=chunk, watch=watch)
+        at_once = runner.at_once if sweep.search == "optuna" else 1
         try:
-            for batch in batches(wanted, ledger, at_once):
+            for batch in batches(sweep, results, at_once):
                 runner.run(batch)
         finally:
-            ledger.save()
-    ranked = ledger.ranking(wanted.seeds)
+            results.save()
+    ranked = results.ranking(sweep.seeds)
     if ranked.empty or ranked["status"].iloc[0] != "done":
         raise UserError(
             "sweep: no setting stayed finite with every seed up to its last round; try smaller "
             "step sizes."
         )
-    best = wanted.config_of(ledger.settings[ranked["setting"].iloc[0]], wanted.seeds[0])
-    tables = (ledger.trials(), ledger.curve_table(), ranked)
+    best = sweep.config_of(results.settings[ranked["setting"].iloc[0]], sweep.seeds[0])
+    tables = (results.trials(), results.curve_table(), ranked)
     running, compiling = runner.seconds
-    federation = federations[wanted.seeds[0]]
     about = {
         "fingerprint": hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()[:16],
         "dataset": federation.name,
@@ -155,4 +164,4 @@ def run_sweep(
             "host": time.perf_counter() - begun - running - compiling,
         },
     }
-    return SweepResult(wanted, *tables, best=best, about=about)
+    return SweepResult(sweep, *tables, best=best, about=about)

@@ -1,4 +1,4 @@
-"""Runs the trials of a sweep, shape by shape, chunk by chunk, and enters them in the ledger."""
+"""Runs the trials of a sweep, shape by shape and chunk by chunk, and records their results."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from fedem_jax.sweep.search import Batch
 from fedem_jax.sweep.stack import Report, Stack, metrics_of
 
 MOST_AT_ONCE = 16
-"""Settings that are worth asking a search for at once."""
+"""Most settings that a search is asked for at once."""
 
 
 class Shape(NamedTuple):
     """Trials that share a compiled program."""
 
     program: Config
-    """Settings with neutral values in the place of what the program takes as arguments."""
+    """Settings, with neutral values for those that the program takes as arguments."""
     trials: list[tuple[TrialId, Config]]
-    """Each with its settings, in order."""
+    """Each trial with its settings, in order."""
     first: int
-    """Rounds that they have behind them."""
+    """Rounds that the trials have done."""
     ends: list[int]
     """Rounds after which they are evaluated."""
     width: int
@@ -38,24 +38,30 @@ class Shape(NamedTuple):
     chunk: int
     """Trials of one call."""
     memory: MemoryPlan
-    """What one of them takes."""
+    """Memory of one trial."""
 
     @property
     def chunks(self) -> int:
-        """Calls."""
+        """Number of calls."""
         return -(-len(self.trials) // self.chunk)
 
     @property
     def bytes(self) -> int:
-        """What all that lie side by side take on a device."""
+        """Memory of a device that all trials side by side take."""
         return self.memory.data + self.width * (self.memory.total - self.memory.data)
 
 
 def stacked_as(
     program: Config, federation: Federation, trials: int, width: int = 0
 ) -> tuple[MemoryPlan, int]:
-    """What one of so many trials takes, and how many lie side by side, in chunks of even size; at
-    most `width`, if that is set, else as many as fit."""
+    """Memory of one of the trials, and how many run side by side, in groups of about equal size.
+
+    Args:
+        program: settings that all trials share.
+        federation: the data.
+        trials: number of trials.
+        width: most trials side by side; 0: as many as fit.
+    """
     layout = Simulation(program, federation).layout
     memory, most = plan_stack(program, federation, layout, trials)
     most = min(width or most, trials)
@@ -67,9 +73,9 @@ class Runner:
 
     def __init__(
         self,
-        wanted: Sweep,
+        sweep: Sweep,
         federations: dict[int, Federation],
-        ledger: TrialResults,
+        results: TrialResults,
         *,
         width: int = 0,
         chunk: int = 0,
@@ -77,66 +83,70 @@ class Runner:
     ):
         """
         Args:
-            wanted: the sweep.
+            sweep: the description.
             federations: the data by seed.
-            ledger: what is in it is not run again.
+            results: receives the results; trials in it are not run again.
             width: trials side by side; 0: as many as fit on an accelerator, one on a CPU.
-            chunk: trials of one call; 0: as many as are side by side.
-            watch: told of what is to come, and of every chunk.
+            chunk: trials of one call; 0: as many as run side by side.
+            watch: follows the sweep.
         """
-        self.wanted, self.ledger, self.watch = wanted, ledger, watch
+        self.sweep, self.results, self.watch = sweep, results, watch
         self._federations, self._width, self._chunk = federations, width, chunk
         self._federation = next(iter(federations.values()))
-        hyper = Simulation(wanted.config, self._federation).algorithm.hyper
+        hyper = Simulation(sweep.config, self._federation).algorithm.hyper
         self._numbers: tuple[str, ...] = getattr(hyper, "_fields", ())
         self._stacks: dict[tuple[Config, int, int], Stack] = {}
         self._states: dict[TrialId, Any] = {}
         self._running = 0.0
-        self._room = free_memory() // 2  # for states that may be gone on from
+        self._room = free_memory() // 2  # for the states of trials that may run on
 
     @property
     def at_once(self) -> int:
         """Settings whose trials, with all seeds, fill the places side by side; at least one."""
-        seeds = len(self.wanted.seeds)
-        every, config = MOST_AT_ONCE * seeds, self.wanted.config
+        seeds = len(self.sweep.seeds)
+        every, config = MOST_AT_ONCE * seeds, self.sweep.config
         return max(1, stacked_as(config, self._federation, every, self._width)[1] // seeds)
 
     @property
     def seconds(self) -> tuple[float, float]:
-        """Seconds of compiled programs, and of compiling."""
+        """Seconds spent in compiled programs, and in compiling."""
         return self._running, sum(stack.compiling for stack in self._stacks.values())
 
     def run(self, batch: Batch) -> None:
-        """Run whatever the ledger lacks."""
+        """Run the trials that have no results yet."""
         shapes = self.shapes(batch)
         if shapes and self.watch:
-            self.watch.plan(self.wanted, self._federation, shapes)
+            self.watch.plan(self.sweep, self._federation, shapes)
         for shape in shapes:
             for start in range(0, len(shape.trials), shape.chunk):
                 self._run_chunk(shape, shape.trials[start : start + shape.chunk], batch)
 
     def shapes(self, batch: Batch) -> list[Shape]:
-        """What a batch still lacks, by program. A trial goes on where its state is known, and else
-        begins anew."""
-        found: dict[tuple[Config, int], list[tuple[TrialId, Config]]] = {}
+        """The missing trials of a batch, by program.
+
+        A trial runs on from its state if that is known, else it starts again.
+        """
+        groups: dict[tuple[Config, int], list[tuple[TrialId, Config]]] = {}
         for key, config in self._trials(batch):
-            curve = self.ledger.curves.get(key)
+            curve = self.results.curves.get(key)
             if curve and (curve.diverged or curve.rounds >= batch.rounds):
                 continue
             first = curve.rounds if curve and key in self._states else 0
             program = config.as_program(self._numbers)
-            found.setdefault((program, first), []).append((key, config))
-        return [self._shape(*about, trials, batch) for about, trials in found.items()]
+            groups.setdefault((program, first), []).append((key, config))
+        return [self._shape(*group, trials, batch) for group, trials in groups.items()]
 
     def _trials(self, batch: Batch) -> list[tuple[TrialId, Config]]:
-        """All trials of a batch: seed by seed, so that every setting is seen early; or, where most
-        settings are about to be dropped, setting by setting."""
-        numbers = [self.ledger.number_of(setting) for setting in batch.settings]
-        keys = [(number, seed) for seed in self.wanted.seeds for number in numbers]
+        """All trials of a batch: seed by seed, so that every setting has a result early.
+
+        With successive halving they come setting by setting, so that states can be dropped early.
+        """
+        numbers = [self.results.number_of(setting) for setting in batch.settings]
+        keys = [(number, seed) for seed in self.sweep.seeds for number in numbers]
         if batch.survive:
-            keys = [(number, seed) for number in numbers for seed in self.wanted.seeds]
-        settings = self.ledger.settings
-        return [((n, seed), self.wanted.config_of(settings[n], seed)) for n, seed in keys]
+            keys = [(number, seed) for number in numbers for seed in self.sweep.seeds]
+        settings = self.results.settings
+        return [((n, seed), self.sweep.config_of(settings[n], seed)) for n, seed in keys]
 
     def _shape(
         self, program: Config, first: int, trials: list[tuple[TrialId, Config]], batch: Batch
@@ -154,63 +164,58 @@ class Runner:
         stack, begun = self._stack(shape), time.perf_counter()
         compiled = stack.compiling
         before = [self._states.pop(key) for key, _ in trials] if shape.first else []
-        report, states = stack.run(
-            [config for _, config in trials],
-            shape.ends,
-            shape.first,
-            before,
-            keep=bool(batch.survive),
-        )
+        configs, keep = [config for _, config in trials], bool(batch.survive)
+        report, states = stack.run(configs, shape.ends, shape.first, before, keep=keep)
         seconds = time.perf_counter() - begun - (stack.compiling - compiled)
         self._running += seconds
         for place, (key, _) in enumerate(trials):
             curve = self._curve(report, place, shape.ends, seconds / len(trials))
-            known = self.ledger.curves.get(key)
-            self.ledger.curves[key] = known.then(curve) if known and shape.first else curve
+            known = self.results.curves.get(key)
+            self.results.curves[key] = known.then(curve) if known and shape.first else curve
         for (key, _), state in zip(trials, states, strict=bool(states)):
             if bytes_of([*self._states.values(), state]) <= self._room:
                 self._states[key] = state
         if batch.survive:
             self._drop_states(batch)
-        self.ledger.save(sparing=True)
+        self.results.save(sparing=True)
         if self.watch:
-            self.watch.chunk(shape, self.ledger, len(trials), seconds)
+            self.watch.chunk(shape, self.results, len(trials), seconds)
 
     def _curve(self, report: Report, place: int, ends: Sequence[int], seconds: float) -> Curve:
         sound = report.sound[place]
         good = len(sound) if sound.all() else int(np.argmin(sound))
-        k, clients = self.wanted.config.top_k, self._federation.num_clients
+        k, clients = self.sweep.config.top_k, self._federation.num_clients
         values = {"round": np.array(ends), "loss": np.asarray(report.loss[place], np.float64)}
         values |= metrics_of(report.counts[place], clients, k)
         cut = {name: each[:good] for name, each in values.items()}
         return Curve(cut, 0 if sound.all() else ends[good], seconds)
 
     def _stack(self, shape: Shape) -> Stack:
-        about = (shape.program, shape.width, shape.chunk)
-        if about not in self._stacks:
+        key = (shape.program, shape.width, shape.chunk)
+        if key not in self._stacks:
             config = dataclasses.replace(shape.program, block_size=shape.memory.block)
-            self._stacks[about] = Stack(config, self._federations, shape.width, shape.chunk)
-        return self._stacks[about]
+            self._stacks[key] = Stack(config, self._federations, shape.width, shape.chunk)
+        return self._stacks[key]
 
     def _drop_states(self, batch: Batch) -> None:
-        """Forget the states of settings that cannot be among those that go on any more."""
-        seeds, curves = self.wanted.seeds, self.ledger.curves
-        every = [self.ledger.number_of(setting) for setting in batch.settings]
-        values = {n: self.ledger.value(n, seeds, batch.rounds) for n in every}
+        """Drop the states of settings that can no longer be among the survivors."""
+        seeds, curves = self.sweep.seeds, self.results.curves
+        every = [self.results.number_of(setting) for setting in batch.settings]
+        values = {n: self.results.value(n, seeds, batch.rounds) for n in every}
         best = sorted(every, key=lambda n: values[n], reverse=True)[: batch.survive]
         for key in list(self._states):
-            known = (curves.get((key[0], seed)) for seed in seeds)
-            there = all(c and (c.diverged or c.rounds >= batch.rounds) for c in known)
-            if there and key[0] not in best:
+            own = (curves.get((key[0], seed)) for seed in seeds)
+            complete = all(c and (c.diverged or c.rounds >= batch.rounds) for c in own)
+            if complete and key[0] not in best:
                 del self._states[key]
 
 
 @runtime_checkable
 class Watcher(Protocol):
-    """Whoever watches a sweep."""
+    """Follows a sweep, such as a progress bar."""
 
     def plan(self, sweep: Sweep, federation: Federation, shapes: Sequence[Shape]) -> None:
-        """Before a batch starts: what is left to run."""
+        """Called before a batch starts, with the shapes to run."""
 
-    def chunk(self, shape: Shape, ledger: TrialResults, trials: int, seconds: float) -> None:
-        """After each chunk of so many trials."""
+    def chunk(self, shape: Shape, results: TrialResults, trials: int, seconds: float) -> None:
+        """Called after each chunk, with its number of trials and its time, seconds."""

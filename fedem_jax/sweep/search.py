@@ -1,4 +1,4 @@
-"""How a sweep finds the settings that it runs: all of them, rung by rung, or asked for."""
+"""How a sweep finds its settings: all at once, by successive halving, or by Optuna."""
 
 from __future__ import annotations
 
@@ -13,86 +13,85 @@ from fedem_jax.sweep.space import Setting, Values
 
 
 class Batch(NamedTuple):
-    """Settings to be run next."""
+    """Settings to run next."""
 
     settings: list[Setting]
     rounds: int
-    """Rounds that they are to have behind them then."""
+    """Total rounds of each after this batch."""
     survive: int = 0
-    """How many of them may go on, so that their states are worth keeping; 0: none."""
+    """How many of them may run on, so that their states are kept; 0: none."""
 
 
-def batches(wanted: Sweep, ledger: TrialResults, at_once: int) -> Iterator[Batch]:
-    """What to run, batch after batch; what came of one stands in the ledger when the next is asked
-    for.
+def batches(sweep: Sweep, results: TrialResults, at_once: int) -> Iterator[Batch]:
+    """What to run, batch after batch. The caller records the results of each before the next.
 
     Args:
-        wanted: the sweep.
-        ledger: what is known so far.
-        at_once: settings that Optuna is asked for before it is told of them.
+        sweep: the description.
+        results: the results so far.
+        at_once: number of settings that Optuna suggests before it gets their results.
     """
-    if wanted.search == "optuna":
-        yield from asked(wanted, ledger, at_once)
-    elif wanted.halving:
-        yield from halved(wanted, ledger)
+    if sweep.search == "optuna":
+        yield from optuna_batches(sweep, results, at_once)
+    elif sweep.halving:
+        yield from halving_batches(sweep, results)
     else:
-        yield Batch(wanted.settings(), wanted.config.rounds)
+        yield Batch(sweep.settings(), sweep.config.rounds)
 
 
 class Rung(NamedTuple):
     """A step of successive halving."""
 
     settings: int
-    """How many run."""
+    """Number of settings that run."""
     rounds: int
-    """How far."""
+    """Total rounds of each."""
 
 
 def rungs(settings: int, rounds: int, each: int, factor: int) -> list[Rung]:
-    """Successive halving (Jamieson, Talwalkar, AISTATS 2016): in every rung the best 1/`factor` of
-    the settings run `factor` times as many rounds as before, the last ones to their end.
+    """The rungs of successive halving (Jamieson, Talwalkar, AISTATS 2016).
+
+    In every rung the best 1/`factor` of the settings run `factor` times as many rounds as before.
+    The last ones run all rounds.
 
     Args:
-        settings: how many there are.
-        rounds: of a trial that runs to its end.
-        each: rounds between two evaluations; the first rung has at least so many.
+        settings: number of settings.
+        rounds: rounds of a complete trial.
+        each: rounds between two evaluations, and fewest rounds of the first rung.
         factor: at least 2.
     """
     steps = 0
     while settings > factor ** (steps + 1) and rounds >= each * factor ** (steps + 1):
         steps += 1
-    found = []
+    ladder = []
     for step in range(steps + 1):
         share = factor ** (steps - step)
-        far = min(rounds, each * math.ceil(rounds / share / each))
-        found.append(Rung(math.ceil(settings / factor**step), far))
-    return found
+        total = min(rounds, each * math.ceil(rounds / share / each))
+        ladder.append(Rung(math.ceil(settings / factor**step), total))
+    return ladder
 
 
-def halved(wanted: Sweep, ledger: TrialResults) -> Iterator[Batch]:
-    """The rungs of successive halving. Settings that diverged with any seed never go on."""
-    left = wanted.settings()
-    steps = rungs(len(left), wanted.config.rounds, wanted.config.eval_every, wanted.halving)
+def halving_batches(sweep: Sweep, results: TrialResults) -> Iterator[Batch]:
+    """A batch for each rung. Settings that diverged with any seed never run on."""
+    left = sweep.settings()
+    steps = rungs(len(left), sweep.config.rounds, sweep.config.eval_every, sweep.halving)
     survivors = [step.settings for step in steps[1:]] + [0]
     for (_, rounds), survive in zip(steps, survivors, strict=True):
         yield Batch(left, rounds, survive)
-        values = {
-            ledger.number_of(setting): ledger.value(ledger.number_of(setting), wanted.seeds, rounds)
-            for setting in left
-        }
-        sound = [number for number, value in values.items() if value[0] > -math.inf]
+        numbers = [results.number_of(setting) for setting in left]
+        values = {number: results.value(number, sweep.seeds, rounds) for number in numbers}
+        sound = [number for number in numbers if values[number][0] > -math.inf]
         best = sorted(sound, key=lambda number: values[number], reverse=True)[:survive]
-        left = [ledger.settings[number] for number in sorted(best)]
+        left = [results.settings[number] for number in sorted(best)]
         if not left:
             return
 
 
-def asked(wanted: Sweep, ledger: TrialResults, at_once: int) -> Iterator[Batch]:
-    """Settings that Optuna (Akiba et al., KDD 2019) asks for, so many at once, by its
-    tree-structured Parzen estimator; it is told their mean validation metric over the seeds.
+def optuna_batches(sweep: Sweep, results: TrialResults, at_once: int) -> Iterator[Batch]:
+    """Settings that Optuna (Akiba et al., KDD 2019) suggests, `at_once` in a batch.
 
-    The same search seed and the same answers bring the same questions, so that a search that was
-    cut off runs what is in the ledger already in no time, and goes on from there.
+    Its tree-structured Parzen estimator gets their mean validation metric over the seeds. The same
+    search seed and results lead to the same suggestions. So an interrupted search repeats its
+    finished trials without running them, and continues from there.
 
     Raises:
         UserError: Optuna is missing.
@@ -105,37 +104,35 @@ def asked(wanted: Sweep, ledger: TrialResults, at_once: int) -> Iterator[Batch]:
             "random."
         ) from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = optuna.samplers.TPESampler(seed=wanted.search_seed, n_startup_trials=max(10, at_once))
+    sampler = optuna.samplers.TPESampler(seed=sweep.search_seed, n_startup_trials=max(10, at_once))
     study = optuna.create_study(direction="maximize", sampler=sampler)
-    space = {values.name: _distribution(optuna, values) for values in wanted.varied}
-    for start in range(0, wanted.trials, at_once):
-        number = min(at_once, wanted.trials - start)
-        questions = [study.ask(space) for _ in range(number)]
-        settings = [_setting(wanted, question.params) for question in questions]
+    space = {values.name: _distribution(optuna, values) for values in sweep.varied}
+    for start in range(0, sweep.trials, at_once):
+        suggested = [study.ask(space) for _ in range(min(at_once, sweep.trials - start))]
+        settings = [_setting(sweep, trial.params) for trial in suggested]
         distinct = [s for n, s in enumerate(settings) if s not in settings[:n]]
-        yield Batch(distinct, wanted.config.rounds)
-        for question, setting in zip(questions, settings, strict=True):
-            place = ledger.number_of(setting)
-            value, _ = ledger.value(place, wanted.seeds, wanted.config.rounds)
+        yield Batch(distinct, sweep.config.rounds)
+        for trial, setting in zip(suggested, settings, strict=True):
+            number = results.number_of(setting)
+            value, _ = results.value(number, sweep.seeds, sweep.config.rounds)
             if value > -math.inf:
-                study.tell(question, value)
+                study.tell(trial, value)
             else:
-                study.tell(question, state=optuna.trial.TrialState.FAIL)
+                study.tell(trial, state=optuna.trial.TrialState.FAIL)
 
 
 def _distribution(optuna: Any, values: Values) -> Any:
-    """Ranges as they are; listed values by their place among them."""
+    """Optuna's form of a range; of listed values, that of their indices."""
+    kinds = optuna.distributions
     if values.listed:
-        return optuna.distributions.CategoricalDistribution(range(len(values.listed)))
-    kind = optuna.distributions.FloatDistribution
+        return kinds.CategoricalDistribution(range(len(values.listed)))
     if values.whole:
-        kind = optuna.distributions.IntDistribution
-        return kind(round(values.low), round(values.high), log=values.log)
-    return kind(values.low, values.high, log=values.log)
+        return kinds.IntDistribution(round(values.low), round(values.high), log=values.log)
+    return kinds.FloatDistribution(values.low, values.high, log=values.log)
 
 
-def _setting(wanted: Sweep, params: dict[str, Any]) -> Setting:
+def _setting(sweep: Sweep, params: dict[str, Any]) -> Setting:
     return {
         values.name: values.listed[params[values.name]] if values.listed else params[values.name]
-        for values in wanted.varied
+        for values in sweep.varied
     }

@@ -1,11 +1,11 @@
 """What a sweep varies: values of settings, listed, in equal steps, or drawn from a range.
 
-lr_embedding=0.01,0.03,0.1    these
-alpha=0.5:1:6                 6 from 0.5 to 1, in equal steps
-lr_adapter=log:1e-3:1e-1:5    5 from 0.001 to 0.1, in equal ratios
-alpha=0.5:1                   any in between, uniformly    (searches that draw)
-lr_adapter=log:1e-3:1e-1      any, uniformly in its logarithm    (searches that draw)
-adapter_widths=16x8,32x16     lists: their entries joined by an x
+lr_embedding=0.01,0.03,0.1    these values
+alpha=0.5:1:6                 6 values from 0.5 to 1, in equal steps
+lr_adapter=log:1e-3:1e-1:5    5 values from 0.001 to 0.1, in equal ratios
+alpha=0.5:1                   any value in the range, uniformly (random and optuna)
+lr_adapter=log:1e-3:1e-1      any value, uniformly in its logarithm (random and optuna)
+adapter_widths=16x8,32x16     lists, their entries joined by an x
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ FIXED = (
     "dataset", "method", "protocol", "rounds", "seed", "out", "eval_every", "top_k", "per_client",
     "data_dir", "columns", "separator", "header", "block_size", "size_classes", *SWITCHES,
 )  # fmt: skip
-"""Settings that are the same for all trials: data and protocol, or figures would not mean the same;
-rounds, since the best one of each trial is chosen; and whatever changes no result."""
+"""Settings that are the same for all trials: data and protocol, since metrics would not be
+comparable; rounds, since each trial is judged by its best; and those that change no result."""
 
 Setting = dict[str, Any]
 """One value for each varied setting, by name."""
 
 
 class Values(NamedTuple):
-    """The values that one setting may take: those of `listed`, or a whole range."""
+    """The values that one setting may take: those of `listed`, or a range."""
 
     name: str
     listed: tuple[Any, ...]
-    """In the type of the setting; empty: any in the range."""
+    """In the type of the setting; empty: any value from `low` to `high`."""
     low: float = 0.0
     high: float = 0.0
     log: bool = False
-    """Spaced or drawn by ratios, not differences."""
+    """Whether values are spaced or drawn in equal ratios, not differences."""
     whole: bool = False
-    """Integers only."""
+    """Whether only integers are drawn."""
 
     def draw(self, random: np.random.Generator) -> Any:
-        """One value: any of those listed, or of the range, with equal probability."""
+        """One of the listed values with equal probability, or a value of the range."""
         if self.listed:
             return self.listed[int(random.integers(len(self.listed)))]
         if not self.log:
@@ -61,14 +61,14 @@ class Values(NamedTuple):
         return round(drawn) if self.whole else min(max(drawn, self.low), self.high)
 
     def __str__(self) -> str:
-        """As it is written on the command line."""
+        """As written on the command line."""
         if self.listed:
             return f"{self.name}={','.join(map(as_text, self.listed))}"
         return f"{self.name}={'log:' if self.log else ''}{self.low:g}:{self.high:g}"
 
 
 def as_text(value: Any) -> str:
-    """A value as it is written on the command line."""
+    """A value as written on the command line."""
     if isinstance(value, tuple):
         return "x".join(map(as_text, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
@@ -77,13 +77,13 @@ def as_text(value: Any) -> str:
 def space(
     kind: type[Config], vary: Mapping[str, Any] | Sequence[str], path: str | Path = ""
 ) -> tuple[Values, ...]:
-    """What is varied, in the order in which it is named.
+    """The varied settings, in their given order.
 
     Args:
         kind: settings of the method.
-        vary: `NAME=VALUES`, as on the command line; or, by name, what stands behind the `=`, or a
-            sequence of values.
-        path: a JSON or TOML file of the latter form, whose entries come first; "": none.
+        vary: `NAME=VALUES`, as on the command line; or a mapping from names to such `VALUES` or to
+            sequences of values.
+        path: JSON or TOML file with such a mapping, whose entries come first; "": none.
 
     Raises:
         UserError: nothing is varied, a setting is unknown, fixed or named twice, or its values
@@ -100,18 +100,18 @@ def space(
             entries.append((name, values))
     if not entries:
         raise UserError("vary: nothing is varied; give --vary FIELD=VALUE,VALUE,... or --space.")
-    found = tuple(_values(kind, name.strip().replace("-", "_"), each) for name, each in entries)
-    names = [values.name for values in found]
+    varied = tuple(_values(kind, name.strip().replace("-", "_"), each) for name, each in entries)
+    names = [values.name for values in varied]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"vary: '{twice[0]}' is named twice; give all its values at once.")
-    return found
+    return varied
 
 
 def grid(varied: Sequence[Values]) -> list[Setting]:
     """All combinations; the last setting changes fastest.
 
     Raises:
-        UserError: one of them has a whole range of values.
+        UserError: a setting has a range instead of listed values.
     """
     for values in varied:
         if not values.listed:
@@ -125,17 +125,17 @@ def grid(varied: Sequence[Values]) -> list[Setting]:
 
 
 def drawn(varied: Sequence[Values], number: int, seed: int) -> list[Setting]:
-    """So many settings at random, all different: fewer if there are no more.
+    """`number` random settings, all different; fewer if there are not so many.
 
-    The first ones are the same for any number, so a search may be extended later.
+    A larger number begins with the same settings, so a search may be extended later.
     """
-    random, found = np.random.default_rng(seed), {}
+    random, settings = np.random.default_rng(seed), {}
     for _ in range(100 * number):
         setting = {values.name: values.draw(random) for values in varied}
-        found[tuple(setting.values())] = setting
-        if len(found) == number:
+        settings[tuple(setting.values())] = setting
+        if len(settings) == number:
             break
-    return list(found.values())
+    return list(settings.values())
 
 
 def _values(kind: type[Config], name: str, given: Any) -> Values:
@@ -161,7 +161,7 @@ def _values(kind: type[Config], name: str, given: Any) -> Values:
 
 
 def _range(name: str, text: str, entry: type) -> Values:
-    """`[log:]LOW:HIGH[:STEPS]`."""
+    """The values of `[log:]LOW:HIGH[:STEPS]`."""
     parts = text.split(":")
     log = parts[0].strip() == "log"
     try:
@@ -185,16 +185,16 @@ def _range(name: str, text: str, entry: type) -> Values:
 
 
 def _value(kind: type[Config], name: str, given: Any) -> Any:
-    """One of the values, from text or data, in the type of the setting."""
+    """A value, given as text or data, in the type of the setting."""
     if declared(kind, name) is str and type(given) in (int, float):
-        given = str(given)  # `merging` is a word or a number
+        given = str(given)  # a setting may take a word or a number
     if isinstance(given, str):
         return from_text(kind, name, given, between="x")
     return from_data(kind, name, given)
 
 
 def _by_ratios(listed: Sequence[Any]) -> bool:
-    """Whether listed numbers are spaced so widely that a picture needs a logarithmic axis."""
+    """Whether listed numbers are so far apart that a picture needs a logarithmic axis."""
     numbers = [value for value in listed if isinstance(value, int | float)]
     return len(numbers) == len(listed) > 2 and min(numbers) > 0 and max(numbers) > 8 * min(numbers)
 
@@ -205,10 +205,10 @@ def _in_file(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error}).") from None
     try:
-        found = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+        values = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
     except ValueError as error:  # of both formats
         kind = "TOML" if path.suffix == ".toml" else "JSON"
         raise UserError(f"{path}: is not {kind} ({error}).") from None
-    if not isinstance(found, dict):
+    if not isinstance(values, dict):
         raise UserError(f"{path}: holds no search space; expected values by name of the setting.")
-    return found
+    return values

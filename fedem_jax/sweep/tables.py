@@ -1,4 +1,4 @@
-"""What a sweep ends with: its table in the terminal and in Markdown, and the winner's settings."""
+"""The table of a sweep, for the terminal and in Markdown, and the winner's settings."""
 
 from __future__ import annotations
 
@@ -24,36 +24,36 @@ from fedem_jax.report.tables import (
     styled,
     written_files,
 )
+from fedem_jax.storage.files import disk_errors
 from fedem_jax.sweep.progress import in_brief
 from fedem_jax.sweep.results import CURVES, TRIALS, TRIALS_CSV
 from fedem_jax.sweep.run import SweepResult
 from fedem_jax.sweep.space import FIXED, Values, as_text
+from fedem_jax.units import counted
 
 TABLE, BEST, ENTRY = "table.md", "best.json", "tuned.toml"
 EFFECTS, SETTINGS_PICTURE = "effects.png", "settings.png"
 TOP = 10
-"""Settings that the tables list."""
+"""Most settings that the tables list."""
 
 
 def write_up(result: SweepResult, directory: Path, command: str) -> Shown:
-    """Write tables, pictures and the winner's settings; what the terminal is to show.
+    """Write tables, pictures and the winner's settings. Returns what the terminal shows.
 
     Args:
-        command: what makes the same again; stands in the tables.
+        command: reproduces the sweep; stands in the tables.
 
     Raises:
-        UserError: something cannot be written.
+        UserError: a file cannot be written.
     """
     from fedem_jax.sweep.charts import effects_chart, settings_chart
 
-    try:
+    with disk_errors(directory, "give another --out"):
         (directory / TABLE).write_text(document(result, command), encoding="utf-8")
         result.best.save(directory / BEST)
         (directory / ENTRY).write_text(as_preset(result, command), encoding="utf-8")
         effects_chart(result, directory / EFFECTS)
         settings_chart(result, directory / SETTINGS_PICTURE)
-    except OSError as error:
-        raise UserError(f"{directory}: cannot be written ({error.strerror}).") from None
     files = (TABLE, BEST, EFFECTS, SETTINGS_PICTURE, TRIALS, TRIALS_CSV, CURVES)
     return in_terminal(
         best_settings(result, ("val",)),
@@ -66,7 +66,7 @@ def write_up(result: SweepResult, directory: Path, command: str) -> Shown:
 
 
 def document(result: SweepResult, command: str) -> str:
-    """The sweep in Markdown, with the command that makes it and what it was measured on."""
+    """The sweep in Markdown, with command, data, device and versions."""
     summary, table = result.about, best_settings(result, ("val", "val_full"), ranks=True)
     splits = ", ".join(f"{digest} (seed {seed})" for seed, digest in summary["splits"].items())
     versions = ", ".join(f"{name} {number}" for name, number in summary["versions"].items())
@@ -90,8 +90,10 @@ def document(result: SweepResult, command: str) -> str:
 
 
 def best_settings(result: SweepResult, parts: Sequence[str], *, ranks: bool = False) -> Table:
-    """The best settings by validation, best first: varied values, rounds chosen, metrics of
-    `parts`, with their ranks if asked for."""
+    """The best settings by validation: varied values, chosen rounds and metrics of `parts`.
+
+    The best comes first. With `ranks` a first column numbers them.
+    """
     ranked, names = result.settings.head(TOP), [values.name for values in result.sweep.varied]
     metrics = [" ".join(each) for each in metrics_at(result.sweep.config.top_k, parts)]
     chosen = result.trials.groupby("setting")["best_round"].agg(["min", "max"])
@@ -109,33 +111,35 @@ def best_settings(result: SweepResult, parts: Sequence[str], *, ranks: bool = Fa
 
 
 def notes(result: SweepResult) -> list[str]:
-    """What a reader must know of the table."""
+    """Notes below the table."""
     trials, seconds = result.trials, result.about["seconds"]
-    lost = int(trials["status"].str.startswith("diverged").sum())
+    diverged = int(trials["status"].str.startswith("diverged").sum())
     early = int((trials["status"] == "stopped early").sum())
     seeds = len(result.sweep.seeds)
     spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
     sentences = [
-        f"{len(result.settings)} settings, {len(trials)} trials: {lost} diverged, {early} stopped "
-        f"early. Validation at each trial's best round, {spread}; chosen by "
-        f"{_title(_metric(result))}."
+        f"{len(result.settings)} settings, {len(trials)} trials: {diverged} diverged, {early} "
+        f"stopped early. Validation at each trial's best round, {spread}; chosen by "
+        f"{_title(result.sweep.metric)}."
     ]
     sentences += [
-        f"The best {name} is the {end} that was searched; there may be better ones beyond."
+        f"The best {name} is the {end} that was searched; a better one may lie beyond."
         for name, end in at_an_edge(result.sweep.varied, result.best).items()
     ]
     if seconds["running"]:
         sentences.append(
             f"This call: {seconds['running']:.1f} s of compiled programs, "
-            f"{seconds['compiling']:.1f} s of compiling, {seconds['host']:.1f} s of anything else "
+            f"{seconds['compiling']:.1f} s of compiling, {seconds['host']:.1f} s of other work "
             f"({seconds['host'] / sum(seconds.values()):.1%})."
         )
     return sentences
 
 
 def at_an_edge(varied: Sequence[Values], best: Config) -> dict[str, str]:
-    """By name, the settings whose best value is the "smallest" or the "largest" of the numbers that
-    were listed, if the method takes any beyond it."""
+    """Settings whose best value is the "smallest" or the "largest" of the listed numbers, by name.
+
+    A setting counts only if the method takes values beyond.
+    """
     ends = {}
     for values in varied:
         name, listed = values.name, values.listed
@@ -151,7 +155,7 @@ def at_an_edge(varied: Sequence[Values], best: Config) -> dict[str, str]:
 
 
 def _takes(config: Config, name: str, value: Any) -> bool:
-    """Whether a setting may have a value other than the one it has."""
+    """Whether a setting may take this value, and does not have it yet."""
     try:
         return dataclasses.replace(config, **{name: value}) != config
     except UserError:
@@ -159,40 +163,38 @@ def _takes(config: Config, name: str, value: Any) -> bool:
 
 
 def outcome(result: SweepResult) -> str:
-    """The winner's test metrics, in a sentence."""
+    """A sentence with the winner's test metrics."""
     row, hr = result.settings.iloc[0].to_dict(), f"hr@{result.sweep.config.top_k}"
     setting = in_brief({values.name: row[values.name] for values in result.sweep.varied})
     metrics = [" ".join(each) for each in metrics_at(result.sweep.config.top_k)]
-    values = ", ".join(f"{_title(metric)} {_spread(row, metric)}" for metric in metrics)
+    values = ", ".join(f"{_title(metric)} {_mean(row, metric)}" for metric in metrics)
     chance = result.about["chance"]["test"][hr]
     return f"{setting}: {values} (chance: {metric_title(hr)} {chance:.4f})."
 
 
 def as_preset(result: SweepResult, command: str) -> str:
-    """The winner as an entry of `fedem_jax/config/tuned.toml`, to be pasted there as it stands."""
+    """The winner as an entry of `fedem_jax/config/tuned.toml`, ready to be pasted there."""
     best, row = result.best, result.settings.iloc[0].to_dict()
-    seeds, metric = len(result.sweep.seeds), _metric(result)
-    found = (
+    metric = result.sweep.metric
+    evidence = (
         f"Best of {len(result.settings)} settings by validation, {_title(metric)} "
-        f"{_spread(row, metric)} over {seeds} seed{'s' * (seeds != 1)}; "
+        f"{_mean(row, metric)} over {counted(len(result.sweep.seeds), 'seed')}; "
         f"sweep {result.about['fingerprint']}."
     )
-    return as_toml(best.method, best.dataset, Tuned(changed(best), found, command))
+    return as_toml(best.method, best.dataset, Tuned(changed(best), evidence, command))
 
 
 def changed(config: Config) -> dict[str, Any]:
-    """The settings that are not the defaults of the method, as a preset holds them: without data,
-    protocol, and what changes no result."""
+    """The settings that differ from the method's defaults, as a preset holds them.
+
+    Data, protocol and settings that change no result are left out.
+    """
     return {
         field.name: getattr(config, field.name)
         for field in dataclasses.fields(config)
         if (field.name not in FIXED or field.name == "rounds")
         and getattr(config, field.name) != field.default
     }
-
-
-def _metric(result: SweepResult) -> str:
-    return f"{result.sweep.select} hr@{result.sweep.config.top_k}"
 
 
 def _title(metric: str) -> str:
@@ -202,7 +204,3 @@ def _title(metric: str) -> str:
 
 def _mean(row: dict[str, Any], metric: str) -> Cell:
     return mean_cell(row[metric], row[f"{metric} sd"])
-
-
-def _spread(row: dict[str, Any], metric: str) -> str:
-    return str(_mean(row, metric))

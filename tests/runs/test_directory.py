@@ -155,7 +155,11 @@ def test_first_free_counts_on(finished):
         ("metrics.jsonl", None, r"metrics\.jsonl: is missing"),
         ("summary.json", None, r"summary\.json: is missing; the run has not finished"),
         ("summary.json", "[]", r"summary\.json: is no JSON object"),
-        ("metrics.jsonl", '{"round": 1}', r"metrics\.jsonl, line 1: lacks 'loss'; runs of earlier"),
+        (
+            "metrics.jsonl",
+            '{"round": 1}',
+            r"metrics\.jsonl, line 1: lacks 'coverage'; runs of earlier",
+        ),
         ("summary.json", '{"method": "fedem"}', r"summary\.json: lacks 'dataset'; runs of earlier"),
         ("config.json", '{"runds": 3}', r"config\.json: unknown field 'runds'.*'rounds'"),
         ("config.json", None, r"config\.json: cannot be read"),
