@@ -60,6 +60,12 @@ class ElasticClient(NamedTuple):
             return optax.adam(hyper.lr_embedding)
         return ncf.adam(hyper.lr_embedding, hyper.lr_network, hyper.weight_decay)
 
+    def split(self, samples: ClientSamples) -> tuple[ClientSamples, ClientSamples]:
+        """The samples that p_u and Q_u are fitted on, and those that the adapter is."""
+        if not self.config.adapter_holdout:
+            return samples, samples
+        return hold_out(samples, self.config.adapter_holdout, 1 + self.config.num_negative)
+
     def rho(
         self, hyper: Any, theta: Any, local: Float[Array, "*M D"], aggregated: Float[Array, "*M D"]
     ) -> Float[Array, "*M"]:
@@ -177,10 +183,3 @@ def fit_elastic(
     start = (adapter, embedding, adapt.init(adapter), embed.init(embedding))
     (adapter, (private, table), *_), trained = run_epochs(step, start, samples)
     return adapter, private, table, trained
-
-
-def split_for_adapter(config: FedEM, samples: ClientSamples) -> tuple[ClientSamples, ClientSamples]:
-    """The samples that p_u and Q_u are fitted on, and those that the adapter is."""
-    if config.adapter_holdout:
-        return hold_out(samples, config.adapter_holdout, 1 + config.num_negative)
-    return samples, samples

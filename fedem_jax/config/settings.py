@@ -112,6 +112,7 @@ class PFedRec(LocalPrivacy, Config):
     """PFedRec (Zhang et al., IJCAI 2023). Every client has its own score function and fine-tunes
     an averaged item table."""
 
+    # the published method ranks with a table that profits from a leak; the variant does not
     variants = ("evaluated=global",)
 
     method: str = "pfedrec"

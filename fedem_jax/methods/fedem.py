@@ -27,14 +27,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key, Num
 
-from fedem_jax.client.merging import (
-    ElasticClient,
-    fit_adapter,
-    fit_elastic,
-    merged,
-    split_for_adapter,
-    taken_up,
-)
+from fedem_jax.client.merging import ElasticClient, fit_adapter, fit_elastic, merged, taken_up
 from fedem_jax.client.privacy import noisy_tables
 from fedem_jax.config.fedem import FedEM
 from fedem_jax.core.algorithm import (
@@ -128,9 +121,8 @@ def fedem(config: FedEM, layout: Layout) -> Algorithm:
 
     def init(key: Key[Array, ""], hyper: Hyper) -> State:
         """Everybody starts from the same Q_0, p_0 and theta_0; they drift apart by training."""
-        private, table = initial(
-            model.backbone, key, layout.num_items, config.dim, hyper.init_scale
-        )
+        sizes = (layout.num_items, config.dim)
+        private, table = initial(model.backbone, key, *sizes, hyper.init_scale)
         _, _, key_adapter = jax.random.split(key, 3)
         theta = model.adapter.init(key_adapter, table, table)["params"]
         table = to_storage(table, storage_dtype(config))
@@ -165,13 +157,14 @@ def fedem(config: FedEM, layout: Layout) -> Algorithm:
         local = taken_up(waits(slot), from_storage(local), merge)
         return jax.vmap(model.logits)(private, local)
 
+    tables = num_uploaders * table_bytes(config, layout.num_items)
     return Algorithm(
         init,
         round,
         score,
         hyper=hyper_of(Hyper, config),
         classes={"own rows": own_rows, "merging": merging},
-        traffic=traffic(config, layout),
+        traffic=Traffic(up=tables + 4 * num_uploaders, down=tables * config.downloads),
         scratch=partial(scratch, config, layout),
         elastic=elastic(model),
     )
@@ -184,7 +177,7 @@ def train_own(
     model: ElasticClient, hyper: Hyper, samples: ClientSamples, clients: Clients, server: Any, place
 ) -> Change:
     """A client that no table waits for: (p_u, Q_u) <- local epochs."""
-    samples, _ = split_for_adapter(model.config, samples)
+    samples, _ = model.split(samples)
     private, rows = at_place(clients.private, place), samples.rows
     table = from_storage(clients.items[place, rows])
     private, table, trained = model.fit(model.objective, private, table, samples, model.adam(hyper))
@@ -200,7 +193,7 @@ def merge_and_train(
     local, aggregated = from_storage(local), from_storage(server.items[slot])
     adapt = optax.flatten(optax.adam(hyper.lr_adapter))  # one update for theta's small arrays
     embed = model.adam(hyper)
-    rows, (to_fit, to_adapt) = samples.rows, split_for_adapter(config, samples)
+    rows, (to_fit, to_adapt) = samples.rows, model.split(samples)
 
     if config.merging == "once":
         theta = fit_adapter(
@@ -240,8 +233,7 @@ def aggregated_tables(
     config: FedEM, context: RoundContext, hyper: Hyper, upload: Upload
 ) -> Num[Array, "R I D"]:
     """G_u = sum_v w_uv Q_v, from nothing but the uploads."""
-    tables, shares = from_storage(upload.items), sample_shares(upload.samples)
-    similarity = None
+    tables, shares, similarity = from_storage(upload.items), sample_shares(upload.samples), None
     if config.aggregation != "avg":
         axes = principal_axes(tables)
         scores = principal_scores(tables, axes)
@@ -280,13 +272,6 @@ def elastic(model: ElasticClient) -> Elastic:
         aggregated=aggregated,
         unserved=unserved,
     )
-
-
-def traffic(config: FedEM, layout: Layout) -> Traffic:
-    """A table and the number of samples up, and a table down, for each aggregated client."""
-    _, uploaders = config.round_sizes(layout.num_clients)
-    table = table_bytes(config, layout.num_items)
-    return Traffic(up=uploaders * (table + 4), down=uploaders * table * config.downloads)
 
 
 def scratch(config: FedEM, layout: Layout, block: int) -> dict[str, int]:
