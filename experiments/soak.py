@@ -271,12 +271,12 @@ def table(tally: Tally, minutes: float) -> str:
     kills = ", ".join(f"{name} {count}" for name, count in sorted(tally.kills.items()))
     rows = [
         ("minutes", f"{minutes:.0f}"),
-        ("runs, each beside an uninterrupted one", str(tally.methods.total())),
+        ("runs, each compared with an uninterrupted one", str(tally.methods.total())),
         ("by method", methods),
         ("kills", f"{tally.kills.total()} ({kills})"),
         ("resumes", str(tally.resumes)),
-        ("rounds restored from checkpoints", str(tally.resumed_rounds)),
-        ("runs that diverged, not compared", str(tally.diverged)),
+        ("rounds taken from checkpoints", str(tally.resumed_rounds)),
+        ("runs that diverge, not compared", str(tally.diverged)),
         ("mismatches", str(len(tally.mismatches))),
     ]
     lines = ["| what | figure |", "| --- | --- |", *(f"| {a} | {b} |" for a, b in rows)]

@@ -169,6 +169,6 @@ def save_candidates(path: Path, federation: Federation) -> None:
 
     def write(path: Path) -> None:
         with path.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
+            np.savez_compressed(file, **arrays)
 
     put(path, write)

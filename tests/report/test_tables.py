@@ -7,7 +7,7 @@ import pytest
 from made_up import federation, made_up
 from rich.console import Console
 
-from fedem_jax.config.settings import FedEM
+from fedem_jax.config.fedem import FedEM
 from fedem_jax.evaluation.metrics import full_title, metric_title, metrics_at, ranked_title
 from fedem_jax.report.progress import Progress
 from fedem_jax.report.run_tables import closing, comparison, opening
