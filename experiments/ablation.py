@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
 
 from fedem_jax.cli.compare import run_missing
 from fedem_jax.cli.process import run_command
@@ -26,6 +25,7 @@ from fedem_jax.errors import UserError, nearest
 from fedem_jax.evaluation.metrics import metric_title
 from fedem_jax.evaluation.statistics import Spread, error_over_clients, over_seeds
 from fedem_jax.report.style import CHANCE, COLOURS, frame, new_figure, save, seeds_in_row
+from fedem_jax.report.terminal import Terminal
 
 BASE = "fedem"
 PARTS: dict[str, tuple[str, ...]] = {
@@ -95,7 +95,7 @@ def ablate(args: Sequence[str]) -> None:
     )
     failed = run_missing(comparison)
     command = f"python experiments/ablation.py {shlex.join(args)}".rstrip()
-    console = Console(highlight=False)
+    console = Terminal()
     console.print(write_up(comparison, failed, command))
     methods = gather(comparison, failed)
     run, picture = first_run(methods), comparison.directory / "ablation.png"

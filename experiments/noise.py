@@ -16,7 +16,6 @@ from typing import Annotated
 
 import pandas as pd
 import tyro
-from rich.console import Console
 
 from fedem_jax.cli import process
 from fedem_jax.config.presets import preset
@@ -26,6 +25,7 @@ from fedem_jax.evaluation.metrics import metric_title
 from fedem_jax.evaluation.statistics import error_over_clients
 from fedem_jax.report.style import CHANCE, COLOURS, frame, legend_above, new_figure, save
 from fedem_jax.report.tables import Row, Table, in_markdown, mean_cell, styled, written_files
+from fedem_jax.report.terminal import Terminal
 from fedem_jax.storage.files import disk_errors
 from fedem_jax.sweep.description import Sweep
 from fedem_jax.sweep.progress import Watch
@@ -76,7 +76,7 @@ def measure(args: Sequence[str]) -> None:
     out = Path(options.out or f"results/noise-{stem}-{options.protocol}")
     sweeps = {method: sweep_of(options, method) for method in options.methods}
     process.prepare_jax()
-    console = Console(highlight=False)
+    console = Terminal()
     results = {}
     for method, sweep in sweeps.items():
         console.print(styled(f"{method}, {start_of(method, options.dataset)} settings", "bold"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 from fedem_jax.analysis.bottleneck import STAGES, Bottleneck
@@ -10,22 +12,28 @@ from fedem_jax.analysis.bottleneck_charts import draw_drops, draw_stages
 from fedem_jax.analysis.bottleneck_figures import Figures, summarised
 from fedem_jax.evaluation.metrics import metric_title, metrics_at
 from fedem_jax.report.tables import Cell, Row, Shown, Table, in_terminal
+from fedem_jax.storage.files import drawing
 
 ROUNDS, CLIENTS, SUMMARY = "rounds.parquet", "clients.parquet", "summary.json"
 CURVES, DROPS = "stages.png", "drops.png"
 FILES = (SUMMARY, ROUNDS, CLIENTS, CURVES, DROPS)
 
 
-def save(study: Bottleneck, directory: Path) -> None:
-    """Write both tables, the summary and the pictures."""
+def save(study: Bottleneck, directory: Path, say: Callable[[str], None] = warnings.warn) -> None:
+    """Write both tables, the summary and the pictures.
+
+    Args:
+        say: takes a sentence if a picture cannot be drawn.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     study.config.save(directory / "config.json")
     study.rounds.to_parquet(directory / ROUNDS)
     study.clients.to_parquet(directory / CLIENTS)
     plain = json.dumps(summarised(study), indent=2, default=lambda value: value._asdict())
     (directory / SUMMARY).write_text(plain + "\n")
-    draw_stages(study, directory / CURVES)
-    draw_drops(study, directory / DROPS)
+    for draw, name in ((draw_stages, CURVES), (draw_drops, DROPS)):
+        with drawing(directory / name, say):
+            draw(study, directory / name)
 
 
 def shown(study: Bottleneck) -> Shown:

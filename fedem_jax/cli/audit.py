@@ -20,11 +20,10 @@ def audit(args: Sequence[str]) -> None:
         check_free(config.out)
     process.prepare_jax()
 
-    from rich.console import Console
-
     from fedem_jax.analysis.audit import audit
     from fedem_jax.analysis.audit_table import audit_table
     from fedem_jax.report.progress import Progress
+    from fedem_jax.report.terminal import Terminal
 
     class Training(Progress):
         """A progress bar without closing tables, which the audit replaces."""
@@ -34,7 +33,7 @@ def audit(args: Sequence[str]) -> None:
 
     with Training() as progress:
         report = audit(config, observers=[progress])
-    Console(highlight=False).print(audit_table(report))
+    Terminal().print(audit_table(report))
     if config.out:
         report.save(config.out)
     if report.leaks:

@@ -26,16 +26,15 @@ def bottleneck(args: Sequence[str]) -> None:
     check_free(out)
     process.prepare_jax()
 
-    from rich.console import Console
-
     from fedem_jax.analysis.bottleneck import bottleneck
     from fedem_jax.analysis.bottleneck_tables import FILES, save, shown
     from fedem_jax.report.progress import Progress
     from fedem_jax.report.tables import written_files
+    from fedem_jax.report.terminal import Terminal
 
     with Progress() as progress:
         result = bottleneck(config, observers=[progress], alone=options.alone)
-    save(result, out)
-    console = Console(highlight=False)
+    console = Terminal()
+    save(result, out, console.say)
     console.print(shown(result))
     console.print(written_files(out, FILES), soft_wrap=True)

@@ -36,12 +36,11 @@ def compare(args: Sequence[str]) -> None:
     )
     failed = run_missing(comparison)
 
-    from rich.console import Console
-
     from fedem_jax.compare.tables import write_up
+    from fedem_jax.report.terminal import Terminal
 
     command = f"fedem compare {shlex.join(args)}".rstrip()
-    Console(highlight=False).print(write_up(comparison, failed, command, options.reach))
+    Terminal().print(write_up(comparison, failed, command, options.reach))
 
 
 def run_missing(comparison: Comparison) -> dict[str, str]:
@@ -52,11 +51,10 @@ def run_missing(comparison: Comparison) -> dict[str, str]:
     if not missing_runs:
         return {}
 
-    from rich.console import Console
-
     from fedem_jax.data.sources import federation_of
+    from fedem_jax.report.terminal import Terminal
 
-    console = Console(highlight=False)
+    console = Terminal()
     federation = federation_of(missing_runs[0].config)
     process.prepare_jax()
 

@@ -13,10 +13,9 @@ def data(args: Sequence[str]) -> None:
     """List the known data sets."""
     tyro.cli(Data, prog="fedem data", args=args)
 
-    from rich.console import Console
-
     from fedem_jax.data.sources import known_datasets
     from fedem_jax.report.tables import Row, Table, in_terminal
+    from fedem_jax.report.terminal import Terminal
 
     rows = [
         Row([known.name, f"{known.users:,}", f"{known.items:,}", known.origin])
@@ -24,4 +23,4 @@ def data(args: Sequence[str]) -> None:
     ]
     note = "Users and items are those of the file, before the filter of the protocol."
     table = Table("", ["name", "users", "items", "origin"], rows, [note], align="lrrl")
-    Console(highlight=False).print(in_terminal(table))
+    Terminal().print(in_terminal(table))

@@ -34,8 +34,9 @@ COMMANDS = {
 def main(args: Sequence[str] | None = None) -> None:
     """Run a command of `fedem`.
 
-    Exit status: 0 done, 1 an audited protocol leaks, 2 a mistake of the user, 130 interrupted, 143
-    terminated.
+    Exit status: 0 done, 1 an audited protocol leaks, 2 a mistake of the user, 3 an unforeseen
+    error (FEDEM_TRACEBACK=1 shows its traceback), 130 interrupted, 141 the reader of its output has
+    ended, 143 terminated.
 
     Args:
         args: command and options; None: those of the process.

@@ -17,19 +17,21 @@ def report(args: Sequence[str]) -> None:
     if not options.directories:
         raise UserError("report: names no run directory; give at least one.")
 
-    from rich.console import Console
-
     from fedem_jax.report.curves import learning_curves
     from fedem_jax.report.pictures import draw_run
     from fedem_jax.report.run_tables import closing, comparison
+    from fedem_jax.report.terminal import Terminal
     from fedem_jax.runs.reading import read_run
+    from fedem_jax.storage.files import drawing
 
     runs = [(str(path), read_run(path)) for path in options.directories]
-    console = Console(highlight=False)
+    console = Terminal()
     for path, run in runs:
-        draw_run(Path(path), run)
+        with drawing(Path(path), console.say):
+            draw_run(Path(path), run)
         console.print(closing(run.summary))
     if len(runs) > 1:
         console.print(comparison(runs))
     if options.picture:
-        learning_curves(runs, options.picture, title="Learning curves")
+        with drawing(Path(options.picture), console.say):
+            learning_curves(runs, options.picture, title="Learning curves")

@@ -39,7 +39,7 @@ class SweepCommand(Train):
     trial that diverges is recorded as such and does not affect the others.
 
     examples:
-      fedem sweep --rounds 20 --vary lr_embedding=0.01,0.03,0.1 --vary alpha=0.5:1:3
+      fedem sweep --rounds 20 --vary lr_embedding=0.01,0.03,0.1 --vary dim=8,16
       fedem sweep --dataset filmtrust --method fedmf --seeds 3 --vary lr_embedding=log:1e-3:1e-1:5
       fedem sweep --dataset ml-100k --search random --trials 30 --vary lr_embedding=log:1e-3:1 \\
         --vary init_scale=0.1,0.3,1 --vary local_epochs=1,2,5,10 --halving 3
@@ -93,13 +93,12 @@ def sweep(args: Sequence[str]) -> None:
     out = Path(config.out) if config.out else folder(config)
     process.prepare_jax()
 
-    from rich.console import Console
-
+    from fedem_jax.report.terminal import Terminal
     from fedem_jax.sweep.progress import Watch
     from fedem_jax.sweep.run import run_sweep
     from fedem_jax.sweep.tables import write_up
 
-    console = Console(highlight=False)
+    console = Terminal()
     try:
         with Watch(console) as watch:
             result = run_sweep(plan, out, width=options.width, chunk=options.chunk, watch=watch)

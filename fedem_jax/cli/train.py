@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from fedem_jax.cli import process
 from fedem_jax.cli.options import Train, settings
+from fedem_jax.config.words import without_effect
 from fedem_jax.errors import Stopped, UserError
 
 
@@ -19,9 +20,13 @@ def train(args: Sequence[str]) -> None:
     from fedem_jax.runs.checks import check_free, check_settings, first_free
     from fedem_jax.runs.names import CONFIG, SUMMARY
 
-    if source and not config.out:
-        repeated = dataclasses.replace(config, out=base.out).run_directory()
-        config = dataclasses.replace(config, out=str(first_free(repeated)))
+    notes = []
+    if not resume and not config.out:
+        usual = dataclasses.replace(config, out=base.out).run_directory()
+        if (free := first_free(usual)) != usual:
+            notes.append(f"{usual}: already holds a run, so this one goes to {free}.")
+        if source or notes:
+            config = dataclasses.replace(config, out=str(free))
     out = config.run_directory()
     if not resume:
         check_free(out)
@@ -40,7 +45,15 @@ def train(args: Sequence[str]) -> None:
     from fedem_jax.runs.directory import RunDirectory
     from fedem_jax.runs.train import run
 
+    idle = [
+        name for name in config.without_effect() if getattr(config, name) != getattr(base, name)
+    ]
+    if idle:
+        notes.append(f"{without_effect(idle, config.method)}.")
+
     with Progress(directory=out) as progress, Stopping(progress.say) as stop:
+        for note in notes:
+            progress.say(note)
         try:
             run(config, None, [progress], RunDirectory(out, resume, progress.say, draw_run), stop)
         except KeyboardInterrupt as interrupt:

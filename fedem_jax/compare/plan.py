@@ -34,6 +34,13 @@ class MethodSpec(NamedTuple):
     refused: str = ""
     """Why it cannot run."""
 
+    @property
+    def idle(self) -> list[str]:
+        """Those of its own switches that change nothing."""
+        switches = [each.partition("=")[0].replace("-", "_") for each in self.name.split(":")[1:]]
+        without = self.config.without_effect() if self.config else ()
+        return [name for name in switches if name in without]
+
 
 class PlannedRun(NamedTuple):
     """A method with one seed."""

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from fedem_jax.compare.plan import Comparison, PlannedRun
+from fedem_jax.config.words import without_effect
 from fedem_jax.evaluation.metrics import metric_title
 from fedem_jax.evaluation.records import Record, Setting, Summary
 from fedem_jax.report.progress import live_bar
@@ -115,11 +116,14 @@ def opening(comparison: Comparison, todo: Sequence[PlannedRun], federation: Fede
     runs = comparison.runs()
     methods, done = len(runs) // comparison.seeds, len(runs) - len(todo)
     finished = f", {done} of them finished" if done else ""
+    idle = [
+        f"\n{without_effect(each.idle, each.name)}." for each in comparison.contenders if each.idle
+    ]
     return Text(
         f"{federation.name}, protocol {federation.protocol.name}: {federation.num_clients:,} "
         f"clients, {federation.num_items:,} items\n"
         f"{counted(methods, 'method')} x {counted(comparison.seeds, 'seed')} = "
-        f"{counted(len(runs), 'run')}{finished}"
+        f"{counted(len(runs), 'run')}{finished}{''.join(idle)}"
     )
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from fedem_jax.compare.plan import Comparison, PlannedRun
-from fedem_jax.config.base import Config, differences
+from fedem_jax.config.base import Config
 from fedem_jax.config.file import load_settings
+from fedem_jax.config.words import differences
 from fedem_jax.errors import CannotResume, Stopped, UserError
 from fedem_jax.evaluation.records import Record, Setting, Summary
 from fedem_jax.runs.checks import check_free

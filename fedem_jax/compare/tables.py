@@ -22,10 +22,11 @@ from fedem_jax.report.tables import (
     Table,
     in_markdown,
     in_terminal,
+    least_important,
     mean_cell,
     written_files,
 )
-from fedem_jax.storage.files import disk_errors
+from fedem_jax.storage.files import disk_errors, drawing
 from fedem_jax.units import in_bytes, in_seconds
 
 TABLE, NUMBERS, PICTURE = "table.md", "table.csv", "comparison.png"
@@ -59,6 +60,8 @@ def write_up(
     with disk_errors(directory, "give another --out"):
         (directory / TABLE).write_text(document(methods, tables, command), encoding="utf-8")
         as_csv(summaries, directory / NUMBERS)
+    undrawn: list[str] = []
+    with drawing(directory / PICTURE, undrawn.append):
         standings_chart(
             summaries, directory / PICTURE,
             title=f"{run['dataset']}, protocol {run['protocol']}",
@@ -68,7 +71,7 @@ def write_up(
             reference=reference, chance=run["chance"],
         )  # fmt: skip
     files = [TABLE, NUMBERS, f"{PICTURE} and a folder for each run"]
-    return in_terminal(*tables, "", written_files(directory, files))
+    return in_terminal(*tables, "", *undrawn, written_files(directory, files))
 
 
 def first_run(methods: Sequence[MethodRuns]) -> Summary:
@@ -110,9 +113,12 @@ def document(methods: Sequence[MethodRuns], tables: Sequence[Table], command: st
     return "\n\n".join(parts) + "\n"
 
 
-def _table(title: str, header: Sequence[str], rows: Sequence[Row], notes: Sequence[str]) -> Table:
-    """A table with a row for each method."""
-    return Table(title, ["\nmethod", *header], rows, notes, label_width=17)
+def _table(
+    title: str, header: Sequence[str], rows: Sequence[Row], notes: Sequence[str],
+    drop: Sequence[int] = (),
+) -> Table:  # fmt: skip
+    """A table with a row for each method; `drop` as in `Table`."""
+    return Table(title, ["\nmethod", *header], rows, notes, label_width=17, drop=drop)
 
 
 def _header(metrics: Sequence[Metric]) -> list[str]:
@@ -136,7 +142,8 @@ def _results(run: Summary, summaries: Sequence[MethodSummary]) -> Table:
         *(f"{each.name} failed: {each.failed}" for each in summaries if each.failed),
     ]
     title = f"Test metrics at the best validation round, protocol {protocol_label(run)}"
-    return _table(title, ["\nround", *_header(metrics)], rows, notes)
+    drop = [*least_important(metrics, 2), 1]
+    return _table(title, ["\nround", *_header(metrics)], rows, notes, drop)
 
 
 def _best_test(summaries: Sequence[MethodSummary]) -> Table:
@@ -146,7 +153,8 @@ def _best_test(summaries: Sequence[MethodSummary]) -> Table:
     ]
     title = "Best test value, as the released programs of this protocol report it"
     rows = [Row(cells) for cells in _means(summaries, "best_test")]
-    return _table(title, _header(_metrics(summaries)), rows, notes)
+    drop = least_important(_metrics(summaries), 1)
+    return _table(title, _header(_metrics(summaries)), rows, notes, drop)
 
 
 def _differences(reference: str, summaries: Sequence[MethodSummary]) -> Table:
@@ -159,7 +167,8 @@ def _differences(reference: str, summaries: Sequence[MethodSummary]) -> Table:
         "p: two-sided sign-flip permutation test over the clients, whose metrics are averaged over "
         f"the seeds; corrected for the number of methods, {len(rows)} (Holm)."
     ]
-    return _table(f"Difference to {reference}", _header(metrics), rows, notes)
+    drop = least_important(metrics, 1)
+    return _table(f"Difference to {reference}", _header(metrics), rows, notes, drop)
 
 
 def _published(run: Summary, summaries: Sequence[MethodSummary]) -> Table:

@@ -22,6 +22,7 @@ from typing import (
 )
 
 from fedem_jax.config.protocol import PROTOCOLS, SWITCHES, Protocol, preset
+from fedem_jax.config.values import from_data
 from fedem_jax.errors import UserError, nearest
 from fedem_jax.storage.files import put
 
@@ -70,7 +71,8 @@ class Config:
     `leak-free` avoids the leak of the released programs.
 
     Raises:
-        UserError: a value is out of range. The sentence names the field and its range.
+        UserError: a value has another type or is out of range. The sentence names the field and
+            what it accepts.
     """
 
     switches: ClassVar[tuple[str, ...]] = ()
@@ -173,6 +175,9 @@ class Config:
     the result; training stays in float32."""
 
     def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = from_data(type(self), field.name, getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
         if self.method != type(self).method:
             raise UserError(
                 f"method: these are settings of {type(self).method or 'no method'}, not of "
@@ -186,8 +191,12 @@ class Config:
 
     def round_sizes(self, num_clients: int) -> tuple[int, int]:
         """Numbers of clients that train in a round, and that are aggregated; at least 1 each."""
-        participants = max(1, int(num_clients * self.client_fraction))
+        participants = max(1, share_of(num_clients, self.client_fraction))
         return participants, participants
+
+    def without_effect(self) -> tuple[str, ...]:
+        """Names of settings that change nothing about an experiment with these settings."""
+        return ()
 
     def as_program(self, numbers: Collection[str]) -> Self:
         """The settings that a compiled program depends on.
@@ -234,27 +243,17 @@ class Config:
         put(path, lambda path: path.write_text(text))
 
 
+def share_of(number: int, share: float) -> int:
+    """A share of a number of clients, rounded down as in the released programs. What lies below an
+    integer by rounding error alone is that integer: 0.29 of 100 are 29, though 100 * 0.29 is
+    28.999999999999996."""
+    return math.floor(number * share + 1e-9)
+
+
 INERT = (
     "out", "data_dir", "checkpoint_every", "checkpoint_minutes", "block_size", "size_classes"
 )  # fmt: skip
 """Settings that change no result: folders, checkpoints, and how the work is divided."""
-
-
-def differences(
-    found: dict[str, Any], wanted: dict[str, Any], but: Collection[str] = INERT
-) -> list[str]:
-    """The settings in which two runs of a method differ, in words.
-
-    Args:
-        found: settings on disk, by name.
-        wanted: settings now, by name.
-        but: settings that may differ.
-    """
-    return [
-        f"{name} {found.get(name)!r}, now {value!r}"
-        for name, value in wanted.items()
-        if name not in but and found.get(name) != value
-    ]
 
 
 def _check(name: str, kind: Any, value: Any) -> None:

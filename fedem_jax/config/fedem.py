@@ -7,6 +7,7 @@ import math
 import reprlib
 from collections.abc import Collection
 from dataclasses import dataclass
+from numbers import Real
 from typing import Annotated, Literal
 
 from fedem_jax.config.base import Count, Positive, Range, Weight
@@ -58,6 +59,8 @@ class FedEM(LocalPrivacy, ServedClients):
     """L2 penalty of the network, added to its gradient."""
 
     def __post_init__(self):
+        if isinstance(self.merging, Real) and not isinstance(self.merging, bool):
+            object.__setattr__(self, "merging", str(self.merging))
         super().__post_init__()
         if self.adapter_holdout and self.merging != "once":
             raise UserError(
@@ -97,6 +100,17 @@ class FedEM(LocalPrivacy, ServedClients):
     def merging_by(self, merging: str) -> FedEM:
         """The same settings with another way of merging, and all samples for local training."""
         return dataclasses.replace(self, merging=merging, adapter_holdout=0.0)
+
+    def without_effect(self) -> tuple[str, ...]:
+        idle = () if self.backbone == "ncf" else ("network_widths", "lr_network", "weight_decay")
+        if not self.learns_rho:
+            idle += ("lr_adapter", "adapter", "adapter_widths")
+        elif self.adapter == "table":
+            idle += ("adapter_widths",)
+        if not self.downloads:
+            return (*idle, "aggregation", "similarity", "alpha")
+        of_weights = {"both": (), "avg": ("similarity", "alpha"), "sim": ("alpha",)}
+        return idle + of_weights[self.aggregation]
 
     def as_program(self, numbers: Collection[str]) -> FedEM:
         program = super().as_program(numbers)

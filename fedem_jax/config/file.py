@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import reprlib
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, TypeVar
 from fedem_jax.config.base import Config
 from fedem_jax.config.fedem import FedEM
 from fedem_jax.config.registry import METHODS
-from fedem_jax.config.values import from_data
+from fedem_jax.config.values import refuse_unknown
 from fedem_jax.errors import UserError, nearest
 
 Kind = TypeVar("Kind", bound=Config)
@@ -49,13 +48,9 @@ def settings_from(kind: type[Kind], values: dict[str, Any], source: str) -> Kind
     Raises:
         UserError: a field is unknown, or does not accept its value.
     """
-    known = [field.name for field in dataclasses.fields(kind)]
     try:
-        for name in values:
-            if name not in known:
-                hint = nearest(name[:40], known)
-                raise UserError(f"unknown field {reprlib.repr(name)}; {hint}.")
-        return kind(**{name: from_data(kind, name, value) for name, value in values.items()})
+        refuse_unknown(kind, values, "field")
+        return kind(**values)
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
 

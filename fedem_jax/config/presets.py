@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from fedem_jax.config.base import Config
 from fedem_jax.config.registry import settings_of
 from fedem_jax.config.tuned import tuned
+from fedem_jax.config.values import from_data, refuse_unknown
 from fedem_jax.errors import UserError, nearest
 
 RELEASED: dict[tuple[str, str], dict[str, Any]] = {
@@ -26,7 +28,11 @@ PRESETS = ("auto", "released", "tuned")
 
 
 def preset(
-    name: str = "auto", *, dataset: str = "synthetic", method: str = "fedem", **settings: Any
+    name: str = "auto",
+    *,
+    dataset: str | os.PathLike[str] = "synthetic",
+    method: str = "fedem",
+    **settings: Any,
 ) -> Config:
     """A configuration that starts from a preset.
 
@@ -39,21 +45,25 @@ def preset(
         settings: values that replace those of the preset.
 
     Raises:
-        UserError: the preset or the method is unknown, or no tuned settings exist.
+        UserError: the preset, the method or a setting is unknown, a setting does not accept its
+            value, or no tuned settings exist.
     """
     if name not in PRESETS:
-        raise UserError(f"preset: '{name}' is unknown; {nearest(name, list(PRESETS))}.")
+        raise UserError(f"preset: '{name}' is unknown; {nearest(str(name), list(PRESETS))}.")
+    kind = settings_of(method)
+    data: str = from_data(kind, "dataset", dataset)
+    refuse_unknown(kind, settings)
     if name == "auto":
-        embedded = dataset == "synthetic" and (method, dataset) in tuned()
+        embedded = data == "synthetic" and (method, data) in tuned()
         name = "tuned" if embedded else "released"
-    values = RELEASED.get((method, dataset), {})
+    values = RELEASED.get((method, data), {})
     if name == "tuned":
-        if (method, dataset) not in tuned():
+        if (method, data) not in tuned():
             known = ", ".join(searched for name, searched in tuned() if name == method)
             raise UserError(
-                f"preset: {method} on {dataset} has no tuned settings; it has some for "
+                f"preset: {method} on {data} has no tuned settings; it has some for "
                 f"{known or 'no data set'}."
             )
-        values = tuned()[method, dataset].settings
-    chosen: dict[str, Any] = {"dataset": dataset, "method": method} | values | settings
-    return settings_of(method)(**chosen)
+        values = tuned()[method, data].settings
+    chosen: dict[str, Any] = {"dataset": data, "method": method} | values | settings
+    return kind(**chosen)

@@ -61,6 +61,8 @@ def settings_of(method: str) -> type[Config]:
     Raises:
         UserError: the method is unknown.
     """
-    if method not in METHODS:
-        raise UserError(f"method: '{method}' is unknown; {nearest(method, list(METHODS))}.")
+    if not isinstance(method, str) or method not in METHODS:
+        raise UserError(
+            f"method: '{method}' is unknown; {nearest(str(method)[:40], list(METHODS))}."
+        )
     return METHODS[method].settings

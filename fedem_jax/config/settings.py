@@ -46,6 +46,9 @@ class CentralMF(Config):
     its positive (the setting `bce` then has no effect)."""
     init_scale: Positive = 0.1
 
+    def without_effect(self) -> tuple[str, ...]:
+        return ("bce",) if self.loss == "bpr" else ()
+
 
 @dataclass(frozen=True)
 class FedMF(LocalPrivacy, AdamClients):
@@ -83,6 +86,9 @@ class FCF(Config):
     server_steps: Count = 1
     """Steps of the server in a round; each follows an exchange of gradients with the clients."""
     init_scale: Positive = 0.1
+
+    def without_effect(self) -> tuple[str, ...]:
+        return ("local_epochs", "batch_size", "num_negative", "bce")
 
 
 @dataclass(frozen=True)
@@ -166,6 +172,9 @@ class GPFedRec(Config):
                 "gpfedrec, which holds all of them; give 1."
             )
 
+    def without_effect(self) -> tuple[str, ...]:
+        return ("neighbour_threshold",) if self.neighbours else ()
+
 
 @dataclass(frozen=True)
 class FedRAP(Config):
@@ -196,6 +205,10 @@ class FedRAP(Config):
     """Factor of the step sizes after every round."""
     threshold: Weight = 1e-4
     """A client stops early if its running loss changes by less than this share in an epoch."""
+
+    def without_effect(self) -> tuple[str, ...]:
+        norm = () if self.sparsity else ("sparsity_norm",)
+        return norm if self.sparsity or self.independence else (*norm, "schedule")
 
 
 @dataclass(frozen=True)
@@ -240,3 +253,6 @@ class CoFedRec(Config):
     """Temperature of that loss."""
     base_temperature: Positive = 0.5
     """That loss is multiplied by temperature / base_temperature."""
+
+    def without_effect(self) -> tuple[str, ...]:
+        return () if self.contrast else ("temperature", "base_temperature")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fedem_jax.config.base import Config, Positive, Range, Share, Weight
+from fedem_jax.config.base import Config, Positive, Range, Share, Weight, share_of
 
 Decay = Annotated[float, Range(0, 0.9999)]
 """Decay of a running mean: the share that a step keeps."""
@@ -31,7 +31,7 @@ class ServedClients(AdamClients):
 
     def round_sizes(self, num_clients: int) -> tuple[int, int]:
         participants, _ = super().round_sizes(num_clients)
-        return participants, max(1, int(participants * self.aggregation_fraction))
+        return participants, max(1, share_of(participants, self.aggregation_fraction))
 
     def lighter(self) -> list[list[dict[str, Any]]]:
         shares = (self.aggregation_fraction / 2**halvings for halvings in range(1, 8))

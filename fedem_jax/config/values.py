@@ -9,14 +9,16 @@ checks ranges and choices when settings are made.
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import reprlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from numbers import Integral, Real
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from fedem_jax.errors import UserError
+from fedem_jax.errors import UserError, nearest
 
 WORDS = {int: "integer", float: "number", str: "text"}
 """Names of types in error sentences."""
@@ -49,7 +51,8 @@ def from_text(kind: type, name: str, text: str, between: str = ",") -> Any:
 def from_data(kind: type, name: str, value: Any) -> Any:
     """Convert a value from JSON, TOML or Python to the type of a field.
 
-    An integer may stand for a number, and a whole number for an integer. Nothing else is converted.
+    An integer may stand for a number, and a whole number for an integer. Scalars and lists of NumPy
+    and JAX count as numbers and lists, a path as its text. Nothing else is converted.
 
     Raises:
         UserError: the value has another type. The sentence names field and value.
@@ -57,9 +60,47 @@ def from_data(kind: type, name: str, value: Any) -> Any:
     target = declared(kind, name)
     if get_origin(target) is not tuple:
         return _converted(name, value, target)
+    value = listed(value)
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise _refused(name, value, target)
     return tuple(_converted(name, entry, get_args(target)[0]) for entry in value)
+
+
+def whole(name: str, value: Any, least: int = 0) -> int:
+    """Convert an argument of Python to an integer, as a setting of this type.
+
+    Args:
+        name: what the user calls it.
+        least: smallest number that is accepted.
+
+    Raises:
+        UserError: the value is no integer, or smaller. The sentence names it.
+    """
+    number = _converted(name, value, int)
+    if number < least:
+        raise UserError(f"{name}: {number} is out of range; give a number of at least {least}.")
+    return number
+
+
+def listed(value: Any) -> Any:
+    """The entries of an array of NumPy or JAX, or of a table's column, as a list; anything else as
+    it is."""
+    if getattr(value, "ndim", 0) == 1 and hasattr(value, "tolist"):
+        return list(value)
+    return value
+
+
+def refuse_unknown(kind: type, names: Iterable[str], what: str = "setting") -> None:
+    """Refuse a name that is no field of a class of settings.
+
+    Raises:
+        UserError: one is unknown. The sentence suggests the nearest.
+    """
+    known = [field.name for field in dataclasses.fields(kind)]
+    for name in names:
+        if name not in known:
+            hint = nearest(name[:40], known)
+            raise UserError(f"unknown {what} {reprlib.repr(name)}; {hint}.")
 
 
 @cache
@@ -79,10 +120,14 @@ def _read(name: str, text: str, target: Any) -> Any:
 
 def _converted(name: str, value: Any, target: Any) -> Any:
     """Convert a single value."""
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    elif hasattr(value, "dtype") and getattr(value, "ndim", None) == 0:
+        value = _scalar(value)
     if isinstance(value, bool):
         if target is bool:
             return value
-    elif isinstance(value, Real):  # also a number of NumPy
+    elif isinstance(value, Real):
         if target is float:
             return _as_float(name, value)
         if target is int and isinstance(value, Integral):
@@ -90,8 +135,15 @@ def _converted(name: str, value: Any, target: Any) -> Any:
         if target is int and float(value).is_integer():
             return int(float(value))
     elif isinstance(value, str) and (target is str or get_origin(target) is Literal):
-        return value
+        return str(value)
     raise _refused(name, value, target)
+
+
+def _scalar(value: Any) -> Any:
+    """A scalar of NumPy or JAX as one of Python. A float of fewer digits keeps those that it shows:
+    float32 0.1 is 0.1, not 0.10000000149."""
+    python = value.item()
+    return float(str(value)) if isinstance(python, float) else python
 
 
 def _as_float(name: str, value: Real) -> float:

@@ -9,15 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, Real
+from jaxtyping import Array, Bool, Float, Int
 
+from fedem_jax.config.values import whole
 from fedem_jax.core.algorithm import Algorithm, State
 from fedem_jax.core.layout import Layout
 from fedem_jax.core.lists import Lists
 from fedem_jax.data.federation import Federation
 from fedem_jax.errors import UserError
 from fedem_jax.evaluation.metrics import summarise
-from fedem_jax.evaluation.records import PARTS
 
 
 class HeldOut(NamedTuple):
@@ -132,35 +132,71 @@ def rank_all(
     return layout.on_each_device(on_device, state.clients, state.server, held_out, client_at)
 
 
-def evaluate(
-    federation: Federation, scores: Real[np.ndarray, "_ I"], k: int = 10
-) -> dict[str, dict[str, float]]:
+def evaluate(federation: Federation, scores: Any, k: Any = 10) -> dict[str, dict[str, float]]:
     """Metrics of any scores under a federation's protocol, with the candidates that runs use.
+
+    Scores are compared as they are given, in their own precision. The float32 probabilities of the
+    released programs (`scale`) belong to their training alone; scores that are to be ranked like
+    that are given as such probabilities.
 
     Args:
         federation: the split.
-        scores: of every client for every item, such as logits; higher is better. [1, I]: the same
-            scores for all clients.
+        scores: [C, I], of every client for every item, such as logits; higher is better. -inf puts
+            an item last. [1, I]: the same scores for all clients.
         k: K that is reported beside `CUTOFFS`.
 
     Returns:
         metrics by name, for each of `PARTS`.
 
     Raises:
-        UserError: the scores have another shape or are not finite.
+        UserError: the scores have another shape, are no numbers, NaN or +inf, or `k` is no cutoff.
     """
+    k = whole("k", k, 1)
     scores, shape = np.asarray(scores), (federation.num_clients, federation.num_items)
     if scores.shape not in (shape, (1, shape[1])):
         raise UserError(f"scores: have shape {list(scores.shape)}; expected {list(shape)}.")
-    ranking = Ranking(federation.protocol.ties, federation.protocol.scale, k)
-    one = jax.jit(partial(rank_one, ranking))
-    capacity, ranks = int(np.diff(federation.offsets).max()), []
+    if not (jnp.issubdtype(scores.dtype, np.bool) or jnp.issubdtype(scores.dtype, np.number)):
+        raise UserError(f"scores: are no numbers but {scores.dtype}; give integers or floats.")
+    if jnp.issubdtype(scores.dtype, np.complexfloating):
+        raise UserError("scores: are complex numbers, which have no order; give real ones.")
+    if not jnp.issubdtype(scores.dtype, np.integer):
+        lost = (np.isnan(scores) | (scores == np.inf)).any(axis=1)
+        if lost.any():
+            raise UserError(f"scores: those of client {lost.argmax()} hold NaN or +inf.")
+    check_cutoff("k", k, federation)
+    ranks: dict[str, list[float]] = {"val": [], "test": [], "val_full": [], "test_full": []}
     for client in range(federation.num_clients):
-        train = federation.train_items(client)
-        known = np.pad(train, (0, capacity - len(train)), constant_values=federation.num_items)
-        own = HeldOut(*(getattr(federation, name)[client] for name in HeldOut._fields))
-        ranks.append(one(scores[client % len(scores)].astype(np.float32), own, known))
-    if not all(rank.finite for rank in ranks):
-        lost = next(client for client, rank in enumerate(ranks) if not rank.finite)
-        raise UserError(f"scores: those of client {lost} are not all finite.")
-    return {part: summarise(np.array([getattr(r, part) for r in ranks]), k) for part in PARTS}
+        row, ties = scores[client % len(scores)], federation.protocol.ties
+        val, test = federation.val_item[client], federation.test_item[client]
+        unknown = np.ones(federation.num_items, bool)
+        unknown[federation.train_items(client)] = unknown[val] = False
+        ranks["val"].append(_rank(row[val], row[federation.val_candidates[client]], ties))
+        ranks["test"].append(_rank(row[test], row[federation.test_candidates[client]], ties))
+        ranks["val_full"].append(_rank(row[val], row[unknown], ties))
+        unknown[test] = False
+        ranks["test_full"].append(_rank(row[test], row[unknown], ties))
+    return {part: summarise(np.array(each), k) for part, each in ranks.items()}
+
+
+def _rank(held_out: Any, others: np.ndarray, ties: str) -> float:
+    """As `rank`, of one client, on the host: in the precision of the scores."""
+    equal = float((others == held_out).sum())
+    return 1.0 + float((others > held_out).sum()) + (equal if ties == "pessimistic" else equal / 2)
+
+
+def check_cutoff(name: str, k: int, federation: Federation) -> None:
+    """Refuse a list in which every held-out item stands, whatever its rank among the candidates:
+    rounds would be chosen, and methods compared, by a number that is always 1.
+
+    Args:
+        name: what the user calls `k`.
+
+    Raises:
+        UserError: it is one; says from where on.
+    """
+    shortest = min(federation.val_candidates.shape[1], federation.test_candidates.shape[1])
+    if k > shortest:
+        raise UserError(
+            f"{name}: among {shortest} candidates and the held-out item every rank is at most "
+            f"{shortest + 1}, so HR@{k} is always 1; give a smaller {name}."
+        )

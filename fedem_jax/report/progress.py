@@ -23,6 +23,7 @@ from fedem_jax.evaluation.metrics import metric_title
 from fedem_jax.evaluation.records import Record, Setting, Summary
 from fedem_jax.report.run_tables import closing, opening
 from fedem_jax.report.tables import written_files
+from fedem_jax.report.terminal import Terminal
 from fedem_jax.runs.names import CURVES, METRICS, PER_CLIENT, RHO_PICTURE, SUMMARY
 from fedem_jax.units import in_seconds
 
@@ -56,7 +57,7 @@ class Progress:
 
     def __init__(self, console: Console | None = None, directory: Path | None = None):
         """directory: folder of the run, named at the end with its files; None: nothing is named."""
-        self._console = console or Console(highlight=False)
+        self._console = console or Terminal()
         self._directory = directory
         self._bar: Bar | None = None
         self._task = TaskID(0)

@@ -16,7 +16,16 @@ from fedem_jax.evaluation.metrics import Metric, metric_title, metrics_at, ranke
 from fedem_jax.evaluation.records import Metrics, Setting, Summary
 from fedem_jax.evaluation.statistics import over_seeds
 from fedem_jax.evaluation.summary import protocol_label, shared_k
-from fedem_jax.report.tables import Cell, Row, Shown, Table, in_terminal, mean_cell, styled
+from fedem_jax.report.tables import (
+    Cell,
+    Row,
+    Shown,
+    Table,
+    in_terminal,
+    least_important,
+    mean_cell,
+    styled,
+)
 from fedem_jax.runs.reading import Run
 from fedem_jax.units import in_bytes, in_seconds, in_span
 
@@ -139,7 +148,8 @@ def _table(
 ) -> Table:  # fmt: skip
     """A table of a label, the field `second`, and metrics. Six metrics fill 80 columns."""
     names = [f"{ranked_title(part)}\n{metric_title(name)}" for part, name in metrics]
-    return Table(title, ["", f"\n{second:>7}", *names], rows, notes, label_width=17)
+    drop = [*least_important(metrics, 2), 1]
+    return Table(title, ["", f"\n{second:>7}", *names], rows, notes, label_width=17, drop=drop)
 
 
 def _row(

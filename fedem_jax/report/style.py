@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,7 +55,12 @@ def save(figure: Figure, path: str | Path) -> None:
     for text in figure.findobj(Text):
         if isinstance(text, Text) and text not in powers:
             text.set_parse_math(False)
-    figure.savefig(path)
+    try:
+        figure.savefig(path)
+    except BaseException:
+        with suppress(OSError):
+            Path(path).unlink(missing_ok=True)  # torn
+        raise
 
 
 def frame(

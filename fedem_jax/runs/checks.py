@@ -5,16 +5,19 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
+import shlex
 from pathlib import Path
 
-from fedem_jax.config.base import INERT, Config, differences
+from fedem_jax.config.base import INERT, Config
 from fedem_jax.config.file import load_settings
+from fedem_jax.config.words import differences
 from fedem_jax.errors import CannotResume, UserError
 from fedem_jax.runs.names import CONFIG, METRICS, SUMMARY
 from fedem_jax.storage.lock import holder
 
-RESUMED_WITH = tuple(name for name in INERT if name != "size_classes")
-"""Settings that may change when a run is resumed."""
+RESUMED_WITH = ("dataset", *(name for name in INERT if name != "size_classes"))
+"""Settings that may change when a run is resumed. Of the data only their place may: their
+fingerprint is compared."""
 
 
 def check_settings(path: Path, config: Config) -> None:
@@ -56,17 +59,20 @@ def check_untaken(path: Path) -> None:
     """
     if _taken(path):
         resumable = (path / CONFIG).exists() and not (path / SUMMARY).exists()
-        hint = "" if not resumable else f" that can be gone on with, `fedem train --resume {path}`"
+        folder, free = shlex.quote(str(path)), shlex.quote(str(first_free(path)))
+        hint = f" that can be resumed, `fedem train --resume {folder}`" if resumable else ""
         raise UserError(
-            f"{path}: already holds a run{hint}; give another --out or remove the folder."
+            f"{path}: already holds a run{hint}; give another --out, such as `--out {free}`, or "
+            f"remove the folder, `rm -r {folder}`."
         )
 
 
 def first_free(path: str | Path) -> Path:
-    """`path` if it holds no run, else the first of `<path>-2`, `<path>-3`, ... that holds none."""
+    """`path`, or the first of `<path>-2`, `<path>-3`, ..., without a run and without a process."""
     path = Path(path)
     numbered = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
-    return next(each for each in itertools.chain([path], numbered) if not _taken(each))
+    folders = itertools.chain([path], numbered)
+    return next(each for each in folders if not (_taken(each) or holder(each)))
 
 
 def _taken(path: Path) -> bool:

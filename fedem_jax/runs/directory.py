@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -14,12 +15,13 @@ import pandas as pd
 
 from fedem_jax.config.base import Config
 from fedem_jax.data.federation import Federation
+from fedem_jax.errors import CannotResume
 from fedem_jax.evaluation.records import Record, Setting, Summary
 from fedem_jax.evaluation.summary import with_metrics
 from fedem_jax.runs.checks import check_free, check_settings, check_untaken
 from fedem_jax.runs.names import CANDIDATES, CONFIG, METRICS, PER_CLIENT, RHO, SUMMARY
 from fedem_jax.runs.reading import Run, read_lines
-from fedem_jax.storage.files import append, disk_errors, json_line, plain, put, resume_hint
+from fedem_jax.storage.files import append, disk_errors, drawing, json_line, plain, put, resume_hint
 from fedem_jax.storage.lock import Lock
 
 
@@ -77,11 +79,12 @@ class RunDirectory:
 
         Raises:
             UserError: the folder cannot be written, or it holds another run.
-            CannotResume: the run to be resumed has other settings.
+            CannotResume: the run to be resumed has other settings or other data.
         """
         self._config = setting["config"]
         if self.resume:
             check_settings(self.path, self.config)
+            check_data(self.path, setting["federation"])
         elif self._lock is None:
             check_free(self.path)
         else:
@@ -89,7 +92,7 @@ class RunDirectory:
         with disk_errors(self.path, "give another --out"):
             self.path.mkdir(parents=True, exist_ok=True)
             self.config.save(self.path / CONFIG)
-            if not (self.resume and (self.path / CANDIDATES).exists()):
+            if not (self.resume and stored_fingerprint(self.path)):
                 save_candidates(self.path / CANDIDATES, setting["federation"])
 
     def rewind(self, number: int, with_rho: bool = False) -> list[Record]:
@@ -142,7 +145,9 @@ class RunDirectory:
                         os.fsync(file.fileno())
 
     def finish(self, summary: Summary, per_client: pd.DataFrame) -> None:
-        """Draw the run, then write its summary. A run with a summary therefore has all its files.
+        """Draw the run, then write its summary.
+
+        A run with a summary therefore has all its files, except pictures that cannot be drawn.
 
         Raises:
             UserError: a file cannot be written; the records are kept.
@@ -151,9 +156,33 @@ class RunDirectory:
             if self.config.per_client:
                 table = with_metrics(per_client, self.config.top_k)
                 put(self.path / PER_CLIENT, table.to_parquet)
-            self._draw(self.path, Run(self.config, self._records, summary))
+            with drawing(self.path, self.say):
+                self._draw(self.path, Run(self.config, self._records, summary))
             text = json.dumps(summary, indent=2, default=plain) + "\n"
             put(self.path / SUMMARY, lambda path: path.write_text(text))
+
+
+def stored_fingerprint(path: Path) -> str:
+    """Fingerprint of the split of the run in a folder; empty if that is not on disk."""
+    try:
+        with (path / CANDIDATES).open("rb") as file, np.load(file) as arrays:
+            return str(arrays["fingerprint"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return ""
+
+
+def check_data(path: Path, federation: Federation) -> None:
+    """Refuse to resume a run on other data. Their file may have moved.
+
+    Raises:
+        CannotResume: the split in the folder is another.
+    """
+    found = stored_fingerprint(path)
+    if found and found != federation.fingerprint:
+        raise CannotResume(
+            f"{path}: holds a run on other data (data '{found}', now "
+            f"'{federation.fingerprint}'); give back the data that it began with."
+        )
 
 
 def save_candidates(path: Path, federation: Federation) -> None:

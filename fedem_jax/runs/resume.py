@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from fedem_jax.config.base import Config, differences
+from fedem_jax.config.base import Config
+from fedem_jax.config.words import differences
 from fedem_jax.core.algorithm import State
 from fedem_jax.errors import CannotResume, UserError
 from fedem_jax.evaluation.ranking import Ranks

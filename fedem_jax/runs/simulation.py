@@ -25,7 +25,7 @@ from fedem_jax.core.size_classes import ClientLoad, lay_out
 from fedem_jax.data.federation import Federation
 from fedem_jax.errors import UserError
 from fedem_jax.evaluation.metrics import coverage, summarise
-from fedem_jax.evaluation.ranking import HeldOut, Ranking, Ranks, rank_all
+from fedem_jax.evaluation.ranking import HeldOut, Ranking, Ranks, check_cutoff, rank_all
 from fedem_jax.evaluation.records import Record
 from fedem_jax.methods import bind
 from fedem_jax.runs.memory import plan_memory
@@ -197,16 +197,8 @@ def check_pool(config: Config, federation: Federation) -> None:
 
 
 def check_list(config: Config, federation: Federation) -> None:
-    """Refuse a `top_k` that is larger than the number of candidates.
-
-    HR@K would always be 1, so it could neither choose rounds nor compare methods.
-    """
-    shortest = min(federation.val_candidates.shape[1], federation.test_candidates.shape[1])
-    if config.top_k > shortest:
-        raise UserError(
-            f"top_k: among {shortest} candidates and the held-out item every rank is at most "
-            f"{shortest + 1}, so HR@{config.top_k} is always 1; give a smaller top_k."
-        )
+    """Refuse a list in which every held-out item stands (`check_cutoff`)."""
+    check_cutoff("top_k", config.top_k, federation)
 
 
 def versions() -> dict[str, str]:

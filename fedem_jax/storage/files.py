@@ -26,6 +26,20 @@ def disk_errors(path: Path, remedy: str) -> Iterator[None]:
         raise UserError(f"{path}: cannot be written ({in_short(error)}); {remedy}.") from None
 
 
+@contextmanager
+def drawing(path: Path, say: Callable[[str], Any]) -> Iterator[None]:
+    """Draw pictures; an error is said and goes no further, since no figures depend on them.
+
+    Args:
+        path: the picture or its folder, for the sentence.
+        say: takes the sentence.
+    """
+    try:
+        yield
+    except Exception as error:
+        say(f"{path}: cannot be drawn ({in_short(error).rstrip('.')}).")
+
+
 def resume_hint(directory: Path) -> str:
     """How to resume a run that ended with a full disk."""
     return f"make room, then go on with `fedem train --resume {directory}`"

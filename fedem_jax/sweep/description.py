@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from fedem_jax.config.base import INERT, Config
@@ -76,6 +77,14 @@ class Sweep:
         first = {name: listed[0] for name, listed in values.items()}
         return [first | {name: value} for name, listed in values.items() for value in listed]
 
+    def idle(self) -> list[str]:
+        """The varied settings that change nothing in any trial."""
+        settings = self.settings() if self.search != "optuna" else self._extremes()
+        left = {values.name for values in self.varied}
+        for setting in settings:
+            left &= set(self.config_of(setting, self.seeds[0]).without_effect())
+        return [values.name for values in self.varied if values.name in left]
+
     def config_of(self, setting: Setting, seed: int) -> Config:
         """All settings of a trial."""
         try:
@@ -87,6 +96,7 @@ class Sweep:
         """All that the trials depend on, for JSON; `splits` are fingerprints by seed."""
         excluded = ("seed", "per_client", *INERT)
         config = dataclasses.asdict(self.config)
+        config["dataset"] = data_name(self.config.dataset)
         return {
             "config": {name: value for name, value in config.items() if name not in excluded},
             "vary": [str(values) for values in self.varied],
@@ -104,3 +114,9 @@ class Sweep:
         if self.search == "optuna" or self.halving:
             return ()
         return ("seeds", "trials", "select")
+
+
+def data_name(dataset: str) -> str:
+    """A data set without the folder of its file: `splits` of a plan say which data they are, so
+    that a path may be spelled differently, and its file may move."""
+    return Path(dataset).name

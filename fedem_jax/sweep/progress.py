@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.text import Text
 
+from fedem_jax.config.words import without_effect
 from fedem_jax.data.federation import Federation
 from fedem_jax.evaluation.metrics import full_title
 from fedem_jax.report.progress import live_bar
@@ -138,7 +139,16 @@ def opening(sweep: Sweep, federation: Federation) -> str:
         f"{federation.num_clients:,} clients, {federation.num_items:,} items\n"
         f"{number} {kind[sweep.search]} x {counted(seeds, 'seed')} = {counted(trials, 'trial')} of "
         f"{counted(sweep.config.rounds, 'round')}{halving}\n"
-        f"varied: {'  '.join(map(str, sweep.varied))}"
+        f"varied: {'  '.join(map(str, sweep.varied))}{_idle(sweep)}"
+    )
+
+
+def _idle(sweep: Sweep) -> str:
+    """Which varied settings change nothing, in a sentence on a line of its own."""
+    if not (idle := sweep.idle()):
+        return ""
+    return (
+        f"\n{without_effect(idle, sweep.config.method)}; trials that differ in nothing else agree."
     )
 
 

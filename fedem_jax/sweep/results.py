@@ -25,6 +25,7 @@ import pandas as pd
 from fedem_jax.errors import UserError
 from fedem_jax.runs.checks import check_untaken
 from fedem_jax.storage.files import disk_errors, put
+from fedem_jax.sweep.description import data_name
 from fedem_jax.sweep.space import Setting, as_text
 
 PLAN, TRIALS, TRIALS_CSV, CURVES = "sweep.json", "trials.parquet", "trials.csv", "curves.parquet"
@@ -231,6 +232,8 @@ def _refuse_other(
 ) -> None:
     """Refuse a folder whose plan differs in more than what may grow."""
     old, new = flat(saved), flat(json.loads(json.dumps(plan)))
+    if isinstance(old.get("config dataset"), str):  # earlier versions kept the whole path
+        old["config dataset"] = data_name(old["config dataset"])
     changed = [
         f"{name} {old.get(name)!r}, now {new.get(name)!r}"
         for name in dict.fromkeys([*old, *new])

@@ -13,15 +13,17 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from fedem_jax.config.base import Config
+from fedem_jax.config.values import whole
 from fedem_jax.data.sources import federation_of
 from fedem_jax.errors import UserError
 from fedem_jax.evaluation.summary import chance
@@ -32,6 +34,9 @@ from fedem_jax.sweep.results import TrialResults
 from fedem_jax.sweep.runner import Runner, Watcher
 from fedem_jax.sweep.search import batches
 from fedem_jax.sweep.space import space
+
+Whole = float | np.number
+"""A whole number of Python or NumPy."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +63,16 @@ def sweep(
     config: Config,
     vary: Mapping[str, Any] | Sequence[str] = (),
     *,
-    seeds: int | Sequence[int] = 1,
+    seeds: Whole | Iterable[Whole] = 1,
     space_file: str | Path = "",
     search: str = "grid",
-    trials: int = 0,
-    search_seed: int = 0,
+    trials: Whole = 0,
+    search_seed: Whole = 0,
     select: str = "val",
-    halving: int = 0,
+    halving: Whole = 0,
     out: str | Path = "",
-    width: int = 0,
-    chunk: int = 0,
+    width: Whole = 0,
+    chunk: Whole = 0,
     watch: Watcher | None = None,
 ) -> SweepResult:
     """Run many trials of a method and find its best setting by validation.
@@ -91,16 +96,18 @@ def sweep(
         UserError: settings that exclude each other or do not fit into memory, unusable data, a
             folder that holds another sweep or is in use, or no setting that stayed finite.
     """
+    each = seeds if isinstance(seeds, Iterable) else range(whole("seeds", seeds))
     described = Sweep(
         config=config,
         varied=space(type(config), vary, space_file),
-        seeds=tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds),
+        seeds=tuple(whole("seeds", seed) for seed in each),
         search=search,
-        trials=trials,
-        search_seed=search_seed,
+        trials=whole("trials", trials),
+        search_seed=whole("search_seed", search_seed),
         select=select,
-        halving=halving,
+        halving=whole("halving", halving),
     )
+    width, chunk = whole("width", width), whole("chunk", chunk)
     return run_sweep(described, out, width=width, chunk=chunk, watch=watch)
 
 

@@ -16,6 +16,7 @@ import json
 import math
 import tomllib
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ import numpy as np
 
 from fedem_jax.config.base import Config
 from fedem_jax.config.protocol import SWITCHES
-from fedem_jax.config.values import declared, from_data, from_text
+from fedem_jax.config.values import declared, from_data, from_text, listed
 from fedem_jax.errors import UserError, nearest
 
 FIXED = (
@@ -89,6 +90,8 @@ def space(
         UserError: nothing is varied, a setting is unknown, fixed or named twice, or its values
             cannot be read.
     """
+    if isinstance(vary, str):
+        vary = [vary]
     entries: list[tuple[str, Any]] = list(_in_file(Path(path)).items()) if path else []
     if isinstance(vary, Mapping):
         entries += vary.items()
@@ -148,16 +151,17 @@ def _values(kind: type[Config], name: str, given: Any) -> Values:
         if ":" in given and declared(kind, name) in (int, float):
             return _range(name, given, declared(kind, name))
         given = [each.strip() for each in given.split(",")]
-    elif not isinstance(given, Sequence):
+    given = listed(given)
+    if not isinstance(given, Sequence):
         given = [given]
     try:
-        listed = tuple(_value(kind, name, each) for each in given)
+        found = tuple(_value(kind, name, each) for each in given)
     except UserError as error:
         raise UserError(f"vary: {error}") from None
-    if not listed:
+    if not found:
         raise UserError(f"vary: '{name}' has no values.")
-    listed = tuple(dict.fromkeys(listed))
-    return Values(name, listed, log=_by_ratios(listed))
+    found = tuple(dict.fromkeys(found))
+    return Values(name, found, log=_by_ratios(found))
 
 
 def _range(name: str, text: str, entry: type) -> Values:
@@ -186,7 +190,7 @@ def _range(name: str, text: str, entry: type) -> Values:
 
 def _value(kind: type[Config], name: str, given: Any) -> Any:
     """A value, given as text or data, in the type of the setting."""
-    if declared(kind, name) is str and type(given) in (int, float):
+    if declared(kind, name) is str and isinstance(given, Real) and not isinstance(given, bool):
         given = str(given)  # a setting may take a word or a number
     if isinstance(given, str):
         return from_text(kind, name, given, between="x")

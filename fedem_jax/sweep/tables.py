@@ -20,11 +20,12 @@ from fedem_jax.report.tables import (
     Table,
     in_markdown,
     in_terminal,
+    least_important,
     mean_cell,
     styled,
     written_files,
 )
-from fedem_jax.storage.files import disk_errors
+from fedem_jax.storage.files import disk_errors, drawing
 from fedem_jax.sweep.progress import in_brief
 from fedem_jax.sweep.results import CURVES, TRIALS, TRIALS_CSV
 from fedem_jax.sweep.run import SweepResult
@@ -52,13 +53,16 @@ def write_up(result: SweepResult, directory: Path, command: str) -> Shown:
         (directory / TABLE).write_text(document(result, command), encoding="utf-8")
         result.best.save(directory / BEST)
         (directory / ENTRY).write_text(as_preset(result, command), encoding="utf-8")
-        effects_chart(result, directory / EFFECTS)
-        settings_chart(result, directory / SETTINGS_PICTURE)
+    undrawn: list[str] = []
+    for draw, name in ((effects_chart, EFFECTS), (settings_chart, SETTINGS_PICTURE)):
+        with drawing(directory / name, undrawn.append):
+            draw(result, directory / name)
     files = (TABLE, BEST, EFFECTS, SETTINGS_PICTURE, TRIALS, TRIALS_CSV, CURVES)
     return in_terminal(
         best_settings(result, ("val",)),
         f"\n{outcome(result)}\n",
-        styled("as an entry of TUNED in fedem_jax/config/tuned.py:", "dim"),
+        *undrawn,
+        styled("as an entry of fedem_jax/config/tuned.toml:", "dim"),
         as_preset(result, command),
         written_files(directory, files),
         f"fedem train --config {directory / BEST}   runs the winner",
@@ -106,8 +110,10 @@ def best_settings(result: SweepResult, parts: Sequence[str], *, ranks: bool = Fa
         cells += [*(_mean(row, metric) for metric in metrics), row["status"]]
         rows.append(Row([str(rank), *cells] if ranks else cells, "bold" if rank == 1 else ""))
     header = ["rank", *header] if ranks else header
-    title = "Best settings by validation"
-    return Table(title, header, rows, notes(result), align="r" * len(header))
+    title, first = "Best settings by validation", header.index("best round")
+    pairs = [(part, name) for part, _, name in (each.partition(" ") for each in metrics)]
+    drop = [*least_important(pairs, first + 1), first, len(header) - 1, *range(first - 1, 0, -1)]
+    return Table(title, header, rows, notes(result), align="r" * len(header), drop=drop)
 
 
 def notes(result: SweepResult) -> list[str]:
@@ -122,9 +128,16 @@ def notes(result: SweepResult) -> list[str]:
         f"stopped early. Validation at each trial's best round, {spread}; chosen by "
         f"{_title(result.sweep.metric)}."
     ]
+    level = level_values(result)
+    sentences += [
+        f"The best values of {name} are level: {', '.join(values)}; the first of them is listed "
+        "first."
+        for name, values in level.items()
+    ]
     sentences += [
         f"The best {name} is the {end} that was searched; a better one may lie beyond."
         for name, end in at_an_edge(result.sweep.varied, result.best).items()
+        if name not in level
     ]
     if seconds["running"]:
         sentences.append(
@@ -133,6 +146,20 @@ def notes(result: SweepResult) -> list[str]:
             f"({seconds['host'] / sum(seconds.values()):.1%})."
         )
     return sentences
+
+
+def level_values(result: SweepResult) -> dict[str, list[str]]:
+    """By name, the values of a setting among several that are best alike on validation."""
+    metrics = [" ".join(each) for each in metrics_at(result.sweep.config.top_k, ("val",))]
+    metrics = [name.replace("val ", f"{result.sweep.select} ") for name in metrics]
+    ranked = result.settings
+    ranked = ranked[ranked["status"] == ranked["status"].iloc[0]]
+    best = ranked[(ranked[metrics] == ranked[metrics].iloc[0]).all(axis=1)]
+    values = {
+        each.name: list(dict.fromkeys(map(as_text, best[each.name])))
+        for each in result.sweep.varied
+    }
+    return {name: alike for name, alike in values.items() if len(alike) > 1}
 
 
 def at_an_edge(varied: Sequence[Values], best: Config) -> dict[str, str]:

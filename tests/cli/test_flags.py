@@ -241,7 +241,9 @@ def work(monkeypatch, tmp_path) -> SimpleNamespace:
         trained_on=lambda trial, state, rounds: arrived(alone=rounds),
     )  # fmt: skip
     replace(
-        "analysis.bottleneck_tables", save=lambda found, out: keep(out=str(out)), shown=lambda _: ""
+        "analysis.bottleneck_tables",
+        save=lambda found, out, say: keep(out=str(out)),
+        shown=lambda _: "",
     )
 
     run_sweep = importlib.import_module("fedem_jax.sweep.run").run_sweep

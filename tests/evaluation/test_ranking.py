@@ -162,4 +162,4 @@ def test_scores_that_do_not_tell_clients_apart_need_one_row():
     federation = small_federation()
     popularity = np.bincount(federation.items, minlength=federation.num_items)[None]
     everyone = np.repeat(popularity, federation.num_clients, axis=0)
-    assert fj.evaluate(federation, popularity) == fj.evaluate(federation, everyone)
+    assert fj.evaluate(federation, popularity, 3) == fj.evaluate(federation, everyone, 3)
