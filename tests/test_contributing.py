@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from toy import small_federation
@@ -33,8 +34,10 @@ def test_the_skeleton_is_fedmf(skeleton, monkeypatch):
     }  # fmt: skip
     federation = small_federation()
     config = FedMF(**settings, weighting="uniform")
-    ours, theirs = run(skeleton["Skeleton"](**settings), federation), run(config, federation)
-    start = Simulation(config, federation).init()
+    devices = jax.devices()[:1]
+    ours = run(skeleton["Skeleton"](**settings), federation, devices=devices)
+    theirs = run(config, federation, devices=devices)
+    start = Simulation(config, federation, devices).init()
     for read in (lambda state: state.server.items, lambda state: state.clients.private["user"]):
         began, mine, other = (np.asarray(read(each)) for each in (start, ours.state, theirs.state))
         assert mine.shape == other.shape

@@ -4,6 +4,8 @@ import dataclasses
 import re
 from pathlib import Path
 
+import jax
+
 from fedem_jax.cli.sweep import SweepCommand
 from fedem_jax.config.registry import METHODS
 
@@ -15,7 +17,10 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_python_example_runs(tmp_path, monkeypatch):
+    """As on a machine with one device."""
     monkeypatch.chdir(tmp_path)
+    one = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda: one)
     (example,) = blocks("python")
     scope: dict = {}
     exec(compile(example, "README.md", "exec"), scope)

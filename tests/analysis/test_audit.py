@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 from scipy.stats import binom, binomtest
@@ -117,8 +118,10 @@ def test_counted_are_the_negatives_that_the_run_trains_on():
     made = renumbered(small_federation("leak-free", clients=13), np.random.default_rng(0))
     some = {"rounds": 3, "client_fraction": 0.6, "size_classes": 2}
     config = dataclasses.replace(QUICK, bce="logit", **some)
-    start = np.asarray(Simulation(config, made).init().clients.items[:13])  # the same for all
-    result = run(config, made)
+    devices = jax.devices()[:1]
+    simulation = Simulation(config, made, devices)
+    start = np.asarray(simulation.init().clients.items[:13])  # the same for all
+    result = run(config, made, devices=devices)
     end = np.asarray(result.state.clients.items)[result.layout.place]
     moved = (end != start).any(-1)
     for name, mask in drawn_as_negative(config, made).items():

@@ -1,4 +1,4 @@
-"""A coverage-guided fuzzer of the readers: `python tests/fuzz_readers.py -max_total_time=600`.
+"""A coverage-guided fuzzer of the readers: `python tests/data/fuzz_readers.py -max_total_time=600`.
 
 It needs the extra `fuzz` (atheris, for Linux). The arguments are those of libFuzzer: flags, and
 folders of inputs to go on from. It stops at the first input that is neither read nor refused in one

@@ -1,7 +1,7 @@
 """Any bytes give sound interactions or one sentence (`ratings_files.judge`).
 
 Texts of likely pieces, sound files that were damaged, and raw bytes, for every kind of file. What a
-coverage-guided fuzzer found, or would have, is listed at the end; see `tests/fuzz_readers.py`.
+coverage-guided fuzzer found, or would have, is listed at the end; see `tests/data/fuzz_readers.py`.
 """
 
 import pytest

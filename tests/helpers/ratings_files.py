@@ -1,6 +1,6 @@
 """What every ratings file must come to, whatever its bytes, and sound files to start from.
 
-For the tests by hypothesis and for the fuzzer (`tests/fuzz_readers.py`).
+For the tests by hypothesis and for the fuzzer (`tests/data/fuzz_readers.py`).
 """
 
 import io

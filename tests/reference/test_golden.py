@@ -29,14 +29,20 @@ def failures(rows):
 
 @pytest.fixture(scope="module", autouse=True)
 def quick():
-    """Fewer size classes compile sooner and never change the result."""
+    """Fewer size classes and devices compile sooner and never change the result."""
     configuration = golden_check.configuration
+
+    class OneDevice(golden_check.Replay):
+        def __init__(self, config, federation, trace):
+            Simulation.__init__(self, config, federation, jax.devices()[:1])
+            self.trace = trace
 
     def fewer(trace):
         return dataclasses.replace(configuration(trace), size_classes=2)
 
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(golden_check, "configuration", fewer)
+        monkeypatch.setattr(golden_check, "Replay", OneDevice)
         yield
 
 
@@ -75,11 +81,8 @@ def made(request):
     trials = []
 
     class Kept(golden_check.Replay):
-        """On one device, which compiles sooner than two."""
-
-        def __init__(self, config, federation, trace):
-            Simulation.__init__(self, config, federation, jax.devices()[:1])
-            self.trace = trace
+        def __init__(self, *args):
+            super().__init__(*args)
             trials.append(self)
 
     trace = make_trace(**SETTINGS[request.param])
