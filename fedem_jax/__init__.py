@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fedem_jax.config.protocol import Protocol
     from fedem_jax.config.registry import METHODS
     from fedem_jax.data.federation import Federation
+    from fedem_jax.data.memory import federation
     from fedem_jax.data.sources import load
     from fedem_jax.errors import UserError
     from fedem_jax.evaluation.ranking import evaluate
@@ -41,6 +42,7 @@ __all__ = [
     "__version__",
     "audit",
     "evaluate",
+    "federation",
     "load",
     "preset",
     "run",
@@ -60,6 +62,7 @@ _HOME = {
     "sweep": "sweep.run",
     "Simulation": "runs.simulation",
     "UserError": "errors",
+    "federation": "data.memory",
     "evaluate": "evaluation.ranking",
     "load": "data.sources",
     "run": "runs.train",

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import tyro
 
@@ -155,9 +155,33 @@ class Bottleneck(FedEM):
 
 @dataclass(frozen=True)
 class Data:
-    """List the data sets that `fedem train --dataset` knows by name. It also accepts the path of a
-    CSV, TSV or parquet file of your own.
+    """List the data sets that `fedem train --dataset` knows by name. Or show how a file is read:
+    what becomes user, item, rating and time, counts, ties, and the first rows. Nothing is trained.
+
+    examples:
+      fedem data
+      fedem data mine.csv
+      fedem data mine.csv --columns customer product "" bought --separator ";"
     """
+
+    dataset: tyro.conf.Positional[str] = ""
+    """Path of a file of your own, or name of a known data set; empty: list the known ones."""
+    columns: tuple[str, ...] = ()
+    """Names or positions (from 0) of user, item, rating and timestamp."""
+    separator: str = ""
+    """Column separator; empty: found in the first lines."""
+    header: Literal["auto", "yes", "no"] = "auto"
+    """Whether the first line names the columns."""
+    encoding: str = ""
+    """Encoding of the text; empty: UTF-8 or UTF-16, else cp1252 as a guess."""
+    decimal: Literal["", ".", ","] = ""
+    """Decimal point; empty: the point, or the comma where it is beyond doubt."""
+    order: Literal["", "file", "item-appearance", "random"] = ""
+    """Order of time if the file has none, as in `fedem train`."""
+    ties_latest: Literal["first", "last"] = "first"
+    """Which row of the file is the latest among equal times of a user."""
+    data_dir: str = ""
+    """Folder of data sets; empty: $FEDEM_DATA, else data/."""
 
 
 @dataclass(frozen=True)

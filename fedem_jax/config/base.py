@@ -83,7 +83,7 @@ class Config:
     """Settings, `FIELD=VALUE`, that a comparison of all methods also runs, beside the defaults."""
 
     dataset: str = "synthetic"
-    """Name of a known data set (`fedem data` lists them) or path of a CSV, TSV or parquet file."""
+    """Name of a known data set (`fedem data` lists them) or path of a file of your own."""
     method: str = ""
     """Federated method; `fedem train --help --method NAME` shows the settings of each."""
     protocol: str = "leak-free"
@@ -158,12 +158,22 @@ class Config:
     """Folder of data sets; empty: $FEDEM_DATA, else data/."""
     columns: tuple[str, ...] = ()
     """Own file: names or positions (from 0) of user, item, rating and timestamp. The last two may
-    be left out. Empty: columns of these names, else the first ones in this order."""
+    be left out. Empty: found by their usual names; without names, the first ones in this order."""
     separator: str = ""
-    """Own file: column separator. Empty: comma for .csv, tab for .tsv, else guessed."""
+    """Own file: column separator. Empty: found in the first lines."""
     header: Literal["auto", "yes", "no"] = "auto"
-    """Own file: whether the first line names the columns. auto = it does if its rating or timestamp
-    is not a number."""
+    """Own file: whether the first line names the columns. auto = it does if it names user and item
+    in a usual way."""
+    encoding: str = ""
+    """Own file: encoding of the text. Empty: UTF-8 or UTF-16, else cp1252 as a guess."""
+    decimal: Literal["", ".", ","] = ""
+    """Own file: decimal point. Empty: the point, or the comma where it is beyond doubt."""
+    order: Literal["", "file", "item-appearance", "random"] = ""
+    """Own file: order of time if the file has none. file = the rows are in order of time;
+    item-appearance = by the first row of the item, as papers do for FilmTrust; random = drawn by
+    the seed."""
+    ties_latest: Literal["first", "last"] = "first"
+    """Which row of the file is the latest among equal times of a user."""
 
     # speed and memory
     block_size: Natural = 0

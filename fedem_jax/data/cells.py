@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from fedem_jax.data.moments import is_date, moments
 from fedem_jax.errors import UserError
 
 LONGEST_LABEL = 1000
@@ -25,7 +26,10 @@ EXACT = 2**53
 
 _WHOLE = re.compile(r"0|-?[1-9]\d{0,17}", re.ASCII).fullmatch
 
-_DATE = re.compile(r"\d{4}[-/.]\d\d?[-/.]\d\d?|\d\d?[-/.]\d\d?[-/.]\d{4}", re.ASCII).match
+_COMMA = re.compile(r"[-+]?\d+(,\d+)?", re.ASCII).fullmatch
+
+_NO_GROUP = re.compile(r"[-+]?\d+,(\d{1,2}|\d{4,})", re.ASCII).fullmatch
+"""A comma that cannot stand between thousands."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,18 @@ class Table:
     """One column per role in the file; the index numbers the records of the file from 0."""
     place: Callable[[int], str]
     """Record number -> where it stands in words, such as `line 7`."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """What each role is called in the file."""
+    by: str = ""
+    """How the columns were found: name, position or setting."""
+    others: tuple[str, ...] = ()
+    """Names of columns that nobody asked for."""
+    sample: tuple[str, ...] = ()
+    """The first rows, for messages."""
+    decimal: str = ""
+    """Decimal point, by setting."""
+    notes: list[str] = field(default_factory=list)
+    """What was guessed on the way."""
 
     def refuse(self, row: int, complaint: str) -> UserError:
         """The error about a row of `cells`: its place in the file, then `complaint`."""
@@ -71,7 +87,8 @@ def labels(table: Table, role: str) -> np.ndarray:
 def numbers(table: Table, role: str) -> np.ndarray | None:
     """[rows] finite numbers; None if there is no such column.
 
-    They are int64 if all are written as whole numbers, else float64.
+    They are int64 if all are written as whole numbers, else float64. Ratings may be the words true
+    and false, which are 1 and 0. Timestamps may be dates (`fedem_jax.data.moments`).
 
     Raises:
         UserError: a cell is empty, not a finite number, or a timestamp that would lose digits.
@@ -82,18 +99,25 @@ def numbers(table: Table, role: str) -> np.ndarray | None:
     if integers is not None:
         return integers
     codes, distinct = pd.factorize(table.cells[role], use_na_sentinel=False)
-    values = np.asarray(pd.to_numeric(pd.Series(list(distinct)), errors="coerce"))
+    texts = [str(cell).strip() for cell in distinct]
+    if role == "rating" and {text.lower() for text in texts} <= {"true", "false"}:
+        return np.array([int(text.lower() == "true") for text in texts])[codes]
+    cells = list(distinct)
+    if _has_decimal_commas(table, texts):
+        cells = ["" if "." in text else text.replace(",", ".") for text in texts]
+    values = np.asarray(pd.to_numeric(pd.Series(cells), errors="coerce"))
+    if role == "timestamp" and not np.isfinite(values.astype(np.float64)).any():
+        dates = moments(texts)
+        if dates is not None:
+            table.notes.append("time is a date, as microseconds since 1970")
+            return dates[codes]
     if values.dtype != np.int64:
         values = values.astype(np.float64)
     bad = ~np.isfinite(values)[codes]
     if bad.any():
         row = int(bad.argmax())
         cell = str(distinct[codes[row]]).strip()
-        trouble = f"'{short(cell)}' is no finite number" if cell else "is empty"
-        remedy = "mend the row, or check columns, separator and header"
-        if _DATE(cell):
-            remedy = "write timestamps as numbers, such as seconds since 1970, or omit the column"
-        raise table.refuse(row, f"the {role} {trouble}; {remedy}.")
+        raise table.refuse(row, f"the {role} {_trouble(role, cell)}.")
     lost = (np.abs(values) >= EXACT)[codes]
     if role == "timestamp" and values.dtype != np.int64 and lost.any():
         row = int(lost.argmax())
@@ -104,6 +128,31 @@ def numbers(table: Table, role: str) -> np.ndarray | None:
             "whole numbers of 64 bits; give all of them in one coarser unit.",
         )
     return values[codes]
+
+
+def _trouble(role: str, cell: str) -> str:
+    """What is wrong with a cell that is no number, and the remedy."""
+    trouble = f"'{short(cell)}' is no finite number" if cell else "is empty"
+    if role == "timestamp" and is_date(cell):
+        remedy = (
+            "write timestamps as numbers, such as seconds since 1970, or all as dates such as "
+            "2015-01-31 12:00:00 (of 01/02/2015 the day is not clear)"
+        )
+    elif _COMMA(cell):
+        remedy = "set decimal to ',' if the comma is the decimal point"
+    else:
+        remedy = "mend the row, or check columns, separator and header"
+    return f"{trouble}; {remedy}"
+
+
+def _has_decimal_commas(table: Table, texts: list[str]) -> bool:
+    """Whether the comma is the decimal point, by setting or beyond doubt."""
+    if table.decimal:
+        return table.decimal == ","
+    found = all(map(_COMMA, texts)) and any(map(_NO_GROUP, texts))
+    if found:
+        table.notes.append("decimal comma")
+    return found
 
 
 def _whole_numbers(cells: pd.Series) -> np.ndarray | None:

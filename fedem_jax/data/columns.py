@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import re
 from pathlib import Path
+from typing import Literal, NamedTuple
 
+from fedem_jax.data.aliases import by_name
 from fedem_jax.data.cells import short
+from fedem_jax.data.lines import is_value
 from fedem_jax.errors import UserError
 
 ROLES = ("user", "item", "rating", "timestamp")
@@ -19,50 +21,91 @@ _LISTED = 12
 """Most columns that a message lists."""
 
 
-def names_columns(first: list[str], columns: tuple[str, ...]) -> bool:
-    """Whether the first line names the columns, for `header="auto"`.
+class Found(NamedTuple):
+    """The columns in use."""
 
-    It does if `columns` gives names, or the line names two of `ROLES`. It also does if its rating
-    or timestamp is not a number.
+    positions: dict[str, int]
+    """Position of each role that the file holds."""
+    by: str
+    """name, position or setting."""
+
+
+def kind_of_line(
+    first: list[str], second: list[str], columns: tuple[str, ...]
+) -> Literal["names", "row", "unclear"]:
+    """What the first line of a file is, for `header="auto"`.
+
+    It names the columns if `columns` gives names, or if it names user and item. It is a row if it
+    has numbers or dates where the next line has some: as rating and timestamp, and in one of the
+    labels at least. Else it may name a few roles, and the rest is asked for.
     """
     if any(column and not column.isdecimal() for column in columns):
-        return True
-    if len(_by_name(first)) > 1:
-        return True
-    numeric = [_position(column) for column in columns[2:] if column] if columns else [2, 3]
-    cells = [first[position] for position in numeric if position < len(first)]
-    return any(cell and not _is_number(cell) for cell in cells)
+        return "names"
+    known, items = by_name(first)
+    some = len(known) > 1 or bool(items)
+    if {"user", "item"} <= known.keys() or (some and not second):
+        return "names"
+    numeric = [_position(column) for column in columns if column] if columns else [0, 1, 2, 3]
+    pairs = [
+        is_value(first[position]) or not is_value(second[position])
+        for position in numeric
+        if position < min(len(first), len(second))
+    ]
+    labels, values = pairs[:2], pairs[2:]
+    if all(values) and (any(labels) or not labels):
+        return "row"
+    used = [first[position] for position in numeric if position < len(first)]
+    return "names" if some or (columns and not any(map(is_value, used))) else "unclear"
 
 
-def locate(path: Path, first: list[str], columns: tuple[str, ...], named: bool) -> dict[str, int]:
-    """Position of each role that the file holds.
+def locate(
+    path: Path, first: list[str], columns: tuple[str, ...], named: bool, shown: str = ""
+) -> Found:
+    """Find the columns of the roles.
 
     Args:
         path: the file, for messages.
-        first: cells of the first line, or the names of the columns in a parquet file.
-        columns: as in `fedem_jax.data.readers.read`.
+        first: names of the columns, or the cells of the first row.
+        columns: as in `fedem_jax.data.fileformat.FileFormat`.
         named: whether `first` holds names.
+        shown: the first rows, for messages.
 
     Raises:
-        UserError: a column does not exist, is given twice, or there are more than `MOST_COLUMNS`.
+        UserError: a column does not exist or is given twice, user and item are not named, or there
+            are more than `MOST_COLUMNS`.
     """
     if len(first) > MOST_COLUMNS:
         raise UserError(
             f"{path}: has {len(first)} columns, more than {MOST_COLUMNS}; set separator to the one "
             "the file uses, or give a file with fewer."
         )
-    if not columns:
-        known = _by_name(first) if named else {}
-        if "user" in known and "item" in known:
-            return known
-        in_order = {role: position for position, role in enumerate(ROLES[: len(first)])}
-        if any(in_order.get(role) != position for role, position in known.items()):
-            missing = "item" if "user" in known else "user"
-            raise UserError(
-                f"{path}: has no column '{missing}' but {_listed(first)}; set columns to the "
-                "names of user, item, rating and timestamp."
-            )
-        return in_order
+    known, items = by_name(first) if named else ({}, [])
+    if columns:
+        return Found(_by_setting(path, first, columns, named, known), "setting")
+    if not named:
+        return Found(
+            {role: position for position, role in enumerate(ROLES[: len(first)])}, "position"
+        )
+    if items:
+        listed = ", ".join(f"'{short(first[position])}'" for position in items)
+        raise UserError(
+            f"{path}: has several columns that could be the item: {listed}; set columns to the "
+            "names of user, item, rating and timestamp."
+        )
+    missing = [f"'{role}'" for role in ROLES[:2] if role not in known]
+    if missing:
+        rows = f" (first rows: {shown})" if shown else ""
+        raise UserError(
+            f"{path}: has no column {' or '.join(missing)} but {_listed(first)}{rows}; set columns "
+            "to the names of user, item, rating and timestamp."
+        )
+    return Found(known, "name")
+
+
+def _by_setting(
+    path: Path, first: list[str], columns: tuple[str, ...], named: bool, known: dict[str, int]
+) -> dict[str, int]:
+    """The columns of the setting; a rating or timestamp that it leaves out is found by name."""
     shown = short(",".join(columns))
     if not 2 <= len(columns) <= len(ROLES) or not all(columns[:2]):
         raise UserError(
@@ -88,13 +131,18 @@ def locate(path: Path, first: list[str], columns: tuple[str, ...], named: bool) 
             )
     if len(set(positions.values())) < len(positions):
         raise UserError(f"columns: '{shown}' uses one column twice; give each once.")
-    return positions
+    left_out = {role: known[role] for role in ROLES[len(columns) :] if role in known}
+    return positions | {role: at for role, at in left_out.items() if at not in positions.values()}
 
 
-def _by_name(first: list[str]) -> dict[str, int]:
-    """Position of each role that the first line names, as in `user`, `User_ID` or `userId`."""
-    names = [re.sub("[^a-z0-9]", "", cell.lower()).removesuffix("id") for cell in first]
-    return {role: names.index(role) for role in ROLES if role in names}
+def called(
+    first: list[str], positions: dict[str, int], named: bool, columns: tuple[str, ...]
+) -> dict[str, str]:
+    """What each role is called: the name of its column, or its position if that was given."""
+    return {
+        role: f"column {at}" if not named or str(at) in columns else short(first[at])
+        for role, at in positions.items()
+    }
 
 
 def _position(column: str) -> int:
@@ -105,11 +153,3 @@ def _position(column: str) -> int:
 def _listed(names: list[str]) -> str:
     rest = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return ", ".join(short(name) for name in names[:_LISTED]) + rest
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True

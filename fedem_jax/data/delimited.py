@@ -1,4 +1,4 @@
-"""Reads text files: bytes -> the table of the columns in use, every cell as text.
+"""Reads text files: text -> the table of the columns in use, every cell as text.
 
 The tokenizer of pandas pads every record to the widest one before it. One long line and many short
 ones would then cost their product in time and memory. `_check_widths` refuses such files first.
@@ -17,11 +17,10 @@ import numpy as np
 import pandas as pd
 
 from fedem_jax.data.cells import Table, short
-from fedem_jax.data.columns import MOST_COLUMNS, locate, names_columns
+from fedem_jax.data.columns import MOST_COLUMNS, called, kind_of_line, locate
+from fedem_jax.data.fileformat import FileFormat
+from fedem_jax.data.lines import STRAY, prepared
 from fedem_jax.errors import UserError
-
-_GUESSES = ("::", "\t", ",", ";", "|", " ")
-"""Separators tried on the first line if neither the setting nor the suffix gives one."""
 
 _UNIT = "\x1f"
 """Replaces separators of several bytes, because the fast parser takes a single byte."""
@@ -32,48 +31,43 @@ _CHUNK = 2**22
 _PADDING = 20
 """Most cells per character of text once records are padded to the widest; 1 if all are alike."""
 
+_ENOUGH = 100_000
+"""Characters of the second line that are looked at."""
+
 _SMALL = 10_000_000
 """Cells, padding included, that are always allowed."""
 
-_UNICODE = {
-    b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16",
-    b"\xfe\xff": "UTF-16",
-}  # fmt: skip
-_ARCHIVES = {
-    b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"BZh91AY&SY": "bzip2", b"\xfd7zXZ\0": "xz",
-    b"\x28\xb5\x2f\xfd": "zstd", b"7z\xbc\xaf\x27\x1c": "7z",
-}  # fmt: skip
 
-
-def text_table(
-    path: Path, content: bytes, columns: tuple[str, ...], separator: str, header: str
-) -> Table:
-    """Cut a text file into the cells of the columns in use.
+def text_table(path: Path, text: str, suffix: str, form: FileFormat) -> Table:
+    """Cut a text into the cells of the columns in use.
 
     Args:
-        path: the file, for its suffix and for messages.
-        content: bytes of the file.
-        columns, separator, header: as in `fedem_jax.data.readers.read`.
+        path: the file, for messages.
+        text: its text; every line ends in a line feed.
+        suffix: suffix of the file inside of any packing, in lower case.
+        form: how the file is read.
 
     Raises:
-        UserError: the content is not text or not a table, or a column does not exist.
+        UserError: the text is not a table, or a column does not exist.
     """
-    text = _decode(path, content)
+    separator = form.separator.replace("\\t", "\t")
+    if '"' in separator or not separator.replace("\t", " ").isprintable():
+        raise UserError(f"separator: {separator!r} cannot separate columns; give another one.")
+    text, separator, comment = prepared(path, text, suffix, separator)
     start = _first_line(text)
     if start < 0:
         raise UserError(f"{path}: is empty; give a file with at least one row.")
-    end = text.find("\n", start)
-    first_line = text[start : end if end >= 0 else None]
-    separator = separator.replace("\\t", "\t") or _guess_separator(path, first_line)
-    if '"' in separator or not separator.replace("\t", " ").isprintable():
-        raise UserError(f"separator: {separator!r} cannot separate columns; give another one.")
+    written = _lines(text, start)
+    first_line = next(written).rstrip("\n")
     before = text.count("\n", 0, start)  # a blank line counts as a record
     shown = separator
     if separator == " " or len(separator.encode()) > 1:
         if _UNIT in text:
             line = text.count("\n", 0, text.index(_UNIT)) + 1
             raise UserError(f"{path}, line {line}: holds a control character; delete it.")
-        text, first_line = (_with_marks(path, part, separator) for part in (text, first_line))
+        text, comment = (_with_marks(path, part, separator) for part in (text, comment))
+        written = _lines(text, _first_line(text))
+        first_line = next(written).rstrip("\n")
         separator = _UNIT
 
     if first_line.count(separator) >= MOST_COLUMNS:
@@ -82,58 +76,80 @@ def text_table(
     if len(first) < 2:
         raise UserError(
             f"{path}, line {before + 1}: '{short(first_line)}' is a single column when cut at "
-            f"{shown!r}; set separator to the one the file uses."
+            f"{shown!r}; set separator to the one the file uses, or delete the line if it is a "
+            "title."
         )
-    named = header == "yes" or (header == "auto" and names_columns(first, columns))
-    positions = locate(path, first, columns, named)
+    second_line = next((line.rstrip("\n") for line in written if line.strip()), "")
+    head = [line.replace(separator, shown) for line in (first_line, second_line) if line]
     widest = _check_widths(path, text, separator, shown)
+    second = _first_cells(path, second_line[:_ENOUGH], separator) if second_line else []
+    named = form.header == "yes"
+    if form.header == "auto" and not comment:
+        kind = kind_of_line(first, second, form.columns)
+        if kind == "unclear":
+            raise _unclear(path, before, head)
+        named = kind == "names"
+    names = _first_cells(path, comment, separator) if comment and not named else first
+    # a title may be shorter than the rows
+    cells = names + [f"column {at}" for at in range(len(names), len(second))] if named else names
+    positions, by = locate(
+        path, cells, form.columns, named or bool(comment), " and ".join(map(_quoted, head))
+    )
     # pandas finds no columns behind a quarter of a million blank lines
     body = text[_first_line(text) :]
-    cells = _parse(path, body, before, separator, positions, max(widest, len(first)))
+    table = _parse(path, body, before, separator, positions, max(widest, len(cells)))
     if separator == _UNIT and '"' in text:  # a quoted mark is no separator
-        cells = cells.replace(_UNIT, shown, regex=True)
+        table = table.replace(_UNIT, shown, regex=True)
     if named:
-        cells = cells[cells.index > before]
-    cells = cells[(cells != "").any(axis=1)]  # drop blank lines
-    return Table(path, cells, partial(_place, text if '"' in text else None, separator))
+        table = table[table.index > before]
+    table = table[(table != "").any(axis=1)]  # drop blank lines
+    read = Table(
+        path=path,
+        cells=table,
+        place=partial(_place, text if '"' in text else None, separator),
+        columns=called(cells, positions, named or bool(comment), form.columns),
+        by=by,
+        others=tuple(
+            short(name)
+            for at, name in enumerate(cells)
+            if (named or comment) and at not in positions.values()
+        ),
+        sample=tuple(head[1:] if named else head),
+        decimal=form.decimal,
+    )
+    if STRAY in text:
+        _refuse_stray(read)
+    return read
+
+
+def _unclear(path: Path, before: int, head: list[str]) -> UserError:
+    first, *second = map(_quoted, head)
+    return UserError(
+        f"{path}, line {before + 1}: {first} neither names user and item nor is a row like "
+        f"{' '.join(second)} below it; set columns to the names or positions of user, item, rating "
+        "and timestamp and header to yes, or delete the line."
+    )
+
+
+def _quoted(line: str) -> str:
+    return f"'{short(line)}'"
+
+
+def _refuse_stray(table: Table) -> None:
+    """Refuse a quote that nothing closes in one of the columns in use."""
+    for role in table.cells:
+        stray = table.cells[role].str.contains(STRAY, regex=False).to_numpy()
+        if stray.any():
+            raise table.refuse(
+                int(stray.argmax()),
+                "opens a quote that nothing closes; mend it or set another separator.",
+            )
 
 
 def _first_line(text: str) -> int:
     """Where the first line that is not blank begins; -1 if there is none."""
     written = re.search(rf"[\S{_UNIT}]", text)
     return -1 if written is None else text.rfind("\n", 0, written.start()) + 1
-
-
-def _decode(path: Path, content: bytes) -> str:
-    """The content as text, without byte order mark, with a line feed at the end of each line.
-
-    Raises:
-        UserError: the content is not UTF-8 text.
-    """
-    for magic, kind in _UNICODE.items():
-        if content.startswith(magic):
-            raise UserError(f"{path}: is {kind} text; save it as UTF-8.")
-    for magic, kind in _ARCHIVES.items():
-        if content.startswith(magic):
-            raise UserError(f"{path}: is a {kind} archive; unpack it and give the file in it.")
-    if content.startswith(b"PAR1") and content.endswith(b"PAR1"):
-        raise UserError(f"{path}: is a parquet file; name it so that it ends in .parquet.")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path}, line {line}: is not UTF-8 text; save it as UTF-8.") from None
-    if "\0" in text:
-        line = text.count("\n", 0, text.index("\0")) + 1
-        raise UserError(f"{path}, line {line}: holds binary data; give a text or parquet file.")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _guess_separator(path: Path, line: str) -> str:
-    by_suffix = {".csv": ",", ".tsv": "\t"}
-    if path.suffix.lower() in by_suffix:
-        return by_suffix[path.suffix.lower()]
-    return next((guess for guess in _GUESSES if guess in line.strip()), ",")
 
 
 def _with_marks(path: Path, text: str, separator: str) -> str:
@@ -255,9 +271,8 @@ def _records(path: Path, text: str, separator: str):
         ) from None
 
 
-def _lines(text: str):
+def _lines(text: str, start: int = 0):
     """The lines of a text, one at a time to save memory."""
-    start = 0
     while (end := text.find("\n", start)) >= 0:
         yield text[start : end + 1]
         start = end + 1

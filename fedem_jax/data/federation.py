@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from fedem_jax.config.protocol import Protocol
+from fedem_jax.data.interactions import ColumnsRead
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +20,7 @@ class Federation:
     """
 
     name: str
-    """Name of the data set, or stem of the user's file."""
+    """Name of the data set, or of the user's file with its suffix."""
     protocol: Protocol
     """The rules by which this federation was split."""
     num_items: int
@@ -50,6 +51,8 @@ class Federation:
     """First 16 hexadecimal digits of a SHA-256 over the split, candidates and protocol."""
     cleaning: dict[str, int]
     """Rows, users and items that each step of the preparation read, dropped or kept."""
+    columns_read: ColumnsRead | None = None
+    """What became user, item, rating and time; not part of the fingerprint."""
 
     @property
     def num_clients(self) -> int:

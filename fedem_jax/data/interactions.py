@@ -3,11 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from fedem_jax.errors import UserError, nearest
+
 COLUMNS = ("user", "item", "rating", "time")
+
+ORDERS = ("file", "item-appearance", "random")
+"""Settings `order`: what stands in for the time where a file has none."""
+
+
+class ColumnsRead(NamedTuple):
+    """What became user, item, rating and time, and how that was decided."""
+
+    user: str
+    item: str
+    rating: str
+    time: str
+    by: str
+    """name | position | setting | definition of the data set"""
+    notes: tuple[str, ...] = ()
+    """What else was found or guessed, such as the encoding."""
+
+    def __str__(self) -> str:
+        parts = [f"{role} = {getattr(self, role)}" for role in COLUMNS]
+        return "; ".join([f"{', '.join(parts)} (by {self.by})", *self.notes])
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,22 +42,60 @@ class Interactions:
     """
 
     frame: pd.DataFrame
+    columns_read: ColumnsRead | None = None
+    """Where the columns come from; None for arrays."""
+    ties_latest: str = "first"
+    """Which row of the file is the latest among equal times: first or last."""
 
     @classmethod
-    def of(cls, user, item, rating=None, time=None) -> Interactions:
+    def of(
+        cls,
+        user,
+        item,
+        rating=None,
+        time=None,
+        *,
+        order: str = "",
+        seed: int = 0,
+        columns_read: ColumnsRead | None = None,
+        ties_latest: str = "first",
+    ) -> Interactions:
         """Interactions from columns of equal length.
 
         Args:
             user: labels, int64 or str.
             item: labels, int64 or str.
             rating: 1 for every row if None.
-            time: if None, the number of distinct items that appeared before this row's item. The
-                released programs use this order for FilmTrust.
+            time: None, if `order` is given.
+            order: stands in for the time. file = the place of the row. item-appearance = the number
+                of distinct items that appeared before the item of the row, as the released programs
+                do for FilmTrust. random = a random order.
+            seed: seed of the random order.
+            columns_read: where the columns come from.
+            ties_latest: which row is the latest among equal times: first or last.
+
+        Raises:
+            UserError: neither or both of `time` and `order` are given, or a choice is unknown.
         """
+        if (time is None) == (not order):
+            raise UserError("order: is needed without times, and only then; give times or order.")
+        if ties_latest not in ("first", "last"):
+            raise UserError(f"ties_latest: '{ties_latest}' is unknown; known: first, last.")
         frame = pd.DataFrame({"user": user, "item": item})
         frame["rating"] = 1.0 if rating is None else np.asarray(rating, np.float64)
-        frame["time"] = pd.factorize(frame["item"])[0] if time is None else np.asarray(time)
-        return cls(frame)
+        frame["time"] = _ordered(frame["item"], order, seed) if time is None else np.asarray(time)
+        return cls(frame, columns_read, ties_latest)
 
     def __len__(self) -> int:
         return len(self.frame)
+
+
+def _ordered(item: pd.Series, order: str, seed: int) -> np.ndarray:
+    """[rows] int64 times of rows that have none."""
+    if order == "file":
+        return np.arange(len(item))
+    if order == "item-appearance":
+        return pd.factorize(item)[0].astype(np.int64)
+    if order == "random":
+        return np.random.default_rng(seed).permutation(len(item))
+    raise UserError(f"order: '{order[:40]}' is unknown; {nearest(order[:40], list(ORDERS))}.")

@@ -1,100 +1,109 @@
 """Reads ratings files of any common shape into `Interactions`.
 
 Any file gives either interactions or one sentence that says what to mend. Time and memory grow no
-faster than the file. The limits are `LARGEST_FILE`, `columns.MOST_COLUMNS`, `parquet.MOST_ROWS` and
-`cells.LONGEST_LABEL`. Labels are names: an item called 1000000000 takes one row of a table.
+faster than the file. The limits are `contents.LARGEST_FILE`, `columns.MOST_COLUMNS`,
+`columnar.MOST_ROWS` and `cells.LONGEST_LABEL`. Labels are names: an item called 1000000000 takes
+one row of a table.
 """
 
 from __future__ import annotations
 
-import os
-import stat
 from pathlib import Path
+from typing import Any
 
-from fedem_jax.data.cells import labels, numbers
+from fedem_jax.data import plausible
+from fedem_jax.data.cells import Table, labels, numbers
+from fedem_jax.data.columnar import columnar_table, kind_of
 from fedem_jax.data.columns import ROLES
+from fedem_jax.data.contents import content, unpacked
 from fedem_jax.data.delimited import text_table
-from fedem_jax.data.interactions import Interactions
-from fedem_jax.data.parquet import parquet_table
+from fedem_jax.data.encodings import decode
+from fedem_jax.data.fileformat import FileFormat
+from fedem_jax.data.interactions import ColumnsRead, Interactions
 from fedem_jax.errors import UserError
-from fedem_jax.units import in_bytes
 
-LARGEST_FILE = 4 * 2**30
-"""Most bytes that a file may have, about 160 million ratings."""
+FOUND = FileFormat()
+"""All is found in the file."""
 
 
-def read(
-    path: str | Path,
-    columns: tuple[str, ...] = (),
-    separator: str = "",
-    header: str = "auto",
-) -> Interactions:
-    """Read a CSV, TSV, parquet or otherwise separated file.
+def read(path: str | Path, *, seed: int = 0, **form: Any) -> Interactions:
+    """Read a ratings file: text (CSV, TSV, dat), JSON lines, parquet or feather.
 
-    Text is UTF-8, with or without byte order mark. Lines end in LF, CRLF or CR. Cells may stand in
-    double quotes, and blanks around them are dropped. Blank lines are skipped; comment lines are
-    not. Other columns are ignored, also if a single line has more of them. Labels are not changed
-    (`fedem_jax.data.cells.labels`). Ratings and timestamps are finite numbers, and timestamps keep
-    every digit (`fedem_jax.data.cells.numbers`).
+    Text and JSON lines may be packed by gzip, bzip2, xz, or zip with a single file. Lines end in
+    LF, CRLF or CR. Cells may stand in double quotes, and blanks around them are dropped. Blank
+    lines and comments are skipped (`fedem_jax.data.lines`). Other columns are ignored, also if a
+    single line has more of them. Labels are not changed (`fedem_jax.data.cells.labels`). Ratings
+    are finite numbers, or true and false; timestamps are numbers that keep every digit, or dates
+    (`fedem_jax.data.cells.numbers`).
+
+    Columns are found by the names in `fedem_jax.data.aliases`. Without names they are user, item,
+    rating and timestamp, in this order, if the values can be that (`fedem_jax.data.plausible`).
 
     Args:
-        path: the suffix .parquet or .pq marks a parquet file; any other file is text.
-        columns: names or positions (from 0) of user, item, rating and timestamp. The last two may
-            be left out; an empty name leaves out the rating alone. If `columns` is empty, columns
-            of these names are taken, else the first ones in this order.
-        separator: empty = comma for .csv, tab for .tsv, else the one found in the first line. A
-            blank stands for any run of blanks.
-        header: `yes`, `no` or `auto`. With `auto` the first line names the columns if its rating or
-            timestamp is not a number. In a file without both, it does if it names user and item.
+        path: the file. Its content says of what kind it is, else its suffix.
+        seed: seed of the order `random`.
+        form: the fields of `fedem_jax.data.fileformat.FileFormat`.
 
     Raises:
-        UserError: the file cannot be read, exceeds a limit, or holds a row that is no interaction.
-            The sentence names file, line (from 1) and value, and the remedy.
+        UserError: the file cannot be read, exceeds a limit, holds a row that is no interaction, or
+            does not say which column is what, or which rows are the latest. The sentence names
+            file, line (from 1) and value, and the remedy.
     """
     path = Path(path)
-    return parse(path, _content(path), columns, separator, header)
+    return parse(path, content(path), FileFormat(**form), seed)
 
 
-def parse(
-    path: Path,
-    content: bytes,
-    columns: tuple[str, ...] = (),
-    separator: str = "",
-    header: str = "auto",
-) -> Interactions:
+def parse(path: Path, packed: bytes, form: FileFormat = FOUND, seed: int = 0) -> Interactions:
     """As `read`, for content that is already in memory.
 
     Args:
-        path: the suffix tells the kind of file; the path itself stands in messages.
-        content: bytes of the file.
-        columns, separator, header: as in `read`.
+        path: the suffix may tell the kind of file; the path itself stands in messages.
+        packed: bytes of the file.
+        form: how the file is read.
+        seed: seed of the order `random`.
     """
-    if path.suffix.lower() in (".parquet", ".pq"):
-        table = parquet_table(path, content, columns)
+    form.check()
+    suffix, found = unpacked(path, packed)
+    kind, note = kind_of(suffix, found), ""
+    if kind:
+        table = columnar_table(path, kind, found, form)
     else:
-        table = text_table(path, content, columns, separator, header)
+        text, note = decode(path, found, form.encoding)
+        table = text_table(path, text, suffix, form)
+    return interactions_of(table, form, seed, note)
+
+
+def interactions_of(table: Table, form: FileFormat, seed: int, note: str = "") -> Interactions:
+    """Check all cells of a table.
+
+    Args:
+        table: the columns in use.
+        form: how the file is read.
+        seed: seed of the order `random`.
+        note: what is known of the file beside its columns.
+    """
     if table.cells.empty:
-        raise UserError(f"{path}: holds no interactions; give a file with at least one row.")
+        raise UserError(f"{table.path}: holds no interactions; give a file with at least one row.")
     user, item = (labels(table, role) for role in ROLES[:2])
-    rating, time = (numbers(table, role) for role in ROLES[2:])
-    return Interactions.of(user, item, rating, time)
-
-
-def _content(path: Path) -> bytes:
-    """The bytes of a regular file. A device or a pipe is refused, since it may never end."""
-    try:
-        status = os.stat(path)
-        if stat.S_ISDIR(status.st_mode):
-            raise UserError(f"{path}: is a folder; give the ratings file in it.")
-        if not stat.S_ISREG(status.st_mode):
-            raise UserError(f"{path}: is no regular file; copy its content into one.")
-        if status.st_size > LARGEST_FILE:
-            raise UserError(
-                f"{path}: has {in_bytes(status.st_size)}, more than {in_bytes(LARGEST_FILE)}; "
-                "leave out users or columns."
-            )
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path.") from None
-    except ValueError:  # a path that holds a NUL character
-        raise UserError(f"{str(path)!r}: is no path; check it.") from None
+    rating = numbers(table, "rating")
+    time = None if form.order else numbers(table, "timestamp")
+    plausible.check(table, user, item, rating, time)
+    plausible.check_time(table, time, form.order)
+    columns_read = ColumnsRead(
+        user=table.columns["user"],
+        item=table.columns["item"],
+        rating=table.columns.get("rating", "1 in every row"),
+        time=f"order {form.order}" if form.order else table.columns["timestamp"],
+        by=table.by,
+        notes=tuple(filter(None, [note, *table.notes])),
+    )
+    return Interactions.of(
+        user,
+        item,
+        rating,
+        time,
+        order=form.order,
+        seed=seed,
+        columns_read=columns_read,
+        ties_latest=form.ties_latest,
+    )

@@ -23,7 +23,8 @@ def split(interactions: Interactions, protocol: Protocol, seed: int, name: str) 
        are dropped.
     2. Users and items are numbered from 0 in the order in which the remaining rows name them.
     3. The latest item of a client is its test item, the second latest its validation item. The
-       rest are its training items. **Of equal times, the first row of the file is the latest.**
+       rest are its training items. **Of equal times, the first row of the file is the latest**,
+       or the last row with `ties_latest="last"`.
     4. Candidates are drawn uniformly without replacement from the items that the client never
        interacted with. `seed` is the only source of randomness.
 
@@ -39,7 +40,8 @@ def split(interactions: Interactions, protocol: Protocol, seed: int, name: str) 
     num_clients, num_items = len(user_ids), len(item_ids)
 
     rows = np.arange(len(frame))
-    oldest_first = np.lexsort((-rows, frame["time"].to_numpy(), user))
+    later = rows if interactions.ties_latest == "last" else -rows
+    oldest_first = np.lexsort((later, frame["time"].to_numpy(), user))
     user, item = user[oldest_first], item[oldest_first]
     time = frame["time"].to_numpy()[oldest_first]
     end = np.cumsum(np.bincount(user))
@@ -81,6 +83,7 @@ def split(interactions: Interactions, protocol: Protocol, seed: int, name: str) 
         item_ids=_frozen(item_ids),
         seed=seed,
         fingerprint=_fingerprint(arrays, protocol),
+        columns_read=interactions.columns_read,
         cleaning=cleaning
         | {
             "users": num_clients,

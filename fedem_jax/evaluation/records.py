@@ -106,6 +106,8 @@ class Outcome(TypedDict):
     """Every switch of the protocol and its value."""
     fingerprint: str
     """Fingerprint of the split."""
+    columns_read: NotRequired[str]
+    """What became user, item, rating and time, and how that was decided."""
     seed: int
     rounds: int
     top_k: int

@@ -131,6 +131,7 @@ def summarise_run(
         "protocol": federation.protocol.name,
         "protocol_switches": dataclasses.asdict(federation.protocol),
         "fingerprint": federation.fingerprint,
+        "columns_read": str(federation.columns_read or ""),
         "seed": config.seed,
         "rounds": config.rounds,
         "top_k": k,

@@ -89,6 +89,7 @@ def opening(setting: Setting) -> Panel:
     facts = {
         "data": f"{federation.num_clients:,} clients, {federation.num_items:,} items, "
         f"{interactions:,} interactions",
+        "columns": str(federation.columns_read or ""),
         "preparation": ", ".join(steps),
         "protocol": f"{rules.name}: negatives from the {rules.negative_pool} items, "
         f"{rules.num_candidates} candidates ({rules.candidates}), ties {rules.ties}",

@@ -223,7 +223,7 @@ def test_exit_status_tells_the_verdict(alone, repeats, tmp_path, capsys, protoco
         cli.main(args)
         assert [path.name for path in tmp_path.iterdir()] == ["mine.csv"]
     shown = capsys.readouterr().out
-    assert f"mine · protocol {protocol}" in shown
+    assert f"mine.csv · protocol {protocol}" in shown
     assert ("verdict: the protocol leaks" if status else "verdict: cannot tell") in shown
 
 

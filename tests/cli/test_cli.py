@@ -138,7 +138,7 @@ def test_every_field_of_config_is_a_flag(capsys):
         (["train", "--lr-embedding", "nan"], "lr_embedding: nan"),
         (["train", "--client-fraction", "2"], "client_fraction: 2.0"),
         (["train", "--config", "absent.json"], "absent.json: cannot be read"),
-        (["train", "--out", "taken"], "taken: already holds a run that can be gone on with"),
+        (["train", "--out", "taken"], "taken: already holds a run that can be resumed"),
         (["train", "--resume", "absent"], "absent/config.json: cannot be read"),
         (["train", "--resume", "taken", "--config", "x"], "leave --config out"),
         (["train", "--resume", "taken", "--out", "x"], "leave --out out"),

@@ -24,6 +24,7 @@ from fedem_jax.config.presets import preset
 from fedem_jax.config.registry import METHODS
 from fedem_jax.config.settings import FedMF
 from fedem_jax.data import readers, sources
+from fedem_jax.data.fileformat import FileFormat
 from fedem_jax.data.synthetic import synthetic
 from fedem_jax.runs.reading import Run
 from fedem_jax.runs.train import run
@@ -41,7 +42,7 @@ STARTS = [
 
 WORDS: dict[str, Any] = {
     "dataset": "mine.csv", "protocol": "paper", "out": "here", "merging": "once", "separator": ";",
-    "columns": ("who", "what"), "data_dir": "there",
+    "columns": ("who", "what"), "data_dir": "there", "encoding": "latin-1",
 }  # fmt: skip
 """Values of settings that may be any text."""
 
@@ -350,7 +351,7 @@ def test_every_flag_of_report_reaches_what_it_draws(work):
 
 def test_no_command_is_left_out():
     assert set(cli.COMMANDS) == {*FULL, "audit", "bottleneck", "compare", "report", "data"}
-    assert not flags_of("data")
+    assert set(flags_of("data")) == {"dataset", "data_dir", *FileFormat._fields}
 
 
 @pytest.mark.parametrize(("command", "flag"), STARTS)
@@ -381,8 +382,8 @@ def test_every_setting_of_the_data_reaches_their_reader(monkeypatch):
     """All that `federation_of` is to pass on: how the file is read, and how it is split."""
     found, (interactions, _) = {}, synthetic()
 
-    def read(path, columns, separator, header):
-        found.update(dataset=str(path), columns=columns, separator=separator, header=header)
+    def read(path, *, seed, **form):
+        found.update(dataset=str(path), **form)
         return interactions
 
     def split(_, rules, seed, name):
@@ -401,7 +402,10 @@ def test_every_setting_of_the_data_reaches_their_reader(monkeypatch):
         "selection": "last", "ties": "average", "scale": "logit", "repeats": "collapse",
         "num_candidates": 7, "min_interactions": 8, "seed": 9,
     }  # fmt: skip
-    file = {"dataset": "a.csv", "columns": ("who", "what"), "separator": ";", "header": "yes"}
+    file = {
+        "dataset": "a.csv", "columns": ("who", "what"), "separator": ";", "header": "yes",
+        "encoding": "latin-1", "decimal": ",", "order": "file", "ties_latest": "last",
+    }  # fmt: skip
     sources.federation_of(FedEM(**switches, **file))
     assert_arrives(switches | file, found)
     rules = FedEM(protocol="paper").rules()

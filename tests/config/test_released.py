@@ -19,6 +19,7 @@ OURS = {
     "on_nonfinite": "stop", "per_client": False, "checkpoint_every": 0, "checkpoint_minutes": 5.0,
     "negative_pool": "", "candidates": "", "selection": "", "ties": "", "scale": "", "repeats": "",
     "num_candidates": 0, "min_interactions": 0, "data_dir": "", "columns": (), "separator": "",
+    "encoding": "", "decimal": "", "order": "", "ties_latest": "first",
     "header": "auto", "block_size": 0, "size_classes": 0, "table_dtype": "float32",
 }  # fmt: skip
 """Of this package: rules, files, and how the work is cut. No released program has a say here."""

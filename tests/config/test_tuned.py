@@ -46,6 +46,7 @@ SETTINGS = st.fixed_dictionaries(
         "adapter_widths": st.lists(st.integers(1, 99), max_size=3).map(tuple),
         "columns": st.lists(st.text(), max_size=3).map(tuple),
         "separator": st.text(),
+        "encoding": st.text(),
     },
 )
 TEXTS = st.text(st.characters(codec="utf-8")) | st.sampled_from(["a.b/c 'd'.csv", '"', "\x7f", ""])

@@ -122,6 +122,7 @@ def test_a_row_for_each_known_item_and_each_negative():
     interactions = Interactions.of(
         np.repeat([0, 1], [9, 36]),
         np.concatenate([[40, 1, 40, 1, 40, 1, 37, 38, 39], np.arange(36)]),
+        order="item-appearance",
     )
     federation = split(interactions, preset("paper", min_interactions=3, num_candidates=4), 0, "x")
     need = ClientLoad.of(federation, num_negative=3, batch_size=10)

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from fedem_jax.data.fileformat import FileFormat
 from fedem_jax.data.interactions import Interactions
 from fedem_jax.data.readers import read
 from fedem_jax.errors import UserError
@@ -67,31 +68,60 @@ def test_commas_in_a_title_do_not_separate(tmp_path, name, ahead):
     path = tmp_path / name
     path.write_text(ahead + "10\t1\tGood, Bad and Ugly, The, 1966\n20\t1\tM, 1931\n10\t2\tZ\n")
     columns = () if ahead else ("1", "0")
-    assert rows(read(path, columns)) == [(1, 10, 1.0, 0), (1, 20, 1.0, 1), (2, 10, 1.0, 0)]
+    assert rows(read(path, columns=columns, order="item-appearance")) == [
+        (1, 10, 1.0, 0),
+        (1, 20, 1.0, 1),
+        (2, 10, 1.0, 0),
+    ]
 
 
 def test_a_parquet_file_is_read_by_name(tmp_path):
     path = tmp_path / "a.parquet"
     pd.DataFrame({"item_id": [10, 20, 10], "user_id": [1, 1, 2]}).to_parquet(path)
-    assert rows(read(path)) == [(1, 10, 1.0, 0), (1, 20, 1.0, 1), (2, 10, 1.0, 0)]
+    found = read(path, order="item-appearance")
+    assert rows(found) == [(1, 10, 1.0, 0), (1, 20, 1.0, 1), (2, 10, 1.0, 0)]
 
 
-def test_without_rating_and_time_all_ratings_are_one_and_items_are_the_clock(tmp_path):
+@pytest.mark.parametrize(
+    ("order", "times"),
+    [("file", [0, 1, 2, 3]), ("item-appearance", [0, 1, 0, 2]), ("random", [2, 0, 1, 3])],
+)
+def test_without_times_a_setting_says_the_order(tmp_path, order, times):
     path = tmp_path / "a.csv"
     path.write_text("user,item\n1,30\n1,10\n2,30\n2,20\n")
-    assert rows(read(path)) == [(1, 30, 1.0, 0), (1, 10, 1.0, 1), (2, 30, 1.0, 0), (2, 20, 1.0, 2)]
+    with pytest.raises(UserError, match=r"has no times, .* set order to file"):
+        read(path)
+    found = read(path, order=order, seed=0)
+    assert rows(found) == [
+        (*pair, 1.0, time)
+        for pair, time in zip([(1, 30), (1, 10), (2, 30), (2, 20)], times, strict=True)
+    ]
+    assert found.columns_read.time == f"order {order}"
+    if order == "random":
+        assert rows(read(path, order=order, seed=1)) != rows(found)
+
+
+def test_an_order_takes_the_place_of_times(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("user,item,timestamp\n1,30,9\n1,10,8\n")
+    assert read(path, order="file").frame["time"].tolist() == [0, 1]
+    with pytest.raises(UserError, match="names a timestamp already"):
+        read(path, order="file", columns=("user", "item", "", "timestamp"))
 
 
 def test_time_without_rating(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("1,10,500\n2,10,400.5\n")
-    assert rows(read(path, ("0", "1", "", "2"))) == [(1, 10, 1.0, 500.0), (2, 10, 1.0, 400.5)]
+    assert rows(read(path, columns=("0", "1", "", "2"))) == [
+        (1, 10, 1.0, 500.0),
+        (2, 10, 1.0, 400.5),
+    ]
 
 
 def test_labels_stay_what_they_are(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text('007,A1,5\n7,"x, y",3\n1.5,null,4\nNaN,99999999999999999999,1\n')
-    frame = read(path).frame
+    frame = read(path, order="file").frame
     assert frame["user"].tolist() == ["007", "7", "1.5", "NaN"]
     assert frame["item"].tolist() == ["A1", "x, y", "null", "99999999999999999999"]
 
@@ -108,7 +138,7 @@ def test_parquet(tmp_path, moments):
     pd.DataFrame(
         {"t": moments, "user": ["a", "a", "b"], "item": [3, 4, 3], "stars": [1, 2, 3]}
     ).to_parquet(path)
-    frame = read(path, ("user", "item", "stars", "t")).frame
+    frame = read(path, columns=("user", "item", "stars", "t")).frame
     assert frame["user"].tolist() == ["a", "a", "b"]
     assert frame["item"].tolist() == [3, 4, 3]
     assert frame["rating"].tolist() == [1.0, 2.0, 3.0]
@@ -121,7 +151,7 @@ BAD = [
     ("", {}, ["is empty"]),
     ("\n \n\n", {}, ["is empty"]),
     ("user,item,rating\n", {}, ["holds no interactions"]),
-    ("1\t2\t3\n", {}, ["line 1", "'1\\t2\\t3'", "single column", "separator"]),
+    ("1^2^3\n", {}, ["line 1", "'1^2^3'", "single column", "separator"]),
     ("1,2,3,4\n1,2,x,4\n", {}, ["line 2", "rating 'x'", "no finite number"]),
     ("1,2,3,4\n\n\n1,2,3,y\n", {}, ["line 4", "timestamp 'y'"]),
     ("user,item,rating\n1,2,3\n1,3,nan\n", {}, ["line 3", "rating 'nan'"]),
@@ -131,7 +161,7 @@ BAD = [
     ("1,2,3,4\n1,2\n", {}, ["line 2", "rating is empty"]),
     ("1,2,3,4\n,2,3,4\n", {}, ["line 2", "user label is empty"]),
     ("1,2,3,4\n1,,3,4\n", {}, ["line 2", "item label is empty"]),
-    ("1,2,True,4\n1,2,True,4\n", {"header": "no"}, ["line 1", "rating 'True'"]),
+    ("1,2,True,4\n1,2,maybe,4\n", {"header": "no"}, ["line 1", "rating 'True'"]),
     ('1,2,3,4,"a\nb"\n1,2,oops,4,c\n', {}, ["line 3", "oops"]),
     ('1,2,3\n2,"3,4\n5,6,7\n', {}, ["line 2", "quote"]),
     ('1,2,3\n2,"3\n4",5\n', {}, ["line 2", "item label", "line break"]),
@@ -139,11 +169,14 @@ BAD = [
     ("1,2,3\n", {"columns": ("0",)}, ["columns", "user and item"]),
     ("1,2,3\n", {"columns": ("0", "0")}, ["one column twice"]),
     ("a,b,c\n1,2,3\n", {"columns": ("a", "bb")}, ["no column 'bb'", "did you mean 'b'"]),
-    ("rating,user,movie\n1,2,3\n", {}, ["no column 'item'", "set columns"]),
+    ("rating,user,what\n1,2,3\n", {}, ["no column 'item'", "'1,2,3'", "set columns"]),
     ("1,2,3\n", {"separator": '"'}, ["separator"]),
-    (b"1,2,3\n1,2\xff,3\n", {}, ["line 2", "UTF-8"]),
+    (b"1,2,3\n1,2\xff,3\n", {"encoding": "utf-8"}, ["line 2", "utf-8", "set encoding"]),
+    (b"1,2,3\n1,2,3\n", {"encoding": "utf-9"}, ["encoding", "unknown"]),
     (b"1,2,3\n1,\x002,3\n", {}, ["line 2", "binary"]),
-    ("1,2,3\n".encode("utf-16"), {}, ["UTF-16", "save it as UTF-8"]),
+    ("1,2,3\n", {}, ["no times", "'1,2,3'", "order"]),
+    ("1,2,3\n", {"order": "fiel"}, ["order", "did you mean 'file'"]),
+    ("1,2,3\n", {"header": "maybe"}, ["header: 'maybe' is unknown"]),
 ]
 
 
@@ -157,7 +190,7 @@ def test_bad_content_is_one_clear_sentence(tmp_path, content, how, fragments):
     assert all(fragment in message for fragment in fragments), message
     assert "\n" not in message
     assert message.endswith(".")
-    assert "mine.csv" in message or message.startswith(("columns", "separator"))
+    assert "mine.csv" in message or message.startswith(tuple(FileFormat._fields))
 
 
 def test_missing_file_and_folder(tmp_path):

@@ -14,7 +14,7 @@ import pytest
 import requests.adapters
 
 from fedem_jax.config.protocol import preset
-from fedem_jax.data import sources
+from fedem_jax.data import download
 from fedem_jax.data.sources import SOURCES, known_datasets, load, read
 from fedem_jax.errors import UserError
 
@@ -120,8 +120,18 @@ def test_a_file_of_the_users_own(tmp_path):
     path.write_text("".join(f"{u};{u * 5 + i};{i}\n" for u in range(4) for i in range(5)))
     rules = preset("paper", num_candidates=3, min_interactions=3)
     federation = load(str(path), rules, columns=("0", "1", "", "2"), separator=";", header="no")
-    assert (federation.name, federation.num_clients, federation.num_items) == ("mine", 4, 20)
+    assert (federation.name, federation.num_clients, federation.num_items) == ("mine.csv", 4, 20)
     assert federation.item_ids[federation.test_item].tolist() == [4, 9, 14, 19]
+
+
+def test_a_file_called_like_a_known_data_set_has_another_name(tmp_path):
+    """Published numbers are shown by the name of the federation."""
+    rows = "".join(f"{u},{u * 5 + i},1,{i}000000\n" for u in range(4) for i in range(5))
+    rules = preset("paper", num_candidates=3, min_interactions=3)
+    for name in ("ml-100k.csv", "ml-100k"):
+        path = tmp_path / name
+        path.write_text(rows)
+        assert load(path, rules).name == (name if path.suffix else str(path))
 
 
 def test_every_source_is_complete():
@@ -131,6 +141,8 @@ def test_every_source_is_complete():
         assert source.homepage.startswith("https://"), name
         assert source.citation, name
         assert bool(source.url) == bool(source.checksum) == bool(source.member), name
+        assert bool(source.url) != bool(source.file), name
+        assert min(source.users, source.items, source.rows) > 0, name
         assert source.url.startswith("https://") or not source.url, name
 
 
@@ -140,6 +152,46 @@ def test_listed_sizes_are_those_of_the_files(data_dir, name):
     frame = read(name, data_dir=data_dir).frame
     assert frame["user"].nunique() == SOURCES[name].users
     assert frame["item"].nunique() == SOURCES[name].items
+    assert len(frame) == SOURCES[name].rows
+
+
+SAMPLES = {
+    "hetrec2011-ml": "userID\tmovieID\trating\ttimestamp\n75\t3\t1\t1162160236000\n",
+    "amazon-music": "A1,B1,5.0,1203033600\n",
+    "librarything": "a,7,4.5,1203033600\n",
+    "TaFeng": "TRANSACTION_DT,CUSTOMER_ID,AGE_GROUP,PIN_CODE,PRODUCT_SUBCLASS,PRODUCT_ID,AMOUNT,"
+    "ASSET,SALES_PRICE\n11/1/2000,1104905,45-49,115,110411,4710199010372,2,24,30\n"
+    "11/30/2000,418683,45-49,115,120107,4710857472535,1,48,46\n",
+    "QB-article": "user_id,item_id,click,gender\n9,4,1,0\n",
+    "microlens": "user,item,timestamp\n9,4,1660000000000\n",
+    "ml-10m": "1::122::5::838985046\n",
+    "ml-20m": "userId,movieId,rating,timestamp\n1,2,3.5,1112486027\n",
+    "ml-25m": "userId,movieId,rating,timestamp\n1,2,3.5,1112486027\n",
+    "ml-32m": "userId,movieId,rating,timestamp\n1,2,3.5,1112486027\n",
+}
+"""First lines of the data sets that are not at hand."""
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_the_form_of_every_known_file(tmp_path, name):
+    write(tmp_path / SOURCES[name].files[0], SAMPLES[name].encode())
+    found = read(name, data_dir=tmp_path)
+    assert len(found) == SAMPLES[name].count("\n") - name.startswith(
+        ("hetrec", "TaFeng", "QB", "micro", "ml-2", "ml-3")
+    )
+    assert found.columns_read.by == "definition"
+
+
+@pytest.mark.parametrize("name", [name for name in SOURCES if not SOURCES[name].url])
+def test_what_cannot_be_downloaded_says_which_file_goes_where(tmp_path, name):
+    with pytest.raises(UserError) as caught:
+        read(name, data_dir=tmp_path)
+    for part in (
+        SOURCES[name].file,
+        SOURCES[name].homepage,
+        str(tmp_path / SOURCES[name].files[0]),
+    ):
+        assert part in str(caught.value)
 
 
 # download
@@ -157,7 +209,7 @@ def test_download_is_unpacked_to_its_place_and_nowhere_else(tmp_path, served):
 def test_what_was_downloaded_is_not_fetched_again(tmp_path, served, monkeypatch):
     served(archive(**{"ml-100k/u.data": RATINGS}))
     read("ml-100k", data_dir=tmp_path)
-    monkeypatch.setattr(sources, "_fetch", None)
+    monkeypatch.setattr(download, "_fetch", None)
     assert len(read("ml-100k", data_dir=tmp_path)) == 2
 
 
@@ -195,7 +247,7 @@ def test_redirect_to_plain_http_is_refused(tmp_path, monkeypatch):
 
 
 def test_unknown_origin_is_not_downloaded(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "_fetch", None)
+    monkeypatch.setattr(download, "_fetch", None)
     message = refused(tmp_path, "amazon-video")
     assert "https://github.com/Zhangcx19/IJCAI-23-PFedRec" in message
 
@@ -211,10 +263,10 @@ def test_broken_archive(tmp_path, served, content):
 def test_sizes_are_bounded(tmp_path, served, monkeypatch):
     bomb = archive(**{"ml-100k/u.data": b"0" * 100_000})
     served(bomb)
-    monkeypatch.setattr(sources, "MAX_BYTES", 50_000)
+    monkeypatch.setattr(download, "MAX_BYTES", 50_000)
     assert len(bomb) < 50_000
     assert "ml-100k/u.data has more than 50000 bytes" in refused(tmp_path)
-    monkeypatch.setattr(sources, "MAX_BYTES", 50)
+    monkeypatch.setattr(download, "MAX_BYTES", 50)
     assert "more than 50 bytes" in refused(tmp_path)
 
 

@@ -48,6 +48,14 @@ def test_among_equal_times_the_first_row_is_the_latest():
     assert federation.cleaning["tied_users"] == 1
 
 
+def test_a_setting_makes_the_last_row_of_a_tie_the_latest():
+    rows = [(1, item, 1, 100) for item in (11, 12, 13, 14)] + OTHERS
+    told = dataclasses.replace(interactions(rows), ties_latest="last")
+    federation = split(told, small("leak-free"), 0, "x")
+    assert histories(federation)[0] == [11, 12, 13, 14]
+    assert federation.cleaning["tied_users"] == 1
+
+
 def test_repeats_at_equal_times_stay_in_the_order_of_the_file():
     """Of 25 items at one time, each twice, the first row of each stays: a sort that may swap equal
     times keeps others. Rows of another user, earlier and later, lie between, so that there is
@@ -277,3 +285,19 @@ def test_sizes_of_the_real_data(data_dir, name, interactions, clients, items):
     assert (federation.num_clients, federation.num_items) == (clients, items)
     if name == "ml-100k":  # known from the literature on ties in this file
         assert federation.cleaning["tied_users"] == 599
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("name", "fingerprint"),
+    [
+        ("synthetic", "1734ea28305ac73d"),
+        ("filmtrust", "47a83bccf9d362c9"),
+        ("ml-100k", "577bdb3b2c5b24ee"),
+        ("lastfm-2k", "65b47ea1441913e5"),
+        ("amazon-video", "5880d05d212b6fd6"),
+    ],
+)
+def test_the_split_of_known_data_stays_what_it_was(data_dir, name, fingerprint):
+    """A change here changes every published number: it needs a new name of the data or protocol."""
+    assert load(name, data_dir=data_dir).fingerprint == fingerprint

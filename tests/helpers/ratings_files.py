@@ -3,8 +3,10 @@
 For the tests by hypothesis and for the fuzzer (`tests/data/fuzz_readers.py`).
 """
 
+import gzip
 import io
 import itertools
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +15,7 @@ import pandas as pd
 from plain_split import histories, plain_histories
 
 from fedem_jax.config.protocol import preset
+from fedem_jax.data.fileformat import FileFormat
 from fedem_jax.data.interactions import Interactions
 from fedem_jax.data.readers import parse
 from fedem_jax.data.sources import SOURCES
@@ -32,9 +35,16 @@ HOW = {
     "ml-1m": ("ratings.dat", "::", "no"),
     "filmtrust": ("ratings.txt", " ", "no"),
     "amazon": ("ratings.dat", ",", "no"),
+    "json": ("f.jsonl", "", "auto"),
+    "gzip": ("f.csv.gz", "", "auto"),
+    "zip": ("f.zip", "", "auto"),
+    "feather": ("f.feather", "", "auto"),
     "parquet": ("f.parquet", "", "auto"),
 }
 """Name of the file, separator and header, as the settings or the table of data sets give them."""
+
+PACKED = ("gzip", "zip", "feather", "parquet")
+"""Kinds that hardly ever survive damage."""
 
 COLUMNS = ((), ("0", "1"), ("1", "0", "", "2"), ("user", "item", "3"), ("item", "user"))
 """Settings `columns` to go with them."""
@@ -53,12 +63,23 @@ def judge(kind: str, content: bytes, columns: tuple[str, ...] = ()) -> Read | No
     sentence fit to be shown."""
     name, separator, header = HOW[kind]
     try:
-        interactions = parse(Path(name), content, columns, separator, header)
+        interactions = _parsed(Path(name), content, FileFormat(columns, separator, header))
     except UserError as error:
         assert_sentence(str(error))
         return None
     assert_sound(interactions)
     return Read(interactions, split_clients(interactions))
+
+
+def _parsed(path: Path, content: bytes, form: FileFormat) -> Interactions:
+    """A file without times is first refused, then read with an order."""
+    try:
+        return parse(path, content, form)
+    except UserError as error:
+        if "has no times" not in str(error):
+            raise
+        assert_sentence(str(error))
+        return parse(path, content, form._replace(order="file"))
 
 
 def judge_lastfm(path: Path) -> Interactions | None:
@@ -117,18 +138,39 @@ def unused(labels: pd.Series, number: int) -> list:
     return list(itertools.islice(free, number))
 
 
-def parquet_bytes(**columns) -> bytes:
-    """A parquet file of a few rows."""
+def written(form: str) -> bytes:
+    """A file of a few rows, in a form whose columns have types."""
+    table = pd.DataFrame({
+        "user": ["a", "a", "b", "a"],
+        "item": [3, 4, 3, 5],
+        "rating": [1.0, 2.0, 3.0, 4.0],
+        "timestamp": [1, 2, 3, 1],
+    })  # fmt: skip
     out = io.BytesIO()
-    pd.DataFrame(columns).to_parquet(out)
+    if form == "json":
+        return table.to_json(orient="records", lines=True).encode()
+    (table.to_parquet if form == "parquet" else table.to_feather)(out)
     return out.getvalue()
 
 
+def zipped(content: bytes) -> bytes:
+    """A zip archive of one file."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(zipfile.ZipInfo("f.csv"), content)
+    return out.getvalue()
+
+
+CSV = b'user,item,rating,timestamp\n1,10,5,100\n1,"20",3,200\r\n2,10,4,300\n1,30,2,200\n'
+
+
 SOUND = {
-    "csv": b'user,item,rating,timestamp\n1,10,5,100\n1,"20",3,200\r\n2,10,4,300\n1,30,2,200\n',
+    "csv": CSV,
+    "gzip": gzip.compress(CSV, mtime=0),
+    "zip": zipped(CSV),
     "tsv": b"user\titem\n7\tA1\n7\tB2\n8\tA1\n7\tC3\n",
     "guessed": "\ufeff1;10;5.5;100\n\n1;20;-3;200\n2;10;4e0;300\n1;30;1;3\n1;40;2;3\n".encode(),
-    "bars": b'who|item|rating|timestamp|note\n1|"a|b"|5|100|"two\nlines"\n1| 20|3|200|\n1|c|1|5|\n',
+    "bars": b'uid|item|rating|timestamp|note\n1|"a|b"|5|100|"two\nlines"\n1| 20|3|200|\n1|c|1|5|\n',
     "arrows": "1→10→5→100\n1→20→3→200\n1→30→4→300\n".encode(),
     "ml-100k": b"196\t242\t3\t881250949\n186\t302\t3\t891717742\n196\t377\t1\t878887116\n"
     b"196\t51\t2\t881250949\n",
@@ -136,12 +178,9 @@ SOUND = {
     "filmtrust": b"1 1 2\n1 2 4\n1 3 3.5\n1 4 3\n1 5 4\n",
     "amazon": b"A1,B000,5,1400000000\nA1,B001,4,1400000001\nA2,B000,3,1400000002\n"
     b"A1,B002,1,1400000000\n",
-    "parquet": parquet_bytes(
-        user=["a", "a", "b", "a"],
-        item=[3, 4, 3, 5],
-        rating=[1.0, 2.0, 3.0, 4.0],
-        timestamp=[1, 2, 3, 1],
-    ),
+    "json": written("json"),
+    "feather": written("feather"),
+    "parquet": written("parquet"),
 }
 """A sound file of each kind."""
 
