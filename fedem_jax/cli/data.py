@@ -38,6 +38,7 @@ def _known():
         origins.append(f"{known.name}: {known.origin}")
     notes = [
         "Users, items and rows are those of the file, before the filter of the protocol.",
+        "Those of the last ten data sets are as published; nobody of this project counted them.",
         "* The checksum is copied from its publisher and was not tried on a download here.",
         "By hand: `fedem train --dataset NAME` says which file to get and where to put it.",
         "",
@@ -67,7 +68,7 @@ def _file(dataset: str, **how: Any) -> list[Any]:
         "ties": ties,
     }
     facts_of = Table(
-        dataset, ["", ""], [Row([name, fact]) for name, fact in told.items()], [], "ll"
+        "", ["", dataset], [Row([name, fact]) for name, fact in told.items()], [], "ll"
     )
     header = ["user", "item", "rating", "time"]
     return [facts_of, Table("First rows", header, [Row(row) for row in found.sample], [], "llrr")]

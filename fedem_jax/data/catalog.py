@@ -192,7 +192,8 @@ SOURCES = {
         homepage="https://tenrec0.github.io/",
         citation="Yuan et al., NeurIPS 2022 (Tenrec)",
         files=("QB-article/QB-article.csv",),
-        # it has no times; its rows are in order of time for each user
+        # its authors removed the times, but kept each user's order of time (issue 1 of
+        # github.com/yuangh-x/2022-NIPS-Tenrec)
         read=_named(",", "user_id", "item_id", "click", "", order="file"),
         file="QB-article.csv",
     ),
