@@ -260,6 +260,9 @@ def share_of(number: int, share: float) -> int:
     return math.floor(number * share + 1e-9)
 
 
+READING = ("columns", "separator", "header", "encoding", "decimal", "order", "ties_latest")
+"""Settings that say how a file is read, the fields of `fedem_jax.data.fileformat.FileFormat`."""
+
 INERT = (
     "out", "data_dir", "checkpoint_every", "checkpoint_minutes", "block_size", "size_classes"
 )  # fmt: skip

@@ -402,6 +402,7 @@ def test_a_method_without_the_preset_is_a_line_that_says_so(fake, tmp_path):
         (["--methods", "fedem:dim=0"], "fedem:dim=0: dim: 0 is out of range"),
         (["--methods", "fedem:dim"], "'dim' sets nothing; write FIELD=VALUE"),
         (["--methods", "fedem", "fedmf:ties=average"], "'ties' is chosen for all methods"),
+        (["--methods", "fedem", "fedmf:order=random"], "'order' is chosen for all methods"),
         (["--settings", "seed=3"], "'seed' is chosen for all methods"),
         (["--settings", "lr=3"], "setting 'lr' is unknown"),
         (["--protocol", "papr"], "error: protocol: 'papr' is unknown; did you mean 'paper'?"),

@@ -11,7 +11,9 @@ import zipfile
 import pytest
 from reading import frame, told
 
+from fedem_jax.config.base import READING
 from fedem_jax.data import contents
+from fedem_jax.data.fileformat import FileFormat
 from fedem_jax.data.readers import read
 from fedem_jax.errors import UserError
 
@@ -123,3 +125,8 @@ def test_a_file_beyond_all_measure_is_not_opened(tmp_path):
     os.truncate(path, contents.LARGEST_FILE + 1)  # sparse: it takes no room
     with pytest.raises(UserError, match="leave out users or columns"):
         read(path)
+
+
+def test_settings_of_reading_are_the_same_everywhere():
+    """Comparisons and sweeps bar them from a method's own settings, by this list."""
+    assert FileFormat._fields == READING

@@ -94,6 +94,7 @@ def test_a_space_may_stand_in_a_file(tmp_path, ending):
         (["lr_embedding"], "'lr_embedding' names no values"),
         (["lr_embeding=1"], "'lr_embeding' is unknown; did you mean 'lr_embedding'"),
         (["seed=0,1"], "'seed' is the same for all trials"),
+        (["order=file,random"], "'order' is the same for all trials"),
         (["alpha=0,1", "alpha=2"], "'alpha' is named twice"),
         (["alpha=much"], "alpha: 'much' is no number"),
         (["dim=1.5"], "dim: '1.5' is no integer"),
