@@ -55,8 +55,8 @@ def zipped(**files: str) -> bytes:
 @pytest.mark.parametrize(
     ("name", "content", "notes"),
     [
-        ("f.csv.gz", gzip.compress(ROWS.encode()), ()),
-        ("f.csv", gzip.compress(ROWS.encode()), ()),
+        ("f.csv.gz", gzip.compress(ROWS.encode(), mtime=0), ()),
+        ("f.csv", gzip.compress(ROWS.encode(), mtime=0), ()),
         ("f.tsv.bz2", bz2.compress(ROWS.replace(",", "\t").encode()), ()),
         ("f.csv.xz", lzma.compress(ROWS.encode()), ()),
         ("f.zip", zipped(**{"f.csv": ROWS, "__MACOSX/f.csv": "x", "folder/": ""}), ()),
