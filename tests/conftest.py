@@ -7,15 +7,17 @@ import gc
 import os
 import tempfile
 from collections import Counter
+from importlib.metadata import version
 from pathlib import Path
 
 # Hundreds of programs that run for moments: what counts is how long they take to compile. The newer
-# emitters of fused loops take twice as long as the older ones. Who sets XLA_FLAGS, also to nothing,
-# has them compiled in that way instead.
+# emitters of fused loops take twice as long as the older ones, which later releases may lack; XLA
+# ends a process that names an option it does not know. Who sets XLA_FLAGS, also to nothing, has the
+# programs compiled in that way instead.
 os.environ.setdefault(
     "XLA_FLAGS",
-    "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1 "
-    "--xla_cpu_use_fusion_emitters=false",
+    "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+    + " --xla_cpu_use_fusion_emitters=false" * version("jaxlib").startswith("0.10."),
 )
 # A program that several tests compile is compiled once. The workers of pytest-xdist find the
 # variable set by the process that starts them, which removes the folder at its end.
