@@ -1,0 +1,87 @@
+"""Neither the numbers of the clients nor the cut of the work change what a method computes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from lab import Lab, assert_same, config_of, own
+from toy import permuted
+
+from fedem_jax.core.draws import KeyedDraws
+from fedem_jax.runs.simulation import Simulation
+
+
+class Renumbered:
+    """The draws of the same clients under other numbers."""
+
+    def __init__(self, inner: KeyedDraws, old: np.ndarray):
+        self.inner, self.new = inner, jnp.asarray(np.argsort(old))
+        self.old = jnp.append(jnp.asarray(old), len(old))  # beyond the last client there is nobody
+
+    def participants(self):
+        return self.new[self.inner.participants()]
+
+    def samples(self, client, capacity, barred_capacity):
+        return self.inner.samples(self.old[client], capacity, barred_capacity)
+
+    def order(self, client, epoch, count):
+        return self.inner.order(self.old[client], epoch, count)
+
+    def uploaders(self, participants):
+        return self.new[self.inner.uploaders(self.old[participants])]
+
+    def server(self):
+        return self.inner.server()
+
+    def signs(self, axes, scores):
+        return self.inner.signs(axes, scores)
+
+
+ORDER = np.array([3, 0, 6, 2, 5, 1, 4])
+
+
+def test_neither_numbers_of_clients_nor_the_cut_of_the_work_change_anything(lab, method, result):
+    """Seven clients do not fill two devices, nor blocks of three: the rest is padding. Sums over
+    the clients are taken in another order, hence the tolerance.
+
+    Where all data lie in one place, batches are drawn from all of them, in an order that depends on
+    the numbers of the clients."""
+    if len(jax.devices()) < 2:
+        pytest.skip("needs 2 devices")
+    order = np.arange(7) if method == "central-mf" else ORDER
+    lists = lab.simulation.lists
+
+    class Permuted(Simulation):
+        def draws(self, key, number, _):
+            return Renumbered(lab.simulation.draws(key, number, lists), order)
+
+    federation = permuted(lab.simulation.federation, order)
+    other = Lab(config_of(method, block_size=3), 2, federation, Permuted)
+    layout = other.simulation.layout
+    assert layout.padded == 8
+    state, info, ranks = other.run()
+    at = layout.place[np.argsort(order)]  # place of each client, by its old number
+
+    def real(tree, axis=0):
+        return jax.tree.map(lambda leaf: np.take(leaf, at, axis), tree)
+
+    assert_same(real(ranks), result[2])
+    assert_same(real(info, axis=1), result[1], atol=1e-5)
+    assert_same(real(own(state.clients)), own(result[0].clients), atol=1e-4)
+    if method != "central-mf":  # whose server knows the clients by their places
+        assert_same(state.server, result[0].server, atol=1e-4)
+    nobody = int(np.flatnonzero(layout.client == layout.padded)[0])
+    for start, end in zip(jax.tree.leaves(own(other.start.clients)),
+                          jax.tree.leaves(own(state.clients)), strict=True):  # fmt: skip
+        np.testing.assert_array_equal(end[nobody], start[nobody])
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_size_classes_change_nothing(labs, classes):
+    other = Lab(config_of("local-only", size_classes=classes))
+    assert len(other.simulation.layout.classes) == classes
+    theirs = labs("local-only").run()
+    state, info, ranks = other.run()
+    assert_same(ranks, theirs[2])
+    assert_same(info, theirs[1], atol=1e-5)
+    assert_same(state, theirs[0], atol=1e-4)
