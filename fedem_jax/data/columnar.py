@@ -193,8 +193,4 @@ def _json(path: Path, content: bytes) -> Opened:
         longest = max(map(len, content.split(b"\n"))) if len(content) > _BLOCK else len(content)
         options = pyarrow.json.ReadOptions(block_size=max(_BLOCK, longest + 1))
         table = pyarrow.json.read_json(pa.BufferReader(content), read_options=options)
-
-    def read(names: list[str]) -> pa.Table:
-        return table.select(names)
-
-    return table.schema.names, table.num_rows, read
+    return table.schema.names, table.num_rows, table.select

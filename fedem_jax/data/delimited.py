@@ -19,11 +19,8 @@ import pandas as pd
 from fedem_jax.data.cells import Table, short
 from fedem_jax.data.columns import MOST_COLUMNS, called, kind_of_line, locate
 from fedem_jax.data.fileformat import FileFormat
-from fedem_jax.data.lines import STRAY, prepared
+from fedem_jax.data.lines import STRAY, UNIT, prepared
 from fedem_jax.errors import UserError
-
-_UNIT = "\x1f"
-"""Replaces separators of several bytes, because the fast parser takes a single byte."""
 
 _CHUNK = 2**22
 """Characters that are counted at a time."""
@@ -62,13 +59,13 @@ def text_table(path: Path, text: str, suffix: str, form: FileFormat) -> Table:
     before = text.count("\n", 0, start)  # a blank line counts as a record
     shown = separator
     if separator == " " or len(separator.encode()) > 1:
-        if _UNIT in text:
-            line = text.count("\n", 0, text.index(_UNIT)) + 1
+        if UNIT in text:
+            line = text.count("\n", 0, text.index(UNIT)) + 1
             raise UserError(f"{path}, line {line}: holds a control character; delete it.")
         text, comment = (_with_marks(path, part, separator) for part in (text, comment))
         written = _lines(text, _first_line(text))
         first_line = next(written).rstrip("\n")
-        separator = _UNIT
+        separator = UNIT
 
     if first_line.count(separator) >= MOST_COLUMNS:
         raise _too_wide(path, f"line {before + 1}", shown)
@@ -98,8 +95,8 @@ def text_table(path: Path, text: str, suffix: str, form: FileFormat) -> Table:
     # pandas finds no columns behind a quarter of a million blank lines
     body = text[_first_line(text) :]
     table = _parse(path, body, before, separator, positions, max(widest, len(cells)))
-    if separator == _UNIT and '"' in text:  # a quoted mark is no separator
-        table = table.replace(_UNIT, shown, regex=True)
+    if separator == UNIT and '"' in text:  # a quoted mark is no separator
+        table = table.replace(UNIT, shown, regex=True)
     if named:
         table = table[table.index > before]
     table = table[(table != "").any(axis=1)]  # drop blank lines
@@ -148,20 +145,20 @@ def _refuse_stray(table: Table) -> None:
 
 def _first_line(text: str) -> int:
     """Where the first line that is not blank begins; -1 if there is none."""
-    written = re.search(rf"[\S{_UNIT}]", text)
+    written = re.search(rf"[\S{UNIT}]", text)
     return -1 if written is None else text.rfind("\n", 0, written.start()) + 1
 
 
 def _with_marks(path: Path, text: str, separator: str) -> str:
-    """The text with `_UNIT` in place of each separator.
+    """The text with `UNIT` in place of each separator.
 
     If the separator is a blank, each run of blanks and tabs outside of quotes is one separator.
     """
     if separator != " ":
-        return text.replace(separator, _UNIT)
+        return text.replace(separator, UNIT)
     out = io.BytesIO()
     written = io.TextIOWrapper(out, encoding="utf-8", newline="", write_through=True)
-    writer = csv.writer(written, delimiter=_UNIT, lineterminator="\n")
+    writer = csv.writer(written, delimiter=UNIT, lineterminator="\n")
     for record in _records(path, text.replace("\t", " "), " "):
         ends_in_blanks = bool(record) and not record[-1]
         writer.writerow(record[:-1] if ends_in_blanks else record)

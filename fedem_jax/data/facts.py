@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from fedem_jax.data.interactions import Interactions
-from fedem_jax.data.plausible import tied_users
 
 _UNITS = {"s": (1e8, 1e10), "ms": (1e11, 1e13), "us": (1e14, 1e16), "ns": (1e17, 9e18)}
 """Times since 1970 in these units, roughly from 1973 to 2286."""
@@ -45,12 +44,18 @@ def facts(interactions: Interactions) -> Facts:
         repeated=int(frame.duplicated(["user", "item"]).sum()),
         rating=(float(frame["rating"].min()), float(frame["rating"].max())),
         time=_span(frame["time"].to_numpy()),
-        tied=tied_users(frame),
+        tied=_tied_users(frame),
         sample=[
             (str(user), str(item), f"{rating:g}", f"{time:.15g}" if time % 1 else str(int(time)))
             for user, item, rating, time in frame.head(3).itertuples(index=False, name=None)
         ],
     )
+
+
+def _tied_users(frame: pd.DataFrame) -> int:
+    """Users with equal times among their three latest rows, so that a rule decides the split."""
+    latest = frame[["user", "time"]].sort_values("time", kind="stable").groupby("user").tail(3)
+    return int(latest[latest.duplicated()]["user"].nunique())
 
 
 def _span(times: np.ndarray) -> str:

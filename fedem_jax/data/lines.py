@@ -17,6 +17,9 @@ from fedem_jax.data.aliases import by_name
 from fedem_jax.data.moments import is_date
 from fedem_jax.errors import UserError
 
+UNIT = "\x1f"
+"""Replaces separators of several bytes, because fast parsers take a single byte."""
+
 STRAY = "\x1a"
 """Stands for a quote that neither opens nor closes a cell."""
 
@@ -118,12 +121,17 @@ def _cells(line: str, separator: str) -> list[str]:
     """The cells of a line by itself; none if it has a quoted one that is too long."""
     if '"' not in line:
         return line.split(separator if separator != " " else None)
-    marked = line.replace("\t", " ") if separator == " " else line.replace(separator, "\x1f")
-    delimiter = " " if separator == " " else "\x1f"
     try:
-        return next(csv.reader([marked], delimiter=delimiter, skipinitialspace=True), [])
+        return next(_records(line, separator), [])
     except csv.Error:
         return []
+
+
+def _records(text: str, separator: str):
+    """A reader of the records of a text, also with a separator of several bytes."""
+    text = text.replace("\t", " ") if separator == " " else text.replace(separator, UNIT)
+    delimiter = " " if separator == " " else UNIT
+    return csv.reader(io.StringIO(text, newline="\n"), delimiter=delimiter, skipinitialspace=True)
 
 
 def _without_comments(text: str, separator: str, row: str) -> tuple[str, str]:
@@ -193,12 +201,7 @@ def _unquoted(line: str, separator: str) -> str:
 
 def _several(text: str, separator: str):
     """First line (from 0) and end of each record that spans more than one line."""
-    single = text.replace("\t", " ") if separator == " " else text.replace(separator, "\x1f")
-    delimiter = " " if separator == " " else "\x1f"
-    reader = csv.reader(
-        io.StringIO(single, newline="\n"), delimiter=delimiter, skipinitialspace=True
-    )
-    start = 0
+    reader, start = _records(text, separator), 0
     try:
         for _ in reader:
             if reader.line_num - start > 1:

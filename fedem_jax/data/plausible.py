@@ -118,12 +118,6 @@ def check_time(table: Table, time: np.ndarray | None, order: str) -> None:
         )
 
 
-def tied_users(frame: pd.DataFrame) -> int:
-    """Users with equal times among their three latest rows, so that a rule decides the split."""
-    latest = frame[["user", "time"]].sort_values("time", kind="stable").groupby("user").tail(3)
-    return int(latest[latest.duplicated()]["user"].nunique())
-
-
 def _refused(table: Table, complaint: str) -> UserError:
     return UserError(f"{table.path}: {complaint}{_rows(table)}; {_SETTLED}.")
 
