@@ -32,7 +32,7 @@ from fedem_jax.core.layout import Layout
 from fedem_jax.data.federation import Federation
 from fedem_jax.data.interactions import Interactions
 from fedem_jax.data.split import split
-from fedem_jax.evaluation.metrics import summarise
+from fedem_jax.evaluation.metrics import HeldOutRanks, summarise
 from fedem_jax.evaluation.ranking import rank
 from fedem_jax.methods.fedem import Clients, Download
 from fedem_jax.models.adapter import Adapter
@@ -384,7 +384,7 @@ def metrics(
     hr: float | None = None, ndcg: float = 0.02,
 ) -> Iterator[Row]:  # fmt: skip
     """HR and NDCG of ranks against the recorded ones; by default one user may differ."""
-    ours = summarise(ranks, k)
+    ours = summarise(HeldOutRanks.of_one(ranks), k)
     tolerance = 1.0001 / len(ranks) if hr is None else hr
     yield within(f"{name} HR", number, ours[f"hr@{k}"], trace[f"{part}_hr"][number], tolerance)
     yield within(f"{name} NDCG", number, ours[f"ndcg@{k}"], trace[f"{part}_ndcg"][number], ndcg)

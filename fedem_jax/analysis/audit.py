@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +26,10 @@ from fedem_jax.core.layout import SizeClass
 from fedem_jax.core.lists import Lists
 from fedem_jax.data.federation import Federation
 from fedem_jax.data.sources import federation_of
+from fedem_jax.evaluation.exposure import popularity
 from fedem_jax.evaluation.metrics import hit_rate
 from fedem_jax.evaluation.ranking import HeldOut, rank_all
-from fedem_jax.evaluation.records import PARTS
+from fedem_jax.evaluation.records import PARTS, Part
 from fedem_jax.runs.simulation import Simulation, versions
 from fedem_jax.runs.train import Observer, run
 
@@ -42,6 +44,9 @@ def audit(
     its own random order; a client that trains alone does not need common numbers. The hits of a
     protocol without leak are then Binomial(clients, chance), exactly if no scores tie.
 
+    If clients have several held-out items, the audit looks at the latest of each part. The others
+    stay what they are: out of the training sets, and barred from negatives as the protocol says.
+
     Args:
         config: settings of protocol, data and local training; the method is always Local-only.
         federation: the data; None: what `config` names.
@@ -55,26 +60,28 @@ def audit(
     config = LocalOnly(**{name: getattr(config, name) for name in names})
     if federation is None:
         federation = federation_of(config)
+    federation = latest_of_each(federation)
     own = renumbered(federation, np.random.default_rng((config.seed, 1)))
     record = run(config, own, observers).records[-1]
-    popularity = popularity_hits(config, federation)
+    popular = popularity_hits(config, federation)
     drawn = drawn_as_negative(config, own)
     clients, number, k = federation.num_clients, federation.num_items, config.top_k
 
-    def figures(part: str) -> Figures:
-        item, candidates = getattr(federation, f"{part}_item"), f"{part}_candidates"
-        known = _contains(federation, federation.offsets, federation.items, item)
-        barred = _contains(federation, federation.barred_offsets, federation.barred, item)
+    def figures(part: Literal["val", "test"], full: Part) -> Figures:
+        owner, item = latest(federation, part)
+        candidates, looked_at = f"{part}_candidates", len(item)
+        known = _contains(federation, federation.offsets, federation.items, owner, item)
+        barred = _contains(federation, federation.barred_offsets, federation.barred, owner, item)
         ranked = getattr(federation, candidates).shape[1] + 1
-        among = number - _others_known(federation, part)
+        among = (number - _others_known(federation, part))[owner]
         return Figures(
-            local=Share(round(record[part][f"hr@{k}"] * clients), clients),
+            local=Share(round(record[part][f"hr@{k}"] * looked_at), looked_at),
             chance=min(k, ranked) / ranked,
-            local_full=record[f"{part}_full"][f"hr@{k}"],
+            local_full=record[full][f"hr@{k}"],
             chance_full=float(np.mean(np.minimum(k, among) / among)),
-            popularity=popularity[part],
-            popularity_full=popularity[f"{part}_full"],
-            recurring=Share(int(known.sum()), clients),
+            popularity=popular[part],
+            popularity_full=popular[full],
+            recurring=Share(int(known.sum()), looked_at),
             spared=Share(int((barred & ~known).sum()), int((~known).sum())),
             drawn=Share(int(drawn[f"{part}_item"][~known].sum()), int((~known).sum())),
             candidates_drawn=Share(int(drawn[candidates].sum()), drawn[candidates].size),
@@ -89,26 +96,53 @@ def audit(
         top_k=k,
         clients=clients,
         items=number,
-        val=figures("val"),
-        test=figures("test"),
-        coinciding=int((federation.val_item == federation.test_item).sum()),
+        val=figures("val", "val_full"),
+        test=figures("test", "test_full"),
+        coinciding=_coinciding(federation),
         tied_users=federation.cleaning["tied_users"],
         versions=versions(),
     )
 
 
+def latest_of_each(federation: Federation) -> Federation:
+    """The federation with at most one held-out item of each client in each part: the latest."""
+    if federation.one_each:
+        return federation
+    changes = {}
+    for part in ("val", "test"):
+        offsets = getattr(federation, f"{part}_offsets")
+        has = np.diff(offsets) > 0
+        rows = offsets[1:][has] - 1
+        changes[f"{part}_offsets"] = np.concatenate([[0], np.cumsum(has)]).astype(np.int32)
+        for name in (f"{part}_item", f"{part}_candidates"):
+            changes[name] = getattr(federation, name)[rows]
+    return dataclasses.replace(federation, **changes)
+
+
+def latest(federation: Federation, part: str) -> tuple[np.ndarray, np.ndarray]:
+    """The held-out items of a part of `latest_of_each`, and the client of each."""
+    owner = np.flatnonzero(np.diff(getattr(federation, f"{part}_offsets")))
+    return owner, getattr(federation, f"{part}_item")
+
+
 def renumbered(federation: Federation, rng: np.random.Generator) -> Federation:
     """The federation with every client's items numbered in a random order of its own."""
-    per_client = ("val_item", "test_item", "val_candidates", "test_candidates")
-    new = {name: getattr(federation, name).copy() for name in ("items", "barred", *per_client)}
+    lists = {
+        "items": federation.offsets,
+        "barred": federation.barred_offsets,
+        "val_item": federation.val_offsets,
+        "test_item": federation.test_offsets,
+        "val_candidates": federation.val_offsets,
+        "test_candidates": federation.test_offsets,
+    }
+    new = {name: getattr(federation, name).copy() for name in lists}
     for client in range(federation.num_clients):
         number = rng.permutation(federation.num_items).astype(np.int32)
-        for name in per_client:
-            new[name][client] = number[new[name][client]]
-        start, end = federation.offsets[client : client + 2]
-        new["items"][start:end] = number[new["items"][start:end]]
-        start, end = federation.barred_offsets[client : client + 2]
-        new["barred"][start:end] = np.sort(number[new["barred"][start:end]])
+        for name, offsets in lists.items():
+            own = slice(offsets[client], offsets[client + 1])
+            new[name][own] = number[new[name][own]]
+        own = slice(*federation.barred_offsets[client : client + 2])
+        new["barred"][own] = np.sort(new["barred"][own])
     return dataclasses.replace(federation, **new)
 
 
@@ -117,9 +151,7 @@ def popularity_hits(config: Config, federation: Federation) -> dict[str, float]:
 
     The protocol's rule for ties applies.
     """
-    owner = np.repeat(np.arange(federation.num_clients), np.diff(federation.offsets))
-    pairs = np.unique(owner * federation.num_items + federation.items)
-    trained_on = np.bincount(pairs % federation.num_items, minlength=federation.num_items)
+    trained_on = popularity(federation)
 
     def score(state, ids, hyper):
         return jnp.broadcast_to(state.server, (len(ids), federation.num_items))
@@ -129,7 +161,7 @@ def popularity_hits(config: Config, federation: Federation) -> dict[str, float]:
     ranking = simulation.ranking._replace(scale="logit")
     ranked = jax.jit(partial(rank_all, algorithm, simulation.layout, ranking=ranking))
     state = State((), jnp.asarray(trained_on, jnp.float32))
-    ranks = simulation.by_client(ranked(state, simulation.lists, simulation.held_out, hyper=()))
+    ranks = simulation.in_order(ranked(state, simulation.lists, simulation.held_out, hyper=()))
     return {part: float(hit_rate(getattr(ranks, part), config.top_k).mean()) for part in PARTS}
 
 
@@ -140,18 +172,19 @@ def drawn_as_negative(config: Config, federation: Federation) -> dict[str, np.nd
     only on seed, round and client.
 
     Returns:
-        for each of `val_item`, `test_item` (bool [C]), `val_candidates`, `test_candidates`
-        (bool [C K]): True where drawn.
+        for each of `val_item`, `test_item` (bool [n]), `val_candidates`, `test_candidates`
+        (bool [n K]): True where drawn. n clients have such an item.
     """
     simulation = Simulation(config, federation, jax.devices()[:1])
     masks = jax.jit(partial(_drawn, simulation))(
         simulation.key_draws, simulation.lists, simulation.held_out
     )
-    return {name: np.asarray(mask) for name, mask in masks.items()}
+    owners = {part: latest(federation, part)[0] for part in ("val", "test")}
+    return {name: np.asarray(mask)[owners[name.partition("_")[0]]] for name, mask in masks.items()}
 
 
 def _drawn(simulation: Simulation, key: Array, lists: Lists, held_out: HeldOut) -> dict[str, Array]:
-    """The masks of `drawn_as_negative`, on device."""
+    """The masks of `drawn_as_negative` for all clients, on device."""
     rounds = jnp.arange(simulation.config.rounds, dtype=jnp.int32)
     num_items = simulation.federation.num_items
 
@@ -169,9 +202,18 @@ def _drawn(simulation: Simulation, key: Array, lists: Lists, held_out: HeldOut) 
             return met.at[jnp.where(negative, items, num_items)].set(True, mode="drop")
 
         met = lax.fori_loop(0, simulation.config.rounds, add, jnp.zeros(num_items, bool))
-        return {name: met[items[client]] for name, items in held_out._asdict().items()}
+        rows = {name: items[start[client]] for name, (start, items) in looked_at.items()}
+        return {name: met[items] for name, items in rows.items()}
 
-    drawn = {name: jnp.zeros(items.shape, bool) for name, items in held_out._asdict().items()}
+    looked_at = {
+        f"{name}_{kind}": (part.start, getattr(part, kind))
+        for name, part in held_out._asdict().items()
+        for kind in ("item", "candidates")
+    }
+    clients = simulation.layout.num_clients
+    drawn = {
+        name: jnp.zeros((clients, *items.shape[1:]), bool) for name, (_, items) in looked_at.items()
+    }
     for size in simulation.layout.classes:
         # whole batches, so that they compile once; the last client fills the last batch
         room = -len(size.members[0]) % CLIENTS_AT_ONCE
@@ -186,12 +228,20 @@ CLIENTS_AT_ONCE = 16
 
 
 def _contains(
-    federation: Federation, offsets: np.ndarray, values: np.ndarray, item: np.ndarray
-) -> np.ndarray:
-    """[C] whether each client's `item` is in its own part of a ragged list."""
+    federation: Federation, offsets: np.ndarray, values: np.ndarray, owner: np.ndarray,
+    item: np.ndarray,
+) -> np.ndarray:  # fmt: skip
+    """[n] whether each `item` is in the part of a ragged list that its `owner` has."""
     clients, number = np.arange(federation.num_clients), federation.num_items
     keys = np.repeat(clients, np.diff(offsets)) * number + values
-    return np.isin(clients * number + item, keys)
+    return np.isin(owner * number + item, keys)
+
+
+def _coinciding(federation: Federation) -> int:
+    """Clients whose validation item is their test item."""
+    (val_owner, val), (test_owner, test) = (latest(federation, part) for part in ("val", "test"))
+    number = federation.num_items
+    return len(np.intersect1d(val_owner * number + val, test_owner * number + test))
 
 
 def _others_known(federation: Federation, part: str) -> np.ndarray:
@@ -202,7 +252,8 @@ def _others_known(federation: Federation, part: str) -> np.ndarray:
     clients, number = np.arange(federation.num_clients), federation.num_items
     known = np.repeat(clients, np.diff(federation.offsets)) * number + federation.items
     if part == "test":
-        known = np.concatenate([known, clients * number + federation.val_item])
-    item = clients * number + getattr(federation, f"{part}_item")
-    others = np.setdiff1d(known, item)
+        owner, item = latest(federation, "val")
+        known = np.concatenate([known, owner * number + item])
+    owner, item = latest(federation, part)
+    others = np.setdiff1d(known, owner * number + item)
     return np.bincount(others // number, minlength=federation.num_clients)

@@ -103,6 +103,11 @@ def bottleneck(
     if alone < 2:
         raise UserError(f"alone: {alone} is out of range; give a number of at least 2.")
     federation = federation_of(config) if federation is None else federation
+    if not federation.one_each:
+        raise UserError(
+            "split: a bottleneck study compares tables on one test item of each client; give "
+            "split=leave-one-out."
+        )
     check_list(config, federation)
     simulation = Simulation(config, federation)
     setting = Setting(

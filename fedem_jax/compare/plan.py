@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fedem_jax.config.base import READING, Config
+from fedem_jax.config.base import FILES, READING, Config
 from fedem_jax.config.presets import PRESETS, preset
 from fedem_jax.config.protocol import SWITCHES
 from fedem_jax.config.registry import METHODS, settings_of
@@ -18,7 +18,7 @@ from fedem_jax.errors import UserError, nearest
 
 FLAGS = ("dataset", "method", "protocol", "rounds", "seed", "out", "data_dir", "per_client")
 """Settings that `plan_comparison` has arguments for, or that it sets itself."""
-ALIKE = ("eval_every", "top_k", *READING, *SWITCHES)
+ALIKE = ("eval_every", "top_k", *FILES, *READING, *SWITCHES)
 """Further settings that must be the same for all methods, so that metrics are comparable."""
 NOT_IN_NAMES = r"[^\w.=+-]+"
 """Characters of a method's name that folder names replace."""

@@ -152,8 +152,26 @@ class Config:
     """Sampled items that a held-out item is ranked against."""
     min_interactions: Natural = 0
     """Least interactions of a user; users with fewer are dropped."""
+    split: Literal["", "leave-one-out", "ratio", "time", "given"] = ""
+    """What is held out: leave-one-out = the two latest items of each client; ratio = the latest
+    shares of each client; time = all rows from one moment on; given = --val-file, --test-file."""
+    val_share: Annotated[float, Range(0, 0.9)] = 0.0
+    """Share for validation (split = ratio or time)."""
+    test_share: Annotated[float, Range(0, 0.9)] = 0.0
+    """Share for test (split = ratio or time)."""
+    min_rating: Weight = 0.0
+    """Least rating of an interaction; rows below are dropped first."""
+    min_item_interactions: Natural = 0
+    """Least interactions of an item; rows of others are dropped before users are counted."""
+    k_core: Natural = 0
+    """Drop users and items with fewer than k interactions, again and again, until none is left."""
 
     # how the data are read
+    val_file: str = ""
+    """File of the held-out rows for validation (split = given); `dataset` holds those to train
+    on. All three are read with the same settings."""
+    test_file: str = ""
+    """File of the held-out rows for test (split = given)."""
     data_dir: str = ""
     """Folder of data sets; empty: $FEDEM_DATA, else data/."""
     columns: tuple[str, ...] = ()
@@ -233,8 +251,10 @@ class Config:
 
     def rules(self) -> Protocol:
         """The protocol, with the single rules that are set here."""
-        switches = {name: getattr(self, name) for name in SWITCHES}
-        return preset(self.protocol, **{name: value for name, value in switches.items() if value})
+        switches = {name: getattr(self, name) for name in SWITCHES if getattr(self, name)}
+        if any(getattr(self, name) for name in FILES):
+            switches = {"split": "given"} | switches
+        return preset(self.protocol, **switches)
 
     def run_directory(self) -> Path:
         """Folder of the run: `out`, or a name made of data set, method, protocol and seed."""
@@ -262,6 +282,9 @@ def share_of(number: int, share: float) -> int:
 
 READING = ("columns", "separator", "header", "encoding", "decimal", "order", "ties_latest")
 """Settings that say how a file is read, the fields of `fedem_jax.data.fileformat.FileFormat`."""
+
+FILES = ("val_file", "test_file")
+"""Files of held-out rows, beside the `dataset`."""
 
 INERT = (
     "out", "data_dir", "checkpoint_every", "checkpoint_minutes", "block_size", "size_classes"

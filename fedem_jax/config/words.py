@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedem_jax.config.base import INERT
+from fedem_jax.config.base import FILES, INERT
 
 
 def without_effect(names: Sequence[str], method: str) -> str:
@@ -29,7 +29,7 @@ def differences(
         for name, value in wanted.items()
         if name not in but
         and found.get(name) != value
-        and not (name == "dataset" and same_file(found.get(name), value))
+        and not (name in ("dataset", *FILES) and same_file(found.get(name), value))
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Int32
@@ -33,14 +34,18 @@ class Federation:
     """[N + 1] where each client's barred items start in `barred`."""
     barred: Int32[np.ndarray, " barred"]
     """Items never drawn as training negatives: sorted and distinct for each client."""
-    val_item: Int32[np.ndarray, " N"]
-    """Second latest interaction of each client."""
-    test_item: Int32[np.ndarray, " N"]
-    """Latest interaction of each client."""
-    val_candidates: Int32[np.ndarray, "N K"]
-    """Sampled items that the client never touched; the validation item is ranked against them."""
-    test_candidates: Int32[np.ndarray, "N K"]
-    """The same kind of items, for the test item."""
+    val_offsets: Int32[np.ndarray, " offsets"]
+    """[N + 1] where each client's validation items start in `val_item`."""
+    val_item: Int32[np.ndarray, " V"]
+    """Validation items of the clients; with leave-one-out one each, the second latest."""
+    test_offsets: Int32[np.ndarray, " offsets"]
+    """[N + 1] where each client's test items start in `test_item`."""
+    test_item: Int32[np.ndarray, " T"]
+    """Test items of the clients; with leave-one-out one each, the latest."""
+    val_candidates: Int32[np.ndarray, "V K"]
+    """Sampled items that its client never touched, for each validation item to be ranked among."""
+    test_candidates: Int32[np.ndarray, "T K"]
+    """The same kind of items, for each test item."""
     user_ids: np.ndarray
     """[N] label of each client in the file."""
     item_ids: np.ndarray
@@ -57,7 +62,24 @@ class Federation:
     @property
     def num_clients(self) -> int:
         """N."""
-        return len(self.val_item)
+        return len(self.user_ids)
+
+    @property
+    def one_each(self) -> bool:
+        """Whether every client has exactly one validation and one test item."""
+        ones = np.arange(self.num_clients + 1)
+        return all(np.array_equal(ends, ones) for ends in (self.val_offsets, self.test_offsets))
+
+    @property
+    def num_interactions(self) -> int:
+        """Training, validation and test interactions of all clients."""
+        return len(self.items) + len(self.val_item) + len(self.test_item)
+
+    def held_out(self, part: Literal["val", "test"], client: int) -> np.ndarray:
+        """[m_u] validation or test items of one client, oldest first."""
+        offsets = self.val_offsets if part == "val" else self.test_offsets
+        items = self.val_item if part == "val" else self.test_item
+        return items[offsets[client] : offsets[client + 1]]
 
     def train_items(self, client: int) -> np.ndarray:
         """[n_u] training positives of one client, oldest first."""

@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from fedem_jax.config.protocol import Protocol, preset
+from fedem_jax.config.protocol import Protocol, rules_of
 from fedem_jax.data.aliases import by_name
 from fedem_jax.data.columnar import arrow_table
 from fedem_jax.data.federation import Federation
 from fedem_jax.data.fileformat import FileFormat
+from fedem_jax.data.interactions import Interactions
 from fedem_jax.data.readers import interactions_of
 from fedem_jax.data.sources import is_known
 from fedem_jax.data.split import split
@@ -32,6 +33,8 @@ def federation(
     name: str = "table",
     order: str = "",
     ties_latest: str = "first",
+    val: Any = None,
+    test: Any = None,
 ) -> Federation:
     """Split a table into one client per user, with the checks of a file.
 
@@ -44,21 +47,35 @@ def federation(
         rating, time: names of these columns; empty = found by their usual names.
         name: what tables and pictures call the data.
         order, ties_latest: as in `fedem_jax.data.fileformat.FileFormat`.
+        val, test: tables of the held-out rows, if the split is given; `table` then holds the
+            training rows. Such tables need no times.
 
     Raises:
         UserError: as in `fedem_jax.data.readers.read` and `fedem_jax.data.split.split`; or the name
-            is that of a known data set, whose published numbers are not those of your table.
+            is that of a known data set, whose published numbers are not those of your table; or
+            one of `val` and `test` is missing.
     """
     if is_known(name):
         raise UserError(f"name: '{name}' is that of a known data set; give another one.")
     if bool(user) != bool(item):
         raise UserError("user, item: give both names, or none to find them.")
-    arrow = _arrow(table)
-    columns = _columns(arrow.schema.names, user, item, rating, time)
-    form = FileFormat(columns=columns, order=order, ties_latest=ties_latest)
-    form.check()
-    rules = preset(protocol) if isinstance(protocol, str) else protocol
-    return split(interactions_of(arrow_table(name, arrow, form), form, seed), rules, seed, name)
+    given = val is not None or test is not None
+    rules = rules_of(protocol, given)
+    if (val is None) != (test is None) or given != (rules.split == "given"):
+        raise UserError("val, test: split=given takes both tables, and no other split does.")
+
+    def interactions(rows: Any) -> Interactions:
+        arrow = _arrow(rows)
+        columns = _columns(arrow.schema.names, user, item, rating, time)
+        untimed = given and not (order or time)
+        form = FileFormat(
+            columns=columns, order="file" if untimed else order, ties_latest=ties_latest
+        )
+        form.check()
+        return interactions_of(arrow_table(name, arrow, form), form, seed)
+
+    held_out = (interactions(val), interactions(test)) if given else None
+    return split(interactions(table), rules, seed, name, held_out)
 
 
 def _columns(names: list[str], user: str, item: str, rating: str, time: str) -> tuple[str, ...]:

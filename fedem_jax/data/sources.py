@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fedem_jax.config.base import Config
-from fedem_jax.config.protocol import Protocol, preset
+from fedem_jax.config.base import FILES, Config
+from fedem_jax.config.protocol import Protocol, rules_of
 from fedem_jax.data import readers
 from fedem_jax.data.catalog import SOURCES, Source
 from fedem_jax.data.download import download
@@ -49,6 +49,8 @@ def load(
     protocol: str | Protocol = "leak-free",
     seed: int = 0,
     *,
+    val_file: str | Path = "",
+    test_file: str | Path = "",
     data_dir: str | Path = "",
     **form: Any,
 ) -> Federation:
@@ -58,14 +60,32 @@ def load(
         dataset: a known name (`known_datasets`), or the path of a file of your own.
         protocol: rules of the split, by name or made by `fedem_jax.config.protocol.preset`.
         seed: seed of the sampled candidates that held-out items are ranked against.
+        val_file, test_file: files of the held-out rows, if the split is given; `dataset` then holds
+            the training rows. Such files need no times.
         data_dir, form: as in `read`.
 
     Raises:
-        UserError: as in `read` and `fedem_jax.data.split.split`.
+        UserError: as in `read` and `fedem_jax.data.split.split`; or one of the two files is
+            missing.
     """
-    rules = preset(protocol) if isinstance(protocol, str) else protocol
-    interactions = read(dataset, data_dir=data_dir, seed=seed, **form)
-    return split(interactions, rules, seed, name_of(str(dataset)))
+    given, name = bool(val_file or test_file), name_of(str(dataset))
+    rules = rules_of(protocol, given)
+    if bool(val_file) != bool(test_file) or given != (rules.split == "given"):
+        raise UserError(
+            f"{name}: split=given takes val_file and test_file, and no other split does; cut "
+            "validation rows from your training file, never from the test file."
+        )
+    if given and not names_time(form):
+        form.setdefault("order", "file")
+    files = [dataset, *([val_file, test_file] if given else [])]
+    train, *held_out = (read(file, data_dir=data_dir, seed=seed, **form) for file in files)
+    return split(train, rules, seed, name, (held_out[0], held_out[1]) if given else None)
+
+
+def names_time(form: dict[str, Any]) -> bool:
+    """Whether the settings of a file name its column of times."""
+    columns = form.get("columns") or ()
+    return len(columns) > 3 and bool(columns[3])
 
 
 def name_of(dataset: str) -> str:
@@ -87,6 +107,7 @@ def is_known(name: str) -> bool:
 def federation_of(config: Config, load: Callable[..., Federation] = load) -> Federation:
     """The federation of a configuration: its data set, split by its protocol and seed."""
     form = {name: getattr(config, name) for name in FileFormat._fields}
+    form |= {name: getattr(config, name) for name in FILES if getattr(config, name)}
     return load(config.dataset, config.rules(), config.seed, data_dir=config.data_dir, **form)
 
 

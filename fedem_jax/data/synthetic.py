@@ -112,9 +112,10 @@ def _draw(rng: np.random.Generator, truth: Truth, clients: np.ndarray, count: np
     """The items of each client, in random order.
 
     The largest values of log weight + Gumbel noise are a draw without replacement with these
-    weights. They are shuffled, since items of large weight tend to come first.
+    weights. They are sorted, since the order of a partition depends on the processor, and then
+    shuffled.
     """
     score = truth.log_weight(clients) + rng.gumbel(size=(len(clients), len(truth.popularity)))
     for row, client in zip(score, clients, strict=True):
         largest = np.argpartition(row, -count[client])[-count[client] :]
-        yield rng.permutation(largest)
+        yield rng.permutation(np.sort(largest))

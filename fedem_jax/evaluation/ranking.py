@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,29 +16,47 @@ from fedem_jax.core.layout import Layout
 from fedem_jax.core.lists import Lists
 from fedem_jax.data.federation import Federation
 from fedem_jax.errors import UserError
-from fedem_jax.evaluation.metrics import summarise
+from fedem_jax.evaluation.metrics import HeldOutRanks, summarise
+from fedem_jax.evaluation.records import PARTS, Part
+
+
+class HeldOutPart(NamedTuple):
+    """Held-out items of one part on the devices, each with the K candidates it is ranked among.
+
+    The items of a client are neighbours. Each device has the rows of its own clients.
+    """
+
+    start: Int[Array, " C"]
+    """First row of each client, counted from the first row of its device."""
+    count: Int[Array, " C"]
+    """Its number of rows."""
+    owner: Int[Array, " R"]
+    """Place of the client of each row, counted over all devices; C for a row that is not used."""
+    item: Int[Array, " R"]
+    candidates: Int[Array, "R K"]
 
 
 class HeldOut(NamedTuple):
-    """Held-out items of every client, and the K candidates that each is ranked against."""
+    """Held-out items of all clients."""
 
-    val_item: Int[Array, " C"]
-    test_item: Int[Array, " C"]
-    val_candidates: Int[Array, "C K"]
-    test_candidates: Int[Array, "C K"]
+    val: HeldOutPart
+    test: HeldOutPart
 
 
 class Ranks(NamedTuple):
-    """Rank of each client's held-out item, from 1."""
+    """Ranks of the held-out items, from 1: one for each row of `HeldOut`.
 
-    val: Float[Array, " C"]
+    Other held-out items of the client in the same part are left out of the count.
+    """
+
+    val: Float[Array, " V"]
     """Validation item among its sampled candidates."""
-    test: Float[Array, " C"]
+    test: Float[Array, " T"]
     """Test item among its sampled candidates."""
-    val_full: Float[Array, " C"]
+    val_full: Float[Array, " V"]
     """Validation item among all items but the client's training items."""
-    test_full: Float[Array, " C"]
-    """Test item among all items but the client's training items and its validation item."""
+    test_full: Float[Array, " T"]
+    """Test item among all items but the client's training and validation items."""
     listed: Int[Array, "C L"]
     """The L best items outside the client's training items: what the client would be shown."""
     finite: Bool[Array, " C"]
@@ -55,6 +72,8 @@ class Ranking(NamedTuple):
     """`logit`, or `probability` in float32, where large logits tie at 1 (released programs)."""
     length: int
     """L, number of items that a client would be shown."""
+    most: int = 1
+    """Most held-out items of a client in a part."""
 
 
 def rank(
@@ -67,31 +86,46 @@ def rank(
     return 1.0 + higher + (equal if ties == "pessimistic" else 0.5 * equal)
 
 
-def rank_one(
-    ranking: Ranking, scores: Float[Array, " I"], held_out: HeldOut, known: Int[Array, " n"]
-) -> Ranks:
-    """Ranks of one client.
+def rank_rows(
+    ranking: Ranking, scores: Float[Array, "B I"], shown: Float[Array, "B I"], part: HeldOutPart,
+    places: Int[Array, " B"], ranks: tuple[Array, Array],
+) -> tuple[Float[Array, "B I"], tuple[Array, Array]]:  # fmt: skip
+    """Rank the held-out items of a block of clients, one row of each client after the other.
 
     Args:
         ranking: how scores become ranks.
-        scores: logits of all items.
-        held_out: the client's held-out items and candidates, without the client axis.
-        known: its training items, padded with I.
+        scores: of all items.
+        shown: the same, with -inf for items that are left out of the full ranking.
+        part: the held-out items.
+        places: of the clients.
+        ranks: [R] ranks among the candidates and among all items; those of the block are set.
+
+    Returns:
+        `shown` with -inf for the held-out items as well, and the ranks.
     """
-    finite = jnp.isfinite(scores).all()
-    if ranking.scale == "probability":
-        scores = jax.nn.sigmoid(scores)
-    val, test = scores[held_out.val_item], scores[held_out.test_item]
-    shown = scores.at[known].set(-jnp.inf, mode="drop")
-    unknown = shown.at[held_out.val_item].set(-jnp.inf)
-    return Ranks(
-        val=rank(val, scores[held_out.val_candidates], ranking.ties),
-        test=rank(test, scores[held_out.test_candidates], ranking.ties),
-        val_full=rank(val, unknown, ranking.ties),
-        test_full=rank(test, unknown.at[held_out.test_item].set(-jnp.inf), ranking.ties),
-        listed=lax.top_k(shown, min(ranking.length, len(scores)))[1],
-        finite=finite,
-    )
+    client, count, end = jnp.arange(len(places)), part.count[places], part.item.shape[0]
+
+    def rows(number):
+        row = jnp.where(number < count, part.start[places] + number, end)
+        return row, part.item.at[row].get(mode="fill", fill_value=scores.shape[1])
+
+    def leave_out(number, shown):
+        return shown.at[client, rows(number)[1]].set(-jnp.inf, mode="drop")
+
+    def add(number, ranks):
+        row, item = rows(number)
+        candidates = part.candidates.at[row].get(mode="clip")
+        own = scores.at[client, item].get(mode="clip")
+        among = rank(own, scores[client[:, None], candidates], ranking.ties)
+        full = rank(own, shown, ranking.ties)
+        return ranks[0].at[row].set(among, mode="drop"), ranks[1].at[row].set(full, mode="drop")
+
+    if ranking.most == 1:
+        shown = leave_out(0, shown)
+        return shown, add(0, ranks)
+    longest = count.max(initial=0)
+    shown = lax.fori_loop(0, longest, leave_out, shown)
+    return shown, lax.fori_loop(0, longest, add, ranks)
 
 
 def rank_all(
@@ -112,24 +146,63 @@ def rank_all(
     capacity = max(size.positives for size in layout.classes)
     num_items = layout.num_items
 
-    def on_device(clients, server, held_out, client_at):
+    def on_device(clients, server, held_out: HeldOut, client_at):
         def known(place):
             items, count = lists.positives(client_at[place], capacity)
             return jnp.where(jnp.arange(capacity) < count, items, num_items)
 
-        def block(places):
+        def block(ranks, places):
             scores = algorithm.score(State(clients, server), places, hyper)
-            own = HeldOut(*(leaf[places] for leaf in held_out))
-            return jax.vmap(partial(rank_one, ranking))(scores, own, jax.vmap(known)(places))
+            finite = jnp.isfinite(scores).all(axis=1)
+            if ranking.scale == "probability":
+                scores = jax.nn.sigmoid(scores)
+            client = jnp.arange(len(places))[:, None]
+            shown = scores.at[client, jax.vmap(known)(places)].set(-jnp.inf, mode="drop")
+            listed = lax.top_k(shown, min(ranking.length, num_items))[1]
+            left, val = rank_rows(ranking, scores, shown, held_out.val, places, ranks[0])
+            _, test = rank_rows(ranking, scores, left, held_out.test, places, ranks[1])
+            return (val, test), (listed, finite)
 
         num_blocks = -(-layout.shard // layout.block)
         places = jnp.arange(num_blocks * layout.block, dtype=jnp.int32)
         places = jnp.minimum(places, layout.shard - 1).reshape(num_blocks, layout.block)
-        ranks = lax.map(block, places)
-        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[: layout.shard], ranks)
+        none = [(jnp.ones(part.item.shape), jnp.ones(part.item.shape)) for part in held_out]
+        (val, test), of_blocks = lax.scan(block, tuple(none), places)
+        listed, finite = (leaf.reshape(-1, *leaf.shape[2:])[: layout.shard] for leaf in of_blocks)
+        return Ranks(val[0], test[0], val[1], test[1], listed, finite)
 
     client_at = jnp.asarray(layout.client)
     return layout.on_each_device(on_device, state.clients, state.server, held_out, client_at)
+
+
+def weighed(
+    ranking: Ranking, held_out: HeldOutPart, rank: Float[Array, " R"], part: Part
+) -> tuple[Float[Array, " R"], Float[Array, "2 R"]]:
+    """Position of each held-out item in its list, and its weight in HR@L and in NDCG@L.
+
+    The metric of a client is the weighted sum of the gains, 1 or 1 / log2(1 + position), of its
+    items at positions up to L (`fedem_jax.evaluation.metrics`).
+
+    Args:
+        ranking: how scores became ranks; L is its length.
+        held_out: the items.
+        rank: their ranks.
+        part: the part that they belong to.
+    """
+    count, owner = held_out.count, held_out.owner
+    if ranking.most > 1 and part.endswith("_full"):  # one list for all items of a client
+        in_order = jnp.lexsort((rank, owner))
+        owner = owner[in_order]
+        first = jnp.cumsum(count) - count
+        before = jnp.arange(len(rank)) - first.at[owner].get(mode="clip")
+        best = jnp.cumsum(1 / jnp.log2(2.0 + jnp.arange(ranking.length)))
+        best = best[jnp.clip(count, 1, ranking.length) - 1].at[owner].get(mode="clip")
+        position, hit, gain = rank[in_order] + before, before == 0, 1 / best
+    else:
+        hit = gain = 1 / jnp.maximum(count, 1).at[owner].get(mode="clip")
+        position = rank
+    used = owner < len(count)
+    return position, jnp.where(used, jnp.stack([hit.astype(gain.dtype), gain]), 0.0)
 
 
 def evaluate(federation: Federation, scores: Any, k: Any = 10) -> dict[str, dict[str, float]]:
@@ -164,18 +237,38 @@ def evaluate(federation: Federation, scores: Any, k: Any = 10) -> dict[str, dict
         if lost.any():
             raise UserError(f"scores: those of client {lost.argmax()} hold NaN or +inf.")
     check_cutoff("k", k, federation)
-    ranks: dict[str, list[float]] = {"val": [], "test": [], "val_full": [], "test_full": []}
+    ranks: dict[Part, list[float]] = {part: [] for part in PARTS}
     for client in range(federation.num_clients):
         row, ties = scores[client % len(scores)], federation.protocol.ties
-        val, test = federation.val_item[client], federation.test_item[client]
-        unknown = np.ones(federation.num_items, bool)
-        unknown[federation.train_items(client)] = unknown[val] = False
-        ranks["val"].append(_rank(row[val], row[federation.val_candidates[client]], ties))
-        ranks["test"].append(_rank(row[test], row[federation.test_candidates[client]], ties))
-        ranks["val_full"].append(_rank(row[val], row[unknown], ties))
-        unknown[test] = False
-        ranks["test_full"].append(_rank(row[test], row[unknown], ties))
-    return {part: summarise(np.array(each), k) for part, each in ranks.items()}
+        left = np.ones(federation.num_items, bool)
+        left[federation.train_items(client)] = False
+        for part, full in PAIRS:
+            items = federation.held_out(part, client)
+            left[items] = False
+            first = getattr(federation, f"{part}_offsets")[client]
+            candidates = getattr(federation, f"{part}_candidates")[first : first + len(items)]
+            ranks[part] += [
+                _rank(row[item], row[others], ties)
+                for item, others in zip(items, candidates, strict=True)
+            ]
+            ranks[full] += [_rank(row[item], row[left], ties) for item in items]
+    return {
+        part: summarise(held_out_ranks(federation, part, np.array(each)), k)
+        for part, each in ranks.items()
+    }
+
+
+PAIRS: tuple[tuple[Literal["val", "test"], Part], ...] = (
+    ("val", "val_full"),
+    ("test", "test_full"),
+)
+"""A part among sampled candidates, and among all items."""
+
+
+def held_out_ranks(federation: Federation, part: Part, rank: Any) -> HeldOutRanks:
+    """The ranks of one part by client; `rank` is in the order of the federation."""
+    offsets = federation.val_offsets if part.startswith("val") else federation.test_offsets
+    return HeldOutRanks(np.asarray(rank), offsets, together=part.endswith("_full"))
 
 
 def _rank(held_out: Any, others: np.ndarray, ties: str) -> float:

@@ -32,6 +32,10 @@ class Evaluation(TypedDict):
     """Rounds done, from 1."""
     coverage: float
     """Share of all items that are in the list of at least one client."""
+    gini: NotRequired[float]
+    """Gini coefficient of how often the items are listed; older records have none."""
+    novelty: NotRequired[float]
+    """Mean self-information of the listed items, bits; older records have none."""
     val: Metrics
     test: Metrics
     val_full: Metrics
@@ -76,8 +80,8 @@ class BestTest(TypedDict):
     test_full: Metrics
 
 
-class Chance(TypedDict):
-    """Expected test metrics of a random order."""
+class TestMetrics(TypedDict):
+    """Test metrics by part."""
 
     test: Metrics
     test_full: Metrics
@@ -106,6 +110,10 @@ class Outcome(TypedDict):
     """Every switch of the protocol and its value."""
     fingerprint: str
     """Fingerprint of the split."""
+    cleaning: NotRequired[dict[str, int]]
+    """Rows, users and items that each step of the preparation read, dropped or kept."""
+    evaluated: NotRequired[dict[str, int]]
+    """Clients that have a held-out item, for `val` and `test`."""
     columns_read: NotRequired[str]
     """What became user, item, rating and time, and how that was decided."""
     seed: int
@@ -118,7 +126,10 @@ class Outcome(TypedDict):
     """The last round."""
     selected: Literal["headline", "best_test", "last"]
     """The entry that the protocol reports."""
-    chance: Chance
+    chance: TestMetrics
+    """Expected metrics of a random order."""
+    worst_decile: NotRequired[TestMetrics]
+    """Test metrics of the tenth of the clients with the lowest values, at the headline round."""
     by_activity: list[Activity]
     """Quartiles from the shortest histories up; an empty one is left out."""
     clients: int

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Literal, cast
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -12,17 +12,24 @@ import pandas as pd
 from fedem_jax.config.base import Config
 from fedem_jax.config.protocol import PROTOCOLS, SELECTED, SWITCHES
 from fedem_jax.data.federation import Federation
-from fedem_jax.evaluation.metrics import chance_level, per_user
-from fedem_jax.evaluation.ranking import Ranks
+from fedem_jax.evaluation.metrics import (
+    HeldOutRanks,
+    chance_level,
+    chance_of_several,
+    client_metrics,
+    over_clients,
+    worst_decile,
+)
+from fedem_jax.evaluation.ranking import Ranks, held_out_ranks
 from fedem_jax.evaluation.records import (
     PARTS,
     Activity,
-    Chance,
     Evaluation,
     Outcome,
     Part,
     Record,
     Summary,
+    TestMetrics,
 )
 from fedem_jax.evaluation.statistics import bootstrap_interval
 
@@ -31,7 +38,11 @@ def protocol_label(summary: Summary) -> str:
     """The protocol's name, with the switches that differ from its preset."""
     rules = PROTOCOLS.get(summary["protocol"].rstrip("*"))
     switches = summary["protocol_switches"]
-    changed = [name for name in SWITCHES if rules and switches[name] != getattr(rules, name)]
+    changed = [
+        name
+        for name in SWITCHES
+        if rules and switches.get(name, getattr(rules, name)) != getattr(rules, name)
+    ]
     changes = ", ".join(f"{name.replace('_', ' ')} {switches[name]}" for name in changed)
     return f"{summary['protocol']} ({changes})" if changes else summary["protocol"]
 
@@ -48,27 +59,45 @@ def best_round(records: Sequence[Record], k: int, part: Part = "val") -> Record:
 
 
 def per_client(federation: Federation, ranks: Ranks) -> pd.DataFrame:
-    """One row per client: `user`, `history` (training positives), and its ranks by part."""
-    columns = {"user": federation.user_ids, "history": np.diff(federation.offsets)}
+    """One row per client: `user`, `history` (training positives), and its ranks by part.
+
+    A client's rank is a number with leave-one-out, else the list of the ranks of its items.
+    """
+    columns: dict[str, Any] = {
+        "user": federation.user_ids, "history": np.diff(federation.offsets)
+    }  # fmt: skip
     for part in PARTS:
-        columns[part] = np.asarray(getattr(ranks, part))[: federation.num_clients]
+        rank, offsets, _ = held_out_ranks(federation, part, getattr(ranks, part))
+        lists = np.split(rank, offsets[1:-1])
+        columns[part] = rank if federation.one_each else [each.tolist() for each in lists]
     return pd.DataFrame(columns)
 
 
+def ranks_in(clients: pd.DataFrame, part: Part) -> HeldOutRanks:
+    """The ranks of a part in a table of `per_client`."""
+    column, together = clients[part], part.endswith("_full")
+    if column.dtype != object:
+        rank = column.to_numpy(np.float64)
+        return HeldOutRanks(rank, np.arange(len(rank) + 1), together)
+    offsets = np.concatenate([[0], np.cumsum([len(each) for each in column])])
+    return HeldOutRanks(np.concatenate([*column, []]).astype(np.float64), offsets, together)
+
+
 def with_metrics(clients: pd.DataFrame, k: int) -> pd.DataFrame:
-    """`clients` with added metrics at `k`, in columns such as `test hr@10`."""
+    """`clients` with added metrics at `k`, in columns such as `test hr@10`; NaN = no such item."""
     values = {
         f"{part} {name}": value
         for part in PARTS
-        for name, value in per_user(clients[part].to_numpy(np.float64), [k]).items()
+        for name, value in client_metrics(ranks_in(clients, part), [k]).items()
     }
     return clients.assign(**values)
 
 
 def intervals(clients: pd.DataFrame, k: int, part: Part) -> dict[str, list[float]]:
     """Bootstrap intervals [low, high] over the clients, for the mean of each metric at `k`."""
-    values = per_user(clients[part].to_numpy(np.float64), [k])
-    ends = bootstrap_interval(np.stack(list(values.values()), axis=1))
+    values = client_metrics(ranks_in(clients, part), [k])
+    table = np.stack(list(values.values()), axis=1)
+    ends = bootstrap_interval(table[~np.isnan(table[:, 0])])
     return dict(zip(values, ends.T.tolist(), strict=True))
 
 
@@ -95,24 +124,42 @@ def by_activity(clients: pd.DataFrame, k: int) -> list[Activity]:
     return table
 
 
-def _means(clients: pd.DataFrame, k: int, part: Part) -> dict[str, float]:
-    values = per_user(clients[part].to_numpy(np.float64), [k])
-    return {name: float(value.mean()) for name, value in values.items()}
+def _means(
+    clients: pd.DataFrame, k: int, part: Part, mean: Callable[[np.ndarray], float] = over_clients
+) -> dict[str, float]:
+    """A mean of each metric at `k` over the clients; NaN if none of them has such an item."""
+    values = client_metrics(ranks_in(clients, part), [k])
+    return {
+        name: float("nan") if np.isnan(value).all() else mean(value)
+        for name, value in values.items()
+    }
 
 
-def chance(federation: Federation, k: int) -> Chance:
+def chance(federation: Federation, k: int) -> TestMetrics:
     """Expected test metrics at `k` of a random order.
 
     `test` orders the candidates; `test_full` all items but the client's training items and its
-    validation item.
+    validation items.
     """
     num_items, each = federation.num_items, np.arange(federation.num_clients)
-    client = np.concatenate([np.repeat(each, np.diff(federation.offsets)), each, each])
-    item = np.concatenate([federation.items, federation.val_item, federation.test_item])
+    lists = (
+        (federation.offsets, federation.items),
+        (federation.val_offsets, federation.val_item),
+        (federation.test_offsets, federation.test_item),
+    )
+    client = np.concatenate([np.repeat(each, np.diff(offsets)) for offsets, _ in lists])
+    item = np.concatenate([items for _, items in lists])
     touched = np.unique(client * num_items + item) // num_items  # repeats count once
     others = num_items - np.bincount(touched)
     sampled = np.full(len(each), 1 + federation.test_candidates.shape[1])
-    return {"test": chance_level(sampled, k), "test_full": chance_level(1 + others, k)}
+    if federation.one_each:
+        return {"test": chance_level(sampled, k), "test_full": chance_level(1 + others, k)}
+    relevant = np.diff(federation.test_offsets)
+    alone = np.minimum(relevant, 1)
+    return {
+        "test": chance_of_several(sampled, alone, k),
+        "test_full": chance_of_several(others + relevant, relevant, k),
+    }
 
 
 def summarise_run(
@@ -132,6 +179,11 @@ def summarise_run(
         "protocol_switches": dataclasses.asdict(federation.protocol),
         "fingerprint": federation.fingerprint,
         "columns_read": str(federation.columns_read or ""),
+        "cleaning": federation.cleaning,
+        "evaluated": {
+            "val": int((np.diff(federation.val_offsets) > 0).sum()),
+            "test": int((np.diff(federation.test_offsets) > 0).sum()),
+        },
         "seed": config.seed,
         "rounds": config.rounds,
         "top_k": k,
@@ -144,10 +196,14 @@ def summarise_run(
         "last": _evaluation(records[-1]),
         "selected": selected,
         "chance": chance(federation, k),
+        "worst_decile": {
+            "test": _means(clients, k, "test", worst_decile),
+            "test_full": _means(clients, k, "test_full", worst_decile),
+        },
         "by_activity": by_activity(clients, k),
         "clients": federation.num_clients,
         "items": federation.num_items,
-        "interactions": len(federation.items) + 2 * federation.num_clients,
+        "interactions": federation.num_interactions,
         "bytes_up": config.rounds * records[-1]["bytes_up"],
         "bytes_down": config.rounds * records[-1]["bytes_down"],
     }
@@ -155,11 +211,6 @@ def summarise_run(
 
 def _evaluation(record: Record) -> Evaluation:
     """The metrics of a record."""
-    return {
-        "round": record["round"],
-        "coverage": record["coverage"],
-        "val": record["val"],
-        "test": record["test"],
-        "val_full": record["val_full"],
-        "test_full": record["test_full"],
-    }
+    names = Evaluation.__required_keys__ | Evaluation.__optional_keys__
+    values = {name: value for name, value in record.items() if name in names}
+    return cast(Evaluation, values)

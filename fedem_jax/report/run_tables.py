@@ -80,7 +80,6 @@ def opening(setting: Setting) -> Panel:
     config: Config = setting["config"]
     federation: Federation = setting["federation"]
     rules = federation.protocol
-    interactions = len(federation.items) + 2 * federation.num_clients
     steps = [
         f"{count:,} {name.replace('_', ' ')}"
         for name, count in federation.cleaning.items()
@@ -88,7 +87,7 @@ def opening(setting: Setting) -> Panel:
     ]
     facts = {
         "data": f"{federation.num_clients:,} clients, {federation.num_items:,} items, "
-        f"{interactions:,} interactions",
+        f"{federation.num_interactions:,} interactions",
         "columns": str(federation.columns_read or ""),
         "preparation": ", ".join(steps),
         "protocol": f"{rules.name}: negatives from the {rules.negative_pool} items, "

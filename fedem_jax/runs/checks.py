@@ -8,14 +8,14 @@ import os
 import shlex
 from pathlib import Path
 
-from fedem_jax.config.base import INERT, Config
+from fedem_jax.config.base import FILES, INERT, Config
 from fedem_jax.config.file import load_settings
 from fedem_jax.config.words import differences
 from fedem_jax.errors import CannotResume, UserError
 from fedem_jax.runs.names import CONFIG, METRICS, SUMMARY
 from fedem_jax.storage.lock import holder
 
-RESUMED_WITH = ("dataset", *(name for name in INERT if name != "size_classes"))
+RESUMED_WITH = ("dataset", *FILES, *(name for name in INERT if name != "size_classes"))
 """Settings that may change when a run is resumed. Of the data only their place may: their
 fingerprint is compared."""
 

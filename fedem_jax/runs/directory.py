@@ -190,7 +190,10 @@ def save_candidates(path: Path, federation: Federation) -> None:
 
     `numpy.load(path)` reads the file, without pickles.
     """
-    names = ("val_item", "test_item", "val_candidates", "test_candidates", "fingerprint")
+    names = (
+        "val_offsets", "val_item", "val_candidates", "test_offsets", "test_item", "test_candidates",
+        "fingerprint",
+    )  # fmt: skip
     labels = {name: getattr(federation, name) for name in ("user_ids", "item_ids")}
     arrays = {name: getattr(federation, name) for name in names} | {
         name: ids.astype(str) if ids.dtype == object else ids for name, ids in labels.items()

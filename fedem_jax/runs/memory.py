@@ -20,6 +20,7 @@ from fedem_jax.core.layout import Layout
 from fedem_jax.data.federation import Federation
 from fedem_jax.errors import UserError
 from fedem_jax.methods import bind
+from fedem_jax.runs.held_out import Room
 from fedem_jax.units import in_bytes
 
 WIDEST_BLOCK = 256
@@ -141,11 +142,12 @@ def _with_block(
     room = max(max(size.positives, size.barred) for size in layout.classes)
     lists = 2 * layout.padded + len(federation.items) + len(federation.barred) + 2 * room
     scratch = algorithm.scratch(min(block, layout.shard))
-    held_out = 2 + 2 * federation.val_candidates.shape[1]
+    rows = sum(Room.of(federation, layout))
+    held_out = rows * (2 + federation.val_candidates.shape[1]) + 4 * layout.shard
     return MemoryPlan(
         clients=bytes_of(state.clients) // devices,
         server=bytes_of(state.server),
-        data=4 * (lists + held_out * layout.shard),
+        data=4 * (lists + held_out),
         scratch={phase: 4 * count for phase, count in scratch.items()},
         limit=limit,
         devices=devices,

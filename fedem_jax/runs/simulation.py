@@ -19,15 +19,16 @@ from fedem_jax.config.base import Config
 from fedem_jax.core.algorithm import Info, State
 from fedem_jax.core.draws import Draws, KeyedDraws
 from fedem_jax.core.finite import finite_state
-from fedem_jax.core.layout import Layout
 from fedem_jax.core.lists import Lists, lists_on_device
 from fedem_jax.core.size_classes import ClientLoad, lay_out
 from fedem_jax.data.federation import Federation
 from fedem_jax.errors import UserError
-from fedem_jax.evaluation.metrics import coverage, summarise
-from fedem_jax.evaluation.ranking import HeldOut, Ranking, Ranks, check_cutoff, rank_all
-from fedem_jax.evaluation.records import Record
+from fedem_jax.evaluation.exposure import exposure
+from fedem_jax.evaluation.metrics import summarise
+from fedem_jax.evaluation.ranking import Ranking, Ranks, check_cutoff, held_out_ranks, rank_all
+from fedem_jax.evaluation.records import Metrics, Part, Record
 from fedem_jax.methods import bind
+from fedem_jax.runs.held_out import held_out, most_held_out
 from fedem_jax.runs.memory import plan_memory
 from fedem_jax.version import __version__
 
@@ -66,9 +67,10 @@ class Simulation:
         self.algorithm = bind(config, self.layout)
         self.key_init, self.key_draws = jax.random.split(jax.random.key(config.seed))
         self.lists = lists_on_device(federation, self.layout)
-        self.held_out = held_out(federation, self.layout)
-        rules = federation.protocol
-        self.ranking = Ranking(rules.ties, rules.scale, config.top_k)
+        on_host, self._rows = held_out(federation, self.layout)
+        self.held_out = jax.device_put(on_host, self.layout.sharded())
+        rules, most = federation.protocol, most_held_out(federation)
+        self.ranking = Ranking(rules.ties, rules.scale, config.top_k, most)
         self._segments: dict[int, Any] = {}
 
     def init(self) -> State:
@@ -117,6 +119,16 @@ class Simulation:
         """Arrays with the client axis first, brought to the host in the federation's order."""
         return jax.tree.map(lambda leaf: np.asarray(leaf)[self.layout.place], tree)
 
+    def in_order(self, ranks: Ranks) -> Ranks:
+        """Ranks on the host, in the federation's order of held-out items and of clients."""
+        val, test = self._rows
+        rows = {"val": val, "test": test, "val_full": val, "test_full": test}
+        leaves: dict[str, Any] = {
+            name: np.asarray(leaf)[rows.get(name, self.layout.place)]
+            for name, leaf in ranks._asdict().items()
+        }
+        return Ranks(**leaves)
+
     def record(self, round: int, info: Info, ranks: Ranks) -> Record:
         """The record of evaluated round `round`, counted from 1.
 
@@ -126,9 +138,9 @@ class Simulation:
         """
         place, k = self.layout.place, self.config.top_k
         loss, epochs = np.asarray(info.loss[-1])[place], np.asarray(info.epochs[-1])[place]
-        by_client: Any = self.by_client(ranks)
+        ordered: Any = self.in_order(ranks)
         trained = epochs > 0
-        sound = by_client.finite & (np.isfinite(loss) | ~trained)
+        sound = ordered.finite & (np.isfinite(loss) | ~trained)
         if not sound.all():
             lost = int(np.flatnonzero(~sound)[0])
             diverged = not np.isfinite(loss[trained]).all()
@@ -150,15 +162,24 @@ class Simulation:
                 f"round {round}: all clients that trained were skipped, so nothing is learned; "
                 "a smaller step size helps."
             )
+
+        shown = exposure(ordered.listed, self.federation)
+
+        def metrics(part: Part) -> Metrics:
+            rank = getattr(ordered, part)
+            return summarise(held_out_ranks(self.federation, part, rank), k)
+
         record: Record = {
             "round": round,
             "loss": float(loss[trained].mean()),
             "epochs": float(epochs[trained].mean()),
-            "val": summarise(by_client.val, k),
-            "test": summarise(by_client.test, k),
-            "val_full": summarise(by_client.val_full, k),
-            "test_full": summarise(by_client.test_full, k),
-            "coverage": coverage(by_client.listed, self.federation.num_items),
+            "val": metrics("val"),
+            "test": metrics("test"),
+            "val_full": metrics("val_full"),
+            "test_full": metrics("test_full"),
+            "coverage": shown["coverage"],
+            "gini": shown["gini"],
+            "novelty": shown["novelty"],
             "bytes_up": self.algorithm.traffic.up,
             "bytes_down": self.algorithm.traffic.down,
             "protocol": self.federation.protocol.name,
@@ -177,12 +198,6 @@ class Segment(NamedTuple):
     """Of every round: [length C]."""
     ranks: Ranks
     """After the last round."""
-
-
-def held_out(federation: Federation, layout: Layout) -> HeldOut:
-    """Held-out items and candidates, on the devices."""
-    arrays = [layout.spread(getattr(federation, name)) for name in HeldOut._fields]
-    return HeldOut(*jax.device_put(arrays, layout.sharded()))
 
 
 def check_pool(config: Config, federation: Federation) -> None:

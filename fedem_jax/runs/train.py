@@ -191,7 +191,7 @@ def run_rounds(
             record["rho"] = count_rho(run_state.state).tolist()
         run_state.records.append(record)
         if best_round(run_state.records, config.top_k) is record:
-            run_state.best = simulation.by_client(ranks)
+            run_state.best = simulation.in_order(ranks)
         for observer in observers:
             observer.record(record)
         if checkpointer is not None:

@@ -184,9 +184,9 @@ class Runner:
     def _curve(self, report: Report, place: int, ends: Sequence[int], seconds: float) -> Curve:
         sound = report.sound[place]
         good = len(sound) if sound.all() else int(np.argmin(sound))
-        k, clients = self.sweep.config.top_k, self._federation.num_clients
+        k = self.sweep.config.top_k
         values = {"round": np.array(ends), "loss": np.asarray(report.loss[place], np.float64)}
-        values |= metrics_of(report.counts[place], clients, k)
+        values |= metrics_of(report.counts[place], self._federation, k)
         cut = {name: each[:good] for name, each in values.items()}
         return Curve(cut, 0 if sound.all() else ends[good], seconds)
 

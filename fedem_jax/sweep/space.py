@@ -22,14 +22,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedem_jax.config.base import READING, Config
+from fedem_jax.config.base import FILES, READING, Config
 from fedem_jax.config.protocol import SWITCHES
 from fedem_jax.config.values import declared, from_data, from_text, listed
 from fedem_jax.errors import UserError, nearest
 
 FIXED = (
     "dataset", "method", "protocol", "rounds", "seed", "out", "eval_every", "top_k", "per_client",
-    "data_dir", "block_size", "size_classes", *READING, *SWITCHES,
+    "data_dir", "block_size", "size_classes", *FILES, *READING, *SWITCHES,
 )  # fmt: skip
 """Settings that are the same for all trials: data and protocol, since metrics would not be
 comparable; rounds, since each trial is judged by its best; and those that change no result."""

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from fedem_jax.config.base import Config
 from fedem_jax.core.algorithm import Info, hyper_of
@@ -29,8 +29,9 @@ from fedem_jax.core.layout import AXIS
 from fedem_jax.core.lists import Lists
 from fedem_jax.data.federation import Federation
 from fedem_jax.evaluation.metrics import hit_rate, ndcg
-from fedem_jax.evaluation.ranking import HeldOut, Ranks, rank_all
-from fedem_jax.evaluation.summary import PARTS
+from fedem_jax.evaluation.ranking import HeldOut, Ranks, rank_all, weighed
+from fedem_jax.evaluation.records import PARTS, Part
+from fedem_jax.runs.held_out import Room, held_out
 from fedem_jax.runs.simulation import Simulation
 
 
@@ -47,8 +48,9 @@ class Member(NamedTuple):
 class Report(NamedTuple):
     """What a trial reports of each evaluated round, R in all."""
 
-    counts: Int[Any, "R 4 n"]
-    """Number of clients with each rank 1, 1.5, 2, ... K, for each of `PARTS`."""
+    counts: Float[Any, "R 4 2 n"]
+    """Weight of the clients at each position 1, 1.5, 2, ... K, for each of `PARTS`; for HR, and for
+    NDCG. With one held-out item each, both count the clients."""
     loss: Float[Any, " R"]
     """Mean training loss of the clients that trained in the last round, nats."""
     sound: Bool[Any, " R"]
@@ -153,18 +155,24 @@ class Stack:
             empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), info)
             state, info = lax.fori_loop(first, end, round, (state, empty))
             ranks = rank_all(method, layout, state, lists, own, member.hyper, ranking)
-            return state, self._report(info, ranks, present)
+            return state, self._report(info, ranks, own, present)
 
         return lax.scan(segment, state, (bounds[0], bounds[1]))
 
-    def _report(self, info: Info, ranks: Ranks, present: Bool[Array, " C"]) -> Report:
+    def _report(self, info: Info, ranks: Ranks, own: HeldOut, present: Bool[Array, " C"]) -> Report:
         trained = present & (info.epochs > 0)
         sound = ranks.finite & (jnp.isfinite(info.loss) | ~trained)
-        rank = jnp.stack([getattr(ranks, part) for part in PARTS])
+        ranking = self.simulation.ranking
         levels = jnp.asarray(_ranks_to(self.simulation.config.top_k), jnp.float32)
-        equal = (rank[:, :, None] == levels[None, None, :]) & present[None, :, None]
+
+        def counts(part: Part) -> Float[Array, "2 n"]:
+            held_out = own.val if part.startswith("val") else own.test
+            position, weights = weighed(ranking, held_out, getattr(ranks, part), part)
+            return weights @ (position[:, None] == levels[None]).astype(weights.dtype)
+
         loss = jnp.where(trained, info.loss, 0.0).sum() / trained.sum()
-        return Report(equal.sum(axis=1), loss, (sound | ~present).all())
+        of_parts = jnp.stack([counts(part) for part in PARTS])
+        return Report(of_parts, loss, (sound | ~present).all())
 
     def _members(self, configs: Sequence[Config]) -> Member:
         """The arguments of a chunk."""
@@ -181,11 +189,10 @@ class Stack:
         """Held-out items and candidates of every seed, on the devices: [seeds C ...]."""
         layout = self.simulation.layout
         sharding = NamedSharding(layout.mesh, PartitionSpec(None, AXIS))
-        arrays = [
-            np.stack([layout.spread(getattr(each, name)) for each in federations])
-            for name in HeldOut._fields
-        ]
-        return HeldOut(*jax.device_put(arrays, sharding))
+        rooms = [Room.of(each, layout) for each in federations]
+        room = Room(max(each.val for each in rooms), max(each.test for each in rooms))
+        return jax.device_put(_stacked([held_out(each, layout, room)[0] for each in federations]),
+                              sharding)  # fmt: skip
 
 
 def _stacked(trees: Sequence[Any]) -> Any:
@@ -194,16 +201,21 @@ def _stacked(trees: Sequence[Any]) -> Any:
 
 
 def metrics_of(
-    counts: Int[np.ndarray, "R 4 n"], num_clients: int, k: int
+    counts: Float[np.ndarray, "R 4 2 n"], federation: Federation, k: int
 ) -> dict[str, Float[np.ndarray, " R"]]:
-    """HR@k and NDCG@k over all clients after each evaluated round, from the counts of a report.
+    """HR@k and NDCG@k over the clients after each evaluated round, from the counts of a report.
 
     Their names are such as `val hr@10`.
     """
-    ranks, values = _ranks_to(k), {}
+    ranks, values, counts = _ranks_to(k), {}, np.asarray(counts, np.float64)
+    clients = {
+        "val": np.count_nonzero(np.diff(federation.val_offsets)),
+        "test": np.count_nonzero(np.diff(federation.test_offsets)),
+    }
     for number, part in enumerate(PARTS):
-        for name, gain in ((f"hr@{k}", hit_rate), (f"ndcg@{k}", ndcg)):
-            values[f"{part} {name}"] = counts[:, number] @ gain(ranks, k) / num_clients
+        for which, (name, gain) in enumerate(((f"hr@{k}", hit_rate), (f"ndcg@{k}", ndcg))):
+            total = counts[:, number, which] @ gain(ranks, k)
+            values[f"{part} {name}"] = total / clients[part.removesuffix("_full")]
     return values
 
 

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from fedem_jax.errors import UserError
+from fedem_jax.evaluation.exposure import coverage
 from fedem_jax.evaluation.metrics import (
     CUTOFFS,
+    HeldOutRanks,
     chance_level,
-    coverage,
     hit_rate,
     ndcg,
     per_user,
@@ -46,7 +47,7 @@ def test_metrics_by_hand():
 
 
 def test_summaries_hold_every_cutoff_and_the_own_one():
-    summary = summarise(np.array([1.0, 7.0, 30.0]), 3)
+    summary = summarise(HeldOutRanks.of_one(np.array([1.0, 7.0, 30.0])), 3)
     names = {f"{metric}@{k}" for metric in ("hr", "ndcg") for k in (3, *CUTOFFS)}
     assert set(summary) == names | {"mrr"}
     assert summary["hr@3"] == summary["hr@5"] == 1 / 3
@@ -57,7 +58,7 @@ def test_summaries_hold_every_cutoff_and_the_own_one():
 
 def test_a_metric_over_no_user_is_an_error():
     with pytest.raises(UserError, match="no user"):
-        summarise(np.zeros(0), 10)
+        summarise(HeldOutRanks.of_one(np.zeros(0)), 10)
 
 
 def test_coverage_counts_items_once():

@@ -9,7 +9,7 @@ from toy import Toy, small_federation, toy
 
 import fedem_jax as fj
 from fedem_jax.config.registry import METHODS, Method
-from fedem_jax.evaluation.metrics import summarise
+from fedem_jax.evaluation.metrics import HeldOutRanks, summarise
 from fedem_jax.evaluation.ranking import Ranking, rank, rank_all
 from fedem_jax.runs.simulation import Simulation
 
@@ -40,7 +40,7 @@ def test_metrics_of_recorded_scores_with_ties(golden_trace):
     assert len(sound) == 13
     for held_out, candidates, hr, ndcg_ in sound:
         ranks = np.asarray(rank(jnp.asarray(held_out), jnp.asarray(candidates), "pessimistic"))
-        ours = summarise(ranks, 10)
+        ours = summarise(HeldOutRanks.of_one(ranks), 10)
         assert (ours["hr@10"], ours["ndcg@10"]) == pytest.approx((hr, ndcg_), abs=1e-9)
 
 

@@ -9,7 +9,7 @@ from made_up import CLIENTS, ITEMS, federation, made_up, ranks
 from toy import small_federation
 
 from fedem_jax.config.fedem import FedEM
-from fedem_jax.evaluation.metrics import summarise
+from fedem_jax.evaluation.metrics import HeldOutRanks, summarise
 from fedem_jax.evaluation.statistics import bootstrap_interval
 from fedem_jax.evaluation.summary import (
     PARTS,
@@ -34,7 +34,9 @@ def test_the_headline_is_at_the_best_validation_round(run):
     assert all(r["val"]["hr@7"] < best for r in records[chosen["round"] :])
     for part in PARTS:
         assert chosen[part] == records[chosen["round"] - 1][part]
-        assert chosen[part] == pytest.approx(summarise(clients[part].to_numpy(), 7))
+        assert chosen[part] == pytest.approx(
+            summarise(HeldOutRanks.of_one(clients[part].to_numpy()), 7)
+        )
 
 
 def test_of_equal_rounds_the_latest_is_best():
@@ -96,9 +98,8 @@ def test_items_ranked_in_full_are_counted_once(protocol):
 # --- clients --------------------------------------------------------------------------------------
 
 
-def test_per_client_leaves_padding_out():
-    padded = ranks(1)._replace(val=np.arange(1.0, 11))
-    table = per_client(federation(), padded)
+def test_per_client_has_a_row_for_each_client():
+    table = per_client(federation(), ranks(1)._replace(val=np.arange(1.0, CLIENTS + 1)))
     assert list(table) == ["user", "history", *PARTS]
     assert list(table["history"]) == [1, 1, 2, 2, 3, 4, 5, 6]
     assert list(table["val"]) == list(range(1, CLIENTS + 1))

@@ -6,7 +6,8 @@ import pandas as pd
 
 from fedem_jax.config.fedem import FedEM
 from fedem_jax.data.federation import Federation
-from fedem_jax.evaluation.metrics import coverage, summarise
+from fedem_jax.evaluation.exposure import exposure
+from fedem_jax.evaluation.metrics import HeldOutRanks, summarise
 from fedem_jax.evaluation.ranking import Ranks
 from fedem_jax.evaluation.records import PARTS
 from fedem_jax.evaluation.summary import best_round, per_client, summarise_run
@@ -31,7 +32,9 @@ def federation(config: FedEM | None = None) -> Federation:
         items=items.astype(np.int32),
         barred_offsets=offsets,
         barred=items.astype(np.int32),
+        val_offsets=np.arange(CLIENTS + 1, dtype=np.int32),
         val_item=np.full(CLIENTS, 8, np.int32),
+        test_offsets=np.arange(CLIENTS + 1, dtype=np.int32),
         test_item=np.full(CLIENTS, 9, np.int32),
         val_candidates=candidates.astype(np.int32),
         test_candidates=candidates[:, ::-1].astype(np.int32),
@@ -63,9 +66,9 @@ def made_up(config: FedEM) -> tuple[Run, pd.DataFrame]:
     data, k, records, best = federation(config), config.top_k, [], ranks(1)
     for number in range(1, config.rounds + 1):
         now = ranks(number, config.seed)
-        values = {part: summarise(getattr(now, part), k) for part in PARTS}
+        values = {part: summarise(HeldOutRanks.of_one(getattr(now, part)), k) for part in PARTS}
         costs = {"bytes_up": 10, "bytes_down": 20_000, "seconds": 0.1, "epochs": 3.0}
-        covered = {"coverage": coverage(np.asarray(now.listed), ITEMS), "loss": 1 / number}
+        covered = exposure(np.asarray(now.listed), data) | {"loss": 1 / number}
         rules = {"protocol": data.protocol.name, "fingerprint": data.fingerprint}
         records.append({"round": number} | values | costs | covered | rules)
         if best_round(records, k) is records[-1]:

@@ -11,7 +11,7 @@ from fedem_jax.config.fedem import FedEM
 from fedem_jax.config.registry import METHODS, Method
 from fedem_jax.core.draws import KeyedDraws
 from fedem_jax.errors import UserError
-from fedem_jax.evaluation.metrics import summarise
+from fedem_jax.evaluation.metrics import HeldOutRanks, summarise
 from fedem_jax.runs.simulation import Simulation
 from fedem_jax.runs.train import run
 
@@ -118,7 +118,7 @@ def test_ranks_of_clients_and_headline_are_of_the_same_round(go, federation, rou
         assert list(np.flatnonzero(hit)) == list(chosen)
         assert result.summary["headline"][part]["hr@3"] == pytest.approx(len(chosen) / 7)
     for part in ("val", "test", "val_full", "test_full"):
-        found = summarise(result.per_client[part].to_numpy(), 3)
+        found = summarise(HeldOutRanks.of_one(result.per_client[part].to_numpy()), 3)
         assert found == pytest.approx(result.summary["headline"][part])
 
 

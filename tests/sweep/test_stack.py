@@ -57,7 +57,7 @@ def test_a_stacked_trial_equals_the_same_trial_alone_also_beside_one_that_diverg
     assert report.sound[[0, 2]].all()
     for place in (0, 2):
         alone = run(trials[place], FEDERATIONS[trials[place].seed])
-        for name, values in metrics_of(report.counts[place], 7, 5).items():
+        for name, values in metrics_of(report.counts[place], FEDERATION, 5).items():
             part, metric = name.split(" ")
             expected = [alone.records[number][part][metric] for number in (0, 2)]
             np.testing.assert_allclose(values, expected, rtol=0, atol=1e-5)
