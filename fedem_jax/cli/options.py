@@ -33,6 +33,8 @@ class Train:
       fedem train --preset released
       fedem train --dataset ml-100k --rounds 30
       fedem train --dataset mine.csv --columns user_id movie_id --merging once
+      fedem train --dataset mine.csv --min-rating 4 --k-core 5 --split ratio
+      fedem train --dataset train.csv --val-file val.csv --test-file test.csv
       fedem train --config results/x/config.json --seed 1
       fedem train --resume results/x
     """

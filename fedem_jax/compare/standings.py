@@ -74,6 +74,7 @@ def standings(methods: Sequence[MethodRuns]) -> tuple[str, list[MethodSummary]]:
     if reference and rivals:
         base = _by_client(reference, metrics)
         gaps = np.stack([_by_client(rival, metrics) - base for rival in rivals], axis=1)  # [C R M]
+        gaps = gaps[~np.isnan(base).any(axis=1)]  # clients without held-out items
         p = sign_flip_p(gaps)
         corrected = np.stack([holm(column) for column in p.T], axis=1)
         for rival, *numbers in zip(rivals, gaps.mean(axis=0), p, corrected, strict=True):

@@ -75,8 +75,8 @@ def load(
             f"{name}: split=given takes val_file and test_file, and no other split does; cut "
             "validation rows from your training file, never from the test file."
         )
-    if given and not names_time(form):
-        form.setdefault("order", "file")
+    if given and not form.get("order") and not names_time(form):
+        form["order"] = "file"
     files = [dataset, *([val_file, test_file] if given else [])]
     train, *held_out = (read(file, data_dir=data_dir, seed=seed, **form) for file in files)
     return split(train, rules, seed, name, (held_out[0], held_out[1]) if given else None)

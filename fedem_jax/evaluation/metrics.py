@@ -41,8 +41,8 @@ def metrics_at(
 
 
 def metric_title(name: str) -> str:
-    """`HR@10` of `hr@10`."""
-    return name.upper()
+    """`HR@10` of `hr@10`, `Recall@10` of `recall@10`."""
+    return name.capitalize() if name.startswith(("recall", "precision")) else name.upper()
 
 
 def ranked_title(part: str) -> str:

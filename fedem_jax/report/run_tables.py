@@ -32,14 +32,18 @@ from fedem_jax.units import in_bytes, in_seconds, in_span
 
 def closing(summary: Summary) -> Shown:
     """The results of a run: test metrics, sampled and full, beside chance; the same by activity of
-    the clients; coverage and costs."""
+    the clients; what the lists show; costs."""
+    clients, evaluated = summary["clients"], summary.get("evaluated", {})
     ranked = (
         f"sampled: {summary['protocol_switches']['num_candidates']} candidates; full: all "
-        f"{summary['items']:,} items but the client's own; {summary['clients']:,} clients"
+        f"{summary['items']:,} items but the client's own; {clients:,} clients"
     )
-    notes = [styled(note, "dim") for note in (ranked, _coverage(summary), _costs(summary))]
+    if evaluated and min(evaluated.values()) < clients:
+        ranked += f", {evaluated['val']:,} with validation items, {evaluated['test']:,} with test"
+    notes = [styled(note, "dim") for note in (ranked, _exposure(summary), _costs(summary))]
     doubts = filter(None, [against_chance(summary)])
-    return in_terminal(_outcomes(summary), _activity(summary), "", *doubts, *notes)
+    several = [_several(summary)] if _has_several(summary) else []
+    return in_terminal(_outcomes(summary), *several, _activity(summary), "", *doubts, *notes)
 
 
 def comparison(runs: Sequence[tuple[str, Run]]) -> Shown:
@@ -90,6 +94,7 @@ def opening(setting: Setting) -> Panel:
         f"{federation.num_interactions:,} interactions",
         "columns": str(federation.columns_read or ""),
         "preparation": ", ".join(steps),
+        "split": _split(federation),
         "protocol": f"{rules.name}: negatives from the {rules.negative_pool} items, "
         f"{rules.num_candidates} candidates ({rules.candidates}), ties {rules.ties}",
         "fingerprint": federation.fingerprint,
@@ -102,6 +107,18 @@ def opening(setting: Setting) -> Panel:
             grid.add_row(Text(name, "dim"), Text(fact))
     title = Text.assemble((config.method, "bold"), f" on {federation.name}")
     return Panel(grid, title=title, title_align="left")
+
+
+def _split(federation: Federation) -> str:
+    """What is held out, unless it is one item each."""
+    rules, number = federation.protocol, len(federation.test_item)
+    if rules.split == "leave-one-out":
+        return ""
+    shares = f", shares {rules.val_share:g} and {rules.test_share:g}"
+    return (
+        f"{rules.split}{shares if rules.split != 'given' else ''}: "
+        f"{len(federation.val_item):,} validation and {number:,} test items"
+    )
 
 
 def _outcomes(summary: Summary) -> Table:
@@ -126,9 +143,33 @@ def _outcomes(summary: Summary) -> Table:
         _row(metrics, "  to", high),
         _row(metrics, f"last{mark['last']}", summary["last"]),
         _row(metrics, "chance", summary["chance"]),
+        *_worst(metrics, summary),
         _row(metrics, published, summary["best_test"], style="dim", apart=True),
     ]
     return _table(title, metrics, rows, notes)
+
+
+def _worst(metrics: Sequence[Metric], summary: Summary) -> list[Row]:
+    """The tenth of the clients with the lowest values; runs of earlier versions have none."""
+    worst = summary.get("worst_decile")
+    return [_row(metrics, "worst decile", worst)] if worst else []
+
+
+def _has_several(summary: Summary) -> bool:
+    """Whether a client may have several held-out items."""
+    return "mrr@" in "".join(summary["headline"]["test"])
+
+
+def _several(summary: Summary) -> Table:
+    """Metrics of several held-out items, among all items, at the best validation round."""
+    names = ("hr", "recall", "precision", "ndcg", "map", "mrr")
+    metrics = [("test_full", f"{name}@{summary['top_k']}") for name in names]
+    rows = [
+        _row(metrics, "best validation", summary["headline"], style="bold"),
+        _row(metrics, "chance", summary["chance"]),
+        *_worst(metrics, summary),
+    ]
+    return _table("All test items of a client in one list", metrics, rows)
 
 
 def _activity(summary: Summary) -> Table:
@@ -179,12 +220,15 @@ def against_chance(summary: Summary) -> str:
     return f"not distinguishable from chance: {'; '.join(doubtful)}" if doubtful else ""
 
 
-def _coverage(summary: Summary) -> str:
-    best, last = (summary[which]["coverage"] for which in ("headline", "last"))
-    return (
-        f"coverage: {best:.1%} of the items are in some top {summary['top_k']}; "
-        f"{last:.1%} in the last round"
+def _exposure(summary: Summary) -> str:
+    best, last = summary["headline"], summary["last"]
+    sentence = (
+        f"coverage: {best['coverage']:.1%} of the items are in some top {summary['top_k']}; "
+        f"{last['coverage']:.1%} in the last round"
     )
+    if "gini" in best and "novelty" in best:
+        sentence += f"; Gini {best['gini']:.3f}, novelty {best['novelty']:.2f} bits"
+    return sentence
 
 
 def _costs(summary: Summary) -> str:

@@ -73,7 +73,7 @@ LABEL = 17
 LONGEST = 30
 """Cells from which a column holds no numbers but words, which may be folded."""
 
-IMPORTANCE = ("mrr", "ndcg", "hr")
+IMPORTANCE = ("precision", "mrr", "map", "recall", "ndcg", "hr")
 """Metrics, the least important first."""
 
 Shown = RenderableType

@@ -18,11 +18,13 @@ from fedem_jax.data.split import split
 from fedem_jax.data.synthetic import synthetic
 
 
-def small_federation(protocol="leak-free", clients=7, items=60, seed=3, **switches) -> Federation:
+def small_federation(
+    protocol="leak-free", clients=7, items=60, seed=3, split_seed=0, **switches
+) -> Federation:
     """A federation of a few clients whose sizes vary; two devices divide them unevenly."""
     interactions, _ = synthetic(clients, items, 2, (5, 26), seed=seed)
     switches = {"num_candidates": 6, "min_interactions": 3} | switches
-    return split(interactions, preset(protocol, **switches), seed=0, name="small")
+    return split(interactions, preset(protocol, **switches), seed=split_seed, name="small")
 
 
 def permuted(federation: Federation, order: np.ndarray) -> Federation:
@@ -35,10 +37,15 @@ def permuted(federation: Federation, order: np.ndarray) -> Federation:
 
     offsets, items = ragged(federation.offsets, federation.items)
     barred_offsets, barred = ragged(federation.barred_offsets, federation.barred)
-    each = ("val_item", "test_item", "val_candidates", "test_candidates", "user_ids")
+    held_out = {}
+    for part in ("val", "test"):
+        ends = getattr(federation, f"{part}_offsets")
+        for kind in ("item", "candidates"):
+            name = f"{part}_{kind}"
+            held_out[f"{part}_offsets"], held_out[name] = ragged(ends, getattr(federation, name))
     return dataclasses.replace(
         federation, offsets=offsets, items=items, barred_offsets=barred_offsets, barred=barred,
-        **{name: getattr(federation, name)[order] for name in each},
+        user_ids=federation.user_ids[order], **held_out,
     )  # fmt: skip
 
 
