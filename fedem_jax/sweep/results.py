@@ -12,6 +12,7 @@ any time. Trials in the tables do not run again.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from fedem_jax.config.registry import settings_of
 from fedem_jax.errors import UserError
 from fedem_jax.runs.checks import check_untaken
 from fedem_jax.storage.files import disk_errors, put
@@ -230,7 +232,13 @@ class TrialResults:
 def _refuse_other(
     directory: Path, saved: dict[str, Any], plan: dict[str, Any], may_grow: Sequence[str]
 ) -> None:
-    """Refuse a folder whose plan differs in more than what may grow."""
+    """Refuse a folder whose plan differs in more than what may grow.
+
+    A setting that an earlier version lacked had its default.
+    """
+    defaults = dataclasses.asdict(settings_of(plan["config"]["method"])())
+    known = {name: defaults[name] for name in plan["config"]}
+    saved = saved | {"config": json.loads(json.dumps(known)) | saved.get("config", {})}
     old, new = flat(saved), flat(json.loads(json.dumps(plan)))
     if isinstance(old.get("config dataset"), str):  # earlier versions kept the whole path
         old["config dataset"] = data_name(old["config dataset"])

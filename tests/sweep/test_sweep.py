@@ -15,6 +15,7 @@ from fedem_jax.runs.train import run
 from fedem_jax.storage.lock import LOCK, Lock
 from fedem_jax.sweep import run as sweeping
 from fedem_jax.sweep.description import Sweep
+from fedem_jax.sweep.results import PLAN
 from fedem_jax.sweep.run import sweep
 from fedem_jax.sweep.search import Rung, rungs
 
@@ -107,6 +108,20 @@ def test_a_trial_of_a_stack_is_the_run_by_itself(width, chunk):
         rows = found.curves.query("setting == @trial['setting'] and seed == @trial['seed']")
         assert list(rows["round"]) == [2, 4, 5]
         np.testing.assert_allclose(rows["loss"], [r["loss"] for r in own.records], rtol=1e-6)
+
+
+def test_a_folder_of_an_earlier_version_goes_on_where_it_lacks_a_setting(tmp_path):
+    sweep(quick(), ["speed=0.1,1"], out=tmp_path)
+    saved = json.loads((tmp_path / PLAN).read_text())
+    del saved["plan"]["config"]["split"]
+    (tmp_path / PLAN).write_text(json.dumps(saved))
+    again = Counted()
+    sweep(quick(), ["speed=0.1,1"], out=tmp_path, watch=again)
+    assert again.trials == 0
+    saved["plan"]["config"]["split"] = "ratio"
+    (tmp_path / PLAN).write_text(json.dumps(saved))
+    with pytest.raises(UserError, match=r"holds another sweep .*config split 'ratio', now ''"):
+        sweep(quick(), ["speed=0.1,1"], out=tmp_path)
 
 
 def test_a_sweep_that_was_cut_off_runs_what_is_missing(tmp_path):
