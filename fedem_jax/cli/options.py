@@ -180,6 +180,8 @@ class Data:
     """Decimal point; empty: the point, or the comma where it is beyond doubt."""
     order: Literal["", "file", "item-appearance", "random"] = ""
     """Order of time if the file has none, as in `fedem train`."""
+    cohort: str = ""
+    """Name or position of a column that declares the cohort of a user."""
     ties_latest: Literal["first", "last"] = "first"
     """Which row of the file is the latest among equal times of a user."""
     data_dir: str = ""

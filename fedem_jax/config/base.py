@@ -190,6 +190,9 @@ class Config:
     """Own file: order of time if the file has none. file = the rows are in order of time;
     item-appearance = by the first row of the item, as papers do for FilmTrust; random = drawn by
     the seed."""
+    cohort: str = ""
+    """Own file: name or position of a column that declares the cohort of a user, such as its
+    country; see aggregation = cohort."""
     ties_latest: Literal["first", "last"] = "first"
     """Which row of the file is the latest among equal times of a user."""
 
@@ -280,7 +283,16 @@ def share_of(number: int, share: float) -> int:
     return math.floor(number * share + 1e-9)
 
 
-READING = ("columns", "separator", "header", "encoding", "decimal", "order", "ties_latest")
+READING = (
+    "columns",
+    "separator",
+    "header",
+    "encoding",
+    "decimal",
+    "order",
+    "cohort",
+    "ties_latest",
+)
 """Settings that say how a file is read, the fields of `fedem_jax.data.fileformat.FileFormat`."""
 
 FILES = ("val_file", "test_file")

@@ -87,7 +87,7 @@ def _in_use(
         raise UserError(
             f"{path}: holds {rows} rows, more than {MOST_ROWS}; leave out users or columns."
         )
-    positions, by = locate(path, names, form.columns, named=True)
+    positions, by = locate(path, names, form, named=True)
     wanted = [names[position] for position in positions.values()]
     for name in wanted:
         if names.count(name) > 1:
@@ -106,7 +106,7 @@ def _in_use(
         path=path,
         cells=cells,
         place=lambda record: f"row {record + 1}",
-        columns=called(names, positions, True, form.columns),
+        columns=called(names, positions, True, form),
         by=by,
         others=tuple(short(n) for at, n in enumerate(names) if at not in positions.values()),
         sample=tuple(head),

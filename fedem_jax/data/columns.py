@@ -8,11 +8,14 @@ from typing import Literal, NamedTuple
 
 from fedem_jax.data.aliases import by_name
 from fedem_jax.data.cells import short
+from fedem_jax.data.fileformat import FileFormat
 from fedem_jax.data.lines import is_value
 from fedem_jax.errors import UserError
 
 ROLES = ("user", "item", "rating", "timestamp")
 """What a column can be, in the order of the setting `columns`."""
+COHORT = "cohort"
+"""A further column, if the setting `cohort` names one."""
 
 MOST_COLUMNS = 10_000
 """Most columns that a file may have."""
@@ -58,15 +61,13 @@ def kind_of_line(
     return "names" if some or (columns and not any(map(is_value, used))) else "unclear"
 
 
-def locate(
-    path: Path, first: list[str], columns: tuple[str, ...], named: bool, shown: str = ""
-) -> Found:
-    """Find the columns of the roles.
+def locate(path: Path, first: list[str], form: FileFormat, named: bool, shown: str = "") -> Found:
+    """Find the columns of the roles, and that of the cohort if one is declared.
 
     Args:
         path: the file, for messages.
         first: names of the columns, or the cells of the first row.
-        columns: as in `fedem_jax.data.fileformat.FileFormat`.
+        form: how the file is read.
         named: whether `first` holds names.
         shown: the first rows, for messages.
 
@@ -79,6 +80,23 @@ def locate(
             f"{path}: has {len(first)} columns, more than {MOST_COLUMNS}; set separator to the one "
             "the file uses, or give a file with fewer."
         )
+    found = _roles(path, first, form.columns, named, shown)
+    if not form.cohort:
+        return found
+    cohort = _at(path, first, form.cohort, COHORT, named)
+    roles = [role for role, position in found.positions.items() if position == cohort]
+    if roles:
+        raise UserError(
+            f"cohort: '{short(form.cohort)}' is the column of the {roles[0]} in {path}; give "
+            "another column."
+        )
+    return found._replace(positions=found.positions | {COHORT: cohort})
+
+
+def _roles(
+    path: Path, first: list[str], columns: tuple[str, ...], named: bool, shown: str
+) -> Found:
+    """The columns of user, item, rating and timestamp; arguments and errors as in `locate`."""
     known, items = by_name(first) if named else ({}, [])
     if columns:
         return Found(_by_setting(path, first, columns, named, known), "setting")
@@ -114,33 +132,37 @@ def _by_setting(
         )
     positions = {}
     for role, column in zip(ROLES, columns, strict=False):
-        if column in first and named:
-            positions[role] = first.index(column)
-        elif column.isdecimal() and _position(column) < len(first):
-            positions[role] = _position(column)
-        elif column.isdecimal():
-            raise UserError(
-                f"{path}: has no column {short(column)} for the {role}; its {len(first)} columns "
-                "are counted from 0, or another separator is needed."
-            )
-        elif column:
-            close = difflib.get_close_matches(column, first[:_LISTED], n=1)
-            hint = f"did you mean '{short(close[0])}'? " if close else ""
-            raise UserError(
-                f"{path}: has no column '{short(column)}'; {hint}known: {_listed(first)}."
-            )
+        if column:
+            positions[role] = _at(path, first, column, role, named)
     if len(set(positions.values())) < len(positions):
         raise UserError(f"columns: '{shown}' uses one column twice; give each once.")
     left_out = {role: known[role] for role in ROLES[len(columns) :] if role in known}
     return positions | {role: at for role, at in left_out.items() if at not in positions.values()}
 
 
+def _at(path: Path, first: list[str], column: str, role: str, named: bool) -> int:
+    """Position of a column that a setting names, or gives the position of."""
+    if column in first and named:
+        return first.index(column)
+    if column.isdecimal() and _position(column) < len(first):
+        return _position(column)
+    if column.isdecimal():
+        raise UserError(
+            f"{path}: has no column {short(column)} for the {role}; its {len(first)} columns "
+            "are counted from 0, or another separator is needed."
+        )
+    close = difflib.get_close_matches(column, first[:_LISTED], n=1)
+    hint = f"did you mean '{short(close[0])}'? " if close else ""
+    raise UserError(f"{path}: has no column '{short(column)}'; {hint}known: {_listed(first)}.")
+
+
 def called(
-    first: list[str], positions: dict[str, int], named: bool, columns: tuple[str, ...]
+    first: list[str], positions: dict[str, int], named: bool, form: FileFormat
 ) -> dict[str, str]:
     """What each role is called: the name of its column, or its position if that was given."""
+    by_position = (*form.columns, form.cohort)
     return {
-        role: f"column {at}" if not named or str(at) in columns else short(first[at])
+        role: f"column {at}" if not named or str(at) in by_position else short(first[at])
         for role, at in positions.items()
     }
 

@@ -90,7 +90,7 @@ def text_table(path: Path, text: str, suffix: str, form: FileFormat) -> Table:
     # a title may be shorter than the rows
     cells = names + [f"column {at}" for at in range(len(names), len(second))] if named else names
     positions, by = locate(
-        path, cells, form.columns, named or bool(comment), " and ".join(map(_quoted, head))
+        path, cells, form, named or bool(comment), " and ".join(map(_quoted, head))
     )
     # pandas finds no columns behind a quarter of a million blank lines
     body = text[_first_line(text) :]
@@ -104,7 +104,7 @@ def text_table(path: Path, text: str, suffix: str, form: FileFormat) -> Table:
         path=path,
         cells=table,
         place=partial(_place, text if '"' in text else None, separator),
-        columns=called(cells, positions, named or bool(comment), form.columns),
+        columns=called(cells, positions, named or bool(comment), form),
         by=by,
         others=tuple(
             short(name)

@@ -46,6 +46,8 @@ class Federation:
     """Sampled items that its client never touched, for each validation item to be ranked among."""
     test_candidates: Int32[np.ndarray, "T K"]
     """The same kind of items, for each test item."""
+    cohort: Int32[np.ndarray, " N"]
+    """Number of each client's declared cohort; all 0 if none is declared."""
     user_ids: np.ndarray
     """[N] label of each client in the file."""
     item_ids: np.ndarray

@@ -26,6 +26,9 @@ class FileFormat(NamedTuple):
     order: str = ""
     """Order of time where a file has none: file, item-appearance or random. Of a file that has
     times, it takes their place."""
+    cohort: str = ""
+    """Name or position of a column that declares the cohort of a user, such as its country. All
+    rows of a user must agree. Empty = none."""
     ties_latest: str = "first"
     """Which row of the file is the latest among equal times: first or last."""
 

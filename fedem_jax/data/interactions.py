@@ -27,9 +27,12 @@ class ColumnsRead(NamedTuple):
     """name | position | setting | definition of the data set"""
     notes: tuple[str, ...] = ()
     """What else was found or guessed, such as the encoding."""
+    cohort: str = ""
+    """Column of the cohort, if one is declared."""
 
     def __str__(self) -> str:
-        parts = [f"{role} = {getattr(self, role)}" for role in COLUMNS]
+        roles = (*COLUMNS, *(["cohort"] if self.cohort else []))
+        parts = [f"{role} = {getattr(self, role)}" for role in roles]
         return "; ".join([f"{', '.join(parts)} (by {self.by})", *self.notes])
 
 
@@ -37,8 +40,9 @@ class ColumnsRead(NamedTuple):
 class Interactions:
     """One row per interaction, in file order.
 
-    The columns of `frame` are `user`, `item`, `rating` and `time`. Labels of users and items are
-    int64 or str, ratings float64. Times are int64 or float64, in any unit that grows with time.
+    The columns of `frame` are `user`, `item`, `rating`, `time` and, if cohorts are declared,
+    `cohort`. Labels are int64 or str, ratings float64. Times are int64 or float64, in any unit that
+    grows with time.
     """
 
     frame: pd.DataFrame
@@ -57,6 +61,7 @@ class Interactions:
         *,
         order: str = "",
         seed: int = 0,
+        cohort=None,
         columns_read: ColumnsRead | None = None,
         ties_latest: str = "first",
     ) -> Interactions:
@@ -71,6 +76,7 @@ class Interactions:
                 of distinct items that appeared before the item of the row, as the released programs
                 do for FilmTrust. random = a random order.
             seed: seed of the random order.
+            cohort: label of the cohort of the user, int64 or str; None: there are no cohorts.
             columns_read: where the columns come from.
             ties_latest: which row is the latest among equal times: first or last.
 
@@ -84,6 +90,8 @@ class Interactions:
         frame = pd.DataFrame({"user": user, "item": item})
         frame["rating"] = 1.0 if rating is None else np.asarray(rating, np.float64)
         frame["time"] = _ordered(frame["item"], order, seed) if time is None else np.asarray(time)
+        if cohort is not None:
+            frame["cohort"] = cohort
         return cls(frame, columns_read, ties_latest)
 
     def __len__(self) -> int:

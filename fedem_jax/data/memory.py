@@ -31,6 +31,7 @@ def federation(
     rating: str = "",
     time: str = "",
     name: str = "table",
+    cohort: str = "",
     order: str = "",
     ties_latest: str = "first",
     val: Any = None,
@@ -46,7 +47,7 @@ def federation(
         user, item: names of these columns; both empty = found by their usual names.
         rating, time: names of these columns; empty = found by their usual names.
         name: what tables and pictures call the data.
-        order, ties_latest: as in `fedem_jax.data.fileformat.FileFormat`.
+        cohort, order, ties_latest: as in `fedem_jax.data.fileformat.FileFormat`.
         val, test: tables of the held-out rows, if the split is given; `table` then holds the
             training rows. Such tables need no times.
 
@@ -69,8 +70,9 @@ def federation(
         columns = _columns(arrow.schema.names, user, item, rating, time)
         untimed = given and not (order or time)
         form = FileFormat(
-            columns=columns, order="file" if untimed else order, ties_latest=ties_latest
-        )
+            columns=columns, order="file" if untimed else order, ties_latest=ties_latest,
+            cohort=cohort,
+        )  # fmt: skip
         form.check()
         return interactions_of(arrow_table(name, arrow, form), form, seed)
 

@@ -14,7 +14,7 @@ from typing import Any
 from fedem_jax.data import plausible
 from fedem_jax.data.cells import Table, labels, numbers
 from fedem_jax.data.columnar import columnar_table, kind_of
-from fedem_jax.data.columns import ROLES
+from fedem_jax.data.columns import COHORT, ROLES
 from fedem_jax.data.contents import content, unpacked
 from fedem_jax.data.delimited import text_table
 from fedem_jax.data.encodings import decode
@@ -95,6 +95,7 @@ def interactions_of(table: Table, form: FileFormat, seed: int, note: str = "") -
         rating=table.columns.get("rating", "1 in every row"),
         time=f"order {form.order}" if form.order else table.columns["timestamp"],
         by=table.by,
+        cohort=table.columns.get(COHORT, ""),
         notes=tuple(filter(None, [note, *table.notes])),
     )
     return Interactions.of(
@@ -105,5 +106,6 @@ def interactions_of(table: Table, form: FileFormat, seed: int, note: str = "") -
         order=form.order,
         seed=seed,
         columns_read=columns_read,
+        cohort=labels(table, COHORT) if COHORT in table.columns else None,
         ties_latest=form.ties_latest,
     )

@@ -112,12 +112,16 @@ def _federation(
         for group in (arrays, ends)
     )
     hashed = arrays if protocol.split == "leave-one-out" else arrays | ends
+    cohort = _cohorts(frame, name)
+    if cohort.any():
+        hashed = hashed | {"cohort": cohort}
     return Federation(
         name=name,
         protocol=protocol,
         num_items=num_items,
         user_ids=_frozen(user_ids),
         item_ids=_frozen(item_ids),
+        cohort=_frozen(cohort),
         seed=seed,
         fingerprint=_fingerprint(hashed, protocol),
         columns_read=interactions.columns_read,
@@ -131,6 +135,24 @@ def _federation(
         **arrays,
         **ends,
     )
+
+
+def _cohorts(frame: pd.DataFrame, name: str) -> np.ndarray:
+    """[N] number of the cohort of each client, in the order in which the rows name them."""
+    user, user_ids = pd.factorize(frame["user"])
+    if "cohort" not in frame:
+        return np.zeros(len(user_ids), np.int32)
+    cohort, cohort_ids = pd.factorize(frame["cohort"])
+    of_user = np.zeros(len(user_ids), np.int32)
+    of_user[user] = cohort
+    other = np.flatnonzero(of_user[user] != cohort)
+    if len(other):
+        row = other[0]
+        raise UserError(
+            f"{name}: user '{user_ids[user[row]]}' is in cohort '{cohort_ids[cohort[row]]}' and in "
+            f"'{cohort_ids[of_user[user[row]]]}'; a user has one cohort."
+        )
+    return of_user
 
 
 def _joined(files: list[Interactions]) -> tuple[pd.DataFrame, np.ndarray]:

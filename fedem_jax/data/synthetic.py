@@ -105,7 +105,8 @@ def synthetic(
     ]
     user = np.repeat(np.arange(num_clients), count)
     order = np.arange(len(user)) - np.repeat(np.cumsum(count) - count, count)
-    return Interactions.of(user, np.concatenate(histories), time=order), truth
+    items = np.concatenate(histories)
+    return Interactions.of(user, items, time=order, cohort=group[user]), truth
 
 
 def _draw(rng: np.random.Generator, truth: Truth, clients: np.ndarray, count: np.ndarray):

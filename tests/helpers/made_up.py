@@ -38,6 +38,7 @@ def federation(config: FedEM | None = None) -> Federation:
         test_item=np.full(CLIENTS, 9, np.int32),
         val_candidates=candidates.astype(np.int32),
         test_candidates=candidates[:, ::-1].astype(np.int32),
+        cohort=np.zeros(CLIENTS, np.int32),
         user_ids=np.array([f"u{number}" for number in range(CLIENTS)], object),
         item_ids=np.arange(ITEMS),
         seed=config.seed,

@@ -45,7 +45,7 @@ def permuted(federation: Federation, order: np.ndarray) -> Federation:
             held_out[f"{part}_offsets"], held_out[name] = ragged(ends, getattr(federation, name))
     return dataclasses.replace(
         federation, offsets=offsets, items=items, barred_offsets=barred_offsets, barred=barred,
-        user_ids=federation.user_ids[order], **held_out,
+        user_ids=federation.user_ids[order], cohort=federation.cohort[order], **held_out,
     )  # fmt: skip
 
 
