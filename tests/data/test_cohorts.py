@@ -37,7 +37,7 @@ def test_a_column_declares_cohorts(tmp_path, suffix):
 def test_a_user_of_two_cohorts_is_refused():
     rows = ROWS.assign(country=["no", "se"] + ["at"] * 10)
     with pytest.raises(
-        UserError, match=r"table: user 'a' is in cohort '.*' and in '.*'; a user has"
+        UserError, match=r"user .a. is in cohort .* and in .*; a user has"
     ):
         fj.federation(rows, RULES, cohort="country")
 
