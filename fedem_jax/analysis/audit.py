@@ -21,15 +21,13 @@ from jaxtyping import Array, Int
 from fedem_jax.analysis.verdict import Audit, Figures, Share
 from fedem_jax.config.base import Config
 from fedem_jax.config.settings import LocalOnly
-from fedem_jax.core.algorithm import State
 from fedem_jax.core.layout import SizeClass
 from fedem_jax.core.lists import Lists
 from fedem_jax.data.federation import Federation
 from fedem_jax.data.sources import federation_of
-from fedem_jax.evaluation.exposure import popularity
-from fedem_jax.evaluation.metrics import hit_rate
-from fedem_jax.evaluation.ranking import HeldOut, rank_all
-from fedem_jax.evaluation.records import PARTS, Part
+from fedem_jax.evaluation.popularity import by_popularity
+from fedem_jax.evaluation.ranking import HeldOut
+from fedem_jax.evaluation.records import Part
 from fedem_jax.runs.simulation import Simulation, versions
 from fedem_jax.runs.train import Observer, run
 
@@ -63,7 +61,7 @@ def audit(
     federation = latest_of_each(federation)
     own = renumbered(federation, np.random.default_rng((config.seed, 1)))
     record = run(config, own, observers).records[-1]
-    popular = popularity_hits(config, federation)
+    popularity = by_popularity(federation, config.top_k)
     drawn = drawn_as_negative(config, own)
     clients, number, k = federation.num_clients, federation.num_items, config.top_k
 
@@ -79,8 +77,8 @@ def audit(
             chance=min(k, ranked) / ranked,
             local_full=record[full][f"hr@{k}"],
             chance_full=float(np.mean(np.minimum(k, among) / among)),
-            popularity=popular[part],
-            popularity_full=popular[full],
+            popularity=popularity[part][f"hr@{k}"],
+            popularity_full=popularity[full][f"hr@{k}"],
             recurring=Share(int(known.sum()), looked_at),
             spared=Share(int((barred & ~known).sum()), int((~known).sum())),
             drawn=Share(int(drawn[f"{part}_item"][~known].sum()), int((~known).sum())),
@@ -144,25 +142,6 @@ def renumbered(federation: Federation, rng: np.random.Generator) -> Federation:
         own = slice(*federation.barred_offsets[client : client + 2])
         new["barred"][own] = np.sort(new["barred"][own])
     return dataclasses.replace(federation, **new)
-
-
-def popularity_hits(config: Config, federation: Federation) -> dict[str, float]:
-    """HR@K of each part, if items are ranked by the number of clients that trained on them.
-
-    The protocol's rule for ties applies.
-    """
-    trained_on = popularity(federation)
-
-    def score(state, ids, hyper):
-        return jnp.broadcast_to(state.server, (len(ids), federation.num_items))
-
-    simulation = Simulation(config, federation)
-    algorithm = simulation.algorithm._replace(score=score)
-    ranking = simulation.ranking._replace(scale="logit")
-    ranked = jax.jit(partial(rank_all, algorithm, simulation.layout, ranking=ranking))
-    state = State((), jnp.asarray(trained_on, jnp.float32))
-    ranks = simulation.in_order(ranked(state, simulation.lists, simulation.held_out, hyper=()))
-    return {part: float(hit_rate(getattr(ranks, part), config.top_k).mean()) for part in PARTS}
 
 
 def drawn_as_negative(config: Config, federation: Federation) -> dict[str, np.ndarray]:

@@ -100,6 +100,7 @@ def plan_comparison(
         protocol: rules of split, negatives and selection.
         seeds: number of seeds.
         rounds: of all methods; 0: those of their presets. A method's own `rounds` has precedence.
+            References with a closed form keep their single round.
         start: preset of all methods. A method without that preset is refused; the others run.
         settings: `FIELD=VALUE`, for all methods.
         out: folder; "": results/compare-<dataset>-<protocol>.
@@ -142,6 +143,8 @@ def _spec(name: str, dataset: str, start: str, shared: dict[str, Any]) -> Method
         return MethodSpec(name, None, str(error))
     try:
         own = _values(kind, pairs, {*FLAGS, *ALIKE} - {"rounds"})
+        if kind.one_round:
+            own = {"rounds": kind.rounds} | own
         config = preset(start, dataset=dataset, method=method, **(shared | own))
     except UserError as error:
         raise UserError(f"{name}: {error}") from None

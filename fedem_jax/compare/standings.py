@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,6 +56,9 @@ class MethodSummary:
     """Time of a round with its evaluation, without compiling; the mean over seeds."""
     central: bool = False
     """Whether all its data lie in one place. Such a method is a reference, never the best."""
+    popularity: dict[Metric, list[float]] = field(default_factory=dict)
+    """Test values of a ranking by popularity on the same splits, one for each seed; empty if a run
+    of an earlier version lacks them."""
 
 
 def standings(methods: Sequence[MethodRuns]) -> tuple[str, list[MethodSummary]]:
@@ -121,6 +124,8 @@ def _summary(
     runs: MethodRuns, metrics: list[Metric], against: dict[Metric, Difference]
 ) -> MethodSummary:
     def values(of: str) -> dict[Metric, list[float]]:
+        if any(of not in summary for summary in runs.summaries):
+            return {}
         return {
             (part, name): [summary[of][part][name] for summary in runs.summaries]
             for part, name in metrics
@@ -148,6 +153,7 @@ def _summary(
         bytes_down=mean_per_round("bytes_down"),
         seconds=float(np.mean([summary["seconds_per_round"] for summary in runs.summaries])),
         central=settings_of(method).central,
+        popularity=values("popularity"),
     )
 
 

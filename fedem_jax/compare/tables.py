@@ -10,6 +10,7 @@ from fedem_jax.compare.plan import Comparison
 from fedem_jax.compare.results import MethodRuns, gather
 from fedem_jax.compare.standings import MethodSummary, as_csv, published, rounds_to, standings
 from fedem_jax.config.protocol import SELECTED
+from fedem_jax.config.references import Popularity
 from fedem_jax.errors import UserError
 from fedem_jax.evaluation.metrics import Metric, metric_title, ranked_title
 from fedem_jax.evaluation.records import Summary
@@ -133,7 +134,12 @@ def _results(run: Summary, summaries: Sequence[MethodSummary]) -> Table:
         rows.append(Row([name, chosen, *cells]))
     levels = [f"{run['chance'][part][name]:.4f}" for part, name in metrics]
     rows.append(Row(["chance", "", *levels]))
-    seeds = len(next(iter(_finished(summaries)[0].scores.values())))
+    done = _finished(summaries)
+    popular = next((each.popularity for each in done if each.popularity), None)
+    if popular and all(each.method != Popularity.method for each in done):
+        spreads = [over_seeds(popular[metric]) for metric in metrics]
+        rows.append(Row(["popularity", "", *(mean_cell(each.mean, each.sd) for each in spreads)]))
+    seeds = len(next(iter(done[0].scores.values())))
     notes = [
         f"{f'Mean ± standard deviation over {seeds} seeds' if seeds > 1 else 'One seed'}; the best "
         "mean of a federated method is marked. Sampled: "

@@ -79,6 +79,12 @@ class Config:
     """Numbers for which 0 leaves a part out of the compiled program."""
     central: ClassVar[bool] = False
     """Whether all data are in one place, as for a reference that is not federated."""
+    one_round: ClassVar[bool] = False
+    """Whether the first round computes all, so that a comparison runs no more of them."""
+    block_on_cpu: ClassVar[int] = 1
+    """Clients side by side on a CPU, if `block_size` does not say it."""
+    if_not_finite: ClassVar[str] = ""
+    """Cause and remedy of numbers that are not finite; empty: steps that are too large."""
     variants: ClassVar[tuple[str, ...]] = ()
     """Settings, `FIELD=VALUE`, that a comparison of all methods also runs, beside the defaults."""
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from fedem_jax.config.base import Config
 from fedem_jax.config.fedem import FedEM
+from fedem_jax.config.references import EASE, ItemKNN, Popularity
 from fedem_jax.config.settings import (
     FCF,
     CentralMF,
@@ -42,6 +43,9 @@ class Method(NamedTuple):
 METHODS: dict[str, Method] = {
     "fedem": Method(FedEM, "fedem:fedem"),
     "local-only": Method(LocalOnly, "local_only:local_only"),
+    "popularity": Method(Popularity, "popularity:popularity"),
+    "item-knn": Method(ItemKNN, "item_knn:item_knn"),
+    "ease": Method(EASE, "ease:ease"),
     "central-mf": Method(CentralMF, "central_mf:central_mf"),
     "fedmf": Method(FedMF, "fedmf:fedmf"),
     "fcf": Method(FCF, "fcf:fcf"),

@@ -97,6 +97,9 @@ class Algorithm(NamedTuple):
     in the classes of the layout."""
     elastic: Elastic | None = None
     """How clients merge what they are served, if they do."""
+    log_odds: bool = True
+    """Whether scores are log-odds, which the scale `probability` of a protocol turns into
+    probabilities. Others are ranked as they are."""
     placed: Callable[[Any], Any] = lambda server: ()
     """`(server) -> arrays` of the server that have the client axis first, like those of the
     clients."""

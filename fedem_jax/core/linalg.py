@@ -41,6 +41,20 @@ def _(_, batched, matrices):
     return lax.platform_dependent(matrices, cpu=one_by_one, default=together), (True, True)
 
 
+@jax.custom_batching.sequential_vmap
+def inverse(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """The inverse of a symmetric positive definite matrix, by its factor L: A^-1 = L^-T L^-1.
+
+    It may be large. So a batch of them is inverted one by one. If the matrix is not positive
+    definite in float32, the result is NaN.
+    """
+    factor = lax.linalg.cholesky(matrix, symmetrize_input=False)
+    half = lax.linalg.triangular_solve(
+        factor, jnp.eye(len(matrix), dtype=matrix.dtype), left_side=True, lower=True
+    )
+    return half.T @ half
+
+
 def solution(matrix: Float[Array, "D D"], right: Float[Array, " D"]) -> Float[Array, " D"]:
     """x with A x = b, for symmetric positive definite A: elimination, which then needs no pivots,
     in plain operations, which may be batched."""

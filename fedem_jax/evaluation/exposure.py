@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Int
 
 from fedem_jax.data.federation import Federation
+from fedem_jax.evaluation.popularity import clients_with
 
 
 def exposure(listed: Int[np.ndarray, "C L"], federation: Federation) -> dict[str, float]:
@@ -18,7 +19,7 @@ def exposure(listed: Int[np.ndarray, "C L"], federation: Federation) -> dict[str
     return {
         "coverage": coverage(listed, federation.num_items),
         "gini": gini(listed, federation.num_items),
-        "novelty": novelty(listed, popularity(federation), federation.num_clients),
+        "novelty": novelty(listed, clients_with(federation), federation.num_clients),
     }
 
 
@@ -50,10 +51,3 @@ def novelty(
     """
     bits = -np.log2(np.maximum(known, 1) / num_clients)
     return float(bits[listed].mean())
-
-
-def popularity(federation: Federation) -> Int[np.ndarray, " I"]:
-    """Number of clients that trained on each item."""
-    owner = np.repeat(np.arange(federation.num_clients), np.diff(federation.offsets))
-    pairs = np.unique(owner.astype(np.int64) * federation.num_items + federation.items)
-    return np.bincount(pairs % federation.num_items, minlength=federation.num_items)

@@ -128,6 +128,8 @@ class Outcome(TypedDict):
     """The entry that the protocol reports."""
     chance: TestMetrics
     """Expected metrics of a random order."""
+    popularity: NotRequired[TestMetrics]
+    """Metrics of a ranking by popularity; runs of earlier versions lack it."""
     worst_decile: NotRequired[TestMetrics]
     """Test metrics of the tenth of the clients with the lowest values, at the headline round."""
     by_activity: list[Activity]

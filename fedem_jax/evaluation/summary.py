@@ -20,6 +20,7 @@ from fedem_jax.evaluation.metrics import (
     over_clients,
     worst_decile,
 )
+from fedem_jax.evaluation.popularity import popularity
 from fedem_jax.evaluation.ranking import Ranks, held_out_ranks
 from fedem_jax.evaluation.records import (
     PARTS,
@@ -196,6 +197,7 @@ def summarise_run(
         "last": _evaluation(records[-1]),
         "selected": selected,
         "chance": chance(federation, k),
+        "popularity": popularity(federation, k),
         "worst_decile": {
             "test": _means(clients, k, "test", worst_decile),
             "test_full": _means(clients, k, "test_full", worst_decile),

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 from rich.panel import Panel
 from rich.table import Table as Grid
 from rich.text import Text
 
 from fedem_jax.config.base import INERT, Config
+from fedem_jax.config.references import Popularity
 from fedem_jax.data.federation import Federation
 from fedem_jax.evaluation.metrics import Metric, metric_title, metrics_at, ranked_title
-from fedem_jax.evaluation.records import Metrics, Setting, Summary
+from fedem_jax.evaluation.records import Setting, Summary
 from fedem_jax.evaluation.statistics import over_seeds
 from fedem_jax.evaluation.summary import protocol_label, shared_k
 from fedem_jax.report.tables import (
@@ -31,8 +32,8 @@ from fedem_jax.units import in_bytes, in_seconds, in_span
 
 
 def closing(summary: Summary) -> Shown:
-    """The results of a run: test metrics, sampled and full, beside chance; the same by activity of
-    the clients; what the lists show; costs."""
+    """The results of a run: test metrics, sampled and full, beside chance and popularity; the same
+    by activity of the clients; what the lists show; costs."""
     clients, evaluated = summary["clients"], summary.get("evaluated", {})
     ranked = (
         f"sampled: {summary['protocol_switches']['num_candidates']} candidates; full: all "
@@ -41,7 +42,7 @@ def closing(summary: Summary) -> Shown:
     if evaluated and min(evaluated.values()) < clients:
         ranked += f", {evaluated['val']:,} with validation items, {evaluated['test']:,} with test"
     notes = [styled(note, "dim") for note in (ranked, _exposure(summary), _costs(summary))]
-    doubts = filter(None, [against_chance(summary)])
+    doubts = filter(None, [against_chance(summary), *against_popularity(summary)])
     several = [_several(summary)] if _has_several(summary) else []
     return in_terminal(_outcomes(summary), *several, _activity(summary), "", *doubts, *notes)
 
@@ -136,6 +137,7 @@ def _outcomes(summary: Summary) -> Table:
         {part: {name: ends[end] for name, ends in values.items()} for part, values in interval}
         for end in (0, 1)
     )
+    popular = summary.get("popularity")
     published = f"best test{mark['best_test']}, as in\npublished tables"
     rows = [
         _row(metrics, "best validation", summary["headline"], style="bold"),
@@ -143,6 +145,7 @@ def _outcomes(summary: Summary) -> Table:
         _row(metrics, "  to", high),
         _row(metrics, f"last{mark['last']}", summary["last"]),
         _row(metrics, "chance", summary["chance"]),
+        *([_row(metrics, "popularity", popular)] if popular else []),
         *_worst(metrics, summary),
         _row(metrics, published, summary["best_test"], style="dim", apart=True),
     ]
@@ -207,17 +210,38 @@ def against_chance(summary: Summary) -> str:
     Without any hit the bootstrap interval ends at 0. Its end is then 3 / C, the 95 % bound on the
     rate of an event that never occurred.
     """
-    least, doubtful = 3 / summary["clients"], []
-    for part, levels in cast(Mapping[str, Metrics], summary["chance"]).items():
+    within, _ = _intervals_against(summary, summary["chance"])
+    return f"not distinguishable from chance: {within}" if within else ""
+
+
+def against_popularity(summary: Summary) -> list[str]:
+    """Sentences that name the metrics whose interval contains the level of popularity, or lies
+    below it. They take that level as fixed, although the same clients make it."""
+    levels = summary.get("popularity")
+    if levels is None or summary["method"] == Popularity.method:
+        return []
+    within, below = _intervals_against(summary, levels)
+    sentences = {"not distinguishable from popularity": within, "below popularity": below}
+    return [f"{words}: {metrics}" for words, metrics in sentences.items() if metrics]
+
+
+def _intervals_against(summary: Summary, levels: Mapping[str, Any]) -> tuple[str, str]:
+    """The metrics whose interval contains a level, and those whose interval lies below it."""
+    least = 3 / summary["clients"]
+    found: tuple[list[str], list[str]] = ([], [])
+    for part, values in levels.items():
         ends = summary["headline"]["interval"][part]
-        names = [
-            metric_title(name)
-            for name, level in levels.items()
-            if ends[name][0] <= level <= (ends[name][1] or least)
-        ]
-        if names:
-            doubtful.append(f"{ranked_title(part)} {', '.join(names)}")
-    return f"not distinguishable from chance: {'; '.join(doubtful)}" if doubtful else ""
+        place = {
+            name: 1 if level > (ends[name][1] or least) else 0
+            for name, level in values.items()
+            if level >= ends[name][0]
+        }
+        for which, names in enumerate(found):
+            chosen = [metric_title(name) for name, at in place.items() if at == which]
+            if chosen:
+                names.append(f"{ranked_title(part)} {', '.join(chosen)}")
+    within, below = found
+    return "; ".join(within), "; ".join(below)
 
 
 def _exposure(summary: Summary) -> str:

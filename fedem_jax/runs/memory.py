@@ -80,8 +80,9 @@ def plan_memory(
 ) -> MemoryPlan:
     """What a run takes on each device, and the block size with which it fits.
 
-    The block is `config.block_size` if that is set. Else it is 1 on a CPU, where one client's table
-    stays in the cache of its core. Elsewhere it is the largest power of two that fits.
+    The block is `config.block_size` if that is set. Else it is mostly 1 on a CPU, where one
+    client's table stays in the cache of its core (`Config.block_on_cpu`). Elsewhere it is the
+    largest power of two that fits.
 
     Args:
         layout: devices and size classes; its block is ignored.
@@ -125,7 +126,7 @@ def plan_stack(
 def _choose_block(config: Config, federation: Federation, layout: Layout, limit: int) -> MemoryPlan:
     """The plan with the largest block that fits; the smallest block if none does."""
     algorithm, state = bound(config, layout)
-    block = config.block_size or (1 if on_cpu(layout) else WIDEST_BLOCK)
+    block = config.block_size or (config.block_on_cpu if on_cpu(layout) else WIDEST_BLOCK)
     while True:
         plan = _with_block(config, federation, layout, algorithm, state, limit, block)
         if plan.fits or config.block_size or block == 1:

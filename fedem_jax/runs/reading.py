@@ -89,7 +89,8 @@ def _check_fields(where: str, value: Any, kind: Any) -> None:
 def _missing(value: Any, kind: Any, prefix: str = "") -> Iterator[str]:
     """Names of the required fields that an object lacks, in order, such as `headline.interval`."""
     for name, hint in get_type_hints(kind).items():
-        if name in kind.__required_keys__ and (not isinstance(value, dict) or name not in value):
-            yield prefix + name
+        if not isinstance(value, dict) or name not in value:
+            if name in kind.__required_keys__:
+                yield prefix + name
         elif is_typeddict(hint):
             yield from _missing(value[name], hint, f"{prefix}{name}.")

@@ -70,7 +70,8 @@ class Simulation:
         on_host, self._rows = held_out(federation, self.layout)
         self.held_out = jax.device_put(on_host, self.layout.sharded())
         rules, most = federation.protocol, most_held_out(federation)
-        self.ranking = Ranking(rules.ties, rules.scale, config.top_k, most)
+        scale = rules.scale if self.algorithm.log_odds else "logit"
+        self.ranking = Ranking(rules.ties, scale, config.top_k, most)
         self._segments: dict[int, Any] = {}
 
     def init(self) -> State:
@@ -151,11 +152,12 @@ class Simulation:
                 for name, value in settings
                 if name.startswith("lr_") or (name == "init_scale" and not diverged)
             ]
+            cause = "training diverged" if diverged else "they saturate float32"
+            advice = f"({cause}); a smaller {' or '.join(steps)} usually helps"
             raise UserError(
                 f"round {round}: client {lost} (user {self.federation.user_ids[lost]}) and "
                 f"{(~sound).sum() - 1} more have {kind} that are not finite "
-                f"({'training diverged' if diverged else 'they saturate float32'}); "
-                f"a smaller {' or '.join(steps)} usually helps."
+                f"{self.config.if_not_finite or advice}."
             )
         if info.skipped is not None and not trained.any():
             raise UserError(

@@ -154,10 +154,9 @@ def _axis(panel: Axes, values: Values) -> None:
     if values.log:
         panel.set_xscale("log")
     if values.listed:
-        marks = _marks(values)
         at = [float(v) for v in values.listed] if _numeric(values) else range(len(values.listed))
-        if len(marks) <= 8:
-            panel.set_xticks(list(at), [label for label, _ in marks])
+        if len(values.listed) <= 8:
+            panel.set_xticks(list(at), list(map(as_text, values.listed)))
             panel.xaxis.set_minor_locator(NullLocator())
         if not _numeric(values):
             panel.margins(x=0.15)

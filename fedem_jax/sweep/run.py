@@ -17,15 +17,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from fedem_jax.config.base import Config
 from fedem_jax.config.values import whole
+from fedem_jax.data.federation import Federation
 from fedem_jax.data.sources import federation_of
 from fedem_jax.errors import UserError
+from fedem_jax.evaluation.popularity import popularity
+from fedem_jax.evaluation.records import Metrics, TestMetrics
 from fedem_jax.evaluation.summary import chance
 from fedem_jax.runs.simulation import check_list, device_name, versions
 from fedem_jax.storage.lock import exclusive
@@ -55,8 +58,8 @@ class SweepResult:
     """The best setting with the first seed."""
     about: dict[str, Any]
     """`fingerprint` of the plan; the data: `dataset`, `clients`, `items`, `protocol`, `splits` by
-    seed, `chance` levels; `device` and `versions`; `seconds` of this call: in compiled programs
-    (`running`), `compiling`, and the rest (`host`)."""
+    seed, levels of `chance` and of `popularity` (its mean over the seeds); `device` and `versions`;
+    `seconds` of this call: in compiled programs (`running`), `compiling`, and the rest (`host`)."""
 
 
 def sweep(
@@ -163,6 +166,7 @@ def run_sweep(
         "protocol": federation.protocol.name,
         "splits": plan["splits"],
         "chance": chance(federation, config.top_k),
+        "popularity": _mean_popularity(list(federations.values()), config.top_k),
         "device": device_name(),
         "versions": versions(),
         "seconds": {
@@ -172,3 +176,13 @@ def run_sweep(
         },
     }
     return SweepResult(sweep, *tables, best=best, about=about)
+
+
+def _mean_popularity(federations: Sequence[Federation], k: int) -> TestMetrics:
+    """Metrics of a ranking by popularity, averaged over splits."""
+    each = [popularity(federation, k) for federation in federations]
+
+    def mean(part: Literal["test", "test_full"]) -> Metrics:
+        return {name: float(np.mean([of[part][name] for of in each])) for name in each[0][part]}
+
+    return {"test": mean("test"), "test_full": mean("test_full")}

@@ -195,8 +195,9 @@ def outcome(result: SweepResult) -> str:
     setting = in_brief({values.name: row[values.name] for values in result.sweep.varied})
     metrics = [" ".join(each) for each in metrics_at(result.sweep.config.top_k)]
     values = ", ".join(f"{_title(metric)} {_mean(row, metric)}" for metric in metrics)
-    chance = result.about["chance"]["test"][hr]
-    return f"{setting}: {values} (chance: {metric_title(hr)} {chance:.4f})."
+    levels = [f"{name}: {metric_title(hr)} {result.about[name]['test'][hr]:.4f}"
+              for name in ("chance", "popularity")]  # fmt: skip
+    return f"{setting}: {values} ({', '.join(levels)})."
 
 
 def as_preset(result: SweepResult, command: str) -> str:

@@ -17,7 +17,7 @@ from fedem_jax.config.fedem import FedEM
 from fedem_jax.data.federation import Federation
 from fedem_jax.errors import Stopped, UserError
 from fedem_jax.evaluation.statistics import over_seeds
-from fedem_jax.report.run_tables import against_chance
+from fedem_jax.report.run_tables import against_chance, against_popularity
 
 
 def fake_run(config: FedEM, federation_: Federation | None, observers, directory, stop) -> None:
@@ -220,6 +220,7 @@ def test_the_closing_table_shows_both_rankings(fake, capsys):
         "  to": lambda part, name: headline["interval"][part][name][1],
         "last": lambda part, name: summary["last"][part][name],
         "chance": lambda part, name: levels[part][name],
+        "popularity": lambda part, name: summary["popularity"][part][name],
         "best test *": lambda part, name: summary["best_test"][part][name],
     }.items():
         assert lines_of(shown, label)[0].split()[-6:] == values(of)
@@ -254,6 +255,39 @@ def test_chance_within_the_interval_is_said_plainly(interval, level, clients, sa
     summary["headline"]["interval"] = {"test": {"hr@10": interval}}
     sentence = "not distinguishable from chance: sampled HR@10" if said else ""
     assert against_chance(summary) == sentence
+
+
+@pytest.mark.parametrize(
+    ("interval", "level", "sentence"),
+    [
+        ([0.05, 0.15], 0.10, "not distinguishable from popularity: sampled HR@10"),
+        ([0.05, 0.15], 0.20, "below popularity: sampled HR@10"),
+        ([0.05, 0.15], 0.04, ""),
+        ([0.0, 0.0], 0.0, "not distinguishable from popularity: sampled HR@10"),
+        ([0.0, 0.0], 0.1, "below popularity: sampled HR@10"),
+    ],
+)
+def test_a_method_is_weighed_against_popularity(interval, level, sentence):
+    summary = made_up(FedEM(rounds=2))[0].summary
+    summary["clients"] = 1000
+    summary["popularity"] = {"test": {"hr@10": level}}
+    summary["headline"]["interval"] = {"test": {"hr@10": interval}}
+    assert against_popularity(summary) == ([sentence] if sentence else [])
+    summary["method"] = "popularity"
+    assert against_popularity(summary) == []
+
+
+def test_a_run_of_an_earlier_version_is_shown_without_popularity(fake, capsys, tmp_path):
+    cli.main(["train", "--out", "x", "--rounds", "2"])
+    assert lines_of(capsys.readouterr().out, "popularity")
+    path = tmp_path / "x" / "summary.json"
+    summary = json.loads(path.read_text())
+    del summary["popularity"]
+    path.write_text(json.dumps(summary))
+    cli.main(["report", "x"])
+    shown = capsys.readouterr().out
+    assert lines_of(shown, "chance")
+    assert "popularity" not in shown
 
 
 def test_report_redraws_and_compares(fake, tmp_path, capsys, pictures):

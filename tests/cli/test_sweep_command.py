@@ -260,6 +260,16 @@ def test_a_name_of_data_is_no_formula(searched, tmp_path, pictures):
     assert said(pictures["settings.png"])[0] == "slope on $x^$: settings"
 
 
+def test_a_picture_of_many_listed_values_can_be_drawn(tmp_path, pictures):
+    """More than there is room for labels: the axis chooses its own."""
+    few, many = "0.1,0.2,0.4,0.8,1,2,3,4", "0.1,0.2,0.4,0.8,1,2,3,4,5"
+    for values, labelled in ((few, True), (many, False)):
+        result = sweep(Slope(rounds=1), [f"speed={values}"])
+        effects_chart(result, tmp_path / "effects.png")
+        axis = pictures["effects.png"].axes[0].xaxis
+        assert (list(ticks(axis).values()) == values.split(",")) == labelled
+
+
 def test_pictures_of_a_random_search_hold_all_its_trials(tmp_path, pictures):
     """Ranges and words; trials that ended early."""
     vary = ["speed=log:0.1:4", "init_scale=0.5:2", "bce=logit,probability"]

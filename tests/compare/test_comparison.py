@@ -24,10 +24,13 @@ from fedem_jax.compare.run import missing
 from fedem_jax.compare.standings import PUBLISHED, published, standings
 from fedem_jax.compare.tables import _results
 from fedem_jax.config.fedem import FedEM
+from fedem_jax.config.references import Popularity
 from fedem_jax.config.registry import METHODS
 from fedem_jax.config.settings import CentralMF, FedMF, PFedRec
 from fedem_jax.errors import CannotResume, UserError
+from fedem_jax.evaluation.popularity import popularity
 from fedem_jax.evaluation.statistics import holm
+from fedem_jax.evaluation.summary import with_metrics
 from fedem_jax.units import in_bytes, in_words
 
 METRICS = [(part, name) for part in ("test", "test_full") for name in ("hr@10", "ndcg@10")]
@@ -157,6 +160,9 @@ def test_the_tables_hold_what_the_runs_say(fake, tmp_path, capsys, pictures):
         assert [float(cost) for cost in costs] == [10, 20_000, 0.02]
     assert "| fedmf | 4 | 10 B | 20 kB | 20 ms |" in document
     assert "| chance |  | 0.1000 |" in document
+    levels = [popularity(federation(), 10)[part][name] for part, name in METRICS]
+    cells = " | ".join(f"{level:.4f} ± 0.0000" for level in levels)  # the same split for all seeds
+    assert f"| popularity |  | {cells} |" in document
     figure = pictures["comparison.png"]
     title, caption = said(figure)
     assert title == "synthetic, protocol leak-free"
@@ -469,14 +475,17 @@ def test_settings_of_presets_of_all_and_of_one():
     assert paths[0] == "fedem-merging=0.5-adapter-widths=8-4-rounds=9-seed0"
 
 
+def test_references_with_a_closed_form_keep_their_single_round():
+    made = plan_comparison(["popularity", "ease:l2=50", "item-knn:rounds=3", "fedmf"], rounds=30)
+    assert [contender.config.rounds for contender in made.contenders] == [1, 1, 3, 30]
+
+
 def test_the_centralised_reference_is_never_the_best():
     def runs_of(config, shift):
         summary, clients, _ = outcome_of(FedEM(rounds=2))
         headline = summary["headline"]
         for part in ("test", "test_full"):
             headline[part] = dict.fromkeys(headline[part], shift)
-        from fedem_jax.evaluation.summary import with_metrics
-
         return MethodRuns(config.method, config, "", [summary], [with_metrics(clients, 10)])
 
     runs = [runs_of(CentralMF(), 0.9), runs_of(FedMF(), 0.5), runs_of(FedEM(), 0.5)]
@@ -486,6 +495,26 @@ def test_the_centralised_reference_is_never_the_best():
     assert [cell.best for cell in rows["central-mf"]] == [False] * 4
     assert [cell.best for cell in rows["fedmf"]] == [True] * 4
     assert [cell.best for cell in rows["fedem"]] == [True] * 4
+
+
+def test_popularity_has_a_single_line():
+    """Its own, if it is compared; none, if a run of an earlier version lacks its level."""
+
+    def lines(*configs, without=()):
+        runs = []
+        for config in configs:
+            summary, clients, _ = outcome_of(config)
+            kept = {name: value for name, value in summary.items() if name not in without}
+            runs.append(MethodRuns(config.method, config, "", [kept], [with_metrics(clients, 10)]))
+        _, summaries = standings(runs)
+        rows = _results(runs[0].summaries[0], summaries).rows
+        return [row.cells for row in rows if row.cells[0] == "popularity"]
+
+    (line,) = lines(FedMF(rounds=2))
+    assert line[1] == ""
+    (own,) = lines(FedMF(rounds=2), Popularity())
+    assert own[1] == "1"
+    assert lines(FedMF(rounds=2), without=("popularity",)) == []
 
 
 def test_published_numbers_stand_beside_those_of_their_protocol_alone(fake, tmp_path, capsys):

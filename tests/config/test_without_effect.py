@@ -14,12 +14,16 @@ OTHER = {
     "network_widths": (4,), "weight_decay": 0.5, "lr_adapter": 0.7, "adapter": "table",
     "adapter_widths": (3,), "aggregation": "avg", "similarity": "cos", "alpha": 0.2,
     "neighbour_threshold": 0.1, "sparsity_norm": "l2", "schedule": "tanh", "temperature": 0.9,
-    "base_temperature": 0.8,
+    "base_temperature": 0.8, "dim": 4, "init_scale": 0.5, "client_fraction": 0.5,
+    "table_dtype": "bfloat16",
 }  # fmt: skip
 """A value of each setting beside the one that it has."""
 
 CASES = {
     "fcf": ("fcf", {}),
+    "popularity": ("popularity", {}),
+    "item-knn": ("item-knn", {}),
+    "ease": ("ease", {}),
     "central-mf": ("central-mf", {"loss": "bpr"}),
     "gpfedrec": ("gpfedrec", {"neighbours": 2}),
     "fedrap": ("fedrap", {"sparsity": 0.0, "independence": 0.0}),

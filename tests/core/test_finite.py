@@ -10,7 +10,6 @@ import pytest
 from lab import Lab, assert_same, config_of, differs, own
 from toy import Toy, small_federation, toy
 
-from fedem_jax.config.base import Config
 from fedem_jax.config.registry import METHODS, Method
 from fedem_jax.core.algorithm import State
 from fedem_jax.core.finite import finite_rows, finite_state
@@ -59,8 +58,8 @@ def test_parameters_that_are_not_finite_end_the_run_though_scores_are(monkeypatc
 
 # --- skip-client ----------------------------------------------------------------------------------
 
-SKIPPING = [name for name, (kind, _) in METHODS.items() if kind.on_nonfinite == Config.on_nonfinite
-            and name not in ("fcf", "central-mf")]  # fmt: skip
+NOBODY_TO_SKIP = ("fcf", *(name for name, (kind, _) in METHODS.items() if kind.central))
+SKIPPING = [name for name in METHODS if name not in NOBODY_TO_SKIP]
 EVERYDAY = ("local-only", "fedrap")
 EACH = [name if name in EVERYDAY else pytest.param(name, marks=pytest.mark.slow)
         for name in SKIPPING]  # fmt: skip
@@ -155,7 +154,7 @@ def test_if_all_are_skipped_the_run_ends():
         run(dataclasses.replace(config, on_nonfinite="stop"), small_federation())
 
 
-@pytest.mark.parametrize("name", ["fcf", "central-mf"])
+@pytest.mark.parametrize("name", NOBODY_TO_SKIP)
 def test_methods_without_local_training_have_nobody_to_skip(name):
     with pytest.raises(UserError, match="on_nonfinite: 'skip-client' is unknown"):
         config_of(name, on_nonfinite="skip-client")

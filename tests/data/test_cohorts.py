@@ -36,9 +36,7 @@ def test_a_column_declares_cohorts(tmp_path, suffix):
 
 def test_a_user_of_two_cohorts_is_refused():
     rows = ROWS.assign(country=["no", "se"] + ["at"] * 10)
-    with pytest.raises(
-        UserError, match=r"user .a. is in cohort .* and in .*; a user has"
-    ):
+    with pytest.raises(UserError, match=r"user .a. is in cohort .* and in .*; a user has"):
         fj.federation(rows, RULES, cohort="country")
 
 

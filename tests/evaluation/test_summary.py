@@ -1,5 +1,6 @@
 """What is said of a run: the round chosen, intervals, chance, activity."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -10,6 +11,7 @@ from toy import small_federation
 
 from fedem_jax.config.fedem import FedEM
 from fedem_jax.evaluation.metrics import HeldOutRanks, summarise
+from fedem_jax.evaluation.popularity import clients_with, popularity
 from fedem_jax.evaluation.statistics import bootstrap_interval
 from fedem_jax.evaluation.summary import (
     PARTS,
@@ -93,6 +95,28 @@ def test_items_ranked_in_full_are_counted_once(protocol):
         others = set(range(data.num_items)) - {*data.train_items(client), val, test}
         left.append(1 + len(others))
     assert chance(data, 5)["test_full"]["hr@5"] == pytest.approx(np.mean(5 / np.array(left)))
+
+
+# --- popularity -----------------------------------------------------------------------------------
+
+
+def test_popularity_counts_clients_and_not_interactions():
+    """A client with n training items has the first n."""
+    data = federation()
+    counted = clients_with(data)
+    assert counted.tolist() == [8, 6, 4, 3, 2, 1] + [0] * (ITEMS - 6)
+    twice = dataclasses.replace(data, items=np.where(data.items == 5, 0, data.items))
+    assert clients_with(twice).tolist() == [8, 6, 4, 3, 2] + [0] * (ITEMS - 5)
+
+
+def test_popularity_stands_in_the_summary(run):
+    """All held-out items are nobody's training item, and equal scores come first."""
+    summary = run[0].summary
+    assert summary["popularity"] == popularity(federation(), 7)
+    assert summary["popularity"]["test"]["hr@7"] == 0
+    likely = dataclasses.replace(federation(), test_item=np.full(CLIENTS, 2, np.int32))
+    found = popularity(likely, 7)["test"]
+    assert found["hr@7"] == found["ndcg@7"] == found["mrr"] == 1
 
 
 # --- clients --------------------------------------------------------------------------------------

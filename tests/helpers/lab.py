@@ -22,6 +22,8 @@ OWN = {
     "gpfedrec": {"lr_network": 0.05, "lr_factor": 1.0, "client_fraction": 1.0},
     "fedrap": {"lr_network": 0.05, "lr_embedding": 1.0},
     "cofedrec": {"lr_network": 0.05, "lr_item_factor": 1.0},
+    "item-knn": {"neighbours": 5, "shrinkage": 0.5},
+    "ease": {"l2": 2.0},
 }
 """Gentle steps, where the names mean something else; GPFedRec needs everybody."""
 
@@ -71,8 +73,14 @@ class Lab:
         return jax.tree.map(np.asarray, (state, info, ranks))
 
 
+DRAWN = [name for name, (kind, _) in METHODS.items() if not kind.one_round]
+"""Methods that draw something. The references with a closed form are the same for all seeds."""
+
+
 def own(clients):
     """The parameters that belong to one client alone."""
+    if clients == ():
+        return ()  # all is the server's
     return clients.private if hasattr(clients, "private") else clients.user
 
 

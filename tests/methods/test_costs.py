@@ -19,9 +19,14 @@ NETWORK = (8 * 16 + 16) + (16 * 8 + 8) + (8 + 1)
 """Numbers of FedEM's adapter, and of FedNCF's network, both on pairs of width 2 x 4."""
 DEEP = (8 * 32 + 32) + (32 * 16 + 16) + (16 * 8 + 8) + (8 + 1)
 """Numbers of GPFedRec's network."""
+BITS = CLIENTS * (ITEMS / 8) / 4
+"""Numbers of 4 bytes that hold a bit for each item of each client."""
 HELD = {
     "fedem": (VECTORS + CLIENTS * (TABLE + NETWORK + 1), AGGREGATED * TABLE),
     "local-only": (VECTORS + CLIENTS * TABLE, 0),
+    "popularity": (0, ITEMS),
+    "item-knn": (BITS, ITEMS**2 + 1),
+    "ease": (BITS, ITEMS**2 + 1),
     "central-mf": (VECTORS, TABLE + 2 * (VECTORS + TABLE) + 1),
     "fedmf": (VECTORS, 2 * TABLE),
     "fcf": (VECTORS, 3 * TABLE + 1),
@@ -33,7 +38,8 @@ HELD = {
     "cofedrec": (SCORERS + CLIENTS * TABLE, ITEMS),
 }
 """Numbers that the clients keep, and the server: vectors or score functions, item tables, networks,
-slots; the table before the last round, moments of Adam, counts, clusters of the items."""
+slots; the table before the last round, moments of Adam, counts, clusters of the items; weights
+between items and whether they are computed."""
 TRAIN = (0, 5 * ROWS * DIM + 4 * ROWS + ITEMS)
 """Rows, both moments, gradient and update; samples; places of the items."""
 EVALUATE = (0, TABLE + 8 * ITEMS)
@@ -50,6 +56,18 @@ SCRATCH = {
         "merge": (0, TRAIN[1] - ROWS * DIM + 3 * TABLE + ITEMS * (16 + 8 + 3)),
     },
     "local-only": {"train": TRAIN, "evaluate": EVALUATE},
+    "popularity": {
+        "pool": (ITEMS * CLIENTS // 32, POSITIVES * 3 + ITEMS),
+        "fit": (ITEMS * CLIENTS // 32, 3 * ITEMS), "evaluate": (0, 9 * ITEMS),
+    },
+    "item-knn": {
+        "pool": (0, POSITIVES * 3 + ITEMS), "solve": (5 * ITEMS**2, ITEMS),
+        "fit": (ITEMS**2, 3 * ITEMS), "evaluate": (ITEMS**2, 9 * ITEMS),
+    },
+    "ease": {
+        "pool": (0, POSITIVES * 3 + ITEMS), "solve": (6 * ITEMS**2, ITEMS),
+        "fit": (ITEMS**2, 3 * ITEMS), "evaluate": (ITEMS**2, 9 * ITEMS),
+    },
     "central-mf": {
         "pool": (2 * POOL, 2 * POSITIVES * 4), "evaluate": (TABLE, 8 * ITEMS),
         "train": (POOL + 5 * (VECTORS + TABLE) + 16 * (4 * DIM + 16), 0),
@@ -108,6 +126,9 @@ def test_memory_is_planned(method, lab):
 SENT = {
     "fedem": ((1, 4), (1, 0)),
     "local-only": ((0, 0), (0, 0)),
+    "popularity": ((0, 0), (0, 0)),
+    "item-knn": ((0, 0), (0, 0)),
+    "ease": ((0, 0), (0, 0)),
     "central-mf": ((0, 0), (0, 0)),
     "fedmf": ((1, 4), (1, 0)),
     "fcf": ((1, 0), (1, 0)),
@@ -139,6 +160,9 @@ CROSSING = {
     # table 40 x 4 x 2 = 320 bytes; 4 of 6 clients are aggregated, each with a count of 4 bytes
     "fedem": (4 * (320 + 4), 4 * 320),
     "local-only": (0, 0),
+    "popularity": (0, 0),
+    "item-knn": (0, 0),
+    "ease": (0, 0),
     "central-mf": (0, 0),
     "fedmf": (6 * (320 + 4), 6 * 320),
     # gradients stay float32: 40 x 4 x 4 = 640

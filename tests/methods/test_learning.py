@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 from lab import config_of
 from toy import CHANCE, checkerboard
 
@@ -27,6 +28,16 @@ def found(method, protocol):
 
 def test_fedem_finds_the_withheld_items():
     assert (found("fedem", "leak-free") > 0.7).all()
+
+
+@pytest.mark.parametrize("method", ["ease", "item-knn"])
+def test_similar_items_find_the_withheld_items(method):
+    assert (found(method, "leak-free") > 0.7).all()
+
+
+def test_popularity_knows_no_taste():
+    """All items are equally popular, but for those that are held out."""
+    assert (found("popularity", "leak-free") < CHANCE + 0.15).all()
 
 
 def test_clients_alone_know_nothing_of_new_items_unless_the_protocol_leaks_them():
