@@ -30,10 +30,21 @@ from fedem_jax.report.terminal import Terminal
 BASE = "fedem"
 PARTS: dict[str, tuple[str, ...]] = {
     "merging": (
-        "merging=once", "merging=once:adapter_holdout=0.2", "adapter=table", "merging=none",
-        "merging=0.1", "merging=0.3",
-        "merging=0.5", "merging=0.7", "merging=0.9", "merging=replace",
+        "merging=once", "adapter=table", "merging=shrinkage", "merging=none", "merging=0.1",
+        "merging=0.3", "merging=0.5", "merging=0.7", "merging=0.9", "merging=replace",
     ),
+    "adapter": tuple(
+        f"merging=once:{change}" for change in (
+            "adapter_samples=held-out-unseen", "adapter_samples=held-out",
+            "adapter_samples=held-out:adapter_loss=ranking",
+            "adapter_samples=held-out:adapter_loss=ranking:adapter=table",
+            "adapter_samples=held-out:adapter_loss=ranking:adapter=features",
+            "adapter_samples=held-out:adapter_loss=ranking:adapter=table:adapter_sharing=average",
+            "adapter_samples=held-out:adapter_loss=ranking:adapter=features"
+            ":adapter_sharing=average",
+        )
+    ),
+    "optimiser": ("local_optimiser=sgd", "merging=replace:local_optimiser=sgd"),
     "aggregation": ("aggregation=avg", "aggregation=sim", "similarity=cos"),
     "alpha": ("alpha=0.1", "alpha=0.3", "alpha=0.5", "alpha=0.7", "alpha=1.0"),
     "fraction": (
@@ -46,9 +57,10 @@ PARTS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Ablation:
-    """Compare FedEM with variants that change one part: merging, aggregation and similarity, alpha,
-    fraction of aggregated clients, or widths of the adapter. Writes table.md, table.csv,
-    comparison.png and ablation.png. A second call runs only what is missing.
+    """Compare FedEM with variants that change one part: merging, adapter, local optimiser,
+    aggregation and similarity, alpha, fraction of aggregated clients, or widths of the adapter.
+    Writes table.md, table.csv, comparison.png and ablation.png. A second call runs only what is
+    missing.
 
     examples:
       python experiments/ablation.py --dataset filmtrust --seeds 3 --rounds 30

@@ -50,7 +50,7 @@ def drawer(simulation: Simulation) -> Callable[[int, int], Drawn]:
     @jax.jit
     def drawn(lists, client, number):
         draws = simulation.draws(simulation.key_draws, number, lists)
-        items, labels, count = draws.samples(client, capacity, barred)
+        items, labels, count, _ = draws.samples(client, capacity, barred)
         position = jnp.minimum(jnp.arange(len(items), dtype=jnp.int32), count - 1)
         orders = jax.vmap(lambda epoch: draws.order(client, epoch, count)(position))(epochs)
         return items, labels, orders

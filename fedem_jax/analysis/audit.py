@@ -176,7 +176,7 @@ def _drawn(simulation: Simulation, key: Array, lists: Lists, held_out: HeldOut) 
     def of_client(size: SizeClass, client: Int[Array, ""]):
         def add(number, met):
             draws = simulation.draws(key, number, lists)
-            items, labels, count = draws.samples(client, size.positives, size.barred)
+            items, labels, count, _ = draws.samples(client, size.positives, size.barred)
             negative = (jnp.arange(len(items)) < count) & (labels == 0) & takes_part[number, client]
             return met.at[jnp.where(negative, items, num_items)].set(True, mode="drop")
 

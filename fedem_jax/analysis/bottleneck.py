@@ -203,7 +203,7 @@ def losses_of(
     def on_device(clients, server, client_at):
         def one(place):
             (scores,) = algorithm.score(State(clients, server), place[None], hyper)
-            items, labels, count = draws.samples(client_at[place], positives, barred)
+            items, labels, count, _ = draws.samples(client_at[place], positives, barred)
             present = jnp.arange(len(items)) < count
             lost = jnp.where(present, loss(scores[items], labels), 0.0)
             return lost.sum() / jnp.maximum(count, 1)

@@ -8,7 +8,8 @@ early, is left exactly as it was.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from fedem_jax.config.shared import LocalOptimiser
 from fedem_jax.core.blocks import alone, loop_bound
 from fedem_jax.core.round import Trained
 from fedem_jax.core.samples import ClientSamples
@@ -23,6 +25,58 @@ from fedem_jax.core.samples import ClientSamples
 Carry = TypeVar("Carry")
 Objective = Callable[[Any, Array, Array, Array], Array]
 """`(private, rows [M D], labels [M], weights [M]) -> loss`: weighted sum over the rows."""
+
+
+class InTurn(NamedTuple):
+    """Plain gradient steps in turn, batch by batch: the client's own parameters first, then, with
+    those moved, its item table, whose loss is the one reported (PFedRec, released program)."""
+
+    lr_private: Float[Array, ""]
+    lr_table: Float[Array, ""]
+
+
+Optimiser = optax.GradientTransformation | InTurn
+"""Of the pair `(private, table)`."""
+
+
+def optimiser_of(config: LocalOptimiser, hyper: Any, num_items: int) -> Optimiser:
+    """The optimiser that the settings name.
+
+    Args:
+        config: names it.
+        hyper: the numbers `lr_embedding` and `lr_item_factor`.
+        num_items: I. The loss is a mean over a batch, so a row's gradient is small.
+    """
+    if config.local_optimiser == "adam":
+        return optax.adam(hyper.lr_embedding)
+    return InTurn(hyper.lr_embedding, hyper.lr_embedding * num_items * hyper.lr_item_factor)
+
+
+def memory_of(optimiser: Optimiser, params: Any) -> Any:
+    """What an optimiser keeps from step to step, before the first one."""
+    return () if isinstance(optimiser, InTurn) else optimiser.init(params)
+
+
+def stepped(
+    batch_loss: Callable[[Any], Float[Array, ""]], params: Any, memory: Any, optimiser: Optimiser
+) -> tuple[Any, Any, Float[Array, ""]]:
+    """Parameters, memory of the optimiser, and the loss, after a step on a batch.
+
+    Args:
+        batch_loss: `params -> mean loss` of the batch.
+        params: what is trained; for `InTurn` the pair `(private, table)`.
+        memory: of the optimiser.
+        optimiser: of the parameters.
+    """
+    if not isinstance(optimiser, InTurn):
+        loss, gradient = jax.value_and_grad(batch_loss)(params)
+        update, memory = optimiser.update(gradient, memory, params)
+        return optax.apply_updates(params, update), memory, loss
+    private, table = params
+    gradient = jax.grad(lambda private: batch_loss((private, table)))(private)
+    private = jax.tree.map(lambda x, slope: x - optimiser.lr_private * slope, private, gradient)
+    loss, gradient = jax.value_and_grad(lambda table: batch_loss((private, table)))(table)
+    return (private, table - optimiser.lr_table * gradient), memory, loss
 
 
 def run_epochs(
@@ -112,27 +166,28 @@ def first_row_weights(
 
 
 def descend(
-    batch_loss: Callable[[Any, Array, Array], Array],
+    batch_loss: Callable[..., Array],
     params: Any,
     samples: ClientSamples,
-    optimiser: optax.GradientTransformation,
+    optimiser: Optimiser,
 ) -> tuple[Any, Trained]:
     """Local epochs of one optimiser step a batch.
 
     Args:
-        batch_loss: `(params, row [B], present [B]) -> mean loss` of a batch, by compact rows.
+        batch_loss: `(params, row=[B], present=[B]) -> mean loss` of a batch, by compact rows.
         params: what is trained.
         samples: of the client.
         optimiser: made anew for the round.
     """
 
     def step(carry, row, present):
-        params, moments = carry
-        loss, gradient = jax.value_and_grad(batch_loss)(params, row, present)
-        update, moments = optimiser.update(gradient, moments, params)
-        return (optax.apply_updates(params, update), moments), loss
+        params, memory = carry
+        of_batch = partial(batch_loss, row=row, present=present)
+        params, memory, loss = stepped(of_batch, params, memory, optimiser)
+        return (params, memory), loss
 
-    (params, _), trained = run_epochs(step, (params, optimiser.init(params)), samples)
+    start = (params, memory_of(optimiser, params))
+    (params, _), trained = run_epochs(step, start, samples)
     return params, trained
 
 
@@ -141,7 +196,7 @@ def fit_embedding(
     private: Any,
     table: Float[Array, "M D"],
     samples: ClientSamples,
-    optimiser: optax.GradientTransformation,
+    optimiser: Optimiser,
 ) -> tuple[Any, Float[Array, "M D"], Trained]:
     """Train a client's own parameters and its compact table together.
 
@@ -185,30 +240,3 @@ def fit_network(
 
     (private, table), trained = descend(batch_loss, (private, table), samples, optimiser)
     return private, table, trained
-
-
-def fit_in_turn(
-    objective: Objective,
-    private: Any,
-    table: Float[Array, "M D"],
-    samples: ClientSamples,
-    lr_private: Float[Array, ""],
-    lr_table: Float[Array, ""],
-) -> tuple[Any, Float[Array, "M D"], Trained]:
-    """Plain gradient steps in turn, batch by batch: the client's own parameters first, then, with
-    those moved, the compact table, whose loss is the one reported (PFedRec, released program)."""
-
-    def step(carry, row, present):
-        private, columns = carry
-        weights = batch_weights(row, present, samples.rows.shape[0])
-
-        def batch_loss(private, columns):
-            return objective(private, columns.T, samples.labels, weights)
-
-        gradient = jax.grad(batch_loss)(private, columns)
-        private = jax.tree.map(lambda x, slope: x - lr_private * slope, private, gradient)
-        loss, gradient = jax.value_and_grad(batch_loss, argnums=1)(private, columns)
-        return (private, columns - lr_table * gradient), loss
-
-    (private, columns), trained = run_epochs(step, (private, table.T), samples)
-    return private, columns.T, trained

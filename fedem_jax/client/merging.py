@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,66 +13,24 @@ from jaxtyping import Array, Bool, Float
 
 from fedem_jax.client.local import (
     Objective,
+    Optimiser,
     descend,
     first_row_weights,
-    fit_embedding,
-    fit_network,
+    memory_of,
     run_epochs,
+    stepped,
 )
-from fedem_jax.config.fedem import FedEM
+from fedem_jax.core.algorithm import at_place
 from fedem_jax.core.blocks import over_trials
 from fedem_jax.core.round import Trained
-from fedem_jax.core.samples import ClientSamples, hold_out
-from fedem_jax.models import ncf
-from fedem_jax.models.adapter import Adapter, Single
-from fedem_jax.models.mf import MF
-from fedem_jax.models.scoring import scoring
+from fedem_jax.core.samples import ClientSamples
 
-RhoOf = Callable[[Any, Array, Array], Array]
-"""`(adapter, local [M D], aggregated [M D]) -> rho [M]`: how much of the aggregated row."""
-
-
-class ElasticClient(NamedTuple):
-    """What a client of FedEM trains, and by which optimisers."""
-
-    config: FedEM
-    backbone: MF | ncf.NCF
-    """Of the scores: p_u . q_i, or f_u(p_u, q_i)."""
-    logits: Callable[..., Any]
-    objective: Objective
-    fit: Callable[..., Any]
-    """Trains the backbone's own parameters and rows of Q_u together."""
-    adapter: Adapter | Single
-
-    @classmethod
-    def of(cls, config: FedEM) -> ElasticClient:
-        """The client that the settings describe."""
-        if config.backbone == "mf":
-            backbone, fit = MF(config.dim), fit_embedding
-        else:
-            backbone, fit = ncf.NCF(config.dim, config.network_widths), fit_network
-        adapter = Adapter(config.adapter_widths) if config.adapter == "row" else Single()
-        return cls(config, backbone, *scoring(backbone, config.bce), fit, adapter)
-
-    def adam(self, hyper: Any) -> optax.GradientTransformation:
-        """Optimiser of the pair `(private, table)`."""
-        if self.config.backbone == "mf":
-            return optax.adam(hyper.lr_embedding)
-        return ncf.adam(hyper.lr_embedding, hyper.lr_network, hyper.weight_decay)
-
-    def split(self, samples: ClientSamples) -> tuple[ClientSamples, ClientSamples]:
-        """The samples that p_u and Q_u are fitted on, and those that the adapter is."""
-        if not self.config.adapter_holdout:
-            return samples, samples
-        return hold_out(samples, self.config.adapter_holdout, 1 + self.config.num_negative)
-
-    def rho(
-        self, hyper: Any, theta: Any, local: Float[Array, "*M D"], aggregated: Float[Array, "*M D"]
-    ) -> Float[Array, "*M"]:
-        """How much of each aggregated row the client takes up."""
-        if self.config.learns_rho:
-            return jnp.asarray(self.adapter.apply({"params": theta}, local, aggregated))
-        return jnp.full(local.shape[:-1], hyper.rho)
+RhoOf = Callable[..., Array]
+"""`(adapter, local [M D], aggregated [M D], evidence [M ...]) -> rho [M]`: how much of the
+aggregated row."""
+AdapterLoss = Callable[[Any, Array, Array, Array, Array], Array]
+"""`(private, rows [B D], labels [B], weights [B], present [B]) -> loss` of a batch. The weights are
+shares of the samples that are present."""
 
 
 def merged(
@@ -103,23 +61,24 @@ def taken_up(
 
 
 def fit_adapter(
-    objective: Objective,
+    loss: AdapterLoss,
     rho_of: RhoOf,
     adapter: Any,
     private: Any,
     table: Float[Array, "M D"],
     aggregated: Float[Array, "M D"],
+    evidence: Float[Array, "M *F"] | None,
     samples: ClientSamples,
     optimiser: optax.GradientTransformation,
 ) -> Any:
     """Fit the adapter alone (`merging = once`).
 
     Args:
-        objective: loss of rows, as a weighted sum.
+        loss: of the adapter.
         rho_of: rho of rows.
         adapter: its parameters, theta_u.
-        private, table, aggregated: the client's own parameters, its rows and those that the server
-            aggregated for it; all three are held fixed.
+        private, table, aggregated, evidence: the client's own parameters, its rows, those that the
+            server aggregated for it, and what else rho depends on; all are held fixed.
         samples: those that the adapter is fitted on.
         optimiser: of the adapter.
     """
@@ -127,8 +86,8 @@ def fit_adapter(
     def batch_loss(adapter, row, present):
         weights = first_row_weights(row, present, samples.rows.shape[0])
         local, target = table[row], aggregated[row]
-        rows = merged(local, target, rho_of(adapter, local, target))
-        return objective(private, rows, samples.labels[row], weights)
+        rows = merged(local, target, rho_of(adapter, local, target, at_place(evidence, row)))
+        return loss(private, rows, samples.labels[row], weights, present)
 
     adapter, _ = descend(batch_loss, adapter, samples, optimiser)
     return adapter
@@ -136,6 +95,7 @@ def fit_adapter(
 
 def fit_elastic(
     objective: Objective,
+    adapter_loss: AdapterLoss,
     rho_of: RhoOf,
     adapter: Any,
     private: Any,
@@ -143,7 +103,7 @@ def fit_elastic(
     aggregated: Float[Array, "M D"],
     samples: ClientSamples,
     adapt: optax.GradientTransformation,
-    embed: optax.GradientTransformation,
+    embed: Optimiser,
 ) -> tuple[Any, Any, Float[Array, "M D"], Trained]:
     """Train adapter and embeddings in turn, batch by batch (`merging = per-batch`).
 
@@ -154,7 +114,9 @@ def fit_elastic(
     costs most, so rows are gathered batch by batch.
 
     Args:
-        objective, rho_of, adapter, private, table, aggregated, samples: as for `fit_adapter`.
+        objective: loss of rows, as a weighted sum.
+        adapter_loss: of the adapter.
+        rho_of, adapter, private, table, aggregated, samples: as for `fit_adapter`.
         adapt: optimiser of the adapter.
         embed: optimiser of the pair `(private, table)`.
     """
@@ -164,22 +126,25 @@ def fit_elastic(
         weights = first_row_weights(row, present, samples.rows.shape[0])
         target, label = aggregated[row], samples.labels[row]
 
-        def batch_loss(adapter, embedding):
-            private, table = embedding
+        def rows_of(adapter, table):
             local = table[row]
-            rows = merged(local, target, rho_of(adapter, local, target))
-            return objective(private, rows, label, weights)
+            return merged(local, target, rho_of(adapter, local, target, None))
 
-        gradient = jax.grad(batch_loss, argnums=0)(adapter, embedding)
-        update, adapter_moments = adapt.update(gradient, adapter_moments)
+        def of_adapter(adapter):
+            private, table = embedding
+            return adapter_loss(private, rows_of(adapter, table), label, weights, present)
+
+        update, adapter_moments = adapt.update(jax.grad(of_adapter)(adapter), adapter_moments)
         adapter = optax.apply_updates(adapter, update)
 
-        loss, gradient = jax.value_and_grad(batch_loss, argnums=1)(adapter, embedding)
-        update, moments = embed.update(gradient, moments, embedding)
-        embedding = optax.apply_updates(embedding, update)
+        def of_embedding(embedding):
+            private, table = embedding
+            return objective(private, rows_of(adapter, table), label, weights)
+
+        embedding, moments, loss = stepped(of_embedding, embedding, moments, embed)
         return (adapter, embedding, adapter_moments, moments), loss
 
     embedding = (private, table)
-    start = (adapter, embedding, adapt.init(adapter), embed.init(embedding))
+    start = (adapter, embedding, adapt.init(adapter), memory_of(embed, embedding))
     (adapter, (private, table), *_), trained = run_epochs(step, start, samples)
     return adapter, private, table, trained

@@ -7,8 +7,9 @@ FedEM's first table), M what the client's own parameters add to it. Whatever the
 noiseless upload lies within `clip` of `known` in L1 norm, so that two data sets make it differ by
 at most 2 clip. The noise covers all rows: those that moved would tell what was sampled.
 
-This bounds what one round's item table (FedNCF: and network) tells of one client's data, and
-nothing else; without a bound it is no guarantee. What lies outside is listed in docs/privacy.md.
+This bounds what one round's item table (and network or adapter, if sent) tells of one client's
+data, and nothing else; without a bound it is no guarantee. What lies outside is listed in
+docs/privacy.md.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int, Key, Num
+from jaxtyping import Array, Float, Int, Key
 
+from fedem_jax.config.fedem import FedEM
 from fedem_jax.config.shared import LocalPrivacy
 from fedem_jax.core.blocks import over_trials
 from fedem_jax.core.draws import Draws
@@ -64,40 +66,52 @@ def noise(
     return jax.vmap(lambda item: jax.random.laplace(jax.random.fold_in(key, item), (dim,)))(items)
 
 
-def noisy_tables(
+def noisy_uploads(
     config: LocalPrivacy,
     draws: Draws,
     clients: Int[Array, " A"],
-    tables: Num[Array, "A I D"],
-    known: Num[Array, "I D"] | None,
+    uploads: Sum,
+    known: Sum | None,
     hyper: Any,
-) -> Num[Array, "A I D"]:
-    """The tables as these clients upload them: bounded around `known`, with noise.
+) -> Sum:
+    """What these clients upload, one by one: bounded around `known`, with noise.
 
-    The clients' own tables stay as they are.
+    What the clients keep stays as it is.
 
     Args:
         config: whether there is noise and a bound.
         draws: of the round; its server key is that of the noise, if there is any.
-        clients: whose tables these are.
-        tables: as held between rounds.
+        clients: whose uploads these are.
+        uploads: [A ...] tables, as held between rounds, and whatever else is sent.
         known: what the bound is around; None without one.
         hyper: the numbers `ldp_scale` and `ldp_clip`.
     """
     if not (config.ldp_scale or config.ldp_clip):
-        return tables
+        return uploads
 
-    def of_client(client, table):
-        sent = from_storage(table)
+    def in_float32(upload: Sum) -> Sum:
+        return upload._replace(items=from_storage(upload.items))
+
+    def of_client(client, upload):
+        sent = in_float32(upload)
         if known is not None:
-            start = from_storage(known)
-            sent = start + clipped(config, sent - start, hyper.ldp_clip)
+            start = in_float32(known)
+            moved = clipped(config, jax.tree.map(jnp.subtract, sent, start), hyper.ldp_clip)
+            sent = jax.tree.map(jnp.add, start, moved)
         if config.ldp_scale:
-            every = jnp.arange(len(sent))
-            sent = sent + hyper.ldp_scale * noise(draws.server(), client, every, sent.shape[1])
-        return to_storage(sent, table.dtype)
+            noises = noise_like(sent, draws.server(), client)
+            sent = jax.tree.map(lambda own, new: own + hyper.ldp_scale * new, sent, noises)
+        return sent._replace(items=to_storage(sent.items, upload.items.dtype))
 
-    return lax.map(lambda each: of_client(*each), (clients, tables))
+    return lax.map(lambda each: of_client(*each), (clients, uploads))
+
+
+def upload_scratch(config: FedEM, uploads: int, num_items: int) -> dict[str, int]:
+    """Numbers that XLA keeps at once to make uploads one by one, with noise or a bound: the tables
+    before and after; one client's table, its noise and bits."""
+    if not (config.ldp_scale or config.ldp_clip):
+        return {}
+    return {"upload": (2 * uploads + 4) * num_items * config.dim}
 
 
 def noisy_sum(

@@ -10,18 +10,18 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Annotated, Literal
 
-from fedem_jax.config.base import Count, Positive, Range, Weight
-from fedem_jax.config.shared import LocalPrivacy, ServedClients
+from fedem_jax.config.ranges import Count, Positive, Range, Weight
+from fedem_jax.config.shared import LocalOptimiser, LocalPrivacy, ServedClients
 from fedem_jax.errors import UserError, nearest
 
 LEARNED = ("per-batch", "once")
 """Ways of merging in which clients learn the weight rho."""
-MERGINGS = (*LEARNED, "replace", "none")
-"""Named ways of merging. A number in [0, 1], a constant weight, is the fifth way."""
+MERGINGS = (*LEARNED, "shrinkage", "replace", "none")
+"""Named ways of merging. A number in [0, 1], a constant weight, is one more way."""
 
 
 @dataclass(frozen=True)
-class FedEM(LocalPrivacy, ServedClients):
+class FedEM(LocalPrivacy, LocalOptimiser, ServedClients):
     """FedEM (Chen et al., AAAI 2026). For each client the server averages the tables of similar
     clients. The client merges the result with its own table, by a weight for each item."""
 
@@ -40,17 +40,30 @@ class FedEM(LocalPrivacy, ServedClients):
     alpha: Weight = 0.9
     """Weight of the similarity relative to the sample shares (aggregation = both)."""
     merging: str = "per-batch"
-    """How a client merges its aggregated table: per-batch, once, replace, none, or a number in
-    [0, 1], the constant weight of the aggregated table."""
-    adapter: Literal["row", "table"] = "row"
+    """How a client merges its aggregated table: per-batch, once, shrinkage, replace, none, or a
+    number in [0, 1], the constant weight of the aggregated table. shrinkage = in closed form: a row
+    with more samples takes less."""
+    adapter: Literal["row", "table", "features"] = "row"
     """What the adapter learns (merging = per-batch or once): row = a weight for each row, by a
-    network; table = a single weight for the whole table."""
+    network; table = a single weight for the whole table; features = a weight for each row, by a
+    logistic model of a few features of it (merging = once)."""
     adapter_widths: tuple[Count, ...] = (16, 8)
-    """Hidden widths of the adapter."""
-    adapter_holdout: Annotated[float, Range(0, 0.9)] = 0.0
-    """Share of a client's positives, with their negatives, that only the adapter is fitted on
-    (merging = once). It is the same in every round, and local training does not use it. 0, as
-    released: both are fitted on all samples."""
+    """Hidden widths of the network (adapter = row)."""
+    adapter_samples: Literal["trained", "held-out", "held-out-unseen"] = "trained"
+    """Samples that the adapter is fitted on: trained = those of local training, as released;
+    held-out = positives that local training never uses (merging = once), the same in every round.
+    Local training draws them as negatives as often as other items. held-out-unseen = they are never
+    drawn; that leaks, as negative_pool = unseen does, and serves to measure this leak."""
+    adapter_holdout: Annotated[float, Range(0, 0.9)] = 0.2
+    """Mean share of a client's positives that are held out for the adapter (adapter_samples other
+    than trained)."""
+    adapter_loss: Literal["cross-entropy", "ranking"] = "cross-entropy"
+    """Loss of the adapter: cross-entropy = as released; ranking = minus the log of the softmax of a
+    positive among the negatives of its batch."""
+    adapter_sharing: Literal["none", "average"] = "none"
+    """Whether clients share their adapters: none = as released and in the paper; average = they are
+    sent along with the tables, and clients start from their mean. That sends more than the paper
+    does."""
     network_widths: tuple[Count, ...] = (16, 8)
     """Hidden widths of the network (backbone = ncf). This and the next two are as in FedNCF."""
     lr_network: Positive = 0.01
@@ -62,11 +75,7 @@ class FedEM(LocalPrivacy, ServedClients):
         if isinstance(self.merging, Real) and not isinstance(self.merging, bool):
             object.__setattr__(self, "merging", str(self.merging))
         super().__post_init__()
-        if self.adapter_holdout and self.merging != "once":
-            raise UserError(
-                f"adapter_holdout: {self.adapter_holdout:g} needs an adapter that is fitted "
-                "apart from the tables; also give merging=once."
-            )
+        self._refuse_what_does_not_fit()
         if self.merging in MERGINGS:
             return
         try:
@@ -79,6 +88,26 @@ class FedEM(LocalPrivacy, ServedClients):
         if not 0 <= share <= 1:
             raise UserError(f"merging: {self.merging} is no weight; give one in [0, 1].")
 
+    def _refuse_what_does_not_fit(self) -> None:
+        """Refuse settings that have no meaning together."""
+        if self.adapter_samples != "trained" and self.merging != "once":
+            raise UserError(
+                f"adapter_samples: {self.adapter_samples} needs an adapter that is fitted apart "
+                "from the tables; also give merging=once."
+            )
+        if self.adapter_samples != "trained" and self.adapter_holdout == 0:
+            raise UserError(
+                f"adapter_holdout: 0 leaves the adapter no samples with adapter_samples="
+                f"{self.adapter_samples}; give a share above 0."
+            )
+        if self.adapter == "features" and self.merging == "per-batch":
+            raise UserError(
+                "adapter: features are those of a row before local training, which moves it batch "
+                "by batch; also give merging=once."
+            )
+        if self.backbone == "ncf":
+            self.refuse_network("backbone=ncf")
+
     @property
     def downloads(self) -> bool:
         """Whether clients download an aggregated table."""
@@ -90,23 +119,42 @@ class FedEM(LocalPrivacy, ServedClients):
         return self.merging in LEARNED
 
     @property
+    def constant_rho(self) -> bool:
+        """Whether rho is the same number for all clients, rows and rounds."""
+        return not self.learns_rho and self.merging != "shrinkage"
+
+    @property
+    def counts_samples(self) -> bool:
+        """Whether clients count, row by row, the samples that they trained it on."""
+        return self.merging == "shrinkage" or (self.learns_rho and self.adapter == "features")
+
+    @property
+    def shares_adapter(self) -> bool:
+        """Whether adapters are sent and averaged."""
+        return self.learns_rho and self.adapter_sharing == "average"
+
+    @property
     def rho(self) -> float:
-        """Weight of the aggregated table if it is constant; NaN if it is learned."""
-        if self.learns_rho:
+        """Weight of the aggregated table if it is constant; else NaN."""
+        if not self.constant_rho:
             return math.nan
         constant = {"replace": 1.0, "none": 0.0}
         return constant[self.merging] if self.merging in constant else float(self.merging)
 
     def merging_by(self, merging: str) -> FedEM:
         """The same settings with another way of merging, and all samples for local training."""
-        return dataclasses.replace(self, merging=merging, adapter_holdout=0.0)
+        return dataclasses.replace(self, merging=merging, adapter_samples="trained")
 
     def without_effect(self) -> tuple[str, ...]:
-        idle = () if self.backbone == "ncf" else ("network_widths", "lr_network", "weight_decay")
+        idle = self.idle_steps()
+        if self.backbone == "mf":
+            idle += ("network_widths", "lr_network", "weight_decay")
         if not self.learns_rho:
-            idle += ("lr_adapter", "adapter", "adapter_widths")
-        elif self.adapter == "table":
+            idle += ("lr_adapter", "adapter", "adapter_widths", "adapter_loss", "adapter_sharing")
+        elif self.adapter != "row":
             idle += ("adapter_widths",)
+        if self.adapter_samples == "trained":
+            idle += ("adapter_holdout",)
         if not self.downloads:
             return (*idle, "aggregation", "similarity", "alpha")
         of_weights = {"both": (), "avg": ("similarity", "alpha"), "sim": ("alpha",)}
@@ -114,7 +162,7 @@ class FedEM(LocalPrivacy, ServedClients):
 
     def as_program(self, numbers: Collection[str]) -> FedEM:
         program = super().as_program(numbers)
-        if self.learns_rho or not self.downloads:
+        if not self.constant_rho or not self.downloads:
             return program
         # a constant rho is an argument of the program, so that all of them share one
         return dataclasses.replace(program, merging="replace")

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fedem_jax.config.base import Config, Count, Positive, Weight
+from fedem_jax.config.base import Config
+from fedem_jax.config.ranges import Count, Positive, Weight
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from fedem_jax.config.base import Config, Count, Natural, Portion, Positive, Share, Weight
-from fedem_jax.config.shared import AdamClients, Decay, LocalPrivacy, ServedClients
+from fedem_jax.config.base import Config
+from fedem_jax.config.ranges import Count, Natural, Portion, Positive, Share, Weight
+from fedem_jax.config.shared import AdamClients, Decay, LocalOptimiser, LocalPrivacy, ServedClients
 from fedem_jax.errors import UserError
 
 
@@ -51,7 +52,7 @@ class CentralMF(Config):
 
 
 @dataclass(frozen=True)
-class FedMF(LocalPrivacy, AdamClients):
+class FedMF(LocalPrivacy, LocalOptimiser, AdamClients):
     """FedMF, also known as FedAvg of matrix factorisation. The average of the item tables replaces
     the table of every client. User vectors never leave the clients. Defaults: program of FedCA."""
 
@@ -60,6 +61,9 @@ class FedMF(LocalPrivacy, AdamClients):
     """Weights of the clients in the average: samples = by number of samples; uniform = equal."""
     evaluated: Literal["global", "local"] = "global"
     """Item table for ranking: global = the new average; local = the own one before the download."""
+
+    def without_effect(self) -> tuple[str, ...]:
+        return self.idle_steps()
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,7 @@ class FedNCF(FedMF):
 
     def __post_init__(self):
         super().__post_init__()
+        self.refuse_network("fedncf")
         if self.variant == "neumf" and self.dim < 2:
             raise UserError("dim: neumf splits the vectors in two halves; give at least 2.")
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from fedem_jax.config.base import Config, Positive, Range, Share, Weight, share_of
+from fedem_jax.config.base import Config, share_of
+from fedem_jax.config.ranges import Positive, Range, Share, Weight
+from fedem_jax.errors import UserError
 
 Decay = Annotated[float, Range(0, 0.9999)]
 """Decay of a running mean: the share that a step keeps."""
@@ -36,6 +38,38 @@ class ServedClients(AdamClients):
     def lighter(self) -> list[list[dict[str, Any]]]:
         shares = (self.aggregation_fraction / 2**halvings for halvings in range(1, 8))
         return [*super().lighter(), [{"aggregation_fraction": share} for share in shares]]
+
+
+@dataclass(frozen=True)
+class LocalOptimiser:
+    """Settings of clients that train their user vector and item table by one of several optimisers.
+
+    It is no subclass of `Config`, so that any class of settings can add it.
+    """
+
+    local_optimiser: Literal["adam", "sgd"] = "adam"
+    """How local training moves user vector and item table: adam = both together by Adam, as
+    released; sgd = plain gradient steps in turn, first the vector and then the table, as in
+    PFedRec."""
+    lr_item_factor: Positive = 80.0
+    """Step size of the item table, as a multiple of lr_embedding times the number of items
+    (local_optimiser = sgd). The step size of the user vector is lr_embedding."""
+
+    def idle_steps(self) -> tuple[str, ...]:
+        """Names of these settings that change nothing."""
+        return ("lr_item_factor",) if self.local_optimiser == "adam" else ()
+
+    def refuse_network(self, which: str) -> None:
+        """Refuse plain steps for a client that also trains a network.
+
+        Raises:
+            UserError: they are asked for; `which` names the network's setting or method.
+        """
+        if self.local_optimiser != "adam":
+            raise UserError(
+                f"local_optimiser: {self.local_optimiser} trains a user vector and a table, and no "
+                f"network as {which} has it; give adam."
+            )
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,27 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from fedem_jax.core.linalg import canonical_sign
 from fedem_jax.core.lists import Lists
-from fedem_jax.core.sampling import distinct_ranks, items_outside, shuffle
+from fedem_jax.core.sampling import (
+    distinct_ranks,
+    is_held_out,
+    items_outside,
+    shuffle,
+    without,
+)
+
+
+class HoldOut(NamedTuple):
+    """Positives that local training does not use, of each client the same ones in every round."""
+
+    share: float
+    """Mean share of a client's positives."""
+    unseen: bool = False
+    """Whether local training never draws them as negatives either, which leaks. Else it draws them
+    as often as any other item that it does not train on."""
 
 
 class Samples(NamedTuple):
@@ -28,6 +44,8 @@ class Samples(NamedTuple):
     items: Int[Array, " S"]
     labels: Float[Array, " S"]  # 1 for a positive, 0 for a negative
     count: Int[Array, ""]
+    held_out: Bool[Array, " S"] | None = None
+    """Samples of held-out positives and of their negatives; None: no positive is held out."""
 
 
 @runtime_checkable
@@ -38,8 +56,10 @@ class Draws(Protocol):
         """Distinct clients that train in this round."""
         ...
 
-    def samples(self, client, capacity: int, barred_capacity: int) -> Samples:
-        """Samples of one client with at most `capacity` positives."""
+    def samples(
+        self, client, capacity: int, barred_capacity: int, hold_out: HoldOut | None = None
+    ) -> Samples:
+        """Samples of one client with at most `capacity` positives, some of them held out."""
         ...
 
     def order(self, client, epoch, count) -> Callable[[Array], Array]:
@@ -125,19 +145,31 @@ class KeyedDraws(NamedTuple):
             return everyone
         return jax.random.permutation(self.key_participants, everyone)[: self.num_participants]
 
-    def samples(self, client, capacity: int, barred_capacity: int) -> Samples:
+    def samples(
+        self, client, capacity: int, barred_capacity: int, hold_out: HoldOut | None = None
+    ) -> Samples:
         positives, count = self.lists.positives(client, capacity)
         barred, num_barred = self.lists.barred_items(client, barred_capacity)
-        ranks = distinct_ranks(
-            self.keys_samples[client],
-            capacity,
-            self.num_negative,
-            (self.num_items - num_barred).astype(jnp.uint32),
-        )
-        negatives = items_outside(barred, num_barred, ranks)
+
+        def negatives_outside(barred, num_barred):
+            pool = (self.num_items - num_barred).astype(jnp.uint32)
+            key = self.keys_samples[client]
+            ranks = distinct_ranks(key, capacity, self.num_negative, pool)
+            return items_outside(barred, num_barred, ranks)
+
+        negatives, held_out = negatives_outside(barred, num_barred), None
+        if hold_out is not None:
+            held_out = is_held_out(client, positives, hold_out.share)
+            if not hold_out.unseen:
+                present = jnp.arange(capacity) < count
+                drawn_too = jnp.where(held_out & present, positives, -1)
+                wider = negatives_outside(*without(barred, num_barred, drawn_too))
+                negatives = jnp.where(held_out[:, None], negatives, wider)
+            held_out = jnp.repeat(held_out, 1 + self.num_negative)
         items = jnp.concatenate([positives[:, None], negatives], axis=1)
         labels = jnp.zeros(items.shape).at[:, 0].set(1.0)
-        return Samples(items.ravel(), labels.ravel(), count * (1 + self.num_negative))
+        count = count * (1 + self.num_negative)
+        return Samples(items.ravel(), labels.ravel(), count, held_out)
 
     def order(self, client, epoch, count) -> Callable[[Array], Array]:
         return shuffle(jax.random.fold_in(self.keys_order[client], epoch), count)

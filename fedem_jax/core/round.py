@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from fedem_jax.config.base import Config
 from fedem_jax.core.algorithm import Info, State
 from fedem_jax.core.blocks import BLOCK, for_each_block
-from fedem_jax.core.draws import Draws
+from fedem_jax.core.draws import Draws, HoldOut
 from fedem_jax.core.finite import finite_rows
 from fedem_jax.core.layout import AXIS, Layout, SizeClass
 from fedem_jax.core.samples import OFFSET, ClientSamples, Rule, client_samples
@@ -46,6 +46,7 @@ class RoundContext(NamedTuple):
         draws: Draws,
         threshold: Float[Array, ""] | float = 0.0,
         offset: float = OFFSET,
+        hold_out: HoldOut | None = None,
     ) -> RoundContext:
         """The context of a round.
 
@@ -54,8 +55,9 @@ class RoundContext(NamedTuple):
             layout: where they are.
             draws: the random choices of the round.
             threshold, offset: of the early stop, as in `Rule`; 0: nobody stops early.
+            hold_out: positives that local training does not use.
         """
-        rule = Rule.of(config, jnp.asarray(threshold, jnp.float32), offset)
+        rule = Rule.of(config, jnp.asarray(threshold, jnp.float32), offset, hold_out)
         return cls(layout, draws, rule, draws.participants())
 
     def samples_of(self, clients: Int[Array, "*n"]) -> Int[Array, "*n"]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from fedem_jax.config.base import Config
-from fedem_jax.core.draws import Draws
+from fedem_jax.core.draws import Draws, HoldOut
 from fedem_jax.core.layout import SizeClass
 
 OFFSET = 1e-5
@@ -29,12 +28,20 @@ class Rule(NamedTuple):
     skip: bool = False
     """Whether a client whose numbers are not finite is left out of the round, as if it had not
     trained."""
+    hold_out: HoldOut | None = None
+    """Positives that local training does not use; None: it uses all."""
 
     @classmethod
-    def of(cls, config: Config, threshold: Float[Array, ""], offset: float = OFFSET) -> Rule:
+    def of(
+        cls,
+        config: Config,
+        threshold: Float[Array, ""],
+        offset: float = OFFSET,
+        hold_out: HoldOut | None = None,
+    ) -> Rule:
         """The rule of a configuration."""
         skip = config.on_nonfinite == "skip-client"
-        return cls(config.batch_size, config.local_epochs, threshold, offset, skip)
+        return cls(config.batch_size, config.local_epochs, threshold, offset, skip, hold_out)
 
 
 class ClientSamples(NamedTuple):
@@ -47,7 +54,7 @@ class ClientSamples(NamedTuple):
     rows: Int[Array, " M"]
     """Item of each row of the compact table; I where the row is not in use."""
     labels: Float[Array, " M"]
-    """Label of the row: an item is never both a positive and a negative of the same client."""
+    """Label of the row: an item is never both a positive and a negative among these samples."""
     row_of: Int[Array, " S"]
     """Row of each sample."""
     count: Int[Array, ""]
@@ -55,8 +62,9 @@ class ClientSamples(NamedTuple):
     order: Callable[[Array, Array], Callable[[Array], Array]]
     """`(epoch, count) -> (positions [B] -> index [B])`: samples visited there, out of so many."""
     rule: Rule
-    client: Int[Array, ""]
-    """Whose it is."""
+    held_out: ClientSamples | None = None
+    """Samples over the same rows that local training does not use, with labels of their own: a
+    held-out positive may be a negative of local training. None: nothing is held out."""
 
 
 def client_samples(
@@ -74,7 +82,8 @@ def client_samples(
         num_items: I.
         rule: how long it trains.
     """
-    drawn = draws.samples(client, size.positives, size.barred)
+    holding_out = () if rule.hold_out is None else (rule.hold_out,)
+    drawn = draws.samples(client, size.positives, size.barred, *holding_out)
     length = drawn.items.shape[0]
     position = jnp.arange(length, dtype=jnp.int32)
     present = position < drawn.count
@@ -97,36 +106,26 @@ def client_samples(
             return lambda position: position  # one batch holds all samples
         return draws.order(client, epoch, count)
 
-    return ClientSamples(rows, labels, row_of, drawn.count, order, rule, client)
+    samples = ClientSamples(rows, labels, row_of, drawn.count, order, rule)
+    if drawn.held_out is None:
+        return samples
+    held_out = part_of(samples, drawn.labels, drawn.held_out)
+    return part_of(samples, drawn.labels, ~drawn.held_out)._replace(held_out=held_out)
 
 
-HOLD_OUT = 0x5E7
-"""Seed of the choice of positives that are held out: the same in every run."""
-
-
-def hold_out(
-    samples: ClientSamples, share: float, group: int
-) -> tuple[ClientSamples, ClientSamples]:
-    """Split a client's samples: most of its positives with their negatives, and the rest.
-
-    Which positives are held out depends on the client and the item alone. So a client that trains
-    on the first part has seen none of the second in any round.
+def part_of(
+    samples: ClientSamples, labels: Float[Array, " S"], chosen: Bool[Array, " S"]
+) -> ClientSamples:
+    """Some of a client's samples, in their order, with the labels that rows have among them.
 
     Args:
-        samples: in groups, each a positive and its negatives.
-        share: mean share of the positives that are held out.
-        group: samples of a group, 1 + number of negatives.
+        samples: of the client.
+        labels: of each sample.
+        chosen: which of them.
     """
-    position = jnp.arange(samples.row_of.shape[0], dtype=jnp.int32)
-    key = jax.random.fold_in(jax.random.key(HOLD_OUT), samples.client)
-    positive = samples.rows[samples.row_of[::group]]
-    drawn = jax.vmap(lambda item: jax.random.uniform(jax.random.fold_in(key, item)))(positive)
-    held_out = (drawn < share)[position // group]
-
-    def part(chosen):
-        chosen = chosen & (position < samples.count)
-        new = jnp.where(chosen, jnp.cumsum(chosen) - 1, len(position))
-        row_of = jnp.zeros_like(samples.row_of).at[new].set(samples.row_of, mode="drop")
-        return samples._replace(row_of=row_of, count=chosen.sum())
-
-    return part(~held_out), part(held_out)
+    chosen = chosen & (jnp.arange(len(chosen)) < samples.count)
+    new = jnp.where(chosen, jnp.cumsum(chosen) - 1, len(chosen))
+    row_of = jnp.zeros_like(samples.row_of).at[new].set(samples.row_of, mode="drop")
+    positive = jnp.where(chosen, labels, 0.0)
+    labels = jnp.zeros_like(samples.labels).at[samples.row_of].max(positive, mode="drop")
+    return samples._replace(labels=labels, row_of=row_of, count=chosen.sum())

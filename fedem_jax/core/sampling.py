@@ -8,7 +8,26 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Int, Key, UInt32
+from jaxtyping import Array, Bool, Int, Key, UInt32
+
+HELD_OUT = 0x5E7
+"""Seed of the choice of positives that are held out: the same in every run and every round."""
+
+
+def is_held_out(client: Int[Array, ""], items: Int[Array, " n"], share: float) -> Bool[Array, " n"]:
+    """Whether each item is held out, if it is a positive of the client.
+
+    The choice depends on the client and the item alone. So a client that trains on the others has
+    seen none of these in any round.
+
+    Args:
+        client: whose positives they are.
+        items: its positives.
+        share: mean share of them that is held out.
+    """
+    key = jax.random.fold_in(jax.random.key(HELD_OUT), client)
+    drawn = jax.vmap(lambda item: jax.random.uniform(jax.random.fold_in(key, item)))(items)
+    return drawn < share
 
 
 def distinct_ranks(
@@ -48,6 +67,27 @@ def items_outside(
     missing_before = jnp.where(index < count, barred - index, jnp.iinfo(barred.dtype).max)
     ranks = ranks.astype(barred.dtype)
     return ranks + jnp.searchsorted(missing_before, ranks, side="right").astype(barred.dtype)
+
+
+def without(
+    values: Int[Array, " L"], count: Int[Array, ""], removed: Int[Array, " n"]
+) -> tuple[Int[Array, " L"], Int[Array, ""]]:
+    """A sorted list of distinct values without some of them, and how many are left.
+
+    Args:
+        values: the list; entries from `count` on are padding.
+        count: its length.
+        removed: values that leave it; those that it does not hold, such as -1, change nothing.
+    """
+    index = jnp.arange(values.shape[0], dtype=values.dtype)
+    present, nothing = index < count, jnp.iinfo(values.dtype).max
+    filled = jnp.where(present, values, nothing)
+    place = jnp.searchsorted(filled, removed)
+    found = filled.at[place].get(mode="fill", fill_value=nothing) == removed
+    place = jnp.where(found, place, len(values))
+    kept = present & ~jnp.zeros(values.shape, bool).at[place].set(True, mode="drop")
+    new = jnp.where(kept, jnp.cumsum(kept) - 1, len(values))
+    return jnp.zeros_like(values).at[new].set(values, mode="drop"), kept.sum()
 
 
 SHUFFLE_ROUNDS = 12

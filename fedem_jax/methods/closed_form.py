@@ -123,7 +123,7 @@ def pooled(config: ClosedForm, layout: Layout, draws: Draws) -> Clients:
     def on_device(client_at, _, members):
         def block(size: SizeClass, places, user):
             def one(client):
-                items, _, count = draws.samples(client, size.positives, size.barred)
+                items, _, count, _ = draws.samples(client, size.positives, size.barred)
                 there = jnp.arange(size.positives) * drawn < count
                 own = jnp.where(there, items.reshape(-1, drawn)[:, 0], num_items)
                 return jnp.packbits(jnp.zeros(num_items, bool).at[own].set(True, mode="drop"))

@@ -26,7 +26,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key, Num
 
 from fedem_jax.client.contrast import contrast_scratch, supervised_contrast
-from fedem_jax.client.local import fit_in_turn
+from fedem_jax.client.local import InTurn, fit_embedding
 from fedem_jax.config.settings import CoFedRec
 from fedem_jax.core.algorithm import Algorithm, Info, State, Traffic, at_place, copies, hyper_of
 from fedem_jax.core.draws import Draws
@@ -157,7 +157,7 @@ def train(
     private, rows = at_place(clients.private, place), samples.rows
     table = from_storage(clients.items[place, rows])
     steps = steps_of(hyper, len(server.cluster))
-    private, table, trained = fit_in_turn(model.objective, private, table, samples, *steps)
+    private, table, trained = fit_embedding(model.objective, private, table, samples, steps)
     return Change({"private": private}, trained, rows, table)
 
 
@@ -175,13 +175,15 @@ def train_apart(
 
     num_items = len(server.cluster)
     samples, steps = over_all_items(samples, num_items), steps_of(hyper, num_items)
-    private, table, trained = fit_in_turn(contrasted, private, from_storage(table), samples, *steps)
+    private, table, trained = fit_embedding(
+        contrasted, private, from_storage(table), samples, steps
+    )
     return Change({"private": private}, trained, samples.rows, table)
 
 
-def steps_of(hyper: Hyper, num_items: int) -> tuple[Float[Array, ""], Float[Array, ""]]:
+def steps_of(hyper: Hyper, num_items: int) -> InTurn:
     """Gradient steps of the score function and of the item table."""
-    return hyper.lr_network, hyper.lr_network * num_items * hyper.lr_item_factor
+    return InTurn(hyper.lr_network, hyper.lr_network * num_items * hyper.lr_item_factor)
 
 
 def over_all_items(samples: ClientSamples, num_items: int) -> ClientSamples:

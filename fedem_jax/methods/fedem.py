@@ -15,6 +15,9 @@ aggregation bottleneck.
 
 With the NCF backbone a score is f_u(p_u, q_i) instead. The network f_u is trained together with p_u
 and Q_u, and is as private as p_u: it is never uploaded. (The released program has MF alone.)
+
+Beyond the paper, and off by default: other adapters, other samples and losses for them, adapters
+that are sent and averaged, rho in closed form, plain gradient steps in place of Adam.
 """
 
 from __future__ import annotations
@@ -27,8 +30,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key, Num
 
-from fedem_jax.client.merging import ElasticClient, fit_adapter, fit_elastic, merged, taken_up
-from fedem_jax.client.privacy import noisy_tables
+from fedem_jax.client.elastic import ElasticClient, merging_scratch
+from fedem_jax.client.evidence import counted
+from fedem_jax.client.merging import fit_adapter, fit_elastic, merged, taken_up
+from fedem_jax.client.privacy import noisy_uploads, upload_scratch
 from fedem_jax.config.fedem import FedEM
 from fedem_jax.core.algorithm import (
     Algorithm,
@@ -42,12 +47,11 @@ from fedem_jax.core.algorithm import (
 )
 from fedem_jax.core.draws import Draws
 from fedem_jax.core.layout import Layout
-from fedem_jax.core.round import Change, Phase, RoundContext, train_clients, training_scratch
+from fedem_jax.core.round import Change, Phase, RoundContext, Sum, train_clients
 from fedem_jax.core.samples import ClientSamples
 from fedem_jax.core.table_storage import from_storage, storage_dtype, table_bytes, to_storage
-from fedem_jax.models import ncf
 from fedem_jax.models.scoring import initial
-from fedem_jax.server.aggregation import aggregate, aggregation_weights, sample_shares
+from fedem_jax.server import aggregation
 from fedem_jax.server.serving import NOT_SERVED, not_served, served, slots, waits
 from fedem_jax.server.similarity import SIMILARITIES, principal_axes, principal_scores, saturate
 
@@ -58,7 +62,9 @@ class Hyper(NamedTuple):
     init_scale: Float[Array, ""]
     """Standard deviation of Q_0 and p_0."""
     lr_embedding: Float[Array, ""]
-    """Adam step of p_u and Q_u."""
+    """Adam step of p_u and Q_u, or plain step of p_u."""
+    lr_item_factor: Float[Array, ""]
+    """Plain step of Q_u, as a multiple of lr_embedding times the number of items."""
     lr_adapter: Float[Array, ""]
     """Adam step of theta_u."""
     alpha: Float[Array, ""]
@@ -86,9 +92,12 @@ class Clients(NamedTuple):
     items: Num[Array, "C I D"]
     """Q_u, each client's own item table, before merging."""
     adapter: Any
-    """[C ...] theta_u, the adapters; they never leave a client."""
+    """[C ...] theta_u, the adapters; they leave a client only if adapters are shared."""
     slot: Int[Array, " C"]
     """Row of the server's tables that waits for the client in the next round; -1: none."""
+    seen: Float[Array, "C 2 I"] | None = None
+    """Samples that each row of Q_u was trained on, positives and negatives, if rho depends on them.
+    A merge keeps 1 - rho of a row, and of its samples. They never leave a client."""
 
 
 class Upload(NamedTuple):
@@ -96,14 +105,19 @@ class Upload(NamedTuple):
 
     items: Num[Array, "A I D"]
     samples: Int[Array, " A"]
+    adapter: Any = ()
+    """[A ...] theta_u, if adapters are shared."""
 
 
 class Download(NamedTuple):
     """What the server hands out: one table for each client it aggregated, or one for all."""
 
     items: Num[Array, "R I D"]
-    start: Num[Array, "I D"] | None = None
-    """Q_0, that everybody started from; kept if uploads are bounded around it."""
+    start: Sum | None = None
+    """Q_0, and theta_0 if adapters are shared, that everybody started from; kept if uploads are
+    bounded around it."""
+    adapter: Any = ()
+    """The mean of theta_v, that a client starts from, if adapters are shared."""
 
 
 def fedem(config: FedEM, layout: Layout) -> Algorithm:
@@ -113,7 +127,7 @@ def fedem(config: FedEM, layout: Layout) -> Algorithm:
         config: sizes and switches; its numbers reach `init`, `round` and `score` as `Hyper`.
         layout: how the clients are laid out over devices, size classes and blocks.
     """
-    model = ElasticClient.of(config)
+    model = ElasticClient.of(config, layout.num_items)
     _, num_uploaders = config.round_sizes(layout.num_clients)
     num_tables = 1 if config.aggregation == "avg" else num_uploaders
     merging = layout.classes_for(num_uploaders) if config.downloads else ()  # none: not compiled
@@ -124,14 +138,17 @@ def fedem(config: FedEM, layout: Layout) -> Algorithm:
         sizes = (layout.num_items, config.dim)
         private, table = initial(model.backbone, key, *sizes, hyper.init_scale)
         _, _, key_adapter = jax.random.split(key, 3)
-        theta = model.adapter.init(key_adapter, table, table)["params"]
+        theta = model.first_adapter(key_adapter, table)
         table = to_storage(table, storage_dtype(config))
-        clients = Clients(private, table, theta, slot=jnp.int32(NOT_SERVED))
+        seen = jnp.zeros((2, layout.num_items)) if config.counts_samples else None
+        clients = Clients(private, table, theta, slot=jnp.int32(NOT_SERVED), seen=seen)
         nothing = jnp.zeros((num_tables, *table.shape), table.dtype)
-        return State(copies(clients, layout), Download(nothing, table if config.ldp_clip else None))
+        shared = theta if config.shares_adapter else ()
+        start = Sum(table, shared) if config.ldp_clip else None
+        return State(copies(clients, layout), Download(nothing, start, shared))
 
     def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
-        context = RoundContext.of(config, layout, draws, hyper.threshold)
+        context = RoundContext.of(config, layout, draws, hyper.threshold, hold_out=model.hold_out)
         phases = [
             Phase(partial(train_own, model, hyper), not_served, own_rows),
             Phase(partial(merge_and_train, model, hyper), served, merging),
@@ -142,22 +159,26 @@ def fedem(config: FedEM, layout: Layout) -> Algorithm:
         tables = aggregated_tables(config, context, hyper, upload)
         if config.downloads:
             clients = clients._replace(slot=slots(layout, uploaders, num_tables))
-        return State(clients, Download(tables, start)), info
+        adapter = aggregation.mean_of(upload.adapter, upload.samples)
+        return State(clients, Download(tables, start, adapter)), info
 
     def score(state: State, places: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
         """Logits of all items, with the model each client would use: merged, if a table waits."""
-        clients, download = state
-        private, local, theta, slot = at_place(clients, places)
+        clients = at_place(state.clients, places)
 
         def merge(local):
-            aggregated = from_storage(download.items[slot])
-            rho = jax.vmap(partial(model.rho, hyper))(theta, local, aggregated)
-            return merged(local, aggregated, rho)
+            weighed = jax.vmap(partial(model.weighs, hyper, state.server))
+            return merged(local, *weighed(clients))
 
-        local = taken_up(waits(slot), from_storage(local), merge)
-        return jax.vmap(model.logits)(private, local)
+        local = taken_up(waits(clients.slot), from_storage(clients.items), merge)
+        return jax.vmap(model.logits)(clients.private, local)
 
-    tables = num_uploaders * table_bytes(config, layout.num_items)
+    def scratch(block: int) -> dict[str, int]:
+        client = merging_scratch(config, layout, block)
+        sent = upload_scratch(config, num_uploaders, layout.num_items)
+        return client | sent | aggregation.scratch(num_uploaders, layout.num_items, config.dim)
+
+    tables = num_uploaders * (table_bytes(config, layout.num_items) + model.shared_bytes)
     return Algorithm(
         init,
         round,
@@ -165,7 +186,7 @@ def fedem(config: FedEM, layout: Layout) -> Algorithm:
         hyper=hyper_of(Hyper, config),
         classes={"own rows": own_rows, "merging": merging},
         traffic=Traffic(up=tables + 4 * num_uploaders, down=tables * config.downloads),
-        scratch=partial(scratch, config, layout),
+        scratch=scratch,
         elastic=elastic(model),
     )
 
@@ -177,53 +198,56 @@ def train_own(
     model: ElasticClient, hyper: Hyper, samples: ClientSamples, clients: Clients, server: Any, place
 ) -> Change:
     """A client that no table waits for: (p_u, Q_u) <- local epochs."""
-    samples, _ = model.split(samples)
     private, rows = at_place(clients.private, place), samples.rows
-    table = from_storage(clients.items[place, rows])
-    private, table, trained = model.fit(model.objective, private, table, samples, model.adam(hyper))
-    return Change({"private": private}, trained, rows, table)
+    table, optimiser = from_storage(clients.items[place, rows]), model.optimiser(hyper)
+    private, table, trained = model.fit(model.objective, private, table, samples, optimiser)
+    fields = {"private": private}
+    if clients.seen is not None:
+        fields["seen"] = clients.seen[place] + counted(samples, model.num_items)
+    return Change(fields, trained, rows, table)
 
 
 def merge_and_train(
     model: ElasticClient, hyper: Hyper, samples: ClientSamples, clients: Clients, server, place
 ) -> Change:
     """A client that a table waits for: Q_u <- Q_u + rho_u (G_u - Q_u), then local epochs."""
-    config, rho_of = model.config, partial(model.rho, hyper)
-    private, local, theta, slot = at_place(clients, place)
-    local, aggregated = from_storage(local), from_storage(server.items[slot])
+    config, own, rows = model.config, at_place(clients, place), samples.rows
+    private, local, aggregated, theta, evidence = model.knows(server, own)
     adapt = optax.flatten(optax.adam(hyper.lr_adapter))  # one update for theta's small arrays
-    embed = model.adam(hyper)
-    rows, (to_fit, to_adapt) = samples.rows, model.split(samples)
-
+    embed, rho_of = model.optimiser(hyper), partial(model.rho, hyper)
     if config.merging == "once":
+        to_adapt = samples if samples.held_out is None else samples.held_out
         theta = fit_adapter(
-            model.objective, rho_of, theta, private, local[rows], aggregated[rows], to_adapt, adapt
-        )
-    table = merged(local, aggregated, rho_of(theta, local, aggregated))
+            model.adapter_loss, rho_of, theta, private, local[rows], aggregated[rows],
+            at_place(evidence, rows), to_adapt, adapt,
+        )  # fmt: skip
+    rho = rho_of(theta, local, aggregated, evidence)
+    table = merged(local, aggregated, rho)
     if config.merging == "per-batch":
         theta, private, new_rows, trained = fit_elastic(
-            model.objective, rho_of, theta, private, table[rows], aggregated[rows], to_fit,
-            adapt, embed,
+            model.objective, model.adapter_loss, rho_of, theta, private, table[rows],
+            aggregated[rows], samples, adapt, embed,
         )  # fmt: skip
     else:
-        private, new_rows, trained = model.fit(model.objective, private, table[rows], to_fit, embed)
+        fit = partial(model.fit, model.objective)
+        private, new_rows, trained = fit(private, table[rows], samples, embed)
     table = table.at[rows].set(new_rows, mode="drop")
     fields = {"private": private, "adapter": theta}
+    if own.seen is not None:
+        fields["seen"] = (1 - rho)[None] * own.seen + counted(samples, model.num_items)
     return Change(fields, trained, jnp.arange(table.shape[0]), table)
 
 
 def sent_by(
-    config: FedEM,
-    context: RoundContext,
-    hyper: Hyper,
-    uploaders: Int[Array, " A"],
-    clients: Clients,
-    start: Num[Array, "I D"] | None,
-) -> Upload:
-    """What the drawn clients upload: Q_u, bounded around Q_0 and with noise if so asked."""
-    tables = clients.items[context.layout.places(uploaders)]
-    tables = noisy_tables(config, context.draws, uploaders, tables, start, hyper)
-    return Upload(tables, context.samples_of(uploaders))
+    config: FedEM, context: RoundContext, hyper: Hyper, uploaders: Int[Array, " A"],
+    clients: Clients, start: Sum | None,
+) -> Upload:  # fmt: skip
+    """What the drawn clients upload: Q_u and, if adapters are shared, theta_u; bounded around Q_0
+    and theta_0, and with noise, if so asked."""
+    at = context.layout.places(uploaders)
+    sent = Sum(clients.items[at], at_place(clients.adapter, at) if config.shares_adapter else ())
+    sent = noisy_uploads(config, context.draws, uploaders, sent, start, hyper)
+    return Upload(sent.items, context.samples_of(uploaders), sent.rest)
 
 
 # --- what the server does -------------------------------------------------------------------------
@@ -233,15 +257,17 @@ def aggregated_tables(
     config: FedEM, context: RoundContext, hyper: Hyper, upload: Upload
 ) -> Num[Array, "R I D"]:
     """G_u = sum_v w_uv Q_v, from nothing but the uploads."""
-    tables, shares, similarity = from_storage(upload.items), sample_shares(upload.samples), None
+    tables, shares = from_storage(upload.items), aggregation.sample_shares(upload.samples)
+    similarity = None
     if config.aggregation != "avg":
         axes = principal_axes(tables)
         scores = principal_scores(tables, axes)
         # the sign of an axis is open; a replayed run takes the recorded one
         scores = scores * context.draws.signs(axes, scores)[:, None]
         similarity = saturate(SIMILARITIES[config.similarity](scores))
-    weights = aggregation_weights(config.aggregation, shares, similarity, hyper.alpha)
-    tables = aggregate(context.layout.split(weights), tables)
+    kind = config.aggregation
+    weights = aggregation.aggregation_weights(kind, shares, similarity, hyper.alpha)
+    tables = aggregation.aggregate(context.layout.split(weights), tables)
     return to_storage(tables, upload.items.dtype)
 
 
@@ -256,43 +282,18 @@ def elastic(model: ElasticClient) -> Elastic:
         return from_storage(state.server.items[jnp.maximum(slot, 0)])
 
     def rho(state: State, places: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
-        _, local, theta, slot = at_place(state.clients, places)
-        rho_of = jax.vmap(partial(model.rho, hyper))
-        value = rho_of(theta, from_storage(local), aggregated(state, places))
-        return jnp.where(waits(slot)[:, None], value, 0.0)
+        clients = at_place(state.clients, places)
+        _, value = jax.vmap(partial(model.weighs, hyper, state.server))(clients)
+        return jnp.where(waits(clients.slot)[:, None], value, 0.0)
 
     def unserved(state: State) -> State:
         slot = jnp.full_like(state.clients.slot, NOT_SERVED)
         return state._replace(clients=state.clients._replace(slot=slot))
 
     return Elastic(
-        learned=model.config.learns_rho,
+        learned=not model.config.constant_rho,
         waits=lambda state: served(state.clients),
         rho=rho,
         aggregated=aggregated,
         unserved=unserved,
     )
-
-
-def scratch(config: FedEM, layout: Layout, block: int) -> dict[str, int]:
-    """Numbers that XLA keeps at once in each phase.
-
-    merge: own and aggregated table and their merger, [I D]; rows of both tables, both moments and
-    the gradient, [M D]; the adapter's hidden layers, [I].
-    evaluate: with NCF also the network's input and widest layer, [I].
-    aggregate: a copy of the uploads, their signatures, and 6 arrays of clients by clients.
-    upload, with noise or a bound: the tables before and after; one client's, its noise and bits.
-    """
-    dim, num_items = config.dim, layout.num_items
-    _, uploads = config.round_sizes(layout.num_clients)
-    numbers = training_scratch(layout, dim, block, tables=3 if config.downloads else 1)
-    if config.backbone == "ncf":
-        numbers["evaluate"] += block * num_items * ncf.inside(dim, config.network_widths)
-    numbers["aggregate"] = uploads * (num_items * (dim + 2) + 6 * uploads)
-    if config.ldp_scale or config.ldp_clip:
-        numbers["upload"] = (2 * uploads + 4) * num_items * dim
-    if config.downloads:
-        hidden, rows = sum(config.adapter_widths) + 3, max(c.rows for c in layout.classes)
-        merging = num_items * (3 * dim + hidden) - rows * dim
-        numbers["merge"] = numbers["train"] + block * merging
-    return numbers

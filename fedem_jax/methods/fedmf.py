@@ -2,7 +2,8 @@
 al. 2019, without encryption; the released program of FedCA with interpolation = 0).
 
     clients, in parallel:  Q_u <- G
-                           (p_u, Q_u) <- local epochs of Adam on BCE(p_u . q_i, y_ui)
+                           (p_u, Q_u) <- local epochs of Adam on BCE(p_u . q_i, y_ui),
+                                         or of plain gradient steps in turn
                            upload Q_u
     server:                G <- sum_u a_u Q_u,  a_u = n_u / sum n or 1 / P
 
@@ -14,11 +15,10 @@ from __future__ import annotations
 from functools import partial
 from typing import NamedTuple
 
-import optax
 from jaxtyping import Array, Float, Int, Key
 
 from fedem_jax.client import replacing
-from fedem_jax.client.local import fit_embedding
+from fedem_jax.client.local import fit_embedding, optimiser_of
 from fedem_jax.client.privacy import clipped, noisy_sum
 from fedem_jax.client.replacing import Clients
 from fedem_jax.config.settings import FedMF
@@ -46,7 +46,9 @@ class Hyper(NamedTuple):
     init_scale: Float[Array, ""]
     """Standard deviation of Q_0 and p_0."""
     lr_embedding: Float[Array, ""]
-    """Adam step of p_u and Q_u."""
+    """Adam step of p_u and Q_u, or plain step of p_u."""
+    lr_item_factor: Float[Array, ""]
+    """Plain step of Q_u, as a multiple of lr_embedding times the number of items."""
     threshold: Float[Array, ""]
     """Relative change of the running loss below which a client stops."""
     ldp_scale: Float[Array, ""]
@@ -102,11 +104,11 @@ def train_and_upload(
     download: Download,
     place: Int[Array, ""],
 ) -> Change:
-    """(p_u, Q_u) <- local epochs of Adam from (p_u, G); a_u (Q_u - G) is added to the upload."""
+    """(p_u, Q_u) <- local epochs from (p_u, G); a_u (Q_u - G) is added to the upload."""
     private = at_place(clients.private, place)
     start = from_storage(download.items[samples.rows])
-    adam = optax.adam(hyper.lr_embedding)
-    private, table, trained = fit_embedding(model.objective, private, start, samples, adam)
+    optimiser = optimiser_of(config, hyper, download.items.shape[0])
+    private, table, trained = fit_embedding(model.objective, private, start, samples, optimiser)
     moved = clipped(config, table - start, hyper.ldp_clip)
     sent = Contribution(samples.rows, share_of(samples.count) * moved, ())
     return replacing.change(config, private, trained, sent, table)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from fedem_jax.client import replacing
-from fedem_jax.client.local import fit_in_turn
+from fedem_jax.client.local import InTurn, fit_embedding
 from fedem_jax.client.privacy import clipped, noisy_sum
 from fedem_jax.client.replacing import Clients
 from fedem_jax.config.settings import PFedRec
@@ -109,13 +109,9 @@ def train_and_upload(
     """(w_u, c_u) and Q_u <- gradient steps in turn, from G; (Q_u - G) / P joins the upload."""
     start = from_storage(download.items[samples.rows])
     num_items = download.items.shape[0]
-    score_function, table, trained = fit_in_turn(
-        model.objective,
-        at_place(clients.private, place),
-        start,
-        samples,
-        hyper.lr_network,
-        hyper.lr_network * num_items * hyper.lr_item_factor,
+    steps = InTurn(hyper.lr_network, hyper.lr_network * num_items * hyper.lr_item_factor)
+    score_function, table, trained = fit_embedding(
+        model.objective, at_place(clients.private, place), start, samples, steps
     )
     moved = clipped(config, table - start, hyper.ldp_clip)
     sent = Contribution(samples.rows, moved / num_participants, ())

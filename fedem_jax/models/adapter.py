@@ -1,6 +1,6 @@
 """The adapter of FedEM: the weight rho of the aggregated row, for each item.
 
-A single weight for all items is there for comparison.
+A single weight for all items, and a logistic model of a few features, have far fewer parameters.
 """
 
 from __future__ import annotations
@@ -21,6 +21,15 @@ class Single(nn.Module):
     ) -> Float[Array, "*M"]:
         weight = nn.sigmoid(self.param("weight", nn.initializers.zeros, ()))
         return jnp.broadcast_to(weight, local.shape[:-1])
+
+
+class Logistic(nn.Module):
+    """rho = sigmoid(w . x) for the features x of each item; it starts at 1/2."""
+
+    @nn.compact
+    def __call__(self, features: Float[Array, "*M F"]) -> Float[Array, "*M"]:
+        weights = self.param("weights", nn.initializers.zeros, features.shape[-1:])
+        return nn.sigmoid(features @ weights)
 
 
 class Adapter(nn.Module):

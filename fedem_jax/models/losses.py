@@ -1,4 +1,4 @@
-"""Binary cross-entropy of a logit: the stable form, and the form of the released programs."""
+"""Losses of logits: binary cross-entropy, stable or as in the released programs; and ranking."""
 
 from __future__ import annotations
 
@@ -40,6 +40,28 @@ def _backward(residual, cotangent):
 
 
 probability_bce.defvjp(_forward, _backward)
+
+
+def ranking_loss(
+    logit: Float[Array, " B"], label: Float[Array, " B"], count: Float[Array, " B"]
+) -> Float[Array, ""]:
+    """Minus the log of the softmax of a positive among all negatives, mean over the positives:
+
+        -log( e^z_p / (e^z_p + sum_n e^z_n) )
+
+    It is 0 without a positive or without a negative.
+
+    Args:
+        logit: z.
+        label: 1 for a positive, 0 for a negative.
+        count: how many samples each entry stands for; 0: none.
+    """
+    negative, positive = (label <= 0) & (count > 0), jnp.where(label > 0, count, 0.0)
+    weighed = logit + jnp.log(jnp.where(negative, count, 1.0))
+    others = jax.nn.logsumexp(jnp.where(negative, weighed, -1e30))
+    each = jax.nn.softplus(others - logit)
+    return jnp.sum(positive * each) / jnp.maximum(positive.sum(), 1.0)
+
 
 LOSSES: dict[str, Callable[[Array, Array], Array]] = {
     "logit": logit_bce,

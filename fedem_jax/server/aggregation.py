@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -53,3 +56,15 @@ def aggregation_weights(
 def aggregate(weights: Float[Array, "R A"], tables: Float[Array, "A I D"]) -> Float[Array, "R I D"]:
     """G_u = sum_v W_uv Q_v."""
     return jnp.einsum("ra,aid->rid", weights, tables)
+
+
+def mean_of(parameters: Any, samples: Int[Array, " A"]) -> Any:
+    """sum_v p_v theta_v, by sample shares, of arrays [A ...], such as adapters that are sent."""
+    shares = sample_shares(samples)
+    return jax.tree.map(lambda leaf: jnp.tensordot(shares, leaf, 1), parameters)
+
+
+def scratch(uploads: int, num_items: int, dim: int) -> dict[str, int]:
+    """Numbers that XLA keeps at once to aggregate by similarity: a copy of the uploads, their
+    signatures, and 6 arrays of clients by clients."""
+    return {"aggregate": uploads * (num_items * (dim + 2) + 6 * uploads)}

@@ -9,9 +9,9 @@ import twin
 
 from fedem_jax.client.local import batch_weights, fit_embedding, run_epochs
 from fedem_jax.core.blocks import BLOCK
-from fedem_jax.core.draws import Samples
+from fedem_jax.core.draws import HoldOut, Samples
 from fedem_jax.core.layout import SizeClass
-from fedem_jax.core.samples import ClientSamples, Rule, client_samples, hold_out
+from fedem_jax.core.samples import ClientSamples, Rule, client_samples
 from fedem_jax.models.losses import logit_bce
 
 NUM_ITEMS, EPOCHS = 12, 4
@@ -53,7 +53,7 @@ def train(clients):
     def one(losses, count):
         session = ClientSamples(
             rows=jnp.arange(6), labels=jnp.zeros(6), row_of=jnp.arange(6), count=count,
-            order=in_order, rule=Rule(2, EPOCHS, jnp.float32(0.01)), client=jnp.int32(0),
+            order=in_order, rule=Rule(2, EPOCHS, jnp.float32(0.01)),
         )  # fmt: skip
 
         def step(carry, row, present):
@@ -100,7 +100,7 @@ class Listed:
     """Draws of clients whose samples are written down; the places after them hold anything."""
 
     def __init__(self, items, labels, orders):
-        self.count = jnp.array([len(own) for own in items])
+        self.count, self.held_out = jnp.array([len(own) for own in items]), None
         rng = np.random.default_rng(9)
         junk = rng.integers(0, NUM_ITEMS, (2, len(items), 24))
         for u, own in enumerate(items):
@@ -114,10 +114,10 @@ class Listed:
     def participants(self):
         raise NotImplementedError
 
-    def samples(self, client, capacity, barred_capacity):
-        return Samples(
-            self.items[client, :capacity], self.labels[client, :capacity], self.count[client]
-        )
+    def samples(self, client, capacity, barred_capacity, hold_out=None):
+        held_out = None if hold_out is None else self.held_out[client, :capacity]
+        items, labels = self.items[client, :capacity], self.labels[client, :capacity]
+        return Samples(items, labels, self.count[client], held_out)
 
     def order(self, client, epoch, count):
         return lambda position: self.visits[client, epoch, position]
@@ -163,50 +163,39 @@ def test_every_touched_item_has_one_row(client, length):
     assert session.labels.sum() == len(np.unique(items[np.array(LABELS[client]) == 1]))
 
 
-# --- samples set aside ----------------------------------------------------------------------------
+# --- held-out samples -----------------------------------------------------------------------------
 
 
-def parts_of(client, positives, negatives, share=0.3):
-    """Items of the samples that are trained on and of those set aside; row r is item 100 - r."""
-    group = 1 + negatives.shape[1]
-    items = np.concatenate([np.array(positives)[:, None], negatives], axis=1).ravel()
-    room = np.pad(items, (0, 2 * group), constant_values=7)  # two groups of padding
-    session = ClientSamples(
-        rows=100 - jnp.arange(101), labels=jnp.zeros(101), row_of=jnp.asarray(100 - room),
-        count=jnp.int32(len(items)), order=in_order, rule=Rule(2, 1, jnp.float32(0)),
-        client=jnp.int32(client),
-    )  # fmt: skip
-    parts = hold_out(session, share, group)
-    return [np.asarray(part.rows[part.row_of])[: int(part.count)] for part in parts]
+def parts_with(held_out, length):
+    """A client's samples of local training and its held-out ones, over the same rows."""
+    draws = Listed([[3, 7, 9, 7, 3, 1, 4, 9, 5]], [[1, 0, 0, 1, 0, 0, 1, 0, 0]], [range(9)])
+    draws.held_out = jnp.pad(jnp.array([held_out], bool), ((0, 0), (0, 15)), constant_values=True)
+    rule = Rule(2, 1, jnp.float32(0), hold_out=HoldOut(0.5))
+    size = SizeClass(length, 0, length, np.zeros((1, 0), int))
+    samples = client_samples(draws, jnp.int32(0), size, NUM_ITEMS, rule)
+    return samples, samples.held_out
 
 
-def test_samples_set_aside_are_the_same_positives_in_every_round():
-    rng = np.random.default_rng(5)
-    positives = np.arange(40)
-    first, second = (rng.integers(40, 100, (40, 2)) for _ in range(2))
-    kept, aside = parts_of(3, positives, first)
-    kept, aside = kept.reshape(-1, 3), aside.reshape(-1, 3)
-    assert 3 <= len(aside) <= 24  # 12 expected
-    for part in (kept, aside):  # in their order, each with its negatives
-        np.testing.assert_array_equal(part[:, 1:], first[part[:, 0]])
-        assert (np.diff(part[:, 0]) > 0).all()
-    np.testing.assert_array_equal(np.sort(np.concatenate([kept, aside])[:, 0]), positives)
-
-    order = rng.permutation(40)
-    later, later_aside = parts_of(3, positives[order], second)
-    np.testing.assert_array_equal(np.sort(later_aside.reshape(-1, 3)[:, 0]), aside[:, 0])
-    assert len(later) == kept.size
-    others = parts_of(4, positives, first)[1].reshape(-1, 3)[:, 0]
-    assert set(others) != set(aside[:, 0])  # or nobody would train these items
+@pytest.mark.parametrize("length", [9, 20])
+def test_held_out_samples_have_labels_of_their_own(length):
+    """Item 7 is a negative of local training and a held-out positive; 3 is the other way round."""
+    trained, aside = parts_with([0, 0, 0, 1, 1, 1, 0, 0, 0], length)
+    for part, items, labels in (
+        (trained, [3, 7, 9, 4, 9, 5], [1, 0, 0, 1, 0, 0]),
+        (aside, [7, 3, 1], [1, 0, 0]),
+    ):
+        row_of = np.asarray(part.row_of)[: int(part.count)]
+        np.testing.assert_array_equal(np.asarray(part.rows)[row_of], items)
+        np.testing.assert_array_equal(np.asarray(part.labels)[row_of], labels)
+        assert part.labels.sum() == sum(labels)
+    np.testing.assert_array_equal(trained.rows, aside.rows)
+    assert aside.held_out is None
 
 
-@pytest.mark.parametrize("share", [0.0, 0.9])
-def test_share_that_is_set_aside(share):
-    counts = [
-        len(parts_of(client, np.arange(40), np.zeros((40, 0), int), share)[1])
-        for client in range(50)
-    ]
-    assert np.mean(counts) == pytest.approx(40 * share, abs=1)  # 2 standard errors at 0.9: 0.5
+@pytest.mark.parametrize("all_or_none", [False, True])
+def test_a_client_may_hold_out_nothing_or_everything(all_or_none):
+    trained, aside = parts_with([all_or_none] * 9, 9)
+    assert (trained.count, aside.count) == ((0, 9) if all_or_none else (9, 0))
 
 
 # --- batches --------------------------------------------------------------------------------------

@@ -17,12 +17,13 @@ from jax import lax
 from jaxtyping import Array, Int, Key
 from toy import small_federation
 
-from fedem_jax.client.privacy import clipped, epsilon, noise, noisy_tables
+from fedem_jax.client.privacy import clipped, epsilon, noise, noisy_uploads
 from fedem_jax.config.fedem import FedEM
 from fedem_jax.config.settings import FedMF, FedNCF, PFedRec
 from fedem_jax.core.algorithm import hyper_of
 from fedem_jax.core.draws import Samples
 from fedem_jax.core.linalg import canonical_sign
+from fedem_jax.core.round import Sum
 from fedem_jax.core.table_storage import from_storage, to_storage
 from fedem_jax.runs.simulation import Simulation
 from fedem_jax.server import averaging
@@ -197,7 +198,8 @@ def test_tables_of_half_the_bytes_are_sent_in_half_the_bytes():
     config = FedEM(**SMALL, ldp_scale=0.1, ldp_clip=1.0, table_dtype="bfloat16")
     tables = to_storage(jnp.ones((3, 5, 2)), jnp.dtype(jnp.uint16))
     hyper, draws = hyper_of(fedem.Hyper, config), Given.of(bound(config), key=KEY)
-    sent = noisy_tables(config, draws, jnp.arange(3), tables, tables[0], hyper)
+    uploads, known = Sum(tables, ()), Sum(tables[0], ())
+    sent = noisy_uploads(config, draws, jnp.arange(3), uploads, known, hyper).items
     assert sent.dtype == tables.dtype
     moved = np.asarray(from_storage(sent) - 1)
     assert 0.02 < np.abs(moved).mean() < 0.4
@@ -320,7 +322,7 @@ def test_the_tables_of_fedem_are_those_of_a_loop_over_clients():
     )  # fmt: skip
     simulation = bound(config, devices=2)
     before, draws, after_round = compiled_round(simulation)
-    start = np.float64(before.server.start)
+    start = np.float64(before.server.start.items)
     counts = np.diff(simulation.federation.offsets)
     chosen = [int(client) for client in draws.chosen]
     assert 2 < len(chosen) < CLIENTS - 1
@@ -337,7 +339,7 @@ def test_the_tables_of_fedem_are_those_of_a_loop_over_clients():
             )
             expected += counts[u] / counts[chosen].sum() * (sent + scale * laplace)
         np.testing.assert_allclose(after.server.items[0], expected, rtol=1e-5, atol=2e-6)
-        np.testing.assert_array_equal(after.server.start, before.server.start)
+        np.testing.assert_array_equal(after.server.start.items, before.server.start.items)
         np.testing.assert_array_equal(after.clients.items, clients.items)
 
 

@@ -37,13 +37,18 @@ FAMILY = {
 NO_NOISE = {"ldp_scale": 0.0, "ldp_clip": 0.0}
 """Nothing is added to uploads in any default."""
 
+BY_ADAM = {"local_optimiser": "adam", "lr_item_factor": 80.0}
+"""Clients train by Adam; the factor, of plain steps, is that of PFedRec."""
+
 DEFAULTS = {
     # program of FedEM: Adam at 0.1 twice, alpha 0.9, l2, both, a tenth is aggregated, 1e-4;
     # adapter 2d-16-8-1. Its network is that of FedNCF in the program of FedCA
-    "fedem": NO_NOISE | {
+    "fedem": NO_NOISE | BY_ADAM | {
         "backbone": "mf", "lr_embedding": 0.1, "lr_adapter": 0.1, "threshold": 1e-4,
         "aggregation": "both", "similarity": "l2", "alpha": 0.9, "aggregation_fraction": 0.1,
-        "merging": "per-batch", "adapter": "row", "adapter_widths": (16, 8), "adapter_holdout": 0.0,
+        "merging": "per-batch", "adapter": "row", "adapter_widths": (16, 8),
+        "adapter_samples": "trained", "adapter_holdout": 0.2, "adapter_loss": "cross-entropy",
+        "adapter_sharing": "none",
         "network_widths": (16, 8), "lr_network": 0.01, "weight_decay": 1e-3,
     },
     # the client of FedEM
@@ -59,7 +64,7 @@ DEFAULTS = {
     },
     # hongleizhang/FedCA, backbone FCF without its own aggregation: Adam at 0.01, sample shares, the
     # new table is evaluated
-    "fedmf": NO_NOISE | {
+    "fedmf": NO_NOISE | BY_ADAM | {
         "lr_embedding": 0.01, "threshold": 1e-4, "weighting": "samples", "evaluated": "global",
     },
     # no program; the betas: Ammad-ud-din et al. 2019; the rest: as central-mf
@@ -68,7 +73,7 @@ DEFAULTS = {
         "beta1": 0.4, "beta2": 0.99, "server_steps": 1,
     },
     # hongleizhang/FedCA, backbone FedNCF: layers 32-16-8-1, Adam at 0.01 twice, decay 1e-3
-    "fedncf": NO_NOISE | {
+    "fedncf": NO_NOISE | BY_ADAM | {
         "lr_embedding": 0.01, "threshold": 1e-4, "weighting": "samples", "evaluated": "global",
         "variant": "mlp", "network_widths": (16, 8), "lr_network": 0.01, "weight_decay": 1e-3,
     },

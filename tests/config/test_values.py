@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fedem_jax.compare.plan import plan_comparison
-from fedem_jax.config.base import Count, Positive
+from fedem_jax.config.ranges import Count, Positive
 from fedem_jax.config.registry import METHODS
 from fedem_jax.config.values import declared, from_data, from_text
 from fedem_jax.errors import UserError

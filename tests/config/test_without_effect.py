@@ -15,7 +15,8 @@ OTHER = {
     "adapter_widths": (3,), "aggregation": "avg", "similarity": "cos", "alpha": 0.2,
     "neighbour_threshold": 0.1, "sparsity_norm": "l2", "schedule": "tanh", "temperature": 0.9,
     "base_temperature": 0.8, "dim": 4, "init_scale": 0.5, "client_fraction": 0.5,
-    "table_dtype": "bfloat16",
+    "table_dtype": "bfloat16", "adapter_loss": "ranking", "adapter_sharing": "average",
+    "adapter_holdout": 0.5, "lr_item_factor": 3.0,
 }  # fmt: skip
 """A value of each setting beside the one that it has."""
 
@@ -33,6 +34,9 @@ CASES = {
     "fedem replace": ("fedem", {"merging": "replace", "backbone": "ncf"}),
     "fedem table": ("fedem", {"adapter": "table", "aggregation": "sim"}),
     "fedem avg": ("fedem", {"aggregation": "avg"}),
+    "fedem shrinkage": ("fedem", {"merging": "shrinkage", "local_optimiser": "sgd"}),
+    "fedem features": ("fedem", {"merging": "once", "adapter": "features"}),
+    "fedmf": ("fedmf", {}),
 }
 FEW = {"rounds": 2, "eval_every": 2, "dim": 2, "local_epochs": 1, "num_negative": 3, "top_k": 3}
 

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedem_jax.core.draws import KeyedDraws
+from fedem_jax.core.draws import HoldOut, KeyedDraws
 from fedem_jax.core.lists import Lists
-from fedem_jax.core.sampling import distinct_ranks, items_outside, shuffle
+from fedem_jax.core.sampling import distinct_ranks, is_held_out, items_outside, shuffle, without
 
 NUM_ITEMS, NUM_NEGATIVE = 23, 3
 POSITIVES = [[5, 2, 9], [0], [22, 1, 7, 3, 4, 5, 6, 11], [8, 8], [0]]
@@ -100,6 +100,103 @@ def test_negatives_of_different_positives_rounds_and_clients_are_independent(man
     ]
     for equal, pool in alike:
         assert abs(equal.mean() - 1 / pool) < 4 * (1 / pool / equal.size) ** 0.5
+
+
+# --- positives that are held out ------------------------------------------------------------------
+
+HALF = HoldOut(0.5)
+
+
+def held_of(client, share=0.5):
+    """Which positives of a client are held out."""
+    own = POSITIVES[client]
+    return np.asarray(is_held_out(jnp.int32(client), jnp.asarray(own), share))
+
+
+@pytest.fixture(scope="module")
+def part_held_out():
+    """(items [rounds, positives, 1 + negatives], held out [positives]) of the third client, by
+    whether its held-out positives are drawn as negatives."""
+    keys = jax.random.split(jax.random.key(8), 4000)
+
+    def draw(hold_out):
+        @jax.jit
+        def of_rounds(keys):
+            return jax.vmap(lambda key: fresh(key).samples(jnp.int32(2), 8, 20, hold_out)[::3])(
+                keys
+            )
+
+        items, held = map(np.asarray, of_rounds(keys))
+        held = held.reshape(4000, 8, -1)
+        assert (held == held[:1, :, :1]).all()  # whole groups, the same ones in every round
+        return items.reshape(4000, 8, -1), held[0, :, 0]
+
+    return {unseen: draw(HoldOut(0.5, unseen)) for unseen in (False, True)}
+
+
+def test_a_held_out_positive_is_drawn_as_often_as_any_other_untrained_item(part_held_out):
+    items, held = part_held_out[False]
+    assert 2 <= held.sum() <= 6
+    out = np.array(POSITIVES[2])[held]
+    untrained = np.concatenate([out, [20, 21, 22]])  # of the barred 20, only its positives go
+    drawn = np.bincount(items[:, ~held, 1:].ravel(), minlength=NUM_ITEMS)
+    assert drawn[np.setdiff1d(np.arange(NUM_ITEMS), untrained)].sum() == 0
+    expected = drawn.sum() / len(untrained)
+    deviation = np.sqrt(expected * (1 - NUM_NEGATIVE / len(untrained)))  # drawn or not in a group
+    assert (np.abs(drawn[untrained] - expected) < 4 * deviation).all()
+    assert (np.sort(items[:, held, 1:]) == [20, 21, 22]).all()  # they have negatives as before
+
+
+def test_held_out_positives_that_are_never_drawn_leave_the_draws_as_they_were(part_held_out):
+    items, held = part_held_out[True]
+    np.testing.assert_array_equal(held, part_held_out[False][1])
+    assert (np.sort(items[..., 1:]) == [20, 21, 22]).all()
+
+
+def test_positives_are_held_out_by_client_and_item_in_the_share_that_is_asked_for():
+    everyone, items = jnp.arange(50), jnp.arange(40)
+    flags = {
+        share: np.asarray(jax.vmap(lambda u, share=share: is_held_out(u, items, share))(everyone))
+        for share in (0.0, 0.3, 0.9)
+    }
+    assert not flags[0.0].any()
+    for share in (0.3, 0.9):
+        assert flags[share].mean() == pytest.approx(share, abs=0.04)
+        for axis in (0, 1):  # no client and no item is like the others
+            assert 0 < flags[share].mean(axis).std() < 0.2
+    assert (flags[0.3] <= flags[0.9]).all()
+    order = np.random.default_rng(0).permutation(40)
+    np.testing.assert_array_equal(
+        is_held_out(jnp.int32(3), items[order], 0.3), flags[0.3][3, order]
+    )
+
+
+def test_a_repeated_positive_is_held_out_each_time():
+    assert len(set(held_of(3))) == 1
+    samples = samples_of(fresh(), 3, 5, 20, HoldOut(0.9999))
+    assert samples.held_out[:8].all()
+    assert held_of(3, 0.9999).all()
+
+
+@pytest.mark.parametrize("client", range(5))
+def test_more_room_changes_no_draw_with_held_out_positives(client):
+    small = samples_of(fresh(), client, len(POSITIVES[client]), len(BARRED[client]), HALF)
+    large = samples_of(fresh(), client, 13, 27, HALF)
+    for name in ("items", "held_out"):
+        places = len(getattr(small, name))
+        np.testing.assert_array_equal(getattr(large, name)[:places], getattr(small, name))
+
+
+@pytest.mark.parametrize("removed", [[], [-1, 5], [2, 22, 9], [5, 5, -1], [2, 5, 9, 22], [7, 0]])
+def test_values_leave_a_sorted_list(removed):
+    padded = jnp.array([*BARRED[0], 7, 0, 5], jnp.int32)  # what comes after it is another's
+    left, count = without(padded, jnp.int32(4), jnp.array(removed, jnp.int32))
+    expected = np.setdiff1d(BARRED[0], removed)
+    assert count == len(expected)
+    np.testing.assert_array_equal(left[: int(count)], expected)
+
+
+# --- room and other clients -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("client", [0, 3])

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from toy import small_federation
 
-from fedem_jax.config.base import Positive
+from fedem_jax.config.ranges import Positive
 from fedem_jax.config.settings import Config
 from fedem_jax.core.algorithm import Algorithm, Info, State, Traffic, hyper_of
 

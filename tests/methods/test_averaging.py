@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 import twin
+from in_turn import steps_in_turn
 from replay import draws_of, rounds_of
 from toy import CHANCE, checkerboard, small_federation
 
@@ -118,6 +119,11 @@ CASES = {
     "fedmf, own rows, uniform": (
         dataclasses.replace(FEDMF, evaluated="local", weighting="uniform"),
         trained_by_adam,
+        by_product,
+    ),
+    "fedmf, plain steps": (
+        dataclasses.replace(FEDMF, local_optimiser="sgd", lr_embedding=0.05, lr_item_factor=1.0),
+        steps_in_turn,
         by_product,
     ),
     "pfedrec": (PFEDREC, trained_in_turn, by_head),

@@ -11,12 +11,11 @@ import golden_check
 import jax
 import numpy as np
 import pytest
-from toy import permuted, small_federation
+from toy import permuted
 from trace_maker import make_trace
 
 from fedem_jax.config.fedem import FedEM
 from fedem_jax.core.algorithm import hyper_of
-from fedem_jax.errors import UserError
 from fedem_jax.methods.fedem import Hyper
 from fedem_jax.runs.simulation import Simulation
 
@@ -125,45 +124,6 @@ def test_rounds_with_a_constant_weight_are_those_of_the_twin():
         assert_equal_to_twin(program.run(hyper), trace)
 
 
-# --- an adapter with samples of its own -----------------------------------------------------------
-
-
-def test_samples_of_the_adapter_are_unknown_to_local_training():
-    """A positive is never drawn as a negative, so the rows of a client's own positives move in its
-    local training unless they are set aside, the same ones in every round."""
-    config = FedEM(merging="once", adapter_holdout=0.3, aggregation_fraction=0.3, size_classes=1)
-    simulation = Simulation(config, small_federation(), jax.devices()[:1])
-    start = state = jax.tree.map(np.array, simulation.init())
-    segment, own, still, fitted = (
-        simulation.segment(simulation.init(), 1),
-        simulation.federation,
-        [],
-        [],
-    )
-    for number in range(3):
-        before = state
-        state, info, _ = segment(jax.tree.map(jax.numpy.array, state), number)
-        state = jax.tree.map(np.array, state)
-        moved = (state.clients.items != start.clients.items).any(axis=2)
-        still.append([set(np.setdiff1d(own.train_items(u), np.flatnonzero(moved[u])))
-                      for u in range(own.num_clients)])  # fmt: skip
-        old, new = (x.clients.adapter["Dense_2"]["bias"][:, 0] for x in (before, state))
-        fitted.append(old != new)
-        np.testing.assert_array_equal(info.epochs[0] > 0, True)
-    sizes = np.diff(own.offsets)
-    assert 0 < sum(map(len, still[0])) < 0.6 * sizes.sum()
-    alone = np.flatnonzero(~np.any(fitted, axis=0))  # served by nobody: nothing else moved its rows
-    assert 0 < len(alone) < own.num_clients
-    assert any(still[0][u] for u in alone)
-    for client in alone:
-        assert still[0][client] == still[1][client] == still[2][client]
-
-
-def test_samples_of_the_adapter_need_an_adapter_that_is_fitted_by_itself():
-    with pytest.raises(UserError, match=r"adapter_holdout: 0\.2 .* merging=once"):
-        FedEM(adapter_holdout=0.2)
-
-
 # --- permuted clients -----------------------------------------------------------------------------
 
 
@@ -211,6 +171,6 @@ def test_ways_of_merging_that_are_constants(merging, rho):
     assert hyper_of(Hyper, FedEM(merging=merging)).rho == np.float32(rho)
 
 
-@pytest.mark.parametrize("merging", ["per-batch", "once"])
+@pytest.mark.parametrize("merging", ["per-batch", "once", "shrinkage"])
 def test_a_constant_used_in_place_of_an_adapter_would_spoil_everything(merging):
     assert np.isnan(hyper_of(Hyper, FedEM(merging=merging)).rho)

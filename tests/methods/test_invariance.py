@@ -21,8 +21,8 @@ class Renumbered:
     def participants(self):
         return self.new[self.inner.participants()]
 
-    def samples(self, client, capacity, barred_capacity):
-        return self.inner.samples(self.old[client], capacity, barred_capacity)
+    def samples(self, client, capacity, barred_capacity, *hold_out):
+        return self.inner.samples(self.old[client], capacity, barred_capacity, *hold_out)
 
     def order(self, client, epoch, count):
         return self.inner.order(self.old[client], epoch, count)
@@ -41,14 +41,43 @@ ORDER = np.array([3, 0, 6, 2, 5, 1, 4])
 
 
 def test_neither_numbers_of_clients_nor_the_cut_of_the_work_change_anything(lab, method, result):
+    """Where all data lie in one place, batches are drawn from all of them, in an order that depends
+    on the numbers of the clients."""
+    order = np.arange(7) if method == "central-mf" else ORDER
+    # the server of central-mf knows the clients by their places
+    check_renumbered(lab, result, order, {}, same_server=method != "central-mf")
+
+
+PIECES = {
+    "all": {
+        "merging": "once", "aggregation": "avg", "adapter": "features", "adapter_loss": "ranking",
+        "adapter_samples": "held-out", "adapter_sharing": "average", "local_optimiser": "sgd",
+        "lr_item_factor": 1.0, "ldp_clip": 5.0,
+    },
+    "shrinkage": {"merging": "shrinkage"},
+}  # fmt: skip
+"""FedEM with parts that go beyond the paper."""
+
+
+@pytest.mark.parametrize("pieces", PIECES)
+def test_neither_changes_the_pieces_beyond_the_paper(pieces):
+    lab = Lab(config_of("fedem", **PIECES[pieces]))
+    check_renumbered(lab, lab.run(), ORDER, PIECES[pieces])
+
+
+def check_renumbered(lab, result, order, changes, same_server=True):
     """Seven clients do not fill two devices, nor blocks of three: the rest is padding. Sums over
     the clients are taken in another order, hence the tolerance.
 
-    Where all data lie in one place, batches are drawn from all of them, in an order that depends on
-    the numbers of the clients."""
+    Args:
+        lab: one client after the other, on one device.
+        result: of its run.
+        order: of the same clients in the other run.
+        changes: to the settings of both.
+        same_server: whether the server keeps the same numbers in both.
+    """
     if len(jax.devices()) < 2:
         pytest.skip("needs 2 devices")
-    order = np.arange(7) if method == "central-mf" else ORDER
     lists = lab.simulation.lists
 
     class Permuted(Simulation):
@@ -56,7 +85,8 @@ def test_neither_numbers_of_clients_nor_the_cut_of_the_work_change_anything(lab,
             return Renumbered(lab.simulation.draws(key, number, lists), order)
 
     federation = permuted(lab.simulation.federation, order)
-    other = Lab(config_of(method, block_size=3), 2, federation, Permuted)
+    config = config_of(lab.simulation.config.method, block_size=3, **changes)
+    other = Lab(config, 2, federation, Permuted)
     layout = other.simulation.layout
     assert layout.padded == 8
     state, info, ranks = other.run()
@@ -68,7 +98,7 @@ def test_neither_numbers_of_clients_nor_the_cut_of_the_work_change_anything(lab,
     assert_same(real(ranks), result[2])
     assert_same(real(info, axis=1), result[1], atol=1e-5)
     assert_same(real(own(state.clients)), own(result[0].clients), atol=1e-4)
-    if method != "central-mf":  # whose server knows the clients by their places
+    if same_server:
         assert_same(state.server, result[0].server, atol=1e-4)
     nobody = int(np.flatnonzero(layout.client == layout.padded)[0])
     for start, end in zip(jax.tree.leaves(own(other.start.clients)),

@@ -1,11 +1,12 @@
-"""Both forms of the binary cross-entropy: values, gradients, and what happens at saturation."""
+"""The losses: values, gradients, and what happens at saturation."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import twin
 
-from fedem_jax.models.losses import LOSSES, logit_bce, probability_bce
+from fedem_jax.models.losses import LOSSES, logit_bce, probability_bce, ranking_loss
 
 LOGITS = np.array([-90, -40, -29, -27, -20, -5, -1, 0, 0.5, 3, 12, 16.6, 16.7, 20, 40, 200])
 
@@ -52,3 +53,49 @@ def test_the_gradient_is_scaled_by_what_comes_from_above():
     logit = np.float32([0.3, -2])
     slope = jax.grad(total)(logit)
     np.testing.assert_allclose(slope, 3 * (twin.sigmoid(logit) - [1, 0]), rtol=1e-6)
+
+
+# --- ranking --------------------------------------------------------------------------------------
+
+
+def plain_ranking(logit, label, count):
+    """Loss and its gradient, sample by sample."""
+    samples = np.repeat(np.arange(len(logit)), count)
+    positives, negatives = (samples[label[samples] == kind] for kind in (1, 0))
+    loss, slope = 0.0, np.zeros(len(logit))
+    for p in positives:
+        if not len(negatives):
+            continue
+        together = np.append(negatives, p)
+        share = np.exp(logit[together]) / np.exp(logit[together]).sum()
+        loss -= np.log(share[-1]) / len(positives)
+        np.add.at(slope, together, share / len(positives))
+        slope[p] -= 1 / len(positives)
+    return loss, slope
+
+
+@pytest.mark.parametrize(
+    ("label", "count"),
+    [
+        ([1, 0, 0, 1, 0, 0], [1, 1, 2, 3, 0, 1]),
+        ([1, 1, 0, 0, 0, 0], [0, 1, 1, 1, 1, 1]),
+        ([0, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1]),
+        ([1, 1, 0, 0, 0, 0], [1, 2, 0, 0, 0, 0]),
+    ],
+    ids=["counted", "absent", "no positive", "no negative"],
+)
+def test_the_ranking_loss_is_that_of_a_loop_over_samples(label, count):
+    logit = np.array([0.3, -1.0, 2.0, 1.5, 0.1, -0.7])
+    expected = plain_ranking(logit, np.array(label), np.array(count))
+    both = jax.value_and_grad(ranking_loss)
+    found = both(*map(jnp.float32, (logit, label, count)))
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_the_ranking_loss_asks_for_the_order_alone_and_never_saturates():
+    label, count = jnp.float32([1, 0, 0]), jnp.ones(3)
+    low, high = (ranking_loss(jnp.float32(z), label, count) for z in ([-9, -9, -8], [1, 1, 2]))
+    np.testing.assert_allclose(low, high, rtol=1e-6)
+    loss, slope = jax.value_and_grad(ranking_loss)(jnp.float32([-300, 300, 0]), label, count)
+    np.testing.assert_allclose((loss, *slope), (600, -1, 1, 0), atol=1e-5)

@@ -31,6 +31,18 @@ MAY_DIVERGE = [name for name in METHODS if name not in ("popularity", "item-knn"
 """Counts and their quotients stay finite, whatever the settings."""
 
 
+PIECES = {
+    "merging": "once", "aggregation": "avg", "adapter": "features", "adapter_samples": "held-out",
+    "adapter_loss": "ranking", "adapter_sharing": "average", "local_optimiser": "sgd",
+    "lr_item_factor": 1.0,
+}  # fmt: skip
+"""Of FedEM, beyond the paper."""
+CASES = {method: (method, {}) for method in MAY_DIVERGE} | {
+    "fedem, pieces": ("fedem", PIECES),
+    "fedem, shrinkage": ("fedem", {"merging": "shrinkage"}),
+}
+
+
 def trials_of(method, **changes):
     """Three trials of one program: two that stay finite, with other seeds and numbers, and between
     them one that does not."""
@@ -47,14 +59,15 @@ def trials_of(method, **changes):
 
 
 @pytest.mark.parametrize(
-    "method",
+    "case",
     [
         "local-only",
-        *(pytest.param(m, marks=pytest.mark.slow) for m in MAY_DIVERGE if m != "local-only"),
+        *(pytest.param(case, marks=pytest.mark.slow) for case in CASES if case != "local-only"),
     ],
 )
-def test_a_stacked_trial_equals_the_same_trial_alone_also_beside_one_that_diverges(method):
-    trials = trials_of(method)
+def test_a_stacked_trial_equals_the_same_trial_alone_also_beside_one_that_diverges(case):
+    method, changes = CASES[case]
+    trials = trials_of(method, **changes)
     names = Simulation(trials[0], FEDERATION).algorithm.hyper._fields
     (program,) = {config.as_program(names) for config in trials}
     stack = Stack(program, FEDERATIONS, width=3, chunk=3)
@@ -135,7 +148,7 @@ def test_a_constant_share_of_the_aggregate_is_an_argument_too():
         return len({config.as_program(names) for config in configs})
 
     assert programs("merging", "replace", "0.3", "0", "1") == 1
-    assert programs("merging", "0", "none", "once", "per-batch") == 4
+    assert programs("merging", "0", "none", "once", "per-batch", "shrinkage") == 5
     assert programs("alpha", 0.0, 0.5, 1.0) == 1
     assert programs("ldp_scale", 0.0, 0.1, 0.2) == 2  # without noise nothing is drawn
     assert programs("dim", 4, 8) == 2

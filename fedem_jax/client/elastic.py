@@ -1,0 +1,152 @@
+"""A client of FedEM: what it trains, by which optimisers, and how it weighs two rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from fedem_jax.client.evidence import NUM_FEATURES, features, shrinkage
+from fedem_jax.client.local import Objective, Optimiser, fit_embedding, fit_network, optimiser_of
+from fedem_jax.config.fedem import FedEM
+from fedem_jax.core.draws import HoldOut
+from fedem_jax.core.layout import Layout
+from fedem_jax.core.round import training_scratch
+from fedem_jax.core.table_storage import from_storage
+from fedem_jax.models import ncf
+from fedem_jax.models.adapter import Adapter, Logistic, Single
+from fedem_jax.models.losses import ranking_loss
+from fedem_jax.models.mf import MF
+from fedem_jax.models.scoring import scoring
+
+
+class ElasticClient(NamedTuple):
+    """What a client of FedEM trains, by which optimisers, and how it weighs two rows."""
+
+    config: FedEM
+    num_items: int
+    backbone: MF | ncf.NCF
+    """Of the scores: p_u . q_i, or f_u(p_u, q_i)."""
+    logits: Callable[..., Any]
+    objective: Objective
+    fit: Callable[..., Any]
+    """Trains the backbone's own parameters and rows of Q_u together."""
+    adapter: Adapter | Single | Logistic
+
+    @classmethod
+    def of(cls, config: FedEM, num_items: int) -> ElasticClient:
+        """The client that the settings describe."""
+        if config.backbone == "mf":
+            backbone, fit = MF(config.dim), fit_embedding
+        else:
+            backbone, fit = ncf.NCF(config.dim, config.network_widths), fit_network
+        adapters = {"table": Single(), "features": Logistic()}
+        adapter = adapters.get(config.adapter, Adapter(config.adapter_widths))
+        return cls(config, num_items, backbone, *scoring(backbone, config.bce), fit, adapter)
+
+    def first_adapter(self, key: Key[Array, ""], table: Float[Array, "I D"]) -> Any:
+        """theta_0, the parameters that all adapters start from."""
+        of_features = self.config.adapter == "features"
+        inputs = (jnp.zeros((1, NUM_FEATURES)),) if of_features else (table, table)
+        return self.adapter.init(key, *inputs)["params"]
+
+    def optimiser(self, hyper: Any) -> Optimiser:
+        """Optimiser of the pair `(private, table)`."""
+        if self.config.backbone == "mf":
+            return optimiser_of(self.config, hyper, self.num_items)
+        return ncf.adam(hyper.lr_embedding, hyper.lr_network, hyper.weight_decay)
+
+    @property
+    def hold_out(self) -> HoldOut | None:
+        """Positives that only the adapter is fitted on."""
+        if self.config.adapter_samples == "trained":
+            return None
+        unseen = self.config.adapter_samples == "held-out-unseen"
+        return HoldOut(self.config.adapter_holdout, unseen)
+
+    def adapter_loss(self, private, rows, labels, weights, present) -> Float[Array, ""]:
+        """Loss of a batch that the adapter is fitted by; an `AdapterLoss`."""
+        if self.config.adapter_loss == "ranking":
+            counts = weights * present.sum()
+            return ranking_loss(self.logits(private, rows), labels, counts)
+        return self.objective(private, rows, labels, weights)
+
+    def knows(self, server: Any, own: Any) -> tuple[Any, Array, Array, Any, Array | None]:
+        """What a client has when a table waits for it: p_u, Q_u, G_u, theta_u, and what rho depends
+        on beside these.
+
+        Args:
+            server: its tables, and the adapter that clients start from if they share it.
+            own: the fields of one client.
+        """
+        local, aggregated = from_storage(own.items), from_storage(server.items[own.slot])
+        theta = server.adapter if self.config.shares_adapter else own.adapter
+        if own.seen is None:
+            return own.private, local, aggregated, theta, None
+        if self.config.merging == "shrinkage":
+            return own.private, local, aggregated, theta, own.seen.sum(axis=0)
+        score = partial(self.logits, own.private)
+        return own.private, local, aggregated, theta, features(score, local, aggregated, own.seen)
+
+    def weighs(
+        self, hyper: Any, server: Any, own: Any
+    ) -> tuple[Float[Array, "I D"], Float[Array, " I"]]:
+        """G_u and rho_u of a client; they mean nothing if no table waits for it."""
+        _, local, aggregated, theta, evidence = self.knows(server, own)
+        return aggregated, self.rho(hyper, theta, local, aggregated, evidence)
+
+    def rho(
+        self,
+        hyper: Any,
+        theta: Any,
+        local: Float[Array, "*M D"],
+        aggregated: Float[Array, "*M D"],
+        evidence: Float[Array, "..."] | None,
+    ) -> Float[Array, "*M"]:
+        """How much of each aggregated row the client takes up.
+
+        Args:
+            hyper: the number `rho`, where that is a constant.
+            theta: parameters of the adapter.
+            local, aggregated: rows of both tables; whole tables for shrinkage.
+            evidence: samples of each row for shrinkage, its features for an adapter of features.
+        """
+        if self.config.constant_rho:
+            return jnp.full(local.shape[:-1], hyper.rho)
+        if evidence is None:
+            return jnp.asarray(self.adapter.apply({"params": theta}, local, aggregated))
+        if self.config.merging == "shrinkage":
+            return shrinkage(local, aggregated, evidence)
+        return jnp.asarray(self.adapter.apply({"params": theta}, evidence))
+
+    @property
+    def shared_bytes(self) -> int:
+        """Bytes of the adapter that goes with each table, up and down, if adapters are shared."""
+        if not self.config.shares_adapter:
+            return 0
+        table = jnp.zeros((1, self.config.dim))
+        theta = jax.eval_shape(self.first_adapter, jax.random.key(0), table)
+        return sum(4 * leaf.size for leaf in jax.tree.leaves(theta))
+
+
+def merging_scratch(config: FedEM, layout: Layout, block: int) -> dict[str, int]:
+    """Numbers that XLA keeps at once to train, evaluate and merge a block of clients.
+
+    merge: those to train; own and aggregated table and their merger, [I D], less its rows, [M D];
+    the adapter's hidden layers, [I] each; features and samples of the rows, [I] each.
+    evaluate: with NCF also the network's input and widest layer, [I].
+    """
+    dim, num_items = config.dim, layout.num_items
+    numbers = training_scratch(layout, dim, block, tables=3 if config.downloads else 1)
+    if config.backbone == "ncf":
+        numbers["evaluate"] += block * num_items * ncf.inside(dim, config.network_widths)
+    if config.downloads:
+        rows, inside = max(size.rows for size in layout.classes), sum(config.adapter_widths) + 3
+        beside = NUM_FEATURES + 2 if config.counts_samples else 0
+        merging = num_items * (3 * dim + inside + beside) - rows * dim
+        numbers["merge"] = numbers["train"] + block * merging
+    return numbers
