@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from fedem_jax.data.sources import load
     from fedem_jax.errors import UserError
     from fedem_jax.evaluation.ranking import evaluate
+    from fedem_jax.runs.opened import open_run
+    from fedem_jax.runs.result import Result
     from fedem_jax.runs.simulation import Simulation
-    from fedem_jax.runs.train import Result, run
+    from fedem_jax.runs.train import run
     from fedem_jax.sweep.run import SweepResult, sweep
 
 __all__ = [
@@ -44,6 +46,7 @@ __all__ = [
     "evaluate",
     "federation",
     "load",
+    "open_run",
     "preset",
     "run",
     "sweep",
@@ -57,7 +60,8 @@ _HOME = {
     "Federation": "data.federation",
     "Protocol": "config.protocol",
     "preset": "config.presets",
-    "Result": "runs.train",
+    "Result": "runs.result",
+    "open_run": "runs.opened",
     "SweepResult": "sweep.run",
     "sweep": "sweep.run",
     "Simulation": "runs.simulation",
@@ -76,3 +80,8 @@ def __getattr__(name: str):
     value = getattr(importlib.import_module(f"fedem_jax.{_HOME[name]}"), name)
     globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)

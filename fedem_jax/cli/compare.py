@@ -12,6 +12,7 @@ import tyro
 from fedem_jax.cli import process
 from fedem_jax.cli.options import Compare
 from fedem_jax.errors import Stopped
+from fedem_jax.storage.files import check_room
 
 if TYPE_CHECKING:
     from fedem_jax.compare.plan import Comparison
@@ -32,6 +33,7 @@ def compare(args: Sequence[str]) -> None:
         start=options.preset,
         settings=options.settings,
         out=options.out,
+        keep=options.keep,
         data_dir=options.data_dir,
     )
     failed = run_missing(comparison)
@@ -45,7 +47,7 @@ def compare(args: Sequence[str]) -> None:
 
 def run_missing(comparison: Comparison) -> dict[str, str]:
     """Run what a comparison still lacks. Returns why runs failed, by name of the contender."""
-    from fedem_jax.compare.run import missing, run_all
+    from fedem_jax.compare.run import kept_bytes, missing, run_all
 
     missing_runs = missing(comparison)
     if not missing_runs:
@@ -61,7 +63,10 @@ def run_missing(comparison: Comparison) -> dict[str, str]:
     from fedem_jax.cli.signals import Stopping
     from fedem_jax.compare.progress import Watch, opening, paces_of
 
-    console.print(opening(comparison, missing_runs, federation))
+    kept = kept_bytes(missing_runs, federation)
+    remedy = "make room, give another --out, or keep none (--keep none)"
+    check_room(comparison.directory, kept, "the states to be kept", remedy)
+    console.print(opening(comparison, missing_runs, federation, kept))
     watch = Watch(missing_runs, paces_of(comparison, missing_runs), console)
     with watch, Stopping(watch.say) as stop:
         try:

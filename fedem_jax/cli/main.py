@@ -12,12 +12,15 @@ from fedem_jax.cli.audit import audit
 from fedem_jax.cli.bottleneck import bottleneck
 from fedem_jax.cli.compare import compare
 from fedem_jax.cli.data import data
+from fedem_jax.cli.export import export
 from fedem_jax.cli.plan import plan
 from fedem_jax.cli.process import run_command
+from fedem_jax.cli.recommend import recommend
 from fedem_jax.cli.report import report
 from fedem_jax.cli.sweep import sweep
 from fedem_jax.cli.train import train
 from fedem_jax.errors import UserError, nearest
+from fedem_jax.version import __version__
 
 COMMANDS = {
     "train": train,
@@ -28,6 +31,8 @@ COMMANDS = {
     "audit": audit,
     "data": data,
     "report": report,
+    "recommend": recommend,
+    "export": export,
 }
 
 
@@ -46,6 +51,8 @@ def main(args: Sequence[str] | None = None) -> None:
     def command() -> None:
         if not args or args[0] in ("-h", "--help"):
             print(_usage())
+        elif args[0] == "--version":
+            print(f"fedem_jax {__version__}")
         elif args[0] in COMMANDS:
             COMMANDS[args[0]](args[1:])
         else:

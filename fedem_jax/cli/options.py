@@ -74,6 +74,8 @@ class Audit(LocalOnly):
     per_client: tyro.conf.Suppress[tyro.conf.Fixed[bool]] = False
     checkpoint_every: tyro.conf.Suppress[tyro.conf.Fixed[int]] = 0
     checkpoint_minutes: tyro.conf.Suppress[tyro.conf.Fixed[float]] = 0.0
+    keep: tyro.conf.Suppress[tyro.conf.Fixed[Literal["best-and-last", "none"]]] = "none"
+    start: tyro.conf.Suppress[tyro.conf.Fixed[str]] = ""
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,9 @@ class Compare:
     """Also give the rounds and bytes until validation HR reaches this value; 0: do not."""
     out: str = ""
     """Folder for tables, picture and runs; empty: results/compare-<dataset>-<protocol>."""
+    keep: Literal["best-and-last", "none"] = "best-and-last"
+    """States of all parameters that each run keeps, for `fedem recommend` and `fedem export`; the
+    bytes are shown before the first run."""
     data_dir: str = ""
     """Folder of data sets; empty: $FEDEM_DATA, else data/."""
 
@@ -152,6 +157,8 @@ class Bottleneck(FedEM):
     per_client: tyro.conf.Suppress[tyro.conf.Fixed[bool]] = False
     checkpoint_every: tyro.conf.Suppress[tyro.conf.Fixed[int]] = 0
     checkpoint_minutes: tyro.conf.Suppress[tyro.conf.Fixed[float]] = 0.0
+    keep: tyro.conf.Suppress[tyro.conf.Fixed[Literal["best-and-last", "none"]]] = "none"
+    start: tyro.conf.Suppress[tyro.conf.Fixed[str]] = ""
     eval_every: tyro.conf.Suppress[tyro.conf.Fixed[int]] = 1
 
 

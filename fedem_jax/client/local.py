@@ -52,6 +52,12 @@ def optimiser_of(config: LocalOptimiser, hyper: Any, num_items: int) -> Optimise
     return InTurn(hyper.lr_embedding, hyper.lr_embedding * num_items * hyper.lr_item_factor)
 
 
+def own_optimiser(config: LocalOptimiser, hyper: Any) -> optax.GradientTransformation:
+    """The same of the client's own parameters alone, beside a table that stays as it is."""
+    kinds = {"adam": optax.adam, "sgd": optax.sgd}
+    return kinds[config.local_optimiser](hyper.lr_embedding)
+
+
 def memory_of(optimiser: Optimiser, params: Any) -> Any:
     """What an optimiser keeps from step to step, before the first one."""
     return () if isinstance(optimiser, InTurn) else optimiser.init(params)

@@ -91,6 +91,21 @@ def scores(
     return jax.vmap(one)(places)
 
 
+def item_tables(
+    clients: Clients, server: Any, places: Int[Array, " B"], layout: Layout
+) -> Float[Array, "B I D"]:
+    """The tables that `scores` ranks with; the arguments are the same."""
+    most_rows = max(size.rows for size in layout.classes)
+
+    def one(place):
+        if clients.items is None:
+            return from_storage(server.items)
+        items, rows = clients.items.gather(place, most_rows)
+        return from_storage(server.before).at[items].set(rows, mode="drop")
+
+    return jax.vmap(one)(places)
+
+
 def scratch(config: FedMF | PFedRec, layout: Layout, block: int) -> dict[str, int]:
     """Numbers that XLA keeps at once, the sum of what moved among them.
 

@@ -16,7 +16,9 @@ from fedem_jax.config.registry import METHODS, settings_of
 from fedem_jax.config.values import from_text
 from fedem_jax.errors import UserError, nearest
 
-FLAGS = ("dataset", "method", "protocol", "rounds", "seed", "out", "data_dir", "per_client")
+FLAGS = (
+    "dataset", "method", "protocol", "rounds", "seed", "out", "data_dir", "per_client", "keep",
+)  # fmt: skip
 """Settings that `plan_comparison` has arguments for, or that it sets itself."""
 ALIKE = ("eval_every", "top_k", *FILES, *READING, *SWITCHES)
 """Further settings that must be the same for all methods, so that metrics are comparable."""
@@ -90,6 +92,7 @@ def plan_comparison(
     settings: Sequence[str] = (),
     out: str = "",
     data_dir: str = "",
+    keep: str = "best-and-last",
 ) -> Comparison:
     """Plan a comparison.
 
@@ -105,6 +108,7 @@ def plan_comparison(
         settings: `FIELD=VALUE`, for all methods.
         out: folder; "": results/compare-<dataset>-<protocol>.
         data_dir: folder of data sets; "": as in `Config`.
+        keep: states of each run that stay on disk, as in `Config`.
 
     Raises:
         UserError: an unknown method or setting, a value out of range, settings that would make two
@@ -116,7 +120,7 @@ def plan_comparison(
     if start not in PRESETS:
         raise UserError(f"preset: '{start}' is unknown; {nearest(start, list(PRESETS))}.")
     shared = _values(Config, settings, FLAGS)
-    shared |= {"protocol": protocol, "data_dir": data_dir, "per_client": True}
+    shared |= {"protocol": protocol, "data_dir": data_dir, "per_client": True, "keep": keep}
     if rounds:
         shared["rounds"] = rounds
     preset("released", dataset=dataset, **shared)  # mistakes in them concern no single method

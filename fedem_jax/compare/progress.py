@@ -15,6 +15,7 @@ from fedem_jax.config.words import without_effect
 from fedem_jax.evaluation.metrics import metric_title
 from fedem_jax.evaluation.records import Record, Setting, Summary
 from fedem_jax.report.progress import live_bar
+from fedem_jax.report.run_tables import kept_states
 from fedem_jax.runs.reading import read_run
 from fedem_jax.units import counted, in_words
 
@@ -111,19 +112,22 @@ class Watch:
         )
 
 
-def opening(comparison: Comparison, todo: Sequence[PlannedRun], federation: Federation) -> Text:
-    """Which data, methods and seeds are about to run."""
+def opening(
+    comparison: Comparison, todo: Sequence[PlannedRun], federation: Federation, kept: int = 0
+) -> Text:
+    """Which data, methods and seeds are about to run, and how many bytes of states they keep."""
     runs = comparison.runs()
     methods, done = len(runs) // comparison.seeds, len(runs) - len(todo)
     finished = f", {done} of them finished" if done else ""
     idle = [
         f"\n{without_effect(each.idle, each.name)}." for each in comparison.contenders if each.idle
     ]
+    states = f"\nstates: {kept_states(kept)}" if kept else ""
     return Text(
         f"{federation.name}, protocol {federation.protocol.name}: {federation.num_clients:,} "
         f"clients, {federation.num_items:,} items\n"
         f"{counted(methods, 'method')} x {counted(comparison.seeds, 'seed')} = "
-        f"{counted(len(runs), 'run')}{finished}{''.join(idle)}"
+        f"{counted(len(runs), 'run')}{finished}{states}{''.join(idle)}"
     )
 
 

@@ -82,6 +82,23 @@ def finished(run: PlannedRun) -> bool:
     return ended
 
 
+def kept_bytes(todo: Sequence[PlannedRun], federation: Federation) -> int:
+    """Bytes on disk of the states that these runs keep at most.
+
+    A method that cannot run on the federation counts nothing.
+    """
+    from fedem_jax.runs.simulation import kept_bytes as of_run
+
+    @functools.cache
+    def of_method(config: Config) -> int:
+        try:
+            return of_run(config, federation)
+        except UserError:
+            return 0
+
+    return sum(of_method(dataclasses.replace(run.config, seed=0, out="")) for run in todo)
+
+
 def run_all(
     directory: Path, todo: Sequence[PlannedRun], watch: Watcher, stop: Callable[[], int] = lambda: 0
 ) -> dict[str, str]:
@@ -144,8 +161,6 @@ def _run(
         if _remove_files(planned.path):
             watch.say(f"{planned.path}: was cut off, starts anew")
         run_into(planned.config, resume=False)
-    # a checkpoint is as large as all parameters, and the tables do not need it
-    shutil.rmtree(checkpoints, ignore_errors=True)
 
 
 def _remove_files(path: Path) -> bool:

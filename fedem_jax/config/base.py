@@ -98,9 +98,16 @@ class Config:
     checkpoint_every: Natural = 0
     """Rounds between two checkpoints, saved at evaluated rounds; 0: by time alone."""
     checkpoint_minutes: Weight = 5.0
-    """Minutes between two checkpoints; 0: by rounds alone. If both are 0, none is written. Else
-    there is also one at the end and one on Ctrl-C or SIGTERM. The latest and the best on validation
-    are kept, each as large as all parameters."""
+    """Minutes between two checkpoints; 0: by rounds alone. If both are 0, none is written before
+    the end. Else there is also one on Ctrl-C or SIGTERM. Each saves the latest state and the best
+    on validation."""
+    keep: Literal["best-and-last", "none"] = "best-and-last"
+    """States of all parameters that stay when the run ends, for `fedem recommend`, `fedem export`
+    and --start. best-and-last = those of the best validation round and of the last round; none =
+    none, in memory or on disk."""
+    start: str = ""
+    """Directory of a finished run whose best state this run starts from; empty: from the initial
+    parameters. Method, sizes and labels must be the same."""
 
     # single rules; empty or 0: as in the protocol
     negative_pool: Literal["", "unseen", "untrained"] = ""
@@ -235,7 +242,7 @@ class Config:
         return Path("results") / f"{stem}-{self.method}-{self.protocol}-seed{self.seed}"
 
     def saves(self) -> bool:
-        """Whether the run writes checkpoints."""
+        """Whether the run writes checkpoints before its end."""
         return self.checkpoint_every > 0 or self.checkpoint_minutes > 0
 
     def save(self, path: Path) -> None:
@@ -267,6 +274,7 @@ FILES = ("val_file", "test_file")
 """Files of held-out rows, beside the `dataset`."""
 
 INERT = (
-    "out", "data_dir", "checkpoint_every", "checkpoint_minutes", "block_size", "size_classes"
+    "out", "data_dir", "checkpoint_every", "checkpoint_minutes", "keep", "block_size",
+    "size_classes",
 )  # fmt: skip
 """Settings that change no result: folders, checkpoints, and how the work is divided."""

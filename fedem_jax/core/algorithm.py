@@ -16,9 +16,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from fedem_jax.core.layout import Layout, SizeClass
+from fedem_jax.core.samples import ClientSamples
+from fedem_jax.core.table_storage import from_storage
 
 
 class State(NamedTuple):
@@ -66,6 +68,24 @@ class Elastic(NamedTuple):
     unserved: Callable[[State], State]
     """The same state as if no table waited for anybody."""
 
+    def tables(self, state: State, places: Int[Array, " B"], hyper: Any) -> Float[Array, "B I D"]:
+        """Q_u + rho_u (G_u - Q_u): the clients' tables with those that wait merged in."""
+        local, rho = from_storage(state.clients.items[places]), self.rho(state, places, hyper)
+        return local + rho[..., None] * (self.aggregated(state, places) - local)
+
+
+class Newcomer(NamedTuple):
+    """A client that was not there when the others trained."""
+
+    key: Key[Array, ""]
+    """Key of the initial parameters, that of the run."""
+    items: Int[Array, " n"]
+    """Items that it interacted with; I: none."""
+    samples: Callable[[Array], ClientSamples]
+    """`round -> samples`, with negatives drawn anew in each round."""
+    rounds: Int[Array, ""]
+    """Rounds of local epochs that it trains for."""
+
 
 def hyper_of(kind: Any, config: Any) -> Any:
     """The numbers of a configuration that a sweep may vary.
@@ -103,6 +123,12 @@ class Algorithm(NamedTuple):
     placed: Callable[[Any], Any] = lambda server: ()
     """`(server) -> arrays` of the server that have the client axis first, like those of the
     clients."""
+    newcomer: Callable[..., Float[Array, " I"]] | None = None
+    """`(state, newcomer, hyper) -> logits of all items`: the client trains its private part alone,
+    with a table of the server. None: no table is for all clients, or it takes more than that."""
+    item_tables: Callable[..., Float[Array, "B I D"]] | None = None
+    """`(state, places [B], hyper) -> item tables`, those that `score` uses. None: the field `items`
+    of the clients, merged as `elastic` says."""
 
 
 def at_place(tree: Any, place: Array) -> Any:

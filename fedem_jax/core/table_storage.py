@@ -10,7 +10,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Float, Int, Num
 
 from fedem_jax.config.base import Config
 
@@ -37,3 +37,9 @@ def from_storage(table: Num[Array, "*n D"]) -> Float[Array, "*n D"]:
     if table.dtype == jnp.uint16:
         table = lax.bitcast_convert_type(table, jnp.bfloat16)
     return table.astype(jnp.float32)
+
+
+def everybodys_table(state: Any, places: Int[Array, " B"], hyper: Any) -> Float[Array, "B I D"]:
+    """The server's table `items`, for methods whose clients have no other."""
+    table = from_storage(state.server.items)
+    return jnp.broadcast_to(table, (*places.shape, *table.shape))

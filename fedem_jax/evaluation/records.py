@@ -23,6 +23,8 @@ class Setting(TypedDict):
     """Number and kind of the devices."""
     versions: dict[str, str]
     """Versions of the packages that a result may depend on."""
+    kept_bytes: NotRequired[int]
+    """Bytes on disk of the states that the run keeps."""
 
 
 class Evaluation(TypedDict):
@@ -144,6 +146,17 @@ class Outcome(TypedDict):
     """Bytes that all clients download in the run."""
 
 
+class StartedFrom(TypedDict):
+    """The state that a run started from, if not from the initial parameters."""
+
+    run: str
+    """Directory of the run that it comes from."""
+    round: int
+    """Its best validation round."""
+    fingerprint: str
+    """Fingerprint of its split."""
+
+
 class Summary(Outcome):
     """The result of a run: `summary.json`."""
 
@@ -151,6 +164,8 @@ class Summary(Outcome):
     """Time of compiling, over all parts of a resumed run."""
     seconds_per_round: float
     """Mean time of a round with its evaluation, without compiling."""
+    start: NotRequired[StartedFrom]
+    """Where the parameters come from, if not from the initial ones."""
     resumed: list[int]
     """Rounds after which the run was resumed."""
     device: str

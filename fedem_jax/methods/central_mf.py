@@ -28,7 +28,12 @@ from fedem_jax.core.blocks import for_each_block
 from fedem_jax.core.draws import Draws
 from fedem_jax.core.layout import AXIS, Layout, SizeClass
 from fedem_jax.core.sampling import shuffle
-from fedem_jax.core.table_storage import from_storage, storage_dtype, to_storage
+from fedem_jax.core.table_storage import (
+    everybodys_table,
+    from_storage,
+    storage_dtype,
+    to_storage,
+)
 from fedem_jax.models.losses import LOSSES, logit_bce
 from fedem_jax.models.mf import item_table
 
@@ -220,5 +225,6 @@ def central_mf(config: CentralMF, layout: Layout) -> Algorithm:
         hyper=hyper_of(Hyper, config),
         traffic=Traffic(up=0, down=0),
         scratch=scratch,
+        item_tables=everybodys_table,
         placed=lambda server: (server.moments.mu.user, server.moments.nu.user),
     )

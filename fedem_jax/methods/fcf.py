@@ -27,12 +27,17 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key, Num
 
 from fedem_jax.config.settings import FCF
-from fedem_jax.core.algorithm import Algorithm, Info, State, Traffic, copies, hyper_of
+from fedem_jax.core.algorithm import Algorithm, Info, Newcomer, State, Traffic, copies, hyper_of
 from fedem_jax.core.blocks import for_each_block
 from fedem_jax.core.draws import Draws
 from fedem_jax.core.layout import AXIS, Layout, SizeClass
 from fedem_jax.core.linalg import solution
-from fedem_jax.core.table_storage import from_storage, storage_dtype, to_storage
+from fedem_jax.core.table_storage import (
+    everybodys_table,
+    from_storage,
+    storage_dtype,
+    to_storage,
+)
 from fedem_jax.models.mf import item_table
 
 
@@ -188,6 +193,11 @@ def fcf(config: FCF, layout: Layout) -> Algorithm:
     def score(state: State, places: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
         return state.clients.user[places] @ from_storage(state.server.items).T
 
+    def newcomer(state: State, new: Newcomer, hyper: Hyper) -> Float[Array, " I"]:
+        """In closed form; there is nothing to sample."""
+        table = from_storage(state.server.items)
+        return table @ closed_form(table, table.T @ table, hyper, new.items).user
+
     def scratch(block: int) -> dict[str, int]:
         """Exchange: samples, own rows and their weighted copies, two matrices and the place of
         every item for each client; sum, gradient and update for the server."""
@@ -206,6 +216,8 @@ def fcf(config: FCF, layout: Layout) -> Algorithm:
         hyper=hyper_of(Hyper, config),
         traffic=Traffic(up=4 * numbers, down=stored.itemsize * numbers),
         scratch=scratch,
+        newcomer=newcomer,
+        item_tables=everybodys_table,
     )
 
 

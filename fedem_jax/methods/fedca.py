@@ -125,14 +125,8 @@ def fedca(config: FedCA, layout: Layout) -> Algorithm:
     def score(state: State, places: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
         """Logits of all items, with the model each client would use: interpolated, if a table
         waits."""
-        clients, download = state
-        private, local, _, slot = at_place(clients, places)
-
-        def take_up(local):
-            return interpolated(local, from_storage(download.items[slot]), hyper.interpolation)
-
-        local = taken_up(waits(slot), from_storage(local), take_up)
-        return jax.vmap(model.logits)(private, local)
+        private = at_place(state.clients.private, places)
+        return jax.vmap(model.logits)(private, item_tables(state, places, hyper))
 
     table = table_bytes(config, layout.num_items)
     up = num_served * (table + 4 * num_directions * config.dim + 4)
@@ -144,10 +138,22 @@ def fedca(config: FedCA, layout: Layout) -> Algorithm:
         classes={"own rows": for_others, "merging": for_served},
         traffic=Traffic(up=up, down=num_served * table),
         scratch=partial(scratch, config, layout),
+        item_tables=item_tables,
     )
 
 
 # --- what a client does ---------------------------------------------------------------------------
+
+
+def item_tables(state: State, places: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I D"]:
+    """Q_u, interpolated with G_u if it waits for the client."""
+    local, slot = at_place((state.clients.items, state.clients.slot), places)
+
+    def take_up(local):
+        waiting = from_storage(state.server.items[slot])
+        return interpolated(local, waiting, hyper.interpolation)
+
+    return taken_up(waits(slot), from_storage(local), take_up)
 
 
 def train_own(

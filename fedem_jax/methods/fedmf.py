@@ -18,11 +18,20 @@ from typing import NamedTuple
 from jaxtyping import Array, Float, Int, Key
 
 from fedem_jax.client import replacing
-from fedem_jax.client.local import fit_embedding, optimiser_of
+from fedem_jax.client.local import fit_embedding, optimiser_of, own_optimiser
+from fedem_jax.client.newcomer import trained_alone
 from fedem_jax.client.privacy import clipped, noisy_sum
 from fedem_jax.client.replacing import Clients
 from fedem_jax.config.settings import FedMF
-from fedem_jax.core.algorithm import Algorithm, Info, State, Traffic, at_place, hyper_of
+from fedem_jax.core.algorithm import (
+    Algorithm,
+    Info,
+    Newcomer,
+    State,
+    Traffic,
+    at_place,
+    hyper_of,
+)
 from fedem_jax.core.draws import Draws
 from fedem_jax.core.layout import Layout
 from fedem_jax.core.round import (
@@ -82,6 +91,12 @@ def fedmf(config: FedMF, layout: Layout) -> Algorithm:
     def score(state: State, places: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
         return replacing.scores(model.logits, *state, places, layout)
 
+    def newcomer(state: State, new: Newcomer, hyper: Hyper) -> Float[Array, " I"]:
+        private, _ = initial(backbone, new.key, layout.num_items, config.dim, hyper.init_scale)
+        table = from_storage(state.server.items)
+        private = trained_alone(model, private, table, own_optimiser(config, hyper), new)
+        return model.logits(private, table)
+
     participants, _ = config.round_sizes(layout.num_clients)
     tables = participants * table_bytes(config, layout.num_items)
     return Algorithm(
@@ -91,6 +106,10 @@ def fedmf(config: FedMF, layout: Layout) -> Algorithm:
         hyper=hyper_of(Hyper, config),
         traffic=Traffic(up=tables + 4 * participants, down=tables),  # and the number of samples
         scratch=partial(replacing.scratch, config, layout),
+        newcomer=newcomer,
+        item_tables=lambda state, at, hyper: replacing.item_tables(
+            state.clients, state.server, at, layout
+        ),
     )
 
 

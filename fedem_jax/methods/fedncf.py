@@ -17,14 +17,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float, Int, Key
 
 from fedem_jax.client import replacing
 from fedem_jax.client.local import fit_network
+from fedem_jax.client.newcomer import trained_alone
 from fedem_jax.client.privacy import clipped, noisy_sum
 from fedem_jax.client.replacing import Clients
 from fedem_jax.config.settings import FedNCF
-from fedem_jax.core.algorithm import Algorithm, Info, State, Traffic, hyper_of
+from fedem_jax.core.algorithm import Algorithm, Info, Newcomer, State, Traffic, hyper_of
 from fedem_jax.core.draws import Draws
 from fedem_jax.core.layout import Layout
 from fedem_jax.core.round import (
@@ -107,6 +109,20 @@ def fedncf(config: FedNCF, layout: Layout) -> Algorithm:
 
         return replacing.scores(by_network, clients, download.table, places, layout)
 
+    def newcomer(state: State, new: Newcomer, hyper: Hyper) -> Float[Array, " I"]:
+        """By the network W of the server, which stays as it is."""
+        private, _ = initial(backbone, new.key, layout.num_items, config.dim, hyper.init_scale)
+        table, network = from_storage(state.server.table.items), state.server.network
+
+        def logits(user, rows):
+            return model.logits({"user": user, "network": network}, rows)
+
+        def objective(user, *batch):
+            return model.objective({"user": user, "network": network}, *batch)
+
+        with_network, adam = Scoring(logits, objective), optax.adam(hyper.lr_embedding)
+        return logits(trained_alone(with_network, private["user"], table, adam, new), table)
+
     hyper = hyper_of(Hyper, config)
     server = jax.eval_shape(init, jax.random.key(0), hyper).server
     weights = sum(leaf.size for leaf in jax.tree.leaves(server.network))
@@ -117,6 +133,10 @@ def fedncf(config: FedNCF, layout: Layout) -> Algorithm:
         hyper=hyper,
         traffic=traffic(config, layout, weights),
         scratch=partial(scratch, config, layout, weights),
+        newcomer=newcomer,
+        item_tables=lambda state, at, hyper: replacing.item_tables(
+            state.clients, state.server.table, at, layout
+        ),
     )
 
 

@@ -140,11 +140,8 @@ def fedrap(config: FedRAP, layout: Layout) -> Algorithm:
 
     def score(state: State, places: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
         """Logits of all items, by each client's own table and the new common one."""
-        private, own = at_place(state.clients, places)
-        common = from_storage(state.server.items)
-        return jax.vmap(lambda mine, own: model.logits(mine, own + common))(
-            private, from_storage(own)
-        )
+        private = at_place(state.clients.private, places)
+        return jax.vmap(model.logits)(private, item_tables(state, places, hyper))
 
     tables = num_participants * table_bytes(config, layout.num_items)
     return Algorithm(
@@ -154,7 +151,13 @@ def fedrap(config: FedRAP, layout: Layout) -> Algorithm:
         hyper=hyper_of(Hyper, config),
         traffic=Traffic(up=tables, down=tables),
         scratch=partial(scratch, config, layout),
+        item_tables=item_tables,
     )
+
+
+def item_tables(state: State, places: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I D"]:
+    """D_u + C, with the new common table."""
+    return from_storage(state.clients.items[places]) + from_storage(state.server.items)[None]
 
 
 def train_and_upload(

@@ -17,14 +17,24 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float, Int, Key
 
 from fedem_jax.client import replacing
 from fedem_jax.client.local import InTurn, fit_embedding
+from fedem_jax.client.newcomer import trained_alone
 from fedem_jax.client.privacy import clipped, noisy_sum
 from fedem_jax.client.replacing import Clients
 from fedem_jax.config.settings import PFedRec
-from fedem_jax.core.algorithm import Algorithm, Info, State, Traffic, at_place, hyper_of
+from fedem_jax.core.algorithm import (
+    Algorithm,
+    Info,
+    Newcomer,
+    State,
+    Traffic,
+    at_place,
+    hyper_of,
+)
 from fedem_jax.core.draws import Draws
 from fedem_jax.core.layout import Layout
 from fedem_jax.core.round import (
@@ -85,6 +95,13 @@ def pfedrec(config: PFedRec, layout: Layout) -> Algorithm:
     def score(state: State, places: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
         return replacing.scores(model.logits, *state, places, layout)
 
+    def newcomer(state: State, new: Newcomer, hyper: Hyper) -> Float[Array, " I"]:
+        _, key_private, _ = jax.random.split(new.key, 3)
+        table = from_storage(state.server.items)
+        private = backbone.init(key_private, table)["params"]
+        private = trained_alone(model, private, table, optax.sgd(hyper.lr_network), new)
+        return model.logits(private, table)
+
     tables = num_participants * table_bytes(config, layout.num_items)
     return Algorithm(
         init,
@@ -93,6 +110,10 @@ def pfedrec(config: PFedRec, layout: Layout) -> Algorithm:
         hyper=hyper_of(Hyper, config),
         traffic=Traffic(up=tables, down=tables),
         scratch=partial(replacing.scratch, config, layout),
+        newcomer=newcomer,
+        item_tables=lambda state, at, hyper: replacing.item_tables(
+            state.clients, state.server, at, layout
+        ),
     )
 
 

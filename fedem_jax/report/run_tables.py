@@ -101,6 +101,8 @@ def opening(setting: Setting) -> Panel:
         "fingerprint": federation.fingerprint,
         "device": f"{setting['device']} · jax {setting['versions']['jax']}",
         "run": f"{config.rounds} rounds, seed {config.seed}",
+        "start": config.start,
+        "states": kept_states(setting.get("kept_bytes", 0)),
     }
     grid = Grid.grid(padding=(0, 2))
     for name, fact in facts.items():
@@ -120,6 +122,11 @@ def _split(federation: Federation) -> str:
         f"{rules.split}{shares if rules.split != 'given' else ''}: "
         f"{len(federation.val_item):,} validation and {number:,} test items"
     )
+
+
+def kept_states(size: int) -> str:
+    """What stays on disk of all parameters, so many bytes at most; "" if nothing does."""
+    return f"best and last are kept, up to {in_bytes(size)} (--keep none: none)" if size else ""
 
 
 def _outcomes(summary: Summary) -> Table:

@@ -6,7 +6,8 @@ metrics.jsonl       one line of JSON per evaluated round
 summary.json        headline, best test value, protocol, fingerprint, versions, device, times
 per_client.parquet  each client's ranks and metrics at the best validation round (`per_client`)
 curves.png          learning curves
-checkpoint/         the saved state of the run (`fedem_jax.storage.checkpoint`)
+checkpoint/         states of all parameters: the best and the last one at the end of the run, and
+                    to resume from before (`fedem_jax.storage.checkpoint`)
 lock                the process that uses the folder (`fedem_jax.storage.lock`)
 rho.jsonl, rho.png  merging weights, if the method learns them: counts after each evaluated round
                     (`fedem_jax.evaluation.rho`), and their picture

@@ -37,8 +37,12 @@ class Places(NamedTuple):
 
 
 def on_host(state: State) -> dict[str, np.ndarray]:
-    """Copies of all arrays, by name. The state may be donated afterwards."""
-    return {_name(path): np.array(leaf) for path, leaf in _leaves(state)}
+    """All arrays on the host, by name: copies of those on a device, so that the state may be
+    donated afterwards."""
+    return {
+        _name(path): leaf if isinstance(leaf, np.ndarray) else np.array(leaf)
+        for path, leaf in _leaves(state)
+    }
 
 
 def on_devices(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,8 +21,9 @@ from fedem_jax.evaluation.records import Record, Setting
 from fedem_jax.runs.checks import RESUMED_WITH
 from fedem_jax.runs.directory import RunDirectory
 from fedem_jax.runs.names import CHECKPOINT
-from fedem_jax.runs.placement import Places, on_devices, on_host
+from fedem_jax.runs.placement import Places, on_host
 from fedem_jax.runs.simulation import Simulation
+from fedem_jax.runs.states import from_arrays, group
 from fedem_jax.storage.checkpoint import Arrays, Checkpoints, Saved, found
 
 
@@ -43,6 +45,16 @@ class RunState:
     """Time that compiling took."""
     resumed: list[int] = field(default_factory=list)
     """Rounds after which the run was resumed."""
+    headline: RunState | None = None
+    """The run as it was after its best validation round; its state is a copy, on the devices or on
+    the host. None: that is the present round, or it is on disk only, or nothing is kept."""
+
+    def set_aside(self, copy: Callable[[State], State]) -> None:
+        """Keep this state as that of the best validation round."""
+        self.headline = None  # the room of the one before is free for the copy
+        self.headline = dataclasses.replace(
+            self, state=copy(self.state), records=[*self.records], resumed=[*self.resumed]
+        )
 
 
 class Checkpointer:
@@ -80,9 +92,8 @@ class Checkpointer:
         info, arrays = saved
         self._check(info)
         try:
-            state = self._placed(arrays, info["shard"])
-            ranks: dict[str, Any] = _group(arrays, "best")
-            best = Ranks(**ranks)
+            state = from_arrays(arrays, info["shard"], self._simulation)
+            best = Ranks(**group(arrays, "best"))
         except (KeyError, TypeError, ValueError) as error:
             raise CannotResume(
                 f"{self._checkpoints.folder}: does not fit this run ({error}); run again."
@@ -94,16 +105,59 @@ class Checkpointer:
         return RunState(state, number, records, best, *times, [*info["resumed"], number])
 
     def save(self, run_state: RunState, at_once: bool = False) -> None:
-        """Save the state in the background, if a checkpoint is due or `at_once` is set.
+        """Save the state in the background, if a checkpoint is due or `at_once` is set, and that of
+        the best validation round, if it is not on disk yet.
 
         Raises:
-            UserError: it cannot be written.
+            UserError: one of them cannot be written.
         """
         config, number = self._setting["config"], run_state.round
-        if not config.saves() or number == self._last_round:
+        if config.saves() and (at_once or self._due(config, number)):
+            self._write(run_state)
+
+    def _write(self, run_state: RunState) -> None:
+        """As `save`, in any case, unless it is on disk."""
+        best, number = run_state.headline, run_state.round
+        if number == self._last_round:
             return
-        if not (at_once or self._due(config, number)):
+        self.wait()
+        if best is not None and best.round in {number, *found(self._checkpoints.folder)}:
+            best = None
+        self._directory.flush()
+        self._checkpoints.save(*(self._saved(each) for each in (best, run_state) if each))
+        self._last_time, self._last_round = time.monotonic(), number
+
+    def finish(self, run_state: RunState, best: int) -> None:
+        """Save the last state and the best one, and leave no other.
+
+        Args:
+            run_state: after the last round.
+            best: the best validation round.
+
+        Raises:
+            UserError: one of them cannot be written.
+        """
+        config = self._setting["config"]
+        if config.keep == "none":
+            self.wait()
             return
+        self._write(run_state)
+        self.wait()
+        self._checkpoints.keep({best, run_state.round})
+        if best not in found(self._checkpoints.folder):
+            self._directory.say(
+                f"{self._checkpoints.folder}: holds no state of round {best}, the best on "
+                "validation; the run was resumed after it was lost."
+            )
+
+    def clear(self) -> None:
+        """Remove all checkpoints, if the settings say that none is kept; the run has ended."""
+        if self._setting["config"].keep == "none":
+            self._checkpoints.keep(())
+
+    def _saved(self, run_state: RunState) -> Saved:
+        """All that a run needs to go on from here."""
+        config, number = self._setting["config"], run_state.round
         assert run_state.best is not None
         places = Places.of(self._simulation.layout)
         latest = run_state.records[-1]
@@ -121,9 +175,7 @@ class Checkpointer:
         }
         best = {name: np.asarray(value) for name, value in run_state.best._asdict().items()}
         arrays: Arrays = {"state": on_host(run_state.state), "best": best, "place": places.place}
-        self._directory.flush()
-        self._checkpoints.save(Saved(info, arrays))
-        self._last_time, self._last_round = time.monotonic(), number
+        return Saved(info, arrays)
 
     def wait(self) -> None:
         """Wait until every checkpoint is on disk.
@@ -149,20 +201,6 @@ class Checkpointer:
             return True
         return bool(minutes) and time.monotonic() - self._last_time >= 60 * minutes
 
-    def _placed(self, arrays: Arrays, shard: int) -> State:
-        """The saved state on the devices of this run.
-
-        Raises:
-            KeyError, ValueError: the arrays are not those of such a run.
-        """
-        place, simulation = arrays["place"], self._simulation
-        if isinstance(place, dict):
-            raise ValueError("place is no array")
-        return on_devices(
-            _group(arrays, "state"), Places(place, shard), simulation.init(), simulation.layout,
-            simulation.algorithm,
-        )  # fmt: skip
-
     def _check(self, info: dict[str, Any]) -> None:
         """Refuse a checkpoint of another run."""
         config = json.loads(json.dumps(dataclasses.asdict(self._setting["config"])))
@@ -181,15 +219,3 @@ class Checkpointer:
                 f"{self._directory.path}: was begun with {'; '.join(others)}; the last digits of "
                 "its metrics may differ from those of an uninterrupted run."
             )
-
-
-def _group(arrays: Arrays, name: str) -> dict[str, np.ndarray]:
-    """The dictionary of arrays under a name.
-
-    Raises:
-        KeyError, ValueError: there is none.
-    """
-    group = arrays[name]
-    if not isinstance(group, dict):
-        raise ValueError(f"{name} is one array")
-    return group

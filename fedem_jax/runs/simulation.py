@@ -19,6 +19,7 @@ from fedem_jax.config.base import Config
 from fedem_jax.core.algorithm import Info, State
 from fedem_jax.core.draws import Draws, KeyedDraws
 from fedem_jax.core.finite import finite_state
+from fedem_jax.core.layout import Layout
 from fedem_jax.core.lists import Lists, lists_on_device
 from fedem_jax.core.size_classes import ClientLoad, lay_out
 from fedem_jax.data.federation import Federation
@@ -29,7 +30,7 @@ from fedem_jax.evaluation.ranking import Ranking, Ranks, check_cutoff, held_out_
 from fedem_jax.evaluation.records import Metrics, Part, Record
 from fedem_jax.methods import bind
 from fedem_jax.runs.held_out import held_out, most_held_out
-from fedem_jax.runs.memory import plan_memory
+from fedem_jax.runs.memory import USABLE, bound, bytes_of, plan_memory
 from fedem_jax.version import __version__
 
 
@@ -55,13 +56,7 @@ class Simulation:
         check_pool(config, federation)
         devices = (devices or jax.devices())[: federation.num_clients]
         self.config, self.federation, self._draws = config, federation, draws
-        layout = lay_out(
-            federation,
-            ClientLoad.of(federation, config.num_negative, config.batch_size),
-            devices=devices,
-            num_classes=config.size_classes,
-            block=1,
-        )
+        layout = layout_of(config, federation, devices)
         self.memory = plan_memory(config, federation, layout)
         self.layout = layout._replace(block=self.memory.block)
         self.algorithm = bind(config, self.layout)
@@ -73,6 +68,7 @@ class Simulation:
         scale = rules.scale if self.algorithm.log_odds else "logit"
         self.ranking = Ranking(rules.ties, scale, config.top_k, most)
         self._segments: dict[int, Any] = {}
+        self._rank = jax.jit(self._ranks)
 
     def init(self) -> State:
         """The state before the first round, sharded over the devices.
@@ -84,6 +80,17 @@ class Simulation:
         with jax.default_matmul_precision("highest"):
             init = jax.jit(self.algorithm.init, out_shardings=self.shardings)
             return init(self.key_init, self.algorithm.hyper)
+
+    def copy(self, state: State) -> State:
+        """A copy that stays when the state is donated: on the devices where there is room for two,
+        else on the host, as NumPy arrays."""
+        room = USABLE * self.memory.limit - self.memory.total
+        to = jnp.copy if self.memory.clients + self.memory.server <= room else np.array
+        return jax.tree.map(to, state)
+
+    def restored(self, copy: State) -> State:
+        """A state on the devices, of what `copy` returned."""
+        return State(*map(jax.device_put, copy, self.shardings))
 
     @property
     def shardings(self) -> State:
@@ -112,9 +119,18 @@ class Simulation:
 
         state, info = lax.scan(one, state, start + jnp.arange(length, dtype=jnp.int32))
         state = lax.with_sharding_constraint(state, self.shardings)  # as the next segment needs it
+        return Segment(state, info, self._ranks(state, lists, held_out, hyper))
+
+    def _ranks(self, state, lists, held_out, hyper) -> Ranks:
         ranks = rank_all(self.algorithm, self.layout, state, lists, held_out, hyper, self.ranking)
         sound = ranks.finite & finite_state(state, self.layout.padded)
-        return Segment(state, info, ranks._replace(finite=sound))
+        return ranks._replace(finite=sound)
+
+    def rank(self, state: State) -> Ranks:
+        """Ranks of all held-out items, in the order of the federation."""
+        with jax.default_matmul_precision("highest"):
+            ranks = self._rank(state, self.lists, self.held_out, self.algorithm.hyper)
+        return self.in_order(ranks)
 
     def by_client(self, tree: Any) -> Any:
         """Arrays with the client axis first, brought to the host in the federation's order."""
@@ -190,6 +206,30 @@ class Simulation:
         if info.skipped is not None:
             record["skipped"] = int(np.asarray(info.skipped).sum())
         return record
+
+
+def layout_of(config: Config, federation: Federation, devices: Sequence[Any]) -> Layout:
+    """The clients of a federation on these devices; the block is not chosen yet."""
+    return lay_out(
+        federation,
+        ClientLoad.of(federation, config.num_negative, config.batch_size),
+        devices=devices,
+        num_classes=config.size_classes,
+        block=1,
+    )
+
+
+def kept_bytes(config: Config, federation: Federation, layout: Layout | None = None) -> int:
+    """Bytes on disk of the states that a run keeps at most: two, each of all parameters.
+
+    Raises:
+        UserError: the method cannot run on this federation.
+    """
+    if config.keep == "none":
+        return 0
+    layout = layout or layout_of(config, federation, jax.devices()[: federation.num_clients])
+    _, state = bound(config, layout)
+    return min(2, config.rounds) * bytes_of(state)
 
 
 class Segment(NamedTuple):

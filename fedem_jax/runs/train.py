@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import pandas as pd
 
 from fedem_jax.config.base import Config
-from fedem_jax.core.algorithm import State
-from fedem_jax.core.layout import Layout
 from fedem_jax.data.federation import Federation
 from fedem_jax.data.sources import federation_of
 from fedem_jax.errors import CannotResume, Stopped, UserError
@@ -22,8 +21,12 @@ from fedem_jax.evaluation.rho import counter
 from fedem_jax.evaluation.summary import best_round, per_client, summarise_run
 from fedem_jax.runs.directory import RunDirectory
 from fedem_jax.runs.memory import advice_when_exhausted
+from fedem_jax.runs.origin import Origin, name_of, origin_of
+from fedem_jax.runs.result import Result
 from fedem_jax.runs.resume import Checkpointer, RunState
-from fedem_jax.runs.simulation import Simulation, check_list, device_name, versions
+from fedem_jax.runs.simulation import Simulation, check_list, device_name, kept_bytes, versions
+from fedem_jax.runs.states import States
+from fedem_jax.storage.files import check_room
 
 
 @runtime_checkable
@@ -40,37 +43,14 @@ class Observer(Protocol):
         """Called after the last round; `per_client` as in `Result`."""
 
 
-@dataclass(frozen=True)
-class Result:
-    """Everything that a run returns."""
-
-    config: Config
-    federation: Federation
-    records: list[Record]
-    """One record per evaluated round."""
-    summary: Summary
-    """Metrics at the best validation round (`headline`), best test value, settings."""
-    per_client: pd.DataFrame
-    """Ranks of every client at the best validation round, from `summary.per_client`."""
-    state: State
-    """Parameters after the last round; client u is at `layout.place[u]`."""
-    layout: Layout
-
-    @property
-    def curve(self) -> pd.DataFrame:
-        """The records as a table: one row per evaluated round, columns such as `test hr@10`."""
-        rows: list[dict[str, Any]] = [dict(record) for record in self.records]
-        flat = pd.json_normalize(rows, sep=" ")
-        return flat.set_index("round").drop(columns="rho", errors="ignore")
-
-
 def run(
     config: Config,
     federation: Federation | None = None,
     observers: Sequence[Observer] = (),
-    directory: RunDirectory | None = None,
+    directory: RunDirectory | str | Path | None = None,
     stop: Callable[[], int] = lambda: 0,
     devices: Sequence[Any] = (),
+    start: Result | str | Path | None = None,
 ) -> Result:
     """Train and evaluate a federated method.
 
@@ -78,20 +58,30 @@ def run(
         config: all settings.
         federation: the data; None: what `config` names.
         observers: called at the start, after every evaluated round and at the end.
-        directory: where the run is written or, if it was interrupted, resumed.
+        directory: where the run is written or, if it was interrupted, resumed. A path: a new run
+            is written there. None: nothing is written.
         stop: called before every segment of rounds; a signal's number ends the run, 0 does not.
         devices: JAX devices to run on; empty: all.
+        start: a run, or its directory, whose best state this one starts from; None: what
+            `config.start` names, if it names any.
 
     Raises:
         UserError: unusable data, `top_k` larger than the number of candidates, numbers that are not
-            finite, too little memory, or a file that cannot be written.
+            finite, too little memory, a file that cannot be written, or a `start` of another
+            method, with other sizes or labels.
         CannotResume: the run in `directory` cannot be resumed.
         Stopped: `stop` ended the run; `directory` holds what was reached.
     """
     if federation is None:
         federation = federation_of(config)
     check_list(config, federation)
-    return run_simulation(Simulation(config, federation, devices), observers, directory, stop)
+    if isinstance(directory, str | Path):
+        directory = RunDirectory(directory)
+    if start is not None:
+        config = dataclasses.replace(config, start=name_of(start))
+    origin = origin_of(start or config.start) if start or config.start else None
+    simulation = Simulation(config, federation, devices)
+    return run_simulation(simulation, observers, directory, stop, origin)
 
 
 def run_simulation(
@@ -99,15 +89,26 @@ def run_simulation(
     observers: Sequence[Observer] = (),
     directory: RunDirectory | None = None,
     stop: Callable[[], int] = lambda: 0,
+    origin: Origin | None = None,
 ) -> Result:
-    """Run a simulation from its first round to its summary; arguments and errors as for `run`."""
+    """Run a simulation from its first round to its summary; arguments and errors as for `run`.
+
+    Args:
+        origin: where it starts from; None: from the initial parameters.
+    """
     config, federation = simulation.config, simulation.federation
+    if origin is not None:
+        origin.check(config, federation)
     setting: Setting = {
         "config": config,
         "federation": federation,
         "device": device_name(simulation.layout.mesh.devices.tolist()),
         "versions": versions(),
     }
+    if directory is not None:
+        setting["kept_bytes"] = kept_bytes(config, federation, simulation.layout)
+        remedy = "make room, give another --out, or keep none (--keep none)"
+        check_room(directory.path, setting["kept_bytes"], "the states to be kept", remedy)
     observers = [*([directory] if directory else ()), *observers]
     with ExitStack() as stack:
         if directory is not None:
@@ -120,7 +121,8 @@ def run_simulation(
         try:
             with advice_when_exhausted(simulation.memory, config, federation, simulation.layout):
                 run_state = checkpointer.restore() if checkpointer else None
-                run_state = run_state or RunState(simulation.init())
+                if run_state is None:
+                    run_state = RunState(origin.state(simulation) if origin else simulation.init())
                 run_rounds(simulation, run_state, observers, checkpointer, stop)
         except CannotResume:
             raise
@@ -137,11 +139,19 @@ def run_simulation(
             "device": setting["device"],
             "versions": setting["versions"],
         }
+        if origin is not None:
+            summary["start"] = origin.described
         for observer in observers:
             observer.finish(summary, clients)
-    return Result(
-        config, federation, run_state.records, summary, clients, run_state.state, simulation.layout
-    )
+        if checkpointer is not None:
+            checkpointer.clear()
+    kept = {run_state.round: run_state.state}
+    if run_state.headline is not None:
+        kept[run_state.headline.round] = run_state.headline.state
+    rounds = {"best": summary["headline"]["round"], "last": run_state.round}
+    path = directory.path if directory else None
+    states = States(simulation, rounds, kept, path)
+    return Result(simulation, run_state.records, summary, states, path, clients)
 
 
 def run_rounds(
@@ -192,9 +202,12 @@ def run_rounds(
         run_state.records.append(record)
         if best_round(run_state.records, config.top_k) is record:
             run_state.best = simulation.in_order(ranks)
+            run_state.headline = None
+            if config.keep != "none" and run_state.round < config.rounds:
+                run_state.set_aside(simulation.copy)
         for observer in observers:
             observer.record(record)
-        if checkpointer is not None:
-            checkpointer.save(run_state, at_once=run_state.round == config.rounds)
+        if checkpointer is not None and run_state.round < config.rounds:
+            checkpointer.save(run_state)
     if checkpointer is not None:
-        checkpointer.wait()
+        checkpointer.finish(run_state, best_round(run_state.records, config.top_k)["round"])

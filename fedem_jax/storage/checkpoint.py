@@ -16,7 +16,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -50,8 +50,8 @@ class Saved(NamedTuple):
 class Checkpoints:
     """The checkpoints of a run: the latest, and the best on validation.
 
-    If the best is the latest, the one before is kept as well. A thread writes one checkpoint at a
-    time. If it fails, the next call raises the error.
+    While the run goes, the one before is kept as well if the best is the latest. A thread writes
+    one checkpoint at a time. If it fails, the next call raises the error.
     """
 
     def __init__(self, folder: Path):
@@ -59,14 +59,14 @@ class Checkpoints:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
-    def save(self, saved: Saved) -> None:
-        """Start to write a checkpoint, after the one before is written.
+    def save(self, *several: Saved) -> None:
+        """Start to write checkpoints in this order, after those before are written.
 
         Raises:
-            UserError: the one before could not be written.
+            UserError: one of those before could not be written.
         """
         self.wait()
-        self._pending = self._writer.submit(self._write, saved)
+        self._pending = self._writer.submit(self._write_all, several)
 
     def wait(self) -> None:
         """Wait until every checkpoint is on disk.
@@ -119,6 +119,18 @@ class Checkpoints:
                 "command starts the run over."
             )
         return None
+
+    def keep(self, rounds: Collection[int]) -> None:
+        """Remove the checkpoints of all other rounds, and the folder if none is left."""
+        folders = found(self.folder)
+        for number in folders.keys() - set(rounds):
+            self._remove(folders[number])
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+    def _write_all(self, several: Sequence[Saved]) -> None:
+        for saved in several:
+            self._write(saved)
 
     def _write(self, saved: Saved) -> None:
         target = self.folder / f"round-{saved.about['round']:06}"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from fedem_jax.errors import UserError, in_short
+from fedem_jax.units import in_bytes
 
 
 @contextmanager
@@ -24,6 +26,26 @@ def disk_errors(path: Path, remedy: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({in_short(error)}); {remedy}.") from None
+
+
+def check_room(path: Path, size: int, what: str, remedy: str) -> None:
+    """Refuse to begin what will not fit on a disk.
+
+    Args:
+        path: a file or folder on it, which need not exist yet.
+        size: bytes that will be written.
+        what: for the message, what they are.
+        remedy: end of the message, what the user can do.
+
+    Raises:
+        UserError: fewer bytes are free.
+    """
+    there = next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
+    free = shutil.disk_usage(there).free
+    if size > free:
+        raise UserError(
+            f"{path}: {what} take {in_bytes(size)}, and {in_bytes(free)} are free; {remedy}."
+        )
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from fedem_jax.config.tuned import tuned
 OURS = {
     "dataset": "synthetic", "protocol": "leak-free", "out": "", "eval_every": 1,
     "on_nonfinite": "stop", "per_client": False, "checkpoint_every": 0, "checkpoint_minutes": 5.0,
+    "keep": "best-and-last", "start": "",
     "negative_pool": "", "candidates": "", "selection": "", "ties": "", "scale": "", "repeats": "",
     "num_candidates": 0, "min_interactions": 0, "data_dir": "", "columns": (), "separator": "",
     "encoding": "", "decimal": "", "order": "", "ties_latest": "first",

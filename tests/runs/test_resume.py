@@ -23,7 +23,7 @@ from fedem_jax.errors import CannotResume, UserError
 from fedem_jax.runs import train
 from fedem_jax.runs.directory import RunDirectory
 from fedem_jax.runs.simulation import Simulation
-from fedem_jax.storage.checkpoint import found
+from fedem_jax.storage.checkpoint import Checkpoints, found
 
 
 @pytest.fixture(scope="module")
@@ -97,17 +97,33 @@ def test_seconds_are_those_of_all_parts(config, federation, tmp_path, monkeypatc
     ({"checkpoint_every": 3, "eval_every": 2}, [4, 5]),
     ({"checkpoint_minutes": 1e-9}, [1, 2, 3, 4, 5]),
     ({}, [5]),
-    ({"checkpoint_minutes": 0.0}, []),
+    ({"checkpoint_minutes": 0.0}, [5]),
+    ({"checkpoint_every": 2, "keep": "none"}, [2, 4]),
+    ({"checkpoint_minutes": 0.0, "keep": "none"}, []),
 ])  # fmt: skip
-def test_when_it_is_saved(config, federation, tmp_path, settings, saved):
-    """The latest saved round, and the best of the saved ones or else the one before."""
-    config = dataclasses.replace(config, **settings)
+def test_when_it_is_saved(config, federation, tmp_path, monkeypatch, settings, saved):
+    """Each time with the best round so far, if that is not on disk; at the end those two alone."""
+    config, calls, save = dataclasses.replace(config, **settings), [], Checkpoints.save
+
+    def watched(self, *several):
+        calls.append([each.about["round"] for each in several])
+        save(self, *several)
+
+    monkeypatch.setattr(Checkpoints, "save", watched)
     result = run(config, federation, (), RunDirectory(tmp_path / "run"))
     quality = {record["round"]: record["val"]["hr@3"] for record in result.records}
-    best = max(saved, key=lambda number: (quality[number], number), default=0)
-    if saved and best == saved[-1]:
-        best = saved[-2] if len(saved) > 1 else best
-    assert set(found(tmp_path / "run" / "checkpoint")) == {*saved[-1:], *([best] if best else ())}
+
+    def best_of(last):
+        return max((n for n in quality if n <= last), key=lambda number: (quality[number], number))
+
+    assert [call[-1] for call in calls] == saved
+    written = set()
+    for call in calls:
+        wanted = {best_of(call[-1])} - written if config.keep != "none" else set()
+        assert set(call) == {call[-1], *wanted}
+        written |= set(call)
+    kept = {best_of(config.rounds), config.rounds} if config.keep != "none" else set()
+    assert set(found(tmp_path / "run" / "checkpoint")) == kept
 
 
 def test_without_a_checkpoint_it_begins_anew(config, federation, tmp_path):

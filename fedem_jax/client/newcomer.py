@@ -1,0 +1,49 @@
+"""A client that was not there: it trains its private part alone, with a table of the server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import optax
+from jax import lax
+from jaxtyping import Array, Float
+
+from fedem_jax.client.local import descend, first_row_weights
+from fedem_jax.core.algorithm import Newcomer
+from fedem_jax.core.blocks import BLOCK
+from fedem_jax.models.scoring import Scoring
+
+
+def trained_alone(
+    model: Scoring,
+    private: Any,
+    table: Float[Array, "I D"],
+    optimiser: optax.GradientTransformation,
+    newcomer: Newcomer,
+) -> Any:
+    """The private part after the newcomer's rounds of local epochs; the table stays as it is.
+
+    Args:
+        model: training loss.
+        private: what the clients start from.
+        table: what the server hands out.
+        optimiser: of the private part, made anew for each round.
+        newcomer: its samples and rounds.
+    """
+
+    def one(private):
+        def train(number, private):
+            samples = newcomer.samples(number)
+            rows = table[samples.rows]
+
+            def batch_loss(private, row, present):
+                weights = first_row_weights(row, present, len(samples.rows))
+                return model.objective(private, rows[row], samples.labels[row], weights)
+
+            return descend(batch_loss, private, samples, optimiser)[0]
+
+        return lax.fori_loop(0, newcomer.rounds, train, private)
+
+    alone = jax.vmap(one, axis_name=BLOCK)(jax.tree.map(lambda leaf: leaf[None], private))
+    return jax.tree.map(lambda leaf: leaf[0], alone)
