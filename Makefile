@@ -17,10 +17,14 @@ RUN := $(VENV)/bin/python
 kind := $(subst $(space),-,$(strip $(subst $(comma), ,$(EXTRAS))))
 READY := $(VENV)/.ready$(kind:%=-%)
 READY_DEV := $(VENV)/.ready-dev$(kind:%=-%)
+READY_DOCS := $(VENV)/.ready-docs$(kind:%=-%)
+READY_DIST := $(VENV)/.ready-dist$(kind:%=-%)
 else
 RUN := $(PYTHON)
 READY := python
 READY_DEV := python
+READY_DOCS := python
+READY_DIST := python
 endif
 
 # $(call flag,SEED): "--seed '0'" if SEED is given, else nothing
@@ -117,9 +121,19 @@ format: $(READY_DEV)  ## format the code and apply the fixes of the linter
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
+.PHONY: docs
+docs: $(READY_DOCS)  ## build the documentation into site/; a broken link or reference fails
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build $(ARGS)
+
+.PHONY: dist
+dist: $(READY_DIST)  ## build and check the wheel and the source distribution, into dist/
+	rm -rf build dist
+	$(RUN) -m build
+	$(RUN) -m twine check --strict dist/*
+
 .PHONY: clean
 clean:  ## remove environment and caches; keep data/ and results/
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist site *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: python
@@ -134,13 +148,26 @@ $(VENV)/.created: | python
 	$(PYTHON) -m venv --clear $(VENV)
 	@touch $@
 
-$(READY): $(VENV)/.created pyproject.toml
+# $(call install,EXTRAS): with the versions of constraints.txt, where it names those of this Python
+install = $(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.$(if $(1),[$(1)])'
+needs := $(VENV)/.created pyproject.toml constraints.txt
+
+$(READY): $(needs)
 	@echo "installing fedem_jax into $(VENV), once; it takes a minute or two"
-	@$(RUN) -m pip install --quiet --disable-pip-version-check -e '.$(if $(kind),[$(EXTRAS)])'
+	@$(call install,$(EXTRAS))
 	@touch $@
 
-$(READY_DEV): $(VENV)/.created pyproject.toml
+$(READY_DEV): $(needs)
 	@echo "installing fedem_jax and its test tools into $(VENV), once; it takes a minute or two"
-	@$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[dev$(EXTRAS:%=,%)]'
+	@$(call install,dev$(EXTRAS:%=$(comma)%))
+	@touch $@ $(READY)
+
+$(READY_DOCS): $(needs)
+	@echo "installing fedem_jax and its documentation tools into $(VENV), once"
+	@$(call install,docs$(EXTRAS:%=$(comma)%))
+	@touch $@ $(READY)
+
+$(READY_DIST): $(needs)
+	@$(call install,release$(EXTRAS:%=$(comma)%))
 	@touch $@ $(READY)
 endif

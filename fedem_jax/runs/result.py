@@ -129,8 +129,8 @@ class Result:
         Args:
             users: their labels; None: all.
             k: length of each list; shorter where a user has fewer items left.
-            exclude_seen: leave out what the client trains on, and its validation items: what it knew
-                before its test items. So the lists are those that `test_full` judges.
+            exclude_seen: leave out what the client trains on, and its validation items: what it
+                knew before its test items. So the lists are those that `test_full` judges.
             round: "best" or "last".
 
         Raises:
