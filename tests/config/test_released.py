@@ -19,7 +19,9 @@ OURS = {
     "on_nonfinite": "stop", "per_client": False, "checkpoint_every": 0, "checkpoint_minutes": 5.0,
     "keep": "best-and-last", "start": "",
     "negative_pool": "", "candidates": "", "selection": "", "ties": "", "scale": "", "repeats": "",
-    "num_candidates": 0, "min_interactions": 0, "data_dir": "", "columns": (), "separator": "",
+    "num_candidates": 0, "min_interactions": 0, "split": "", "val_share": 0.0, "test_share": 0.0,
+    "min_rating": 0.0, "min_item_interactions": 0, "k_core": 0, "val_file": "", "test_file": "",
+    "cohort": "", "data_dir": "", "columns": (), "separator": "",
     "encoding": "", "decimal": "", "order": "", "ties_latest": "first",
     "header": "auto", "block_size": 0, "size_classes": 0, "table_dtype": "float32",
 }  # fmt: skip
@@ -176,7 +178,11 @@ def test_auto_is_tuned_on_synthetic_data_alone(method, dataset):
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_protocols_are_those_of_the_source(name):
-    assert dataclasses.asdict(PROTOCOLS[name]) == RULES[name] | {"name": name}
+    later = {
+        "split": "leave-one-out", "val_share": 0.1, "test_share": 0.1, "min_rating": 0.0,
+        "min_item_interactions": 1, "k_core": 0,
+    }  # fmt: skip
+    assert dataclasses.asdict(PROTOCOLS[name]) == RULES[name] | later | {"name": name}
 
 
 @pytest.mark.parametrize(("method", "dataset"), tuned())

@@ -114,7 +114,7 @@ def test_memory_is_planned(method, lab):
     # where each client's lists begin; the lists, with room for a longest one; what is held out
     flat = sum(len(values) for values in (federation.items, federation.barred))
     room = 2 * max(POSITIVES, int(np.diff(federation.barred_offsets).max()))
-    assert memory.data == 4 * (2 * CLIENTS + flat + room + CLIENTS * (2 + 2 * 6))
+    assert memory.data == 4 * (2 * CLIENTS + flat + room + CLIENTS * (4 + 2 * (2 + 6)))
     for block in (1, 3):
         planned = {phase: once + block * each for phase, (once, each) in SCRATCH[method].items()}
         assert scratch(block) == planned

@@ -216,7 +216,6 @@ def test_rows_that_span_the_subspace(subspace):
         rows=jnp.int32([5, 8, 2, 3, 9, 10]), labels=jnp.float32([1, 0, 0, 1, 0, 0]),
         row_of=jnp.int32([0, 1, 2, 3, 2, 4, 0, 0]), count=jnp.int32(6),
         order=lambda epoch, position, count: position, rule=Rule(4, 1, jnp.float32(0)),
-        client=jnp.int32(0),
     )  # fmt: skip
     times = [1, 1, 2, 1, 1, 0] if subspace == "samples" else [1, 0, 0, 1, 0, 0]
     expected = np.array(times) / sum(times)

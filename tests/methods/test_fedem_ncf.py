@@ -91,7 +91,7 @@ def test_rounds_are_those_of_a_loop_over_clients(case):
         clients, server, _, _, scores = ours
         everybody, served, expected = theirs
         for u, client in enumerate(everybody):
-            private, items, theta, slot = jax.tree.map(lambda leaf, u=u: leaf[u], clients)
+            private, items, theta, slot, _ = jax.tree.map(lambda leaf, u=u: leaf[u], clients)
             np.testing.assert_allclose(private["user"], client.user, **NEAR)
             np.testing.assert_allclose(items, client.table, **NEAR)
             network = Network.of(private["network"]).flat()
@@ -124,7 +124,8 @@ def test_the_network_stays_at_home(case):
     """Nothing of it is uploaded or served, and every client that trained has one of its own."""
     simulation, _, rounds = case
     clients, server, info, *_ = rounds[-1]
-    assert Upload._fields == ("items", "samples")
+    assert Upload._fields == ("items", "samples", "adapter")
+    assert simulation.config.adapter_sharing == "none"  # so that no adapter is sent
     assert [leaf.shape[1:] for leaf in jax.tree.leaves(server)] == [
         (simulation.federation.num_items, 4)
     ]

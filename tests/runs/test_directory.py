@@ -70,7 +70,8 @@ def test_candidates_are_kept_and_need_no_pickles(tmp_path):
     written(tmp_path / "run")
     with np.load(tmp_path / "run" / "candidates.npz") as kept:
         assert set(kept) == {
-            "val_item", "test_item", "val_candidates", "test_candidates",
+            "val_offsets", "val_item", "val_candidates",
+            "test_offsets", "test_item", "test_candidates",
             "user_ids", "item_ids", "fingerprint",
         }  # fmt: skip
         for name in kept:

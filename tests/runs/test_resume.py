@@ -183,7 +183,7 @@ def edit(path, change):
     """Change a checkpoint's description, and have the manifest agree."""
     from fedem_jax.storage.checkpoint import sha256
 
-    (folder,) = found(path / "checkpoint").values()
+    folder = max(found(path / "checkpoint").items())[1]  # the latest
     about = json.loads((folder / "about.json").read_text())
     change(about)
     (folder / "about.json").write_text(json.dumps(about))
