@@ -100,3 +100,33 @@ def test_one_group_and_many_clients():
 def test_sizes_that_cannot_be_drawn(sizes):
     with pytest.raises(UserError, match="sizes"):
         synthetic(10, 300, sizes=sizes)
+
+
+def test_heterogeneity_is_the_share_of_the_variance_that_a_group_has_of_its_own():
+    _, truth = synthetic(20, 5000, 3, (5, 10), dim=4, heterogeneity=0.3)
+    assert truth.item_of_group is not None
+    flat = np.concatenate([truth.item[None], truth.item_of_group]).reshape(4, -1)
+    expected = np.full((4, 4), 0.7)  # covariance of two groups
+    expected[0] = expected[:, 0] = np.sqrt(0.7)  # and of a group with the common vectors
+    np.fill_diagonal(expected, 1)
+    np.testing.assert_allclose(np.cov(flat), expected, atol=0.03)
+
+
+def test_the_weights_of_a_client_are_those_of_its_group():
+    _, truth = synthetic(9, 30, 3, (5, 10), heterogeneity=0.5)
+    assert truth.item_of_group is not None
+    for client, weight in zip([4, 0, 7], truth.log_weight(np.array([4, 0, 7])), strict=True):
+        own = truth.item_of_group[truth.group[client]] @ truth.taste[client]
+        np.testing.assert_allclose(weight, own + np.log(truth.popularity))
+
+
+def test_heterogeneity_leaves_all_other_draws_alone():
+    (_, alike), (_, apart) = (synthetic(50, 300, heterogeneity=h, sizes=(5, 9)) for h in (0, 1))
+    for name in ("group", "taste", "item", "popularity"):
+        np.testing.assert_array_equal(getattr(alike, name), getattr(apart, name))
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
+def test_heterogeneity_out_of_range(value):
+    with pytest.raises(UserError, match=r"heterogeneity.*\[0, 1\]"):
+        synthetic(10, 300, sizes=(5, 9), heterogeneity=value)
