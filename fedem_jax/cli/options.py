@@ -43,8 +43,8 @@ class Train:
     """Settings to start from: config.json of a run directory. Other flags override them. Without
     --out the new run directory stands beside the old one."""
     preset: Annotated[str, tyro.conf.arg(metavar="{auto,released,tuned}")]
-    """Settings to start from: released = the authors' program; tuned = chosen on validation; auto =
-    tuned for the synthetic federation, else released."""
+    """Settings to start from: released = the authors' program; tuned = chosen on validation under
+    leak-free; auto = tuned under leak-free where there are some, else released."""
     settings: tyro.conf.OmitArgPrefixes[Config]
     resume: Annotated[str, tyro.conf.arg(metavar="PATH")] = ""
     """Directory of an interrupted run; it goes on from its last checkpoint with its settings."""
@@ -124,8 +124,8 @@ class Compare:
     rounds: int = 0
     """Rounds of all methods; 0: those of their presets."""
     preset: Annotated[str, tyro.conf.arg(metavar="{auto,released,tuned}")] = "auto"
-    """Settings to start from: released = the authors' programs; tuned = chosen on validation;
-    auto = tuned for the synthetic federation, else released."""
+    """Settings to start from: released = the authors' programs; tuned = chosen on validation under
+    leak-free; auto = tuned under leak-free where there are some, else released."""
     settings: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FIELD=VALUE ...")] = ()
     """Settings of all methods, such as eval_every, top_k, columns, min_interactions or dim."""
     reach: float = 0.0
@@ -231,6 +231,7 @@ def settings(kind: type[Kind], prog: str, args: Sequence[str]) -> tuple[Kind, Co
     start.add_argument("--preset", default="auto")
     start.add_argument("--dataset", default="synthetic")
     start.add_argument("--method", default=FedEM.method)
+    start.add_argument("--protocol", default=Config.protocol)
     start.add_argument("--resume", default="")
     flags = start.parse_known_args(args)[0]
     if flags.resume and flags.config:
@@ -242,6 +243,7 @@ def settings(kind: type[Kind], prog: str, args: Sequence[str]) -> tuple[Kind, Co
         base = load_settings(flags.config)
         defaults = dataclasses.replace(base, out="")
     else:
-        base = defaults = preset(flags.preset, dataset=flags.dataset, method=flags.method)
+        chosen = {"dataset": flags.dataset, "method": flags.method, "protocol": flags.protocol}
+        base = defaults = preset(flags.preset, **chosen)
     default = kind(flags.config, flags.preset, defaults, flags.resume)
     return tyro.cli(kind, prog=prog, args=args, default=default), base

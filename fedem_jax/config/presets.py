@@ -24,6 +24,18 @@ RELEASED: dict[tuple[str, str], dict[str, Any]] = {
 }
 """Settings of the authors that differ from the defaults of their program, by method and data."""
 
+_BY_PLAIN_STEPS = {
+    "local_optimiser": "sgd", "lr_embedding": 0.1, "lr_item_factor": 320.0, "local_epochs": 2,
+    "init_scale": 0.1,
+}  # fmt: skip
+UNKNOWN: dict[str, dict[str, Any]] = {
+    "fedem": _BY_PLAIN_STEPS
+    | {"aggregation": "avg", "aggregation_fraction": 1.0, "merging": "replace"},
+    "fedmf": _BY_PLAIN_STEPS,
+}
+"""Settings under `leak-free` of data without tuned ones, by method: those that were best on
+validation of ML-100K, held against other data in experiments/README.md."""
+
 PRESETS = ("auto", "released", "tuned")
 
 
@@ -38,8 +50,8 @@ def preset(
 
     Args:
         name: `released` = settings of the authors' program; `tuned` = settings chosen on validation
-            under the leak-free protocol; `auto` = `tuned` on the synthetic federation if such
-            settings exist, else `released`.
+            under the leak-free protocol; `auto` = under that protocol `tuned` where such settings
+            exist, on other data those of `UNKNOWN`, and `released` under all other protocols.
         dataset: name of a known data set, or path of a file.
         method: name of the method.
         settings: values that replace those of the preset.
@@ -53,10 +65,12 @@ def preset(
     kind = settings_of(method)
     data: str = from_data(kind, "dataset", dataset)
     refuse_unknown(kind, settings)
-    if name == "auto":
-        embedded = data == "synthetic" and (method, data) in tuned()
-        name = "tuned" if embedded else "released"
     values = RELEASED.get((method, data), {})
+    if name == "auto":
+        leak_free = settings.get("protocol", Config.protocol) == Config.protocol
+        name = "tuned" if leak_free and (method, data) in tuned() else "released"
+        if leak_free and name == "released":
+            values = UNKNOWN.get(method, values)
     if name == "tuned":
         if (method, data) not in tuned():
             known = ", ".join(searched for name, searched in tuned() if name == method)

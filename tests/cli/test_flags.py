@@ -305,7 +305,8 @@ def test_every_setting_of_a_method_reaches_the_work(work, command, method):
     values = values_of(command, method)
     names = {field.name for field in dataclasses.fields(METHODS[method].settings)}
     assert names - set(values) <= {
-        "on_nonfinite", "client_fraction", "local_optimiser", *(["start"] if command == "sweep" else [])
+        "on_nonfinite", "client_fraction", "local_optimiser",
+        *(["start"] if command == "sweep" else []),
     }  # fmt: skip
     cli.main([command, *as_arguments(values)])
     assert work.configs

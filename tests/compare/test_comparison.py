@@ -464,7 +464,9 @@ def test_settings_of_presets_of_all_and_of_one():
     fedem, fedmf = (contender.config for contender in made.contenders)
     assert isinstance(fedem, FedEM)
     assert (fedem.merging, fedem.adapter_widths, fedem.rounds) == ("0.5", (8, 4), 9)
-    assert fedem.aggregation == "sim"  # tuned: auto on the synthetic federation
+    assert fedem.aggregation == "both"  # released: auto under a protocol with a leak
+    (tuned,) = plan_comparison(["fedem"], rounds=3).contenders
+    assert tuned.config.aggregation != "both"  # tuned: auto under leak-free
     assert fedmf.rounds == 3
     for config in (fedem, fedmf):
         assert (config.dim, config.columns, config.data_dir) == (8, ("who", "what"), "d")

@@ -9,7 +9,7 @@ import pytest
 
 from fedem_jax.config.base import INERT
 from fedem_jax.config.file import load_settings
-from fedem_jax.config.presets import RELEASED, preset
+from fedem_jax.config.presets import RELEASED, UNKNOWN, preset
 from fedem_jax.config.protocol import PROTOCOLS
 from fedem_jax.config.registry import METHODS
 from fedem_jax.config.tuned import tuned
@@ -169,11 +169,22 @@ def test_no_other_data_have_released_settings_of_their_own():
 
 @pytest.mark.parametrize("dataset", DATA)
 @pytest.mark.parametrize("method", METHODS)
-def test_auto_is_tuned_on_synthetic_data_alone(method, dataset):
-    name = "tuned" if dataset == "synthetic" and (method, dataset) in tuned() else "released"
+def test_auto_is_tuned_without_the_leak_and_released_with_it(method, dataset):
+    name = "tuned" if (method, dataset) in tuned() else "released"
+    unknown = {} if name == "tuned" else UNKNOWN.get(method, {})
     chosen = preset(dataset=dataset, method=method)
     assert chosen == preset("auto", dataset=dataset, method=method)
-    assert chosen == preset(name, dataset=dataset, method=method)
+    assert chosen == preset(name, dataset=dataset, method=method, **unknown)
+    leaky = {"dataset": dataset, "method": method, "protocol": "paper"}
+    assert preset(**leaky) == preset("released", **leaky)
+
+
+def test_settings_for_unknown_data_are_valid_and_learn_by_what_the_caller_asks():
+    for method, values in UNKNOWN.items():
+        chosen = preset(dataset="mine.csv", method=method, rounds=7)
+        assert {name: getattr(chosen, name) for name in values} == values
+        assert chosen.rounds == 7
+        assert preset("released", dataset="mine.csv", method=method, **values, rounds=7) == chosen
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)

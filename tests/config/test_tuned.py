@@ -134,7 +134,6 @@ def test_the_file_is_part_of_the_package():
 
 def test_the_file_is_read_once_and_only_when_needed(monkeypatch):
     monkeypatch.setattr(presets, "tuned", lambda: pytest.fail("the file was read"))
-    assert dataclasses.asdict(preset(dataset="ml-100k")) == dataclasses.asdict(
-        preset("released", dataset="ml-100k")
-    )
+    paper = {"dataset": "ml-100k", "protocol": "paper"}
+    assert dataclasses.asdict(preset(**paper)) == dataclasses.asdict(preset("released", **paper))
     assert tuned() is tuned()
