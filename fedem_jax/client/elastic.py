@@ -66,7 +66,7 @@ class ElasticClient(NamedTuple):
         if self.config.adapter_samples == "trained":
             return None
         unseen = self.config.adapter_samples == "held-out-unseen"
-        return HoldOut(self.config.adapter_holdout, unseen)
+        return HoldOut(self.config.held_out_share, unseen)
 
     def adapter_loss(self, private, rows, labels, weights, present) -> Float[Array, ""]:
         """Loss of a batch that the adapter is fitted by; an `AdapterLoss`."""

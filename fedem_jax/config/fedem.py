@@ -54,9 +54,9 @@ class FedEM(LocalPrivacy, LocalOptimiser, ServedClients):
     held-out = positives that local training never uses (merging = once), the same in every round.
     Local training draws them as negatives as often as other items. held-out-unseen = they are never
     drawn; that leaks, as negative_pool = unseen does, and serves to measure this leak."""
-    adapter_holdout: Annotated[float, Range(0, 0.9)] = 0.2
+    adapter_holdout: Annotated[float, Range(0, 0.9)] = 0.0
     """Mean share of a client's positives that are held out for the adapter (adapter_samples other
-    than trained)."""
+    than trained); 0: a fifth."""
     adapter_loss: Literal["cross-entropy", "ranking"] = "cross-entropy"
     """Loss of the adapter: cross-entropy = as released; ranking = minus the log of the softmax of a
     positive among the negatives of its batch."""
@@ -95,10 +95,10 @@ class FedEM(LocalPrivacy, LocalOptimiser, ServedClients):
                 f"adapter_samples: {self.adapter_samples} needs an adapter that is fitted apart "
                 "from the tables; also give merging=once."
             )
-        if self.adapter_samples != "trained" and self.adapter_holdout == 0:
+        if self.adapter_samples == "trained" and self.adapter_holdout:
             raise UserError(
-                f"adapter_holdout: 0 leaves the adapter no samples with adapter_samples="
-                f"{self.adapter_samples}; give a share above 0."
+                f"adapter_holdout: {self.adapter_holdout:g} is a share of held-out positives; also "
+                "give adapter_samples=held-out, or held-out-unseen for what earlier versions did."
             )
         if self.adapter == "features" and self.merging == "per-batch":
             raise UserError(
@@ -107,6 +107,11 @@ class FedEM(LocalPrivacy, LocalOptimiser, ServedClients):
             )
         if self.backbone == "ncf":
             self.refuse_network("backbone=ncf")
+
+    @property
+    def held_out_share(self) -> float:
+        """Mean share of a client's positives that local training never uses."""
+        return 0.0 if self.adapter_samples == "trained" else self.adapter_holdout or 0.2
 
     @property
     def downloads(self) -> bool:
@@ -143,7 +148,9 @@ class FedEM(LocalPrivacy, LocalOptimiser, ServedClients):
 
     def merging_by(self, merging: str) -> FedEM:
         """The same settings with another way of merging, and all samples for local training."""
-        return dataclasses.replace(self, merging=merging, adapter_samples="trained")
+        return dataclasses.replace(
+            self, merging=merging, adapter_samples="trained", adapter_holdout=0.0
+        )
 
     def without_effect(self) -> tuple[str, ...]:
         idle = self.idle_steps()
@@ -153,8 +160,6 @@ class FedEM(LocalPrivacy, LocalOptimiser, ServedClients):
             idle += ("lr_adapter", "adapter", "adapter_widths", "adapter_loss", "adapter_sharing")
         elif self.adapter != "row":
             idle += ("adapter_widths",)
-        if self.adapter_samples == "trained":
-            idle += ("adapter_holdout",)
         if not self.downloads:
             return (*idle, "aggregation", "similarity", "alpha")
         of_weights = {"both": (), "avg": ("similarity", "alpha"), "sim": ("alpha",)}

@@ -50,7 +50,7 @@ DEFAULTS = {
         "backbone": "mf", "lr_embedding": 0.1, "lr_adapter": 0.1, "threshold": 1e-4,
         "aggregation": "both", "similarity": "l2", "alpha": 0.9, "aggregation_fraction": 0.1,
         "merging": "per-batch", "adapter": "row", "adapter_widths": (16, 8),
-        "adapter_samples": "trained", "adapter_holdout": 0.2, "adapter_loss": "cross-entropy",
+        "adapter_samples": "trained", "adapter_holdout": 0.0, "adapter_loss": "cross-entropy",
         "adapter_sharing": "none",
         "network_widths": (16, 8), "lr_network": 0.01, "weight_decay": 1e-3,
     },

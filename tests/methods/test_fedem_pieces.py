@@ -270,8 +270,8 @@ def test_a_shared_adapter_is_bounded_together_with_its_table_and_has_noise():
             r"adapter_samples: held-out-unseen needs .* merging=once",
         ),
         (
-            {"adapter_samples": "held-out", "merging": "once", "adapter_holdout": 0.0},
-            r"adapter_holdout: 0 leaves the adapter no samples .* above 0",
+            {"merging": "once", "adapter_holdout": 0.2},
+            r"adapter_holdout: 0.2 is a share of held-out .* adapter_samples=held-out",
         ),
         ({"adapter": "features"}, r"adapter: features are those .* merging=once"),
         (
