@@ -32,9 +32,12 @@ class FedEM(LocalPrivacy, LocalOptimiser, ServedClients):
     lr_embedding: Positive = 0.1
     lr_adapter: Positive = 0.1
     """Step size of the adapter."""
-    aggregation: Literal["both", "avg", "sim"] = "both"
+    aggregation: Literal["both", "avg", "sim", "cohort"] = "both"
     """Aggregation weights: both = sample shares and similarity; avg = sample shares alone; sim =
-    similarity alone."""
+    similarity alone; cohort = sample shares within the declared cohort, drawn to those of all."""
+    common_share: str = "fitted"
+    """Share of the mean of all in the table of a cohort (aggregation = cohort): a number in [0, 1],
+    or fitted = for each row, from how much clients and cohorts differ in it."""
     similarity: Literal["l2", "cos"] = "l2"
     """Similarity of two item tables: l2 = from their distance; cos = cosine."""
     alpha: Weight = 0.9
@@ -74,19 +77,15 @@ class FedEM(LocalPrivacy, LocalOptimiser, ServedClients):
     def __post_init__(self):
         if isinstance(self.merging, Real) and not isinstance(self.merging, bool):
             object.__setattr__(self, "merging", str(self.merging))
+        if isinstance(self.common_share, Real) and not isinstance(self.common_share, bool):
+            object.__setattr__(self, "common_share", str(self.common_share))
         super().__post_init__()
+        if not self.fits_common_share:
+            _share("common_share", self.common_share, ("fitted",))
         self._refuse_what_does_not_fit()
         if self.merging in MERGINGS:
             return
-        try:
-            share = float(self.merging)
-        except ValueError:
-            hint = nearest(self.merging[:40], list(MERGINGS))
-            raise UserError(
-                f"merging: {reprlib.repr(self.merging)} is unknown; {hint}, or a number in [0, 1]."
-            ) from None
-        if not 0 <= share <= 1:
-            raise UserError(f"merging: {self.merging} is no weight; give one in [0, 1].")
+        _share("merging", self.merging, MERGINGS)
 
     def _refuse_what_does_not_fit(self) -> None:
         """Refuse settings that have no meaning together."""
@@ -107,6 +106,16 @@ class FedEM(LocalPrivacy, LocalOptimiser, ServedClients):
             )
         if self.backbone == "ncf":
             self.refuse_network("backbone=ncf")
+
+    @property
+    def fits_common_share(self) -> bool:
+        """Whether the share of the common table is fitted, row by row."""
+        return self.common_share == "fitted"
+
+    @property
+    def common(self) -> float:
+        """Share of the mean of all in the table of a cohort if it is constant; else NaN."""
+        return math.nan if self.fits_common_share else float(self.common_share)
 
     @property
     def held_out_share(self) -> float:
@@ -161,13 +170,31 @@ class FedEM(LocalPrivacy, LocalOptimiser, ServedClients):
         elif self.adapter != "row":
             idle += ("adapter_widths",)
         if not self.downloads:
-            return (*idle, "aggregation", "similarity", "alpha")
-        of_weights = {"both": (), "avg": ("similarity", "alpha"), "sim": ("alpha",)}
+            return (*idle, "aggregation", "similarity", "alpha", "common_share")
+        by_shares = ("similarity", "alpha")
+        of_weights = {"both": (), "avg": by_shares, "sim": ("alpha",), "cohort": by_shares}
+        if self.aggregation != "cohort":
+            idle += ("common_share",)
         return idle + of_weights[self.aggregation]
 
     def as_program(self, numbers: Collection[str]) -> FedEM:
         program = super().as_program(numbers)
+        if not self.fits_common_share:
+            program = dataclasses.replace(program, common_share="0")
         if not self.constant_rho or not self.downloads:
             return program
         # a constant rho is an argument of the program, so that all of them share one
         return dataclasses.replace(program, merging="replace")
+
+
+def _share(name: str, text: str, words: tuple[str, ...]) -> None:
+    """Refuse a text that is neither one of the words nor a number in [0, 1]."""
+    try:
+        share = float(text)
+    except ValueError:
+        hint = nearest(text[:40], list(words))
+        raise UserError(
+            f"{name}: {reprlib.repr(text)} is unknown; {hint}, or a number in [0, 1]."
+        ) from None
+    if not 0 <= share <= 1:
+        raise UserError(f"{name}: {text} is no weight; give one in [0, 1].")

@@ -60,6 +60,8 @@ class Layout(NamedTuple):
     """Half as many classes, for work that few clients do: see `classes_for`."""
     block: int
     """Clients worked on side by side."""
+    cohort: Int[np.ndarray, " C"]
+    """Declared cohort of each client, which the server knows; all 0 if none is declared."""
 
     @property
     def padded(self) -> int:

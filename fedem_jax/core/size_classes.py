@@ -87,6 +87,7 @@ def lay_out(
         classes=(),
         coarse=(),
         block=block,
+        cohort=federation.cohort,
     )
     padding, most = (0.0, num_classes) if num_classes else (LITTLE_PADDING, MOST_CLASSES)
     classes = size_classes(federation, load, layout, most, padding)

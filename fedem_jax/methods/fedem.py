@@ -17,7 +17,8 @@ With the NCF backbone a score is f_u(p_u, q_i) instead. The network f_u is train
 and Q_u, and is as private as p_u: it is never uploaded. (The released program has MF alone.)
 
 Beyond the paper, and off by default: other adapters, other samples and losses for them, adapters
-that are sent and averaged, rho in closed form, plain gradient steps in place of Adam.
+that are sent and averaged, rho in closed form, plain gradient steps in place of Adam, and tables of
+declared cohorts k, drawn to the mean M of all:  G_k = M_k + s_k (M - M_k).
 """
 
 from __future__ import annotations
@@ -37,7 +38,6 @@ from fedem_jax.client.privacy import noisy_uploads, upload_scratch
 from fedem_jax.config.fedem import FedEM
 from fedem_jax.core.algorithm import (
     Algorithm,
-    Elastic,
     Info,
     State,
     Traffic,
@@ -50,8 +50,11 @@ from fedem_jax.core.layout import Layout
 from fedem_jax.core.round import Change, Phase, RoundContext, Sum, train_clients
 from fedem_jax.core.samples import ClientSamples
 from fedem_jax.core.table_storage import from_storage, storage_dtype, table_bytes, to_storage
+from fedem_jax.errors import UserError
+from fedem_jax.methods.elastic import elastic
 from fedem_jax.models.scoring import initial
 from fedem_jax.server import aggregation
+from fedem_jax.server.cohorts import cohort_tables
 from fedem_jax.server.serving import NOT_SERVED, not_served, served, slots, waits
 from fedem_jax.server.similarity import SIMILARITIES, principal_axes, principal_scores, saturate
 
@@ -71,6 +74,8 @@ class Hyper(NamedTuple):
     """Weight of the similarity against the sample shares, alpha of the paper."""
     threshold: Float[Array, ""]
     """Relative change of the running loss below which a client stops."""
+    common: Float[Array, ""]
+    """s, how much of M the table of a cohort holds, where that is a constant; else NaN."""
     rho: Float[Array, ""]
     """How much of the aggregated table a client takes up, where that is a constant; else NaN."""
     lr_network: Float[Array, ""]
@@ -129,7 +134,7 @@ def fedem(config: FedEM, layout: Layout) -> Algorithm:
     """
     model = ElasticClient.of(config, layout.num_items)
     _, num_uploaders = config.round_sizes(layout.num_clients)
-    num_tables = 1 if config.aggregation == "avg" else num_uploaders
+    num_tables = number_of_tables(config, layout, num_uploaders)
     merging = layout.classes_for(num_uploaders) if config.downloads else ()  # none: not compiled
     own_rows = layout.classes_for(layout.num_clients - num_uploaders)
 
@@ -156,9 +161,11 @@ def fedem(config: FedEM, layout: Layout) -> Algorithm:
         clients, info, _ = train_clients(context, phases, state)
         uploaders, start = draws.uploaders(context.participants), state.server.start
         upload = sent_by(config, context, hyper, uploaders, clients, start)
-        tables = aggregated_tables(config, context, hyper, upload)
+        tables = aggregated_tables(config, context, hyper, uploaders, upload)
         if config.downloads:
-            clients = clients._replace(slot=slots(layout, uploaders, num_tables))
+            by_cohort = config.aggregation == "cohort"
+            table = jnp.asarray(layout.cohort)[uploaders] if by_cohort else None
+            clients = clients._replace(slot=slots(layout, uploaders, num_tables, table))
         adapter = aggregation.mean_of(upload.adapter, upload.samples)
         return State(clients, Download(tables, start, adapter)), info
 
@@ -253,11 +260,31 @@ def sent_by(
 # --- what the server does -------------------------------------------------------------------------
 
 
+def number_of_tables(config: FedEM, layout: Layout, uploaders: int) -> int:
+    """R: one table for all, one for each declared cohort, or one for each uploader.
+
+    Raises:
+        UserError: no cohorts are declared.
+    """
+    cohorts = int(layout.cohort.max()) + 1
+    if config.aggregation == "cohort" and cohorts == 1:
+        raise UserError(
+            "aggregation: cohort needs declared cohorts; give `--cohort COLUMN`, or another value."
+        )
+    return {"avg": 1, "cohort": cohorts}.get(config.aggregation, uploaders)
+
+
 def aggregated_tables(
-    config: FedEM, context: RoundContext, hyper: Hyper, upload: Upload
+    config: FedEM, context: RoundContext, hyper: Hyper, uploaders: Int[Array, " A"], upload: Upload
 ) -> Num[Array, "R I D"]:
-    """G_u = sum_v w_uv Q_v, from nothing but the uploads."""
+    """G_u = sum_v w_uv Q_v, or G_k, from nothing but the uploads and who sent them."""
     tables, shares = from_storage(upload.items), aggregation.sample_shares(upload.samples)
+    if config.aggregation == "cohort":
+        cohort = jnp.asarray(context.layout.cohort)[uploaders]
+        number = number_of_tables(config, context.layout, len(uploaders))
+        constant = None if config.fits_common_share else hyper.common
+        tables = cohort_tables(tables, shares, cohort, number, constant)
+        return to_storage(tables, upload.items.dtype)
     similarity = None
     if config.aggregation != "avg":
         axes = principal_axes(tables)
@@ -269,31 +296,3 @@ def aggregated_tables(
     weights = aggregation.aggregation_weights(kind, shares, similarity, hyper.alpha)
     tables = aggregation.aggregate(context.layout.split(weights), tables)
     return to_storage(tables, upload.items.dtype)
-
-
-# --- what others ask ------------------------------------------------------------------------------
-
-
-def elastic(model: ElasticClient) -> Elastic:
-    """Elastic merging, for the counts of rho and the bottleneck analysis."""
-
-    def aggregated(state: State, places: Int[Array, " B"]) -> Float[Array, "B I D"]:
-        slot = state.clients.slot[places]
-        return from_storage(state.server.items[jnp.maximum(slot, 0)])
-
-    def rho(state: State, places: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
-        clients = at_place(state.clients, places)
-        _, value = jax.vmap(partial(model.weighs, hyper, state.server))(clients)
-        return jnp.where(waits(clients.slot)[:, None], value, 0.0)
-
-    def unserved(state: State) -> State:
-        slot = jnp.full_like(state.clients.slot, NOT_SERVED)
-        return state._replace(clients=state.clients._replace(slot=slot))
-
-    return Elastic(
-        learned=not model.config.constant_rho,
-        waits=lambda state: served(state.clients),
-        rho=rho,
-        aggregated=aggregated,
-        unserved=unserved,
-    )

@@ -16,12 +16,22 @@ NOT_SERVED = -1
 """Slot of a client that no table waits for."""
 
 
-def slots(layout: Layout, clients: Int[Array, " A"], num_tables: int) -> Int[Array, " padded"]:
+def slots(
+    layout: Layout,
+    clients: Int[Array, " A"],
+    num_tables: int,
+    table: Int[Array, " A"] | None = None,
+) -> Int[Array, " padded"]:
     """Row of the server's tables that waits at each place.
 
-    The clients get the tables in their order; where there are fewer tables, in turn.
+    Args:
+        layout: places of the clients.
+        clients: those that are served.
+        num_tables: number of tables.
+        table: row for each client; None: in their order, and where there are fewer tables, in turn.
     """
-    table = jnp.arange(clients.shape[0], dtype=jnp.int32) % num_tables
+    if table is None:
+        table = jnp.arange(clients.shape[0], dtype=jnp.int32) % num_tables
     nobody = jnp.full(layout.padded, NOT_SERVED, jnp.int32)
     return nobody.at[layout.places(clients)].set(table)
 

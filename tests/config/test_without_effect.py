@@ -16,7 +16,7 @@ OTHER = {
     "neighbour_threshold": 0.1, "sparsity_norm": "l2", "schedule": "tanh", "temperature": 0.9,
     "base_temperature": 0.8, "dim": 4, "init_scale": 0.5, "client_fraction": 0.5,
     "table_dtype": "bfloat16", "adapter_loss": "ranking", "adapter_sharing": "average",
-    "lr_item_factor": 3.0,
+    "lr_item_factor": 3.0, "common_share": "0.5",
 }  # fmt: skip
 """A value of each setting beside the one that it has."""
 
