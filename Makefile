@@ -100,6 +100,10 @@ bench: $(READY)  ## measure speed on this machine, into experiments/bench; ARGS=
 theory: $(READY)  ## compare simulated quadratic clients with closed forms; ARGS="--trials 1000"
 	@$(RUN) experiments/theory/theory.py $(ARGS)
 
+.PHONY: regimes
+regimes: $(READY)  ## map when clients should share a table, and with whom; ARGS="--seeds 5"
+	@$(RUN) experiments/regimes/regimes.py $(ARGS)
+
 .PHONY: soak
 soak: $(READY)  ## kill random runs and resume them, for 30 minutes; ARGS="--minutes 5"
 	@$(RUN) experiments/soak.py $(ARGS)

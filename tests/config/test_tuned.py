@@ -115,8 +115,7 @@ def test_the_file_is_written_as_a_sweep_writes_it():
 @pytest.mark.parametrize(("method", "dataset"), tuned())
 def test_the_command_of_an_entry_is_of_its_method_and_data(method, dataset):
     command = shlex.split(tuned()[method, dataset].command)
-    if dataset == "synthetic":
-        assert not command
+    if dataset == "synthetic" and not command:  # from before commands were kept
         return
     assert command[:2] == ["fedem", "sweep"]
     flags = dict(zip(command[2::2], command[3::2], strict=True))
