@@ -34,8 +34,8 @@ UNKNOWN: dict[str, dict[str, Any]] = {
     "fedmf": _BY_PLAIN_STEPS,
 }
 """Settings under `leak-free` of data without tuned ones, by method. The step of an item row grows
-with the number of items. This factor learned on all data that it was tried on; a larger one, best on
-ML-100K, diverges on ML-1M (experiments/README.md)."""
+with the number of items. This factor learned on all data that it was tried on. A larger one, best
+on ML-100K, diverges on ML-1M (experiments/README.md)."""
 
 PRESETS = ("auto", "released", "tuned")
 
