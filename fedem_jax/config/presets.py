@@ -52,7 +52,8 @@ def preset(
     Args:
         name: `released` = settings of the authors' program; `tuned` = settings chosen on validation
             under the leak-free protocol; `auto` = under that protocol `tuned` where such settings
-            exist, on other data those of `UNKNOWN`, and `released` under all other protocols.
+            exist, on other data those of `UNKNOWN`; `released` under all other protocols, and for a
+            backbone other than MF.
         dataset: name of a known data set, or path of a file.
         method: name of the method.
         settings: values that replace those of the preset.
@@ -68,9 +69,10 @@ def preset(
     refuse_unknown(kind, settings)
     values = RELEASED.get((method, data), {})
     if name == "auto":
-        leak_free = settings.get("protocol", Config.protocol) == Config.protocol
-        name = "tuned" if leak_free and (method, data) in tuned() else "released"
-        if leak_free and name == "released":
+        learns = settings.get("protocol", Config.protocol) == Config.protocol
+        learns = learns and settings.get("backbone", "mf") == "mf"  # no network has been tuned
+        name = "tuned" if learns and (method, data) in tuned() else "released"
+        if learns and name == "released":
             values = UNKNOWN.get(method, values)
     if name == "tuned":
         if (method, data) not in tuned():
