@@ -26,7 +26,7 @@ QUESTIONS = {
 
 OTHER = "More results"
 COPIED = ("*.md", "*.png", "compare/*.md", "compare/*.png", "pictures/*.png", "theory/*.png")
-COPIED += ("theory/*.py", "bench/*.md", "bench/*.png")
+COPIED += ("theory/*.py", "bench/*.md", "bench/*.png", "regimes/*.md", "regimes/*.png")
 """Files of `experiments/` that its pages link to."""
 
 
