@@ -232,6 +232,7 @@ def settings(kind: type[Kind], prog: str, args: Sequence[str]) -> tuple[Kind, Co
     start.add_argument("--dataset", default="synthetic")
     start.add_argument("--method", default=FedEM.method)
     start.add_argument("--protocol", default=Config.protocol)
+    start.add_argument("--backbone", default="")
     start.add_argument("--resume", default="")
     flags = start.parse_known_args(args)[0]
     if flags.resume and flags.config:
@@ -244,6 +245,8 @@ def settings(kind: type[Kind], prog: str, args: Sequence[str]) -> tuple[Kind, Co
         defaults = dataclasses.replace(base, out="")
     else:
         chosen = {"dataset": flags.dataset, "method": flags.method, "protocol": flags.protocol}
+        if flags.backbone == "ncf" and flags.method == FedEM.method:
+            chosen["backbone"] = flags.backbone
         base = defaults = preset(flags.preset, **chosen)
     default = kind(flags.config, flags.preset, defaults, flags.resume)
     return tyro.cli(kind, prog=prog, args=args, default=default), base

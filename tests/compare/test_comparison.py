@@ -396,7 +396,7 @@ def test_a_method_without_the_preset_is_a_line_that_says_so(fake, tmp_path):
     document = (tmp_path / "c" / "table.md").read_text()
     assert "fedmf failed: preset: fedmf on synthetic has no tuned settings" in document
     config = json.loads((tmp_path / "c" / "fedem-seed0" / "config.json").read_text())
-    assert (config["aggregation"], config["rounds"]) == ("sim", 4)
+    assert (config["aggregation"], config["rounds"]) == ("cohort", 4)
 
 
 @pytest.mark.parametrize(

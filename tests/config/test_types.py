@@ -60,7 +60,7 @@ def test_what_is_meant_is_taken(field, given, value, tmp_path):
         ("dataset", 3, "dataset: 3 is no text."),
         ("protocol", ["paper"], "protocol: ['paper'] is no text."),
         ("adapter_widths", "16,8", "adapter_widths: '16,8' is no list of integers."),
-        ("aggregation", 1, "aggregation: 1 is none of both, avg, sim."),
+        ("aggregation", 1, "aggregation: 1 is none of both, avg, sim, cohort."),
     ],
 )
 def test_another_type_is_a_sentence(field, given, sentence):
