@@ -48,6 +48,10 @@ class Train:
     settings: tyro.conf.OmitArgPrefixes[Config]
     resume: Annotated[str, tyro.conf.arg(metavar="PATH")] = ""
     """Directory of an interrupted run; it goes on from its last checkpoint with its settings."""
+    alternatives: Literal["auto", "yes", "no"] = "auto"
+    """Whether FedEM is shown beside what its clients would get without merging: alone, from one
+    table for all, from their cohort's table, and from popularity. Each is a run with the same
+    settings. auto = on the embedded federation."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,7 @@ class Plan(Train):
     """
 
     resume: tyro.conf.Suppress[tyro.conf.Fixed[str]] = ""
+    alternatives: tyro.conf.Suppress[tyro.conf.Fixed[Literal["auto", "yes", "no"]]] = "no"
 
 
 @dataclass(frozen=True)

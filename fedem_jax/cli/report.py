@@ -17,10 +17,13 @@ def report(args: Sequence[str]) -> None:
     if not options.directories:
         raise UserError("report: names no run directory; give at least one.")
 
+    from fedem_jax.report.alternatives import alternatives_chart, alternatives_table
     from fedem_jax.report.curves import learning_curves
     from fedem_jax.report.pictures import draw_run
     from fedem_jax.report.run_tables import closing, comparison
     from fedem_jax.report.terminal import Terminal
+    from fedem_jax.runs.alternatives import read_alternatives
+    from fedem_jax.runs.names import ALTERNATIVES_PICTURE
     from fedem_jax.runs.reading import read_run
     from fedem_jax.storage.files import drawing
 
@@ -30,6 +33,10 @@ def report(args: Sequence[str]) -> None:
         with drawing(Path(path), console.say):
             draw_run(Path(path), run)
         console.print(closing(run.summary))
+        if found := read_alternatives(Path(path)):
+            with drawing(Path(path), console.say):
+                alternatives_chart(found, run.summary, Path(path) / ALTERNATIVES_PICTURE)
+            console.print(alternatives_table(found, run.summary))
     if len(runs) > 1:
         console.print(comparison(runs))
     if options.picture:

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -74,6 +74,7 @@ class SweepCommand(Train):
     """Trials of one call of the program; the tables are written after each call. 0: WIDTH."""
 
     resume: tyro.conf.Suppress[tyro.conf.Fixed[str]] = ""
+    alternatives: tyro.conf.Suppress[tyro.conf.Fixed[Literal["auto", "yes", "no"]]] = "no"
 
 
 def sweep(args: Sequence[str]) -> None:

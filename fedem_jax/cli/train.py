@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from fedem_jax.cli import process
 from fedem_jax.cli.options import Train, settings
+from fedem_jax.config.fedem import FedEM
 from fedem_jax.config.words import without_effect
 from fedem_jax.errors import Stopped, UserError
+
+if TYPE_CHECKING:
+    from fedem_jax.runs.result import Result
 
 
 def train(args: Sequence[str]) -> None:
     """Run one experiment; `fedem train --help` explains every setting."""
     options, base = settings(Train, "fedem train", args)
     source, config, resume = options.config, options.settings, bool(options.resume)
+    has_alternatives = wants_alternatives(options)
 
     from fedem_jax.runs.checks import check_free, check_settings, first_free
-    from fedem_jax.runs.names import CONFIG, SUMMARY
+    from fedem_jax.runs.names import ALTERNATIVES, CONFIG, SUMMARY
 
     notes = []
     if not resume and not config.out:
@@ -32,7 +38,7 @@ def train(args: Sequence[str]) -> None:
         check_free(out)
     elif config.out != options.resume:
         raise UserError("resume: goes on in the folder of the run; leave --out out.")
-    elif (out / SUMMARY).exists():
+    elif (out / SUMMARY).exists() and not (has_alternatives and not (out / ALTERNATIVES).exists()):
         print(f"{out}: has finished; `fedem report {out}` shows it.")
         return
     else:
@@ -43,6 +49,7 @@ def train(args: Sequence[str]) -> None:
     from fedem_jax.report.pictures import draw_run
     from fedem_jax.report.progress import Progress
     from fedem_jax.runs.directory import RunDirectory
+    from fedem_jax.runs.opened import open_run
     from fedem_jax.runs.train import run
 
     idle = [
@@ -55,8 +62,57 @@ def train(args: Sequence[str]) -> None:
         for note in notes:
             progress.say(note)
         try:
-            run(config, None, [progress], RunDirectory(out, resume, progress.say, draw_run), stop)
+            if (out / SUMMARY).exists():
+                result = open_run(out)
+            else:
+                directory = RunDirectory(out, resume, progress.say, draw_run)
+                result = run(config, None, [progress], directory, stop)
+            if has_alternatives:
+                _show_alternatives(result, stop)
         except KeyboardInterrupt as interrupt:
             started = (out / CONFIG).exists()
-            hint = f"go on with `fedem train --resume {out}`." if started else ""
+            rest = " --alternatives yes" if (out / SUMMARY).exists() else ""
+            hint = f"go on with `fedem train --resume {out}{rest}`." if started else ""
             raise Stopped(getattr(interrupt, "number", signal.SIGINT), hint) from None
+
+
+def wants_alternatives(options: Train) -> bool:
+    """Whether the alternatives of the run are to be trained as well.
+
+    Raises:
+        UserError: they are asked for, and the method has none.
+    """
+    config = options.settings
+    possible = isinstance(config, FedEM) and bool(config.alternatives())
+    if options.alternatives == "yes" and not possible:
+        raise UserError(
+            f"alternatives: {config.method} merges no tables with these settings, so there is "
+            "nothing to compare; leave --alternatives out."
+        )
+    return possible and (
+        options.alternatives == "yes"
+        or (options.alternatives == "auto" and config.dataset == "synthetic")
+    )
+
+
+def _show_alternatives(result: Result, stop: Callable[[], int]) -> None:
+    """Train what the clients would get otherwise; write it, draw it and show it."""
+    from fedem_jax.report.alternatives import (
+        AlternativeProgress,
+        alternatives_chart,
+        alternatives_table,
+    )
+    from fedem_jax.report.tables import written_files
+    from fedem_jax.report.terminal import Terminal
+    from fedem_jax.runs.alternatives import run_alternatives, write_alternatives
+    from fedem_jax.runs.names import ALTERNATIVES, ALTERNATIVES_PICTURE
+    from fedem_jax.storage.files import drawing
+
+    path, console = result.path, Terminal()
+    assert path is not None
+    found = run_alternatives(result, lambda name: [AlternativeProgress(name, console)], stop)
+    with drawing(path, console.say):
+        alternatives_chart(found, result.summary, path / ALTERNATIVES_PICTURE)
+    write_alternatives(path, found)
+    console.print(alternatives_table(found, result.summary))
+    console.print(written_files(path, [ALTERNATIVES, ALTERNATIVES_PICTURE]), soft_wrap=True)

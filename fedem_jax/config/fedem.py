@@ -67,6 +67,10 @@ class FedEM(LocalPrivacy, LocalOptimiser, ServedClients):
     """Whether clients share their adapters: none = as released and in the paper; average = they are
     sent along with the tables, and clients start from their mean. That sends more than the paper
     does."""
+    adapter_optimiser: Literal["adam", "sgd"] = "adam"
+    """Optimiser of the adapter: adam = as released; sgd = plain gradient steps. The first step of
+    Adam has the same length for all clients. So a mean of adapters counts how many clients pull one
+    way, and with sgd how hard they pull."""
     network_widths: tuple[Count, ...] = (16, 8)
     """Hidden widths of the network (backbone = ncf). This and the next two are as in FedNCF."""
     lr_network: Positive = 0.01
@@ -155,6 +159,30 @@ class FedEM(LocalPrivacy, LocalOptimiser, ServedClients):
         constant = {"replace": 1.0, "none": 0.0}
         return constant[self.merging] if self.merging in constant else float(self.merging)
 
+    def alternatives(self) -> dict[str, FedEM]:
+        """What clients would use without this merging, by name, with the same settings: their own
+        tables, one table for all, and with cohorts the table of their cohort.
+
+        With cohorts all three share a program.
+        """
+        if self.aggregation == "cohort":
+            changes = {
+                "alone": {"merging": "0", "common_share": "0"},
+                "one table for all (FedAvg)": {"merging": "replace", "common_share": "1"},
+                "its cohort's table": {"merging": "replace", "common_share": "0"},
+            }
+        else:
+            changes = {
+                "alone": {"merging": "none"},
+                "one table for all (FedAvg)": {"merging": "replace", "aggregation": "avg"},
+            }
+        found = {}
+        for name, change in changes.items():
+            other = dataclasses.replace(self.merging_by(change["merging"]), **change)
+            if other != self:
+                found[name] = other
+        return found
+
     def merging_by(self, merging: str) -> FedEM:
         """The same settings with another way of merging, and all samples for local training."""
         return dataclasses.replace(
@@ -166,7 +194,10 @@ class FedEM(LocalPrivacy, LocalOptimiser, ServedClients):
         if self.backbone == "mf":
             idle += ("network_widths", "lr_network", "weight_decay")
         if not self.learns_rho:
-            idle += ("lr_adapter", "adapter", "adapter_widths", "adapter_loss", "adapter_sharing")
+            idle += (
+                "lr_adapter", "adapter", "adapter_widths", "adapter_loss", "adapter_sharing",
+                "adapter_optimiser",
+            )  # fmt: skip
         elif self.adapter != "row":
             idle += ("adapter_widths",)
         if not self.downloads:

@@ -17,7 +17,7 @@ from fedem_jax.data.federation import Federation
 from fedem_jax.data.fileformat import FileFormat
 from fedem_jax.data.interactions import Interactions
 from fedem_jax.data.split import split
-from fedem_jax.data.synthetic import synthetic
+from fedem_jax.data.synthetic import embedded
 from fedem_jax.errors import UserError, nearest
 
 
@@ -36,7 +36,7 @@ class Listing(NamedTuple):
 
 def known_datasets() -> list[Listing]:
     """Every name that `load` knows, with users, items and rows of its file; 0 if not known."""
-    rows, truth = synthetic()
+    rows, truth = embedded()
     sizes = len(truth.group), len(truth.popularity), len(rows)
     return [Listing("synthetic", *sizes, "embedded, planted", None)] + [
         Listing(name, source.users, source.items, source.rows, source.homepage, source)
@@ -134,7 +134,7 @@ def read(
     settings = FileFormat(**form)
     settings.check()
     if dataset == "synthetic":
-        return dataclasses.replace(synthetic()[0], ties_latest=settings.ties_latest)
+        return dataclasses.replace(embedded()[0], ties_latest=settings.ties_latest)
     if dataset in SOURCES:
         source = SOURCES[dataset]
         found = source.read(_locate(dataset, source, data_dir))

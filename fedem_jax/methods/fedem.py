@@ -69,7 +69,7 @@ class Hyper(NamedTuple):
     lr_item_factor: Float[Array, ""]
     """Plain step of Q_u, as a multiple of lr_embedding times the number of items."""
     lr_adapter: Float[Array, ""]
-    """Adam step of theta_u."""
+    """Step of theta_u."""
     alpha: Float[Array, ""]
     """Weight of the similarity against the sample shares, alpha of the paper."""
     threshold: Float[Array, ""]
@@ -220,7 +220,8 @@ def merge_and_train(
     """A client that a table waits for: Q_u <- Q_u + rho_u (G_u - Q_u), then local epochs."""
     config, own, rows = model.config, at_place(clients, place), samples.rows
     private, local, aggregated, theta, evidence = model.knows(server, own)
-    adapt = optax.flatten(optax.adam(hyper.lr_adapter))  # one update for theta's small arrays
+    optimiser = {"adam": optax.adam, "sgd": optax.sgd}[config.adapter_optimiser]
+    adapt = optax.flatten(optimiser(hyper.lr_adapter))  # one update for theta's small arrays
     embed, rho_of = model.optimiser(hyper), partial(model.rho, hyper)
     if config.merging == "once":
         to_adapt = samples if samples.held_out is None else samples.held_out

@@ -11,6 +11,9 @@ checkpoint/         states of all parameters: the best and the last one at the e
 lock                the process that uses the folder (`fedem_jax.storage.lock`)
 rho.jsonl, rho.png  merging weights, if the method learns them: counts after each evaluated round
                     (`fedem_jax.evaluation.rho`), and their picture
+alternatives.json, alternatives.png
+                    what the clients would get without merging (`fedem_jax.runs.alternatives`), and
+                    its picture
 """
 
 CONFIG, CANDIDATES = "config.json", "candidates.npz"
@@ -18,7 +21,11 @@ METRICS, SUMMARY, PER_CLIENT, CURVES = (
     "metrics.jsonl", "summary.json", "per_client.parquet", "curves.png",
 )  # fmt: skip
 RHO, RHO_PICTURE = "rho.jsonl", "rho.png"
+ALTERNATIVES, ALTERNATIVES_PICTURE = "alternatives.json", "alternatives.png"
 CHECKPOINT = "checkpoint"
 
-FILES = (CONFIG, METRICS, SUMMARY, CURVES, CANDIDATES, PER_CLIENT, RHO, RHO_PICTURE)
+FILES = (
+    CONFIG, METRICS, SUMMARY, CURVES, CANDIDATES, PER_CLIENT, RHO, RHO_PICTURE, ALTERNATIVES,
+    ALTERNATIVES_PICTURE,
+)  # fmt: skip
 """Every file that a run writes, except its checkpoints and its lock."""

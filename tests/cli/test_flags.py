@@ -25,7 +25,7 @@ from fedem_jax.config.registry import METHODS
 from fedem_jax.config.settings import FedMF
 from fedem_jax.data import readers, sources
 from fedem_jax.data.fileformat import FileFormat
-from fedem_jax.data.synthetic import synthetic
+from fedem_jax.data.synthetic import embedded
 from fedem_jax.runs.reading import Run
 from fedem_jax.runs.train import run
 
@@ -130,6 +130,8 @@ def values_of(command: str, method: str = "") -> dict[str, Any]:
     for number, (name, (hint, default)) in enumerate(flags_of(command, *chosen).items(), 1):
         if (command, name) in (*STARTS, ("sweep", "start")):  # which a sweep refuses
             continue
+        if (command, name) == ("train", "alternatives"):  # runs of their own (test_alternatives)
+            continue
         if name == "method":
             values[name] = method
         elif name in OWN.get(command, {}):
@@ -201,6 +203,7 @@ def work(monkeypatch, tmp_path) -> SimpleNamespace:
     replace("sweep.run", federation_of=data_of)
 
     replace("runs.train", run=begun)
+    replace("cli.train", wants_alternatives=lambda _: False)
 
     def trial(config, *_):
         given.configs.append(config)
@@ -386,7 +389,7 @@ def test_what_all_settings_start_from_reaches_the_work(work, tmp_path, command, 
 
 def test_every_setting_of_the_data_reaches_their_reader(monkeypatch):
     """All that `federation_of` is to pass on: how the file is read, and how it is split."""
-    found, (interactions, _) = {}, synthetic()
+    found, (interactions, _) = {}, embedded()
 
     def read(path, *, seed, **form):
         found.update(dataset=str(path), **form)

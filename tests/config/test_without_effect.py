@@ -16,7 +16,7 @@ OTHER = {
     "neighbour_threshold": 0.1, "sparsity_norm": "l2", "schedule": "tanh", "temperature": 0.9,
     "base_temperature": 0.8, "dim": 4, "init_scale": 0.5, "client_fraction": 0.5,
     "table_dtype": "bfloat16", "adapter_loss": "ranking", "adapter_sharing": "average",
-    "lr_item_factor": 3.0, "common_share": "0.5",
+    "lr_item_factor": 3.0, "common_share": "0.5", "adapter_optimiser": "sgd",
 }  # fmt: skip
 """A value of each setting beside the one that it has."""
 
@@ -46,7 +46,7 @@ FEW = {"rounds": 2, "eval_every": 2, "dim": 2, "local_epochs": 1, "num_negative"
 def test_what_has_no_effect_changes_no_record(case):
     method, settings = CASES[case]
     federation = small_federation()
-    config = preset(method=method, init_scale=0.1, **FEW, **settings)
+    config = preset("released", method=method, init_scale=0.1, **FEW, **settings)
     idle = config.without_effect()
     assert idle
     changed = dataclasses.replace(config, **{name: OTHER[name] for name in idle})

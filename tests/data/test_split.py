@@ -293,7 +293,7 @@ def test_sizes_of_the_real_data(data_dir, name, interactions, clients, items):
 @pytest.mark.parametrize(
     ("name", "fingerprints"),
     [
-        ("synthetic", ("33ce2bef41210ff3", "b678b9ad70d3a994", "5ce69fb5afb39631")),
+        ("synthetic", ("871e908e291bb444", "7c9cc436bc3cf48d", "593c56430fca57c3")),
         ("filmtrust", ("47a83bccf9d362c9", "c769b775b371e417", "c889bbf282c79920")),
         ("ml-100k", ("577bdb3b2c5b24ee", "9a312d15e1c0fde4", "0a5b5ff4be9aa444")),
         ("ml-1m", ("93067b747cdad0fe", "1fe78b13ed029ee4", "b78f765e822cbbfc")),

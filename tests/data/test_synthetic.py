@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fedem_jax.data.sources import load
-from fedem_jax.data.synthetic import synthetic
+from fedem_jax.data.synthetic import embedded, synthetic
 from fedem_jax.errors import UserError
 
 
@@ -36,11 +36,17 @@ def federation():
     return load("synthetic")
 
 
-def test_sizes_vary_hundredfold_and_leave_room_for_candidates(federation):
+def test_sizes_vary_sixfold_and_leave_room_for_candidates(federation):
     sizes = np.diff(federation.offsets) + 2
-    assert (federation.num_clients, sizes.min(), sizes.max()) == (200, 10, 1000)
-    assert np.median(sizes) < 50
+    assert (federation.num_clients, sizes.min(), sizes.max()) == (600, 10, 60)
+    assert np.median(sizes) < 20
     assert federation.num_items - sizes.max() >= 198
+
+
+def test_a_group_knows_an_item_from_two_draws_or_less(federation):
+    draws = federation.num_interactions / (12 * federation.num_items)
+    assert 1.5 < draws < 2
+    assert np.bincount(federation.cohort).tolist() == [50] * 12
 
 
 def test_collaboration_pays(federation):
@@ -54,12 +60,12 @@ def test_collaboration_pays(federation):
 
 
 def test_truth_predicts_what_was_held_out(federation):
-    _, truth = synthetic()
+    _, truth = embedded()
     weight = truth.log_weight(federation.user_ids)[:, federation.item_ids]
     assert hit_rate(federation, weight) > 0.9
 
 
-def test_clients_of_a_group_resemble_each_other(federation):
+def test_clients_of_a_group_resemble_each_other():
     _, truth = synthetic()
     unit = truth.taste / np.linalg.norm(truth.taste, axis=1, keepdims=True)
     same = truth.group[:, None] == truth.group

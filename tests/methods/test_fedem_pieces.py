@@ -33,6 +33,14 @@ CASES = {
         **SMALL, **HELD_OUT, adapter="features", adapter_loss="ranking", adapter_sharing="average"
     ),
     "table, cross-entropy": FedEM(**SMALL, **HELD_OUT, adapter="table"),
+    "table, ranking, average, plain steps": FedEM(
+        **SMALL | {"lr_adapter": 3.0},
+        **HELD_OUT,
+        adapter="table",
+        adapter_loss="ranking",
+        adapter_sharing="average",
+        adapter_optimiser="sgd",
+    ),
     "shrinkage": FedEM(**SMALL, merging="shrinkage", adapter="table"),
 }
 
@@ -108,7 +116,7 @@ def slope_of_scores(scores, labels, kind):
 
 
 def fitted(theta, inputs, user, local, aggregated, drawn, config):
-    """Parameters w of rho = sigmoid(w . inputs) after Adam on the adapter's samples."""
+    """Parameters w of rho = sigmoid(w . inputs) after steps on the adapter's samples."""
     moments, away = twin.adam_init([theta]), aggregated - local
     for epoch in range(config.local_epochs):
         for batch in drawn.batches(epoch, config.batch_size):
@@ -118,9 +126,11 @@ def fitted(theta, inputs, user, local, aggregated, drawn, config):
             slope = slope_of_scores(scores, labels, config.adapter_loss)
             of_rho = slope * (away[items] @ user)
             inside = (rho * (1 - rho))[items]
-            (theta,), moments = twin.adam(
-                [theta], [inputs[items].T @ (of_rho * inside)], moments, config.lr_adapter
-            )
+            slope = inputs[items].T @ (of_rho * inside)
+            if config.adapter_optimiser == "sgd":
+                theta = theta - config.lr_adapter * slope
+            else:
+                (theta,), moments = twin.adam([theta], [slope], moments, config.lr_adapter)
     return theta
 
 
