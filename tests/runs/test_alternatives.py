@@ -1,7 +1,6 @@
 """What the clients of a run would get otherwise: which runs these are, and how the run leads."""
 
 import dataclasses
-import itertools
 import json
 
 import numpy as np
