@@ -14,8 +14,8 @@ from fedem_jax.data.synthetic import synthetic
 
 WIDTH = 4
 """D, width of the true vectors in a group."""
-STRENGTH, INDIVIDUAL = 4.0, 0.4
-"""Length of a group's taste, and the spread of its clients as a share of it."""
+STRENGTH, INDIVIDUAL = 1.0, 4.0
+"""Length of a group's taste, and the spread of its clients as a multiple of it."""
 
 
 class Cell(NamedTuple):
@@ -46,26 +46,6 @@ def federation(cell: Cell, seed: int) -> Federation:
     undrawn = np.setdiff1d(np.arange(cell.items), found.item_ids)
     ids = np.concatenate([found.item_ids, undrawn])
     return dataclasses.replace(found, num_items=cell.items, item_ids=ids)
-
-
-def of_cohort(whole: Federation, cohort: int) -> Federation:
-    """The clients of a cohort as a federation of their own, over the same items."""
-    chosen = np.flatnonzero(whole.cohort == cohort)
-
-    def lists(offsets: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        each = [values[offsets[client] : offsets[client + 1]] for client in chosen]
-        return np.cumsum([0, *map(len, each)]).astype(np.int32), np.concatenate(each)
-
-    offsets, items = lists(whole.offsets, whole.items)
-    barred_offsets, barred = lists(whole.barred_offsets, whole.barred)
-    ends = np.arange(len(chosen) + 1, dtype=np.int32)
-    return dataclasses.replace(
-        whole, offsets=offsets, items=items, barred_offsets=barred_offsets, barred=barred,
-        val_offsets=ends, test_offsets=ends, val_item=whole.val_item[chosen],
-        test_item=whole.test_item[chosen], val_candidates=whole.val_candidates[chosen],
-        test_candidates=whole.test_candidates[chosen], user_ids=whole.user_ids[chosen],
-        cohort=whole.cohort[chosen],
-    )  # fmt: skip
 
 
 def boundary(cell: Cell) -> float:

@@ -21,7 +21,9 @@ from fedem_jax.report.style import (
     save,
 )
 
-COLOUR = {"local": COLOURS[3], "replaced": COLOURS[0], "group": COLOURS[1]}
+COLOUR = {
+    "local": COLOURS[3], "replaced": COLOURS[0], "group": COLOURS[4], "merged": COLOURS[2],
+}  # fmt: skip
 """Of each arm."""
 
 
@@ -38,10 +40,10 @@ def draw(found: pd.DataFrame, first: int, seeds: int, path: Path) -> None:
     maps = [each for each in maps if len(each)]
     caption = (
         "colour: winner by test HR@10 among all items, paler the closer the second best; numbers: "
-        f"its HR@10, and its lead ± se over {seeds} seeds"
+        f"its HR@10, and its lead ± se, paired over the clients of {seeds} seeds"
     )
-    figure = new_figure((9.5, 4.6), "Who should share a table?", caption)
-    widths = [3.0, 1.7][: len(maps)]
+    figure = new_figure((12, 4.8), "When should clients merge?", caption)
+    widths = [3.0, 2.4][: len(maps)]
     panels: Any = figure.subplots(1, len(maps), width_ratios=widths, squeeze=False)[0]
     axes = [("heterogeneity", "interactions"), ("groups", "dim")]
     words = {
@@ -50,7 +52,7 @@ def draw(found: pd.DataFrame, first: int, seeds: int, path: Path) -> None:
         "groups": "groups",
         "dim": "width of the model (true width: 4 a group)",
     }
-    titles = ["4 groups, width 8", "h = 0.25, 40 interactions"]
+    titles = ["12 groups, width 8", "h = 0.3, 20 interactions"]
     for panel, cells, (x, y), title in zip(panels, maps, axes, titles, strict=False):
         frame(panel, title, words[y], words[x])
         squares(panel, cells, x, y)

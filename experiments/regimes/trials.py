@@ -23,8 +23,8 @@ from fedem_jax.evaluation.ranking import rank_all
 from fedem_jax.runs.held_out import held_out
 from fedem_jax.runs.simulation import Simulation
 
-NUMBERS = ("lr_embedding", "lr_item_factor", "rho")
-"""Settings that trials of a program may differ in, beside the seed."""
+NUMBERS = ("lr_embedding", "lr_item_factor", "rho", "common")
+"""Numbers that trials of a program may differ in, beside the seed."""
 
 
 class Member(NamedTuple):

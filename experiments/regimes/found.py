@@ -1,0 +1,159 @@
+"""Groups found from uploads: how well planted ones are found, and what is left of the gain.
+
+Trains one table for all and adds up the moves of each client: its upload less the table that it
+started from. The principal scores of the moves are grouped by k-means, the best of several starts.
+Then FedEM trains with these groups as cohorts, with declared ones where the data have some, and
+with random ones. All use the settings that `fedem train` starts from on the embedded federation, or
+those of the data set.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from cells import WIDTH
+
+from fedem_jax.cli import process
+from fedem_jax.config.fedem import FedEM
+from fedem_jax.config.presets import preset
+from fedem_jax.config.protocol import preset as rules_of
+from fedem_jax.data.federation import Federation
+from fedem_jax.data.sources import load
+from fedem_jax.data.split import split
+from fedem_jax.data.synthetic import synthetic
+from fedem_jax.report.tables import Row, Table, in_markdown
+from fedem_jax.runs.alternatives import compared
+from fedem_jax.runs.simulation import Simulation
+from fedem_jax.runs.train import run
+from fedem_jax.server.clustering import k_means
+from fedem_jax.storage.files import disk_errors
+
+HERE = Path(__file__).resolve().parent
+AXES, STARTS = 24, 10
+"""Principal scores of the moves that count, and starts of k-means."""
+TASTE = "groups of taste"
+"""A federation like the embedded one, whose groups also differ in taste."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Find groups from uploads, and train with them. Writes found.md."""
+
+    datasets: tuple[str, ...] = ("synthetic", TASTE, "ml-100k", "filmtrust")
+    """Data sets. `groups of taste`: like `synthetic`, but its groups also differ in taste."""
+    groups: int = 12
+    """Groups to find."""
+    rounds: int = 20
+    """Rounds whose moves are added up."""
+    data_dir: str = ""
+    """Folder of data sets; empty: $FEDEM_DATA, else data/."""
+    out: Path = HERE
+    """Folder of the results."""
+
+
+def measure(args: Sequence[str]) -> None:
+    """Run everything, write it and print it."""
+    options = tyro.cli(Found, prog="experiments/regimes/found.py", args=args)
+    process.prepare_jax()
+    rows = [row for name in options.datasets for row in of_data(name, options)]
+    header = ["data", "cohorts", "purity", "test HR@10", "over one table", "test HR@10 of all items",
+              "over one table"]  # fmt: skip
+    table = in_markdown(Table("", header, rows, align="ll" + "r" * 5))
+    shown = shlex.join([each for each in args if not each.startswith("/")])
+    text = f"`python experiments/regimes/found.py {shown}`\n\n{table}\n".replace(" `", "`", 1)
+    with disk_errors(options.out, "give another --out"):
+        options.out.mkdir(parents=True, exist_ok=True)
+        (options.out / "found.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+def of_data(name: str, options: Found) -> list[Row]:
+    """A row for each kind of cohorts of a data set."""
+    whole, config = data_of(name, options)
+    one = dataclasses.replace(config, aggregation="avg")
+    single, rng = run(one, whole), np.random.default_rng(0)
+    kinds = {
+        "found": found_groups(Simulation(one, whole), options),
+        "random": rng.integers(0, options.groups, whole.num_clients).astype(np.int32),
+    }
+    declared = np.asarray(whole.cohort)
+    if declared.max() > 0:
+        kinds = {"declared": declared} | kinds
+    drawn = dataclasses.replace(config, aggregation="cohort", common_share="fitted")
+    rows = [Row([name, "none: one table", "", *levels(single.summary["headline"])])]
+    for kind, cohort in kinds.items():
+        result = run(drawn, dataclasses.replace(whole, cohort=cohort))
+        lead = compared(kind, single, result)["lead"]
+        pure = f"{purity(cohort, declared):.2f}" if declared.max() > 0 else ""
+        cells = levels(result.summary["headline"], lead)
+        rows.append(Row([name, kind, pure, *cells]))
+    return rows
+
+
+def levels(headline: dict, lead: dict | None = None) -> list[str]:
+    """HR@10 among the candidates and among all items, each with its lead over one table."""
+    cells = []
+    for part in ("test", "test_full"):
+        mean, error = lead[part]["hr@10"] if lead else (0.0, 0.0)
+        cells += [f"{headline[part]['hr@10']:.4f}", f"{mean:+.4f} ± {error:.4f}" if lead else ""]
+    return cells
+
+
+def data_of(name: str, options: Found) -> tuple[Federation, FedEM]:
+    """A federation, and FedEM on it with a table that replaces those of the clients."""
+    known = "synthetic" if name == TASTE else name
+    config = preset(dataset=known, rounds=30, eval_every=3, keep="none", merging="replace")
+    assert isinstance(config, FedEM)
+    if name != TASTE:
+        return load(name, data_dir=options.data_dir), config
+    rows, _ = synthetic(
+        600, 600, 12, (10, 60), dim=WIDTH, strength=3.0, individual=0.8, heterogeneity=0.3
+    )
+    return split(rows, rules_of("leak-free"), 0, TASTE), config
+
+
+def found_groups(simulation: Simulation, options: Found) -> np.ndarray:
+    """Group of each client, from the sum of its moves while one table serves all."""
+    place, state = simulation.layout.place, simulation.init()
+    total = 0.0
+    for number in range(options.rounds):
+        before = np.asarray(state.clients.items)[place]
+        waits = np.asarray(state.clients.slot)[place] >= 0
+        start = np.where(waits[:, None, None], np.asarray(state.server.items), before)
+        state = simulation.segment(state, 1)(state, number).state
+        total = total + (np.asarray(state.clients.items)[place] - start)
+    moves = np.reshape(total, (len(place), -1))
+    moves -= moves.mean(axis=0)
+    moves /= np.maximum(np.linalg.norm(moves, axis=1, keepdims=True), 1e-12)
+    values, vectors = np.linalg.eigh(moves @ moves.T)
+    scores = vectors[:, -AXES:] * np.sqrt(np.maximum(values[-AXES:], 0))
+    tried = [
+        np.asarray(k_means(jax.random.key(seed), jnp.asarray(scores), options.groups))
+        for seed in range(STARTS)
+    ]
+    return min(tried, key=lambda groups: spread(scores, groups)).astype(np.int32)
+
+
+def spread(scores: np.ndarray, groups: np.ndarray) -> float:
+    """Squared distance of the scores to the means of their groups."""
+    parts = (scores[groups == group] for group in np.unique(groups))
+    return sum(float(np.sum((part - part.mean(axis=0)) ** 2)) for part in parts)
+
+
+def purity(groups: np.ndarray, planted: np.ndarray) -> float:
+    """Share of the clients whose planted group is the most frequent one in their group."""
+    most = (np.bincount(planted[groups == group]).max() for group in np.unique(groups))
+    return sum(most) / len(planted)
+
+
+if __name__ == "__main__":
+    process.run_command(lambda: measure(sys.argv[1:]))
