@@ -48,7 +48,7 @@ TASTE = "groups of taste"
 class Found:
     """Find groups from uploads, and train with them. Writes found.md."""
 
-    datasets: tuple[str, ...] = ("synthetic", TASTE, "ml-100k", "filmtrust")
+    datasets: tuple[str, ...] = ("synthetic", TASTE)
     """Data sets. `groups of taste`: like `synthetic`, but its groups also differ in taste."""
     groups: int = 12
     """Groups to find."""
@@ -65,11 +65,10 @@ def measure(args: Sequence[str]) -> None:
     options = tyro.cli(Found, prog="experiments/regimes/found.py", args=args)
     process.prepare_jax()
     rows = [row for name in options.datasets for row in of_data(name, options)]
-    header = ["data", "cohorts", "purity", "test HR@10", "over one table", "test HR@10 of all items",
-              "over one table"]  # fmt: skip
-    table = in_markdown(Table("", header, rows, align="ll" + "r" * 5))
-    shown = shlex.join([each for each in args if not each.startswith("/")])
-    text = f"`python experiments/regimes/found.py {shown}`\n\n{table}\n".replace(" `", "`", 1)
+    header = ["data", "cohorts", "purity", "test HR@10", "lead", "of all items", "lead"]
+    table = in_markdown(Table("", header, rows, align="llrrrrr"))
+    command = f"python experiments/regimes/found.py {shlex.join(args)}".rstrip()
+    text = f"`{command}`; lead: over one table for all\n\n{table}\n"
     with disk_errors(options.out, "give another --out"):
         options.out.mkdir(parents=True, exist_ok=True)
         (options.out / "found.md").write_text(text, encoding="utf-8")
