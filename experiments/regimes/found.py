@@ -28,6 +28,7 @@ from fedem_jax.config.presets import preset
 from fedem_jax.config.protocol import preset as rules_of
 from fedem_jax.data.federation import Federation
 from fedem_jax.data.sources import load
+from fedem_jax.evaluation.records import Headline
 from fedem_jax.data.split import split
 from fedem_jax.data.synthetic import synthetic
 from fedem_jax.report.tables import Row, Table, in_markdown
@@ -98,7 +99,7 @@ def of_data(name: str, options: Found) -> list[Row]:
     return rows
 
 
-def levels(headline: dict, lead: dict | None = None) -> list[str]:
+def levels(headline: Headline, lead: dict | None = None) -> list[str]:
     """HR@10 among the candidates and among all items, each with its lead over one table."""
     cells = []
     for part in ("test", "test_full"):

@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -32,7 +32,7 @@ from fedem_jax.storage.files import disk_errors
 
 STEPS = ((0.1, 320.0), (0.3, 80.0))
 """Values of lr_embedding and lr_item_factor; each arm of a cell takes the better ones."""
-ARMS: dict[str, dict[str, str]] = {
+ARMS: dict[str, dict[str, Any]] = {
     "local": {"merging": "0", "common_share": "0"},
     "replaced": {"merging": "replace", "common_share": "1"},
     "group": {"merging": "replace", "common_share": "0"},

@@ -22,9 +22,8 @@ def report(args: Sequence[str]) -> None:
     from fedem_jax.report.pictures import draw_run
     from fedem_jax.report.run_tables import closing, comparison
     from fedem_jax.report.terminal import Terminal
-    from fedem_jax.runs.alternatives import read_alternatives
     from fedem_jax.runs.names import ALTERNATIVES_PICTURE
-    from fedem_jax.runs.reading import read_run
+    from fedem_jax.runs.reading import read_alternatives, read_run
     from fedem_jax.storage.files import drawing
 
     runs = [(str(path), read_run(path)) for path in options.directories]

@@ -172,3 +172,19 @@ class Summary(Outcome):
     """Number and kind of the devices."""
     versions: dict[str, str]
     """Versions of the packages that a result may depend on."""
+
+
+class Alternative(TypedDict):
+    """Test metrics of a run or of one of its alternatives, at its best validation round."""
+
+    name: str
+    settings: dict[str, Any]
+    """The settings that differ from those of the run."""
+    round: int
+    test: dict[str, float]
+    test_full: dict[str, float]
+    interval: dict[str, dict[str, list[float]]]
+    """Bootstrap interval [low, high] of each metric, by part and metric."""
+    lead: dict[str, dict[str, list[float]]]
+    """Of the run over it: mean of the paired differences over the clients and its standard error,
+    by part and metric."""

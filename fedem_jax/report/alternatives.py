@@ -10,12 +10,11 @@ from rich.console import Console
 from rich.progress import TaskID
 
 from fedem_jax.evaluation.metrics import metric_title, ranked_title
-from fedem_jax.evaluation.records import Record, Setting, Summary
+from fedem_jax.evaluation.records import Alternative, Record, Setting, Summary
 from fedem_jax.report import style
 from fedem_jax.report.progress import live_bar
 from fedem_jax.report.style import COLOURS, GREY
 from fedem_jax.report.tables import Row, Shown, Table, in_terminal
-from fedem_jax.runs.alternatives import Alternative
 
 MEANING = {
     "alone": "each client trains by itself",

@@ -6,34 +6,19 @@ import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from fedem_jax.config.fedem import FedEM
 from fedem_jax.config.references import Popularity
+from fedem_jax.evaluation.records import Alternative
 from fedem_jax.evaluation.summary import with_metrics
 from fedem_jax.runs.names import ALTERNATIVES
 from fedem_jax.runs.result import Result
 from fedem_jax.runs.train import Observer, run
-from fedem_jax.storage.files import disk_errors, parse, plain, put, read
-
-
-class Alternative(TypedDict):
-    """Test metrics of a run or of one of its alternatives, at its best validation round."""
-
-    name: str
-    settings: dict[str, Any]
-    """The settings that differ from those of the run."""
-    round: int
-    test: dict[str, float]
-    test_full: dict[str, float]
-    interval: dict[str, dict[str, list[float]]]
-    """Bootstrap interval [low, high] of each metric, by part and metric."""
-    lead: dict[str, dict[str, list[float]]]
-    """Of the run over it: mean of the paired differences over the clients and its standard error,
-    by part and metric."""
+from fedem_jax.storage.files import disk_errors, plain, put
 
 
 def run_alternatives(
@@ -112,13 +97,3 @@ def write_alternatives(path: Path, found: Sequence[Alternative]) -> None:
     text = json.dumps({"alternatives": found}, indent=2, default=plain) + "\n"
     with disk_errors(path, "make room, and give the same command with --resume"):
         put(path / ALTERNATIVES, lambda path: path.write_text(text))
-
-
-def read_alternatives(path: Path) -> list[Alternative]:
-    """Those of a run directory; none if it has none.
-
-    Raises:
-        UserError: the file is broken; the message names it.
-    """
-    file = path / ALTERNATIVES
-    return parse(file, read(file)).get("alternatives", []) if file.exists() else []

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, cast, get_type_hints, is_typeddict
 from fedem_jax.config.base import Config
 from fedem_jax.config.file import load_settings
 from fedem_jax.errors import CannotResume, UserError
-from fedem_jax.evaluation.records import Record, Summary
-from fedem_jax.runs.names import CONFIG, METRICS, SUMMARY
+from fedem_jax.evaluation.records import Alternative, Record, Summary
+from fedem_jax.runs.names import ALTERNATIVES, CONFIG, METRICS, SUMMARY
 from fedem_jax.storage.files import parse, read
 
 
@@ -42,6 +42,23 @@ def read_run(path: str | Path) -> Run:
     summary = parse(path / SUMMARY, read(path / SUMMARY))
     _check_fields(f"{path / SUMMARY}", summary, Summary)
     return Run(config, cast(list[Record], records), cast(Summary, summary))
+
+
+def read_alternatives(path: Path) -> list[Alternative]:
+    """The alternatives of a run, from its directory; none if it has none.
+
+    Raises:
+        UserError: the file is broken; the message names it.
+    """
+    file = path / ALTERNATIVES
+    if not file.exists():
+        return []
+    found = parse(file, read(file)).get("alternatives")
+    if not isinstance(found, list) or not found:
+        raise UserError(f"{file}: lists no alternatives; remove it, and run again.")
+    for number, each in enumerate(found, start=1):
+        _check_fields(f"{file}, alternative {number}", each, Alternative)
+    return found
 
 
 def parse_lines(path: Path, lines: Sequence[str]) -> list[dict[str, Any]]:

@@ -44,6 +44,7 @@ def fake(monkeypatch, tmp_path):
     module.__dict__["run"] = fake_run
     monkeypatch.setitem(sys.modules, "fedem_jax.runs.train", module)
     monkeypatch.setattr("fedem_jax.cli.process.prepare_jax", lambda: None)
+    monkeypatch.setattr("fedem_jax.cli.train.wants_alternatives", lambda _: False)
     monkeypatch.chdir(tmp_path)
     return module
 

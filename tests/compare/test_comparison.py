@@ -338,10 +338,10 @@ def test_a_run_with_other_settings_is_refused_with_the_difference(fake, tmp_path
         (tmp_path / "c" / "fedem-seed0" / "summary.json").unlink()
     fake.begun.clear()
     with pytest.raises(SystemExit) as exit_:
-        compare("--methods", "fedmf", "fedem", "--seeds", "1", "--settings", "dim=8", "top_k=5")
+        compare("--methods", "fedmf", "fedem", "--seeds", "1", "--settings", "dim=4", "top_k=5")
     assert exit_.value.code == 2
     said = capsys.readouterr().err
-    assert "c/fedem-seed0: holds a run with other settings (dim 16, now 8; top_k 10, now 5)" in said
+    assert "c/fedem-seed0: holds a run with other settings (dim 8, now 4; top_k 10, now 5)" in said
     assert fake.begun == []
 
 

@@ -51,4 +51,4 @@ def test_an_unknown_or_used_column_is_refused(cohort, sentence):
 
 
 def test_the_embedded_federation_declares_its_planted_groups():
-    assert set(fj.load("synthetic").cohort) == {0, 1, 2, 3}
+    assert set(fj.load("synthetic").cohort) == set(range(12))

@@ -9,13 +9,11 @@ from toy import small_federation
 
 from fedem_jax.cli import main as cli
 from fedem_jax.config.fedem import FedEM
+from fedem_jax.errors import UserError
 from fedem_jax.evaluation.popularity import popularity
 from fedem_jax.report.alternatives import alternatives_chart
-from fedem_jax.runs.alternatives import (
-    read_alternatives,
-    run_alternatives,
-    write_alternatives,
-)
+from fedem_jax.runs.alternatives import run_alternatives, write_alternatives
+from fedem_jax.runs.reading import read_alternatives
 from fedem_jax.runs.train import run
 
 SMALL = {
@@ -85,6 +83,19 @@ def test_they_are_written_read_and_drawn(found, result, tmp_path, pictures):
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert labels[0] == "fedem"
     assert labels[1] == "alone\neach client trains by itself"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{}", "alternatives.json: lists no alternatives"),
+        ('{"alternatives": [{"name": "alone"}]}', "alternatives.json, alternative 1: lacks"),
+    ],
+)
+def test_a_broken_file_is_named(text, said, tmp_path):
+    (tmp_path / "alternatives.json").write_text(text)
+    with pytest.raises(UserError, match=said):
+        read_alternatives(tmp_path)
 
 
 def test_a_run_killed_among_its_alternatives_takes_them_up(tmp_path, capsys, monkeypatch):
