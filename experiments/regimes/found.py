@@ -28,9 +28,9 @@ from fedem_jax.config.presets import preset
 from fedem_jax.config.protocol import preset as rules_of
 from fedem_jax.data.federation import Federation
 from fedem_jax.data.sources import load
-from fedem_jax.evaluation.records import Headline
 from fedem_jax.data.split import split
 from fedem_jax.data.synthetic import synthetic
+from fedem_jax.evaluation.records import Headline
 from fedem_jax.report.tables import Row, Table, in_markdown
 from fedem_jax.runs.alternatives import compared
 from fedem_jax.runs.simulation import Simulation
