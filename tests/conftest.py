@@ -48,6 +48,15 @@ gc.set_threshold(100_000)
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
+def pytest_collection_modifyitems(items) -> None:
+    """Mark as slow what is marked `slow_but(*ids)` and has other parameters than these."""
+    for item in items:
+        everyday = [mark.args for mark in item.iter_markers("slow_but")]
+        if everyday and item.callspec.id not in everyday[0]:
+            item.add_marker(pytest.mark.slow)
+
+
 def pytest_terminal_summary(terminalreporter) -> None:
     """Print the ten slowest test files: the seconds of their tests, over all workers."""
     seconds: Counter[str] = Counter()

@@ -101,6 +101,7 @@ def assert_trained(method: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["one giant", "a share that selects nobody"])
+@pytest.mark.slow_but("one giant")
 def test_local_only_trains_on_odd_federations(name):
     assert_trained("local-only", name)
 

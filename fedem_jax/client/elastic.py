@@ -10,12 +10,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from fedem_jax.client.closed_form import ClosedForm, fit_closed_form
 from fedem_jax.client.evidence import NUM_FEATURES, features, shrinkage
 from fedem_jax.client.local import Objective, Optimiser, fit_embedding, fit_network, optimiser_of
 from fedem_jax.config.fedem import FedEM
 from fedem_jax.core.draws import HoldOut
 from fedem_jax.core.layout import Layout
 from fedem_jax.core.round import training_scratch
+from fedem_jax.core.samples import ClientSamples, over_all_items
 from fedem_jax.core.table_storage import from_storage
 from fedem_jax.models import ncf
 from fedem_jax.models.adapter import Adapter, Logistic, Single
@@ -41,7 +43,8 @@ class ElasticClient(NamedTuple):
     def of(cls, config: FedEM, num_items: int) -> ElasticClient:
         """The client that the settings describe."""
         if config.backbone == "mf":
-            backbone, fit = MF(config.dim), fit_embedding
+            backbone = MF(config.dim)
+            fit = fit_closed_form if config.closed_form else fit_embedding
         else:
             backbone, fit = ncf.NCF(config.dim, config.network_widths), fit_network
         adapters = {"table": Single(), "features": Logistic()}
@@ -54,8 +57,14 @@ class ElasticClient(NamedTuple):
         inputs = (jnp.zeros((1, NUM_FEATURES)),) if of_features else (table, table)
         return self.adapter.init(key, *inputs)["params"]
 
-    def optimiser(self, hyper: Any) -> Optimiser:
+    def trains_on(self, samples: ClientSamples) -> ClientSamples:
+        """Its samples over the rows that local training moves: all, with a closed form."""
+        return over_all_items(samples, self.num_items) if self.config.closed_form else samples
+
+    def optimiser(self, hyper: Any) -> Optimiser | ClosedForm:
         """Optimiser of the pair `(private, table)`."""
+        if self.config.closed_form:
+            return ClosedForm(hyper.lr_embedding, hyper.confidence, hyper.regularization)
         if self.config.backbone == "mf":
             return optimiser_of(self.config, hyper, self.num_items)
         return ncf.adam(hyper.lr_embedding, hyper.lr_network, hyper.weight_decay)
@@ -138,14 +147,18 @@ def merging_scratch(config: FedEM, layout: Layout, block: int) -> dict[str, int]
 
     merge: those to train; own and aggregated table and their merger, [I D], less its rows, [M D];
     the adapter's hidden layers, [I] each; features and samples of the rows, [I] each.
+    train: with a closed form all rows, before, after and the own ones, [I D] each.
     evaluate: with NCF also the network's input and widest layer, [I].
     """
     dim, num_items = config.dim, layout.num_items
     numbers = training_scratch(layout, dim, block, tables=3 if config.downloads else 1)
+    if config.closed_form:
+        numbers["train"] = block * num_items * (3 * dim + 8)
     if config.backbone == "ncf":
         numbers["evaluate"] += block * num_items * ncf.inside(dim, config.network_widths)
     if config.downloads:
-        rows, inside = max(size.rows for size in layout.classes), sum(config.adapter_widths) + 3
+        rows = num_items if config.closed_form else max(size.rows for size in layout.classes)
+        inside = sum(config.adapter_widths) + 3
         beside = NUM_FEATURES + 2 if config.counts_samples else 0
         merging = num_items * (3 * dim + inside + beside) - rows * dim
         numbers["merge"] = numbers["train"] + block * merging

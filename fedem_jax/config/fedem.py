@@ -30,11 +30,23 @@ class FedEM(LocalPrivacy, LocalOptimiser, ServedClients):
     """Model of a client: mf = inner product, as released; ncf = a network of user vector and item
     row, which never leaves the client."""
     lr_embedding: Positive = 0.1
+    local_optimiser: Literal["adam", "sgd", "closed-form"] = "adam"
+    """How local training moves user vector and item table: adam = both together by Adam, as
+    released; sgd = plain gradient steps in turn, first the vector and then the table, as in
+    PFedRec; closed-form = as in FCF, the vector in closed form from all items, then a plain step of
+    the whole table by lr_embedding, once in each local epoch."""
+    confidence: Weight = 4.0
+    """Extra weight of an interaction over all other items (local_optimiser = closed-form)."""
+    regularization: Positive = 1.0
+    """L2 penalty of the user vector (local_optimiser = closed-form)."""
     lr_adapter: Positive = 0.1
     """Step size of the adapter."""
     aggregation: Literal["both", "avg", "sim", "cohort"] = "both"
     """Aggregation weights: both = sample shares and similarity; avg = sample shares alone; sim =
     similarity alone; cohort = sample shares within the declared cohort, drawn to those of all."""
+    weighting: Literal["samples", "uniform"] = "samples"
+    """Sample shares in the aggregation weights: samples = by number of samples, as released;
+    uniform = the same for all clients."""
     common_share: str = "fitted"
     """Share of the mean of all in the table of a cohort (aggregation = cohort): a number in [0, 1],
     or fitted = for each row, from how much clients and cohorts differ in it."""
@@ -108,8 +120,24 @@ class FedEM(LocalPrivacy, LocalOptimiser, ServedClients):
                 "adapter: features are those of a row before local training, which moves it batch "
                 "by batch; also give merging=once."
             )
+        if self.closed_form and self.merging == "per-batch":
+            raise UserError(
+                "local_optimiser: closed-form has no batches to merge in; also give merging=once, "
+                "or another way of merging."
+            )
+        if self.closed_form and self.counts_samples:
+            cause = "merging=shrinkage" if self.merging == "shrinkage" else "adapter=features"
+            raise UserError(
+                f"local_optimiser: closed-form samples nothing, and {cause} counts samples; give "
+                "sgd."
+            )
         if self.backbone == "ncf":
             self.refuse_network("backbone=ncf")
+
+    @property
+    def closed_form(self) -> bool:
+        """Whether clients solve for their user vectors."""
+        return self.local_optimiser == "closed-form"
 
     @property
     def fits_common_share(self) -> bool:
@@ -191,6 +219,10 @@ class FedEM(LocalPrivacy, LocalOptimiser, ServedClients):
 
     def without_effect(self) -> tuple[str, ...]:
         idle = self.idle_steps()
+        if not self.closed_form:
+            idle += ("confidence", "regularization")
+        elif not self.learns_rho:
+            idle += ("batch_size", "num_negative", "bce", "threshold")
         if self.backbone == "mf":
             idle += ("network_widths", "lr_network", "weight_decay")
         if not self.learns_rho:
@@ -201,9 +233,14 @@ class FedEM(LocalPrivacy, LocalOptimiser, ServedClients):
         elif self.adapter != "row":
             idle += ("adapter_widths",)
         if not self.downloads:
-            return (*idle, "aggregation", "similarity", "alpha", "common_share")
+            return (*idle, "aggregation", "weighting", "similarity", "alpha", "common_share")
         by_shares = ("similarity", "alpha")
-        of_weights = {"both": (), "avg": by_shares, "sim": ("alpha",), "cohort": by_shares}
+        of_weights = {
+            "both": (),
+            "avg": by_shares,
+            "sim": ("alpha", "weighting"),
+            "cohort": by_shares,
+        }
         if self.aggregation != "cohort":
             idle += ("common_share",)
         return idle + of_weights[self.aggregation]

@@ -57,7 +57,7 @@ class LocalOptimiser:
 
     def idle_steps(self) -> tuple[str, ...]:
         """Names of these settings that change nothing."""
-        return ("lr_item_factor",) if self.local_optimiser == "adam" else ()
+        return () if self.local_optimiser == "sgd" else ("lr_item_factor",)
 
     def refuse_network(self, which: str) -> None:
         """Refuse plain steps for a client that also trains a network.

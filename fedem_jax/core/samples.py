@@ -113,6 +113,18 @@ def client_samples(
     return part_of(samples, drawn.labels, ~drawn.held_out)._replace(held_out=held_out)
 
 
+def over_all_items(samples: ClientSamples, num_items: int) -> ClientSamples:
+    """The same samples, over a table of all items: the row of an item has its number."""
+    if samples.rows.shape[0] >= num_items:
+        return samples
+    labels = jnp.zeros(num_items).at[samples.rows].set(samples.labels, mode="drop")
+    every, row_of = jnp.arange(num_items, dtype=jnp.int32), samples.rows[samples.row_of]
+    held_out = samples.held_out
+    if held_out is not None:
+        held_out = over_all_items(held_out, num_items)
+    return samples._replace(rows=every, labels=labels, row_of=row_of, held_out=held_out)
+
+
 def part_of(
     samples: ClientSamples, labels: Float[Array, " S"], chosen: Bool[Array, " S"]
 ) -> ClientSamples:

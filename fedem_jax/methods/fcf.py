@@ -26,12 +26,12 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key, Num
 
+from fedem_jax.client.closed_form import user_vector
 from fedem_jax.config.settings import FCF
 from fedem_jax.core.algorithm import Algorithm, Info, Newcomer, State, Traffic, copies, hyper_of
 from fedem_jax.core.blocks import for_each_block
 from fedem_jax.core.draws import Draws
 from fedem_jax.core.layout import AXIS, Layout, SizeClass
-from fedem_jax.core.linalg import solution
 from fedem_jax.core.table_storage import (
     everybodys_table,
     from_storage,
@@ -226,9 +226,7 @@ def closed_form(
 ) -> Solved:
     """x_u of a client that holds these items, 0 if there is none; gram = Y' Y."""
     rows = table.at[own].get(mode="fill", fill_value=0)
-    penalty = hyper.regularization * jnp.eye(len(gram))
-    matrix = gram + hyper.confidence * rows.T @ rows + penalty
-    user = solution(matrix, (1 + hyper.confidence) * rows.sum(axis=0))
+    user = user_vector(gram, rows, hyper.confidence, hyper.regularization)
     scores = rows @ user
     extra = (1 + hyper.confidence) * (1 - scores) ** 2 - scores**2
     lost = user @ gram @ user + jnp.sum(jnp.where(own < len(table), extra, 0.0))

@@ -17,8 +17,9 @@ With the NCF backbone a score is f_u(p_u, q_i) instead. The network f_u is train
 and Q_u, and is as private as p_u: it is never uploaded. (The released program has MF alone.)
 
 Beyond the paper, and off by default: other adapters, other samples and losses for them, adapters
-that are sent and averaged, rho in closed form, plain gradient steps in place of Adam, and tables of
-declared cohorts k, drawn to the mean M of all:  G_k = M_k + s_k (M - M_k).
+that are sent and averaged, rho in closed form, plain gradient steps in place of Adam, p_u in closed
+form as in FCF, and tables of declared cohorts k, drawn to the mean M of all:
+G_k = M_k + s_k (M - M_k).
 """
 
 from __future__ import annotations
@@ -65,9 +66,13 @@ class Hyper(NamedTuple):
     init_scale: Float[Array, ""]
     """Standard deviation of Q_0 and p_0."""
     lr_embedding: Float[Array, ""]
-    """Adam step of p_u and Q_u, or plain step of p_u."""
+    """Adam step of p_u and Q_u, or plain step of p_u, or of Q_u beside p_u in closed form."""
     lr_item_factor: Float[Array, ""]
     """Plain step of Q_u, as a multiple of lr_embedding times the number of items."""
+    confidence: Float[Array, ""]
+    """Extra weight of an interaction over all other items, where p_u has a closed form."""
+    regularization: Float[Array, ""]
+    """L2 penalty of p_u in that form."""
     lr_adapter: Float[Array, ""]
     """Step of theta_u."""
     alpha: Float[Array, ""]
@@ -110,6 +115,7 @@ class Upload(NamedTuple):
 
     items: Num[Array, "A I D"]
     samples: Int[Array, " A"]
+    """n_v; 1 each where all clients count the same."""
     adapter: Any = ()
     """[A ...] theta_u, if adapters are shared."""
 
@@ -192,7 +198,10 @@ def fedem(config: FedEM, layout: Layout) -> Algorithm:
         score,
         hyper=hyper_of(Hyper, config),
         classes={"own rows": own_rows, "merging": merging},
-        traffic=Traffic(up=tables + 4 * num_uploaders, down=tables * config.downloads),
+        traffic=Traffic(
+            up=tables + 4 * num_uploaders * (config.weighting == "samples"),
+            down=tables * config.downloads,
+        ),
         scratch=scratch,
         elastic=elastic(model),
     )
@@ -205,6 +214,7 @@ def train_own(
     model: ElasticClient, hyper: Hyper, samples: ClientSamples, clients: Clients, server: Any, place
 ) -> Change:
     """A client that no table waits for: (p_u, Q_u) <- local epochs."""
+    samples = model.trains_on(samples)
     private, rows = at_place(clients.private, place), samples.rows
     table, optimiser = from_storage(clients.items[place, rows]), model.optimiser(hyper)
     private, table, trained = model.fit(model.objective, private, table, samples, optimiser)
@@ -218,6 +228,7 @@ def merge_and_train(
     model: ElasticClient, hyper: Hyper, samples: ClientSamples, clients: Clients, server, place
 ) -> Change:
     """A client that a table waits for: Q_u <- Q_u + rho_u (G_u - Q_u), then local epochs."""
+    samples = model.trains_on(samples)
     config, own, rows = model.config, at_place(clients, place), samples.rows
     private, local, aggregated, theta, evidence = model.knows(server, own)
     optimiser = {"adam": optax.adam, "sgd": optax.sgd}[config.adapter_optimiser]
@@ -255,7 +266,10 @@ def sent_by(
     at = context.layout.places(uploaders)
     sent = Sum(clients.items[at], at_place(clients.adapter, at) if config.shares_adapter else ())
     sent = noisy_uploads(config, context.draws, uploaders, sent, start, hyper)
-    return Upload(sent.items, context.samples_of(uploaders), sent.rest)
+    samples = context.samples_of(uploaders)
+    if config.weighting == "uniform":
+        samples = jnp.ones_like(samples)
+    return Upload(sent.items, samples, sent.rest)
 
 
 # --- what the server does -------------------------------------------------------------------------

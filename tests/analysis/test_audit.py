@@ -113,6 +113,7 @@ def test_the_interval_is_that_of_clopper_and_pearson():
 # --- counts ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_counted_are_the_negatives_that_the_run_trains_on():
     """A row of a client's table outside its training set moves if and only if it was drawn."""
     made = renumbered(small_federation("leak-free", clients=13), np.random.default_rng(0))

@@ -108,6 +108,7 @@ def test_heterogeneity_leaves_the_client_itself_out():
         assert found == pytest.approx(np.sqrt(np.mean(squares)))
 
 
+@pytest.mark.slow
 def test_a_whole_measurement(simulation):
     config = FedEM(
         dim=3,

@@ -81,6 +81,7 @@ def test_parameters_are_exported(finished, tmp_path, capsys):
         assert arrays["server.items"].shape[1] == 4
 
 
+@pytest.mark.slow
 def test_a_run_that_starts_from_another_says_so(finished, tmp_path, capsys):
     args = ["--method", "fedmf", "--rounds", "1", "--dim", "4", "--out", str(tmp_path / "warm")]
     main(["train", *args, "--start", str(finished)])

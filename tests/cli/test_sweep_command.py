@@ -270,6 +270,7 @@ def test_a_picture_of_many_listed_values_can_be_drawn(tmp_path, pictures):
         assert (list(ticks(axis).values()) == values.split(",")) == labelled
 
 
+@pytest.mark.slow
 def test_pictures_of_a_random_search_hold_all_its_trials(tmp_path, pictures):
     """Ranges and words; trials that ended early."""
     vary = ["speed=log:0.1:4", "init_scale=0.5:2", "bce=logit,probability"]

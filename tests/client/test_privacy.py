@@ -279,6 +279,7 @@ AVERAGED = {
 
 
 @pytest.mark.parametrize("method", AVERAGED)
+@pytest.mark.slow_but("fedmf")
 def test_the_sum_is_that_of_a_loop_over_clients(method):
     """Seven clients in blocks of three on two devices, of whom one sits out."""
     simulation = bound(AVERAGED[method], devices=2)
@@ -380,6 +381,7 @@ def with_uploads(serve, extra):
 
 
 @pytest.mark.parametrize("method", WATCHED)
+@pytest.mark.slow_but("fedem", "fedmf")
 def test_nothing_of_a_client_but_its_upload_reaches_the_others(method, monkeypatch):
     """Derivatives of the state of everybody and of their scores, after a round in blocks of three
     clients. At given uploads, none of the others' has one by what a client keeps; by its upload

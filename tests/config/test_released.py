@@ -45,8 +45,10 @@ BY_ADAM = {"local_optimiser": "adam", "lr_item_factor": 80.0}
 
 DEFAULTS = {
     # program of FedEM: Adam at 0.1 twice, alpha 0.9, l2, both, a tenth is aggregated, 1e-4;
-    # adapter 2d-16-8-1. Its network is that of FedNCF in the program of FedCA
+    # adapter 2d-16-8-1. Its network is that of FedNCF in the program of FedCA; its closed form
+    # has the numbers of FCF
     "fedem": NO_NOISE | BY_ADAM | {
+        "weighting": "samples", "confidence": 4.0, "regularization": 1.0,
         "backbone": "mf", "lr_embedding": 0.1, "lr_adapter": 0.1, "threshold": 1e-4,
         "aggregation": "both", "similarity": "l2", "alpha": 0.9, "aggregation_fraction": 0.1,
         "merging": "per-batch", "adapter": "row", "adapter_widths": (16, 8),

@@ -82,6 +82,7 @@ def lost(lab, *clients):
 
 
 @pytest.mark.parametrize("name", EACH)
+@pytest.mark.slow_but("local-only")
 def test_a_client_that_explodes_is_left_out_alone(name):
     """It stays as it was; the others train as ever; what the server makes of it is finite."""
     here = lab(name)

@@ -103,6 +103,7 @@ def test_moments_that_would_be_changed_are_refused(tmp_path, moments, words):
 # --- shapes ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_million_columns(tmp_path):
     wide = b"1," * 10**6 + b"\n"
     assert "line 1: has more than 10000 columns" in told(tmp_path / "f.csv", wide)

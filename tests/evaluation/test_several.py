@@ -165,6 +165,7 @@ def test_the_order_of_clients_changes_no_metric():
         assert fj.evaluate(reordered, scores[order], 3)[part] == pytest.approx(metrics)
 
 
+@pytest.mark.slow
 def test_stacked_trials_report_the_metrics_of_single_runs():
     federations = {seed: small_federation(**SEVERAL, split_seed=seed) for seed in (0, 1)}
     configs = [LocalOnly(seed=seed, top_k=3, rounds=2, dim=2, local_epochs=1) for seed in (0, 1)]
@@ -203,6 +204,7 @@ def test_a_run_with_several_items_resumes_and_is_shown(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(("protocol", "spared"), [("leak-free", 0), ("paper", 14)])
+@pytest.mark.slow
 def test_an_audit_looks_at_the_latest_item_of_each_client(protocol, spared):
     federation = small_federation(protocol, **SEVERAL)
     found = audit(LocalOnly(rounds=2, eval_every=2, top_k=3, dim=2), federation)

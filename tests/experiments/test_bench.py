@@ -32,6 +32,7 @@ def rounds(simulation):
     return kept, segment(before, 1)
 
 
+@pytest.mark.slow
 def test_phases_make_up_the_round(simulation, rounds):
     parts = phases.phases(simulation, simulation.init())
     clients, _ = parts.train(simulation.init(), 0)
@@ -47,6 +48,7 @@ def test_phases_make_up_the_round(simulation, rounds):
 
 
 @pytest.mark.parametrize("merges", [False, True])
+@pytest.mark.slow_but("False")
 def test_sequential_twin_is_the_same_method(simulation, rounds, merges):
     before, after = rounds
     client = int(np.flatnonzero((simulation.by_client(before.clients.slot) >= 0) == merges)[0])

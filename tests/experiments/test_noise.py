@@ -35,6 +35,7 @@ def test_what_takes_no_noise_is_refused(dataset, arguments, said):
         noise.measure(["--dataset", dataset, *arguments])
 
 
+@pytest.mark.slow
 def test_a_curve_of_one_method(monkeypatch, dataset, tmp_path, capsys, pictures):
     monkeypatch.setattr(noise.process, "prepare_jax", lambda: None)
     monkeypatch.setattr(noise, "preset", small(noise.preset))

@@ -65,6 +65,7 @@ def test_the_simulation_sees_that_the_aggregate_holds_the_clients_own_error(poin
     assert (points.simulated.away_from(np.broadcast_to(naive, points.form.shape))[1] > 6).any()
 
 
+@pytest.mark.slow
 def test_clients_of_unequal_size():
     found = compare_unequal(jax.random.key(2), TRIALS)
     for compared in (found.local, found.replaced, found.merged, found.shared, found.learned):
@@ -72,6 +73,7 @@ def test_clients_of_unequal_size():
     check(found.rho)
 
 
+@pytest.mark.slow
 def test_rho_learned_on_samples_that_training_saw_and_cut():
     found = compare_fits(jax.random.key(3), (*SEEN_FITS, *ALIKE_FITS[1:]), TRIALS)
     check(found.rho)

@@ -339,6 +339,7 @@ def test_mean_of_the_chosen_tables(rounds):
 # --- learning -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_cofedrec_finds_the_withheld_items():
     config = CoFedRec(
         dim=8, init_scale=0.1, lr_network=0.1, lr_item_factor=10.0, local_epochs=2, bce="logit",

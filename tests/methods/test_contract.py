@@ -61,6 +61,7 @@ def test_a_gpu_has_all_operations_that_a_round_asks_for(halved):
     assert "func.func public @main" in traced.lower(lowering_platforms=("cuda",)).as_text()
 
 
+@pytest.mark.slow_but("fedem", "fedmf", "pfedrec")
 def test_rounds_are_traced_once_and_stay_on_the_device(lab, result):
     traced, numbers = lab.traces, [jnp.int32(number) for number in range(3)]
     state = lab.start

@@ -137,6 +137,7 @@ def test_rounds_are_those_of_the_loop():
 # --- extreme cases --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_all_served_with_nothing_of_their_own_and_sample_shares_is_fedmf():
     same = {"dim": 4, "local_epochs": 2, "batch_size": 16, "bce": "logit", "size_classes": 1}
     ours = FedCA(aggregation_fraction=1.0, interpolation=0.0, similarity_weight=0.0,
@@ -259,6 +260,7 @@ def test_eigenproblems_of_a_block_are_solved_one_by_one():
 # --- learning -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_fedca_finds_the_withheld_items():
     config = FedCA(
         dim=8, init_scale=0.1, lr_embedding=0.05, local_epochs=2, bce="logit", rounds=40,

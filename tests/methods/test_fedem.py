@@ -103,6 +103,7 @@ def test_rounds_are_those_of_the_twin(per_batch):
 
 
 @pytest.mark.parametrize("merging", ["once", "none"])
+@pytest.mark.slow_but("once")
 def test_rounds_of_other_ways_of_merging_are_those_of_the_twin(merging):
     kind = 0 if merging == "none" else merging
     trace = make_trace(merging=kind, random_state=CALM, **GENTLE, **CASES[merging], **TWIN)

@@ -76,7 +76,11 @@ def loop(simulation, clients):
         yield list(everybody), served, np.array(scores)
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(
+    scope="module",
+    params=[each if each == "per-batch" else pytest.param(each, marks=pytest.mark.slow)
+            for each in CASES],
+)  # fmt: skip
 def case(request):
     """A simulation, its clients before the first round, and that and more after each round."""
     federation = small_federation(clients=6, items=400)
@@ -136,6 +140,7 @@ def test_the_network_stays_at_home(case):
         assert len(np.unique(leaf[trained].round(6), axis=0)) == len(trained)
 
 
+@pytest.mark.slow
 def test_withheld_items_are_found():
     config = FedEM(
         backbone="ncf", dim=8, init_scale=0.1, lr_embedding=0.05, lr_network=0.02, local_epochs=2,

@@ -1,6 +1,6 @@
 """FedEM with the parts that go beyond the paper, against a loop over clients in float64.
 
-Local training is by plain steps, which the loop takes one by one.
+Local training is by plain steps, which the loop takes one by one, or in closed form.
 """
 
 import dataclasses
@@ -42,6 +42,15 @@ CASES = {
         adapter_optimiser="sgd",
     ),
     "shrinkage": FedEM(**SMALL, merging="shrinkage", adapter="table"),
+    "closed form, uniform": FedEM(
+        **SMALL | {"local_optimiser": "closed-form", "lr_embedding": 0.3},
+        **HELD_OUT,
+        adapter="table",
+        adapter_loss="ranking",
+        weighting="uniform",
+        confidence=3.0,
+        regularization=0.2,
+    ),
 }
 
 
@@ -134,7 +143,20 @@ def fitted(theta, inputs, user, local, aggregated, drawn, config):
     return theta
 
 
-def closed_form(local, aggregated, samples):
+def solved_in_turn(user, table, drawn, config):
+    """The user vector from all items, then a step of all rows, in each epoch."""
+    label = np.zeros(len(table))
+    label[drawn.items[drawn.labels == 1]] = 1
+    weight = 1 + config.confidence * label
+    for _ in range(config.local_epochs if label.any() else 0):
+        matrix = (weight[:, None] * table).T @ table + config.regularization * np.eye(len(user))
+        user = np.linalg.solve(matrix, table.T @ (weight * label))
+        error = weight * (label - table @ user)
+        table = table + config.lr_embedding * np.outer(error, user)
+    return user, table
+
+
+def shrunk(local, aggregated, samples):
     used = samples > 0
     n, z = samples[used], (samples * np.mean((aggregated - local) ** 2, axis=1))[used]
     t2, s2 = np.polyfit(n, z, 1) if len(set(n)) > 1 else (0.0, z.mean())
@@ -158,11 +180,14 @@ def loop(simulation, rounds):
     seen, waiting = np.zeros((number, 2, size)), np.zeros(number, bool)
     hold_out = HoldOut(config.adapter_holdout) if config.merging == "once" else None
     counts = np.diff(federation.offsets) * (1 + config.num_negative)
+    if config.weighting == "uniform":
+        counts = np.ones(number)
+    train = solved_in_turn if config.closed_form else steps_in_turn
 
     def weight(u, theta):
         """Inputs of the adapter, if there is one, and rho."""
         if config.merging == "shrinkage":
-            return None, closed_form(tables[u], common, seen[u].sum(axis=0))
+            return None, shrunk(tables[u], common, seen[u].sum(axis=0))
         inputs = np.ones((size, 1))
         if config.adapter == "features":
             inputs = features_of(users[u], tables[u], common, seen[u])
@@ -181,7 +206,7 @@ def loop(simulation, rounds):
                     _, rho = weight(u, theta)
                 tables[u] = tables[u] + rho[:, None] * (common - tables[u])
                 seen[u] *= 1 - rho
-            users[u], tables[u] = steps_in_turn(users[u], tables[u], to_fit, config)
+            users[u], tables[u] = train(users[u], tables[u], to_fit, config)
             for kind in (1, 0):
                 np.add.at(seen[u, 1 - kind], to_fit.items[to_fit.labels == kind], 1)
         shares = counts[uploaders] / counts[uploaders].sum()
@@ -200,6 +225,12 @@ def loop(simulation, rounds):
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.slow_but(
+    "features, ranking, average",
+    "table, ranking, average, plain steps",
+    "shrinkage",
+    "closed form, uniform",
+)
 def test_rounds_are_those_of_a_loop_over_clients(case):
     simulation, rounds = bound(CASES[case]), 3
     merged_somewhere = False
@@ -252,6 +283,7 @@ def test_a_shared_adapter_is_paid_for_up_and_down():
     assert sent(merging="replace", adapter_sharing="average") == usual
 
 
+@pytest.mark.slow
 def test_a_shared_adapter_is_bounded_together_with_its_table_and_has_noise():
     config = FedEM(
         **SMALL, merging="once", adapter="features", adapter_sharing="average", ldp_clip=1.0,
@@ -284,6 +316,18 @@ def test_a_shared_adapter_is_bounded_together_with_its_table_and_has_noise():
             r"adapter_holdout: 0.2 is a share of held-out .* adapter_samples=held-out",
         ),
         ({"adapter": "features"}, r"adapter: features are those .* merging=once"),
+        (
+            {"local_optimiser": "closed-form"},
+            r"local_optimiser: closed-form has no batches to merge in; also give merging=once",
+        ),
+        (
+            {"local_optimiser": "closed-form", "merging": "shrinkage"},
+            r"local_optimiser: closed-form samples nothing, and merging=shrinkage counts samples",
+        ),
+        (
+            {"local_optimiser": "closed-form", "merging": "once", "adapter": "features"},
+            r"local_optimiser: closed-form samples nothing, and adapter=features counts samples",
+        ),
         (
             {"local_optimiser": "sgd", "backbone": "ncf"},
             r"local_optimiser: sgd .* no network as backbone=ncf has it; give adam",

@@ -69,7 +69,11 @@ def loop(simulation, clients: Clients, server):
         yield users, common, network, ranked_with, epochs
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(
+    scope="module",
+    params=[each if each == "mlp" else pytest.param(each, marks=pytest.mark.slow)
+            for each in CASES],
+)  # fmt: skip
 def case(request):
     """A simulation, its state before the first round, and that and more after each round."""
     federation = small_federation(**DATA[request.param])
@@ -172,6 +176,7 @@ def test_a_vector_of_one_entry_cannot_be_shared_out():
 # --- learning -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_withheld_items_are_found():
     config = FedNCF(
         dim=8, lr_embedding=0.1, lr_network=0.03, local_epochs=2, bce="logit",

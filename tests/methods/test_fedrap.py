@@ -101,7 +101,11 @@ def loop(simulation, draws):
         yield np.stack(own), common, np.stack(scores), losses, rates
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(
+    scope="module",
+    params=[each if each == "as released" else pytest.param(each, marks=pytest.mark.slow)
+            for each in CASES],
+)  # fmt: skip
 def rounds(request):
     """A simulation, what it draws, its rounds, and those of the loop."""
     config, devices = CASES[request.param]

@@ -138,7 +138,11 @@ def loop(simulation, draws):
         yield tables, personal, common, np.stack(scores), losses, (graph, gap)
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(
+    scope="module",
+    params=[each if each == "as released" else pytest.param(each, marks=pytest.mark.slow)
+            for each in CASES],
+)  # fmt: skip
 def rounds(request):
     """A simulation, what it draws, its rounds, and those of the loop."""
     config, devices = CASES[request.param]
@@ -267,6 +271,7 @@ def test_there_are_no_more_neighbours_than_clients():
 # --- learning -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_withheld_items_are_found():
     config = GPFedRec(
         dim=8, init_scale=0.1, bce="logit", rounds=40, size_classes=1, local_epochs=2, top_k=5,

@@ -98,6 +98,7 @@ def test_a_broken_file_is_named(text, said, tmp_path):
         read_alternatives(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_killed_among_its_alternatives_takes_them_up(tmp_path, capsys, monkeypatch):
     from fedem_jax.runs import alternatives
 

@@ -51,6 +51,7 @@ def test_a_run_reads_back_as_it_was_returned(runs):
 
 
 @pytest.mark.parametrize("method", ["fedem", "fedmf", "central-mf"])
+@pytest.mark.slow_but("fedem")
 def test_both_states_rank_as_the_summary_says(runs, method):
     for result in runs(method):
         for which, name in (("best", "headline"), ("last", "last")):
@@ -74,6 +75,7 @@ def test_a_best_round_before_the_last_has_a_state_of_its_own(federation, tmp_pat
 
 
 @pytest.mark.parametrize("method", ["fedem", "fedmf", "fedca", "pfedrec", "fcf"])
+@pytest.mark.slow_but("fedem", "pfedrec")
 def test_scores_are_those_of_the_item_table_that_the_client_uses(runs, method):
     """With the private part of the client, which the state has."""
     result, opened = runs(method)
@@ -247,6 +249,7 @@ def test_a_newcomer_trains_its_vector_alone_like_a_plain_loop(runs):
 
 
 @pytest.mark.parametrize("method", ["fedmf", "pfedrec", "fedncf", "fcf"])
+@pytest.mark.slow_but("fedmf")
 def test_a_newcomer_likes_what_it_interacted_with(method):
     """On two groups of items, the items of its own group come first, as for the others."""
     from toy import checkerboard
@@ -265,6 +268,7 @@ def test_a_newcomer_likes_what_it_interacted_with(method):
 
 
 @pytest.mark.parametrize("method", ["fedem", "fedmf"])
+@pytest.mark.slow_but("fedmf")
 def test_a_run_starts_from_the_best_state_of_another(runs, federation, tmp_path, method):
     """From memory and from disk alike, and not as from the initial parameters."""
     result, _ = runs(method)

@@ -287,11 +287,8 @@ KINDS = {
 bits, with counts of rho."""
 
 
-@pytest.mark.parametrize(
-    "method",
-    [name if name in ("fedmf", "central-mf") else pytest.param(name, marks=pytest.mark.slow)
-     for name in METHODS],
-)  # fmt: skip
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.slow
 def test_every_method_goes_on(federation, tmp_path, method):
     """On the same devices to the bit; on one in place of two, metrics to 1e-5."""
     if len(jax.devices()) < 2:

@@ -99,6 +99,7 @@ def test_each_client_gets_the_mean_of_its_cohort():
     np.testing.assert_array_equal(np.asarray(state.clients.slot)[place], federation.cohort)
 
 
+@pytest.mark.slow
 def test_the_whole_common_share_is_one_table_for_all():
     federation = small_federation(clients=8)
     drawn = fj.run(FedEM(aggregation="cohort", common_share=1, **SETTINGS), federation)

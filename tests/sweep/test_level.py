@@ -84,6 +84,7 @@ def test_a_search_by_optuna_says_it_too():
 # --- pictures -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_picture_that_cannot_be_drawn_costs_a_sentence(tmp_path, monkeypatch):
     few = {"rounds": 1, "dim": 2, "local_epochs": 1, "top_k": 3}
     found = sweep(preset(method="fedmf", **few), "lr_embedding=0.01,0.1", out=tmp_path)

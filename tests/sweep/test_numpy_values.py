@@ -51,6 +51,7 @@ def test_numbers_of_another_type_are_refused_before_anything_runs(changes, sente
         sweep(FedEM(), "alpha=0.5,1", **changes)
 
 
+@pytest.mark.slow
 def test_a_sweep_of_numpy_values_ends_with_its_tables(tmp_path):
     config = fj.preset(method="fedmf", rounds=np.int64(1), dim=2, local_epochs=np.float64(1))
     values = {"lr_embedding": np.logspace(-3, -2, 2, dtype=np.float32)}

@@ -98,6 +98,7 @@ def _is_jaxpr(value):
 
 
 @pytest.mark.parametrize("method", ["local-only", "fedem", "fedca", "fedmf"])
+@pytest.mark.slow_but("fedem")
 def test_no_loop_copies_the_tables_of_all_clients(method):
     """A loop whose end is each trial's own keeps, in every pass, all that it carries for those that
     have finished; a branch of each trial's own becomes a choice between both."""
@@ -122,6 +123,7 @@ def test_no_loop_copies_the_tables_of_all_clients(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.slow_but("fedem", "fedmf", "pfedrec", "fcf")
 def test_what_a_sweep_takes_for_an_argument_changes_no_program(method):
     """Numbers of `Hyper` and the scale of the start: none of them is looked at as the program is
     made."""

@@ -91,6 +91,7 @@ def alone(config):
 
 
 @pytest.mark.parametrize(("width", "chunk"), [(0, 0), (3, 0), (2, 6), (1, 4)])
+@pytest.mark.slow_but("2-6")
 def test_a_trial_of_a_stack_is_the_run_by_itself(width, chunk):
     config = quick(rounds=5, init_scale=0.7)
     found = sweep(config, ["speed=0.3,1,20"], seeds=2, width=width, chunk=chunk)
@@ -166,6 +167,7 @@ def test_no_setting_that_stays_finite_is_an_error():
         sweep(quick(), ["speed=20,30"])
 
 
+@pytest.mark.slow
 def test_halving_runs_survivors_on_from_where_they_were(tmp_path):
     config = quick(rounds=8, eval_every=1)
     whole = sweep(config, ["speed=0.1,0.2,0.5,1,20,2,4"], seeds=2)
