@@ -176,6 +176,10 @@ class Config:
     """Clients that train at the same time; 0: chosen for the device."""
     size_classes: Natural = 0
     """Maximum number of size classes of clients; 0: as few as keep the padding small."""
+    gpu_loops: Literal["host", "graph"] = "host"
+    """Who runs the loops of a round on an NVIDIA GPU: host = the host starts each pass, as usual;
+    graph = CUDA graphs that hold whole loops, which saves the time between passes. No GPU has run
+    graph yet."""
     table_dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of stored and sent item tables. bfloat16 halves memory and traffic and changes
     the result; training stays in float32."""
@@ -275,6 +279,6 @@ FILES = ("val_file", "test_file")
 
 INERT = (
     "out", "data_dir", "checkpoint_every", "checkpoint_minutes", "keep", "block_size",
-    "size_classes",
+    "size_classes", "gpu_loops",
 )  # fmt: skip
 """Settings that change no result: folders, checkpoints, and how the work is divided."""

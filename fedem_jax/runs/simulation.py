@@ -29,6 +29,7 @@ from fedem_jax.evaluation.metrics import summarise
 from fedem_jax.evaluation.ranking import Ranking, Ranks, check_cutoff, held_out_ranks, rank_all
 from fedem_jax.evaluation.records import Metrics, Part, Record
 from fedem_jax.methods import bind
+from fedem_jax.runs.compiling import compiled
 from fedem_jax.runs.held_out import held_out, most_held_out
 from fedem_jax.runs.memory import USABLE, bound, bytes_of, plan_memory
 from fedem_jax.version import __version__
@@ -106,12 +107,25 @@ class Simulation:
     def segment(self, state: State, length: int) -> Callable[[State, int], Segment]:
         """`length` rounds and an evaluation as one compiled program; the state is donated."""
         if length not in self._segments:
-            rest = (self.key_draws, self.lists, self.held_out, self.algorithm.hyper)
-            program = jax.jit(partial(self._rounds, length), donate_argnums=0)
-            with jax.default_matmul_precision("highest"):
-                compiled = program.lower(state, jnp.int32(0), *rest).compile()
-            self._segments[length] = lambda state, start: compiled(state, jnp.int32(start), *rest)
+            rest = self.unchanging
+            program = self.program(length, state)
+            self._segments[length] = lambda state, start: program(state, jnp.int32(start), *rest)
         return self._segments[length]
+
+    def program(self, length: int, state: State) -> Callable[..., Segment]:
+        """The compiled program of a segment: `(state, start, *unchanging) -> Segment`.
+
+        Args:
+            length: number of rounds.
+            state: the state, or its shapes; it is donated.
+        """
+        args = (state, jnp.int32(0), *self.unchanging)
+        return compiled(partial(self._rounds, length), args, self.config, self.layout, donate=(0,))
+
+    @property
+    def unchanging(self) -> tuple:
+        """Arguments of a segment that stay the same: key, lists, held-out items and numbers."""
+        return self.key_draws, self.lists, self.held_out, self.algorithm.hyper
 
     def _rounds(self, length, state, start, key, lists, held_out, hyper) -> Segment:
         def one(state, number):

@@ -31,6 +31,7 @@ from fedem_jax.data.federation import Federation
 from fedem_jax.evaluation.metrics import hit_rate, ndcg
 from fedem_jax.evaluation.ranking import HeldOut, Ranks, rank_all, weighed
 from fedem_jax.evaluation.records import PARTS, Part
+from fedem_jax.runs.compiling import compiled
 from fedem_jax.runs.held_out import Room, held_out
 from fedem_jax.runs.simulation import Simulation
 
@@ -104,9 +105,9 @@ class Stack:
         kind = (bool(states), keep, len(ends))
         if kind not in self._programs:
             begun = time.perf_counter()
-            program = jax.jit(partial(self._chunk, keep))
-            with jax.default_matmul_precision("highest"):
-                self._programs[kind] = program.lower(*args).compile()
+            program, simulation = partial(self._chunk, keep), self.simulation
+            layout = simulation.layout
+            self._programs[kind] = compiled(program, args, simulation.config, layout)
             self.compiling += time.perf_counter() - begun
         after, report = self._programs[kind](*args)
         report = jax.tree.map(lambda leaf: np.asarray(leaf)[: len(configs)], report)
