@@ -28,7 +28,6 @@ from unittest import mock
 from gpu_target import H100, MEMORY
 from gpu_thunks import Loop, loops_of
 
-HERE = Path(__file__).resolve().parent
 REAL = ("filmtrust", "ml-1m")
 SHORT = 0.85
 """Least share of the compiler's bytes that a plan must have."""
@@ -69,10 +68,7 @@ def main() -> None:
         print(json.dumps(asdict(compile_case(data, method, options))))
         return
     found = [in_own_process(data, method, options) for data, method in cases(options)]
-    command = " ".join(
-        ["make gpu-check", *([f'ARGS="{shown(options)}"'] if shown(options) else [])]
-    )
-    text = report(found, command)
+    text = report(found, f"python experiments/bench/gpu_check.py {shown(options)}".rstrip())
     print(text)
     if options.out:
         with options.out.open("a") as file:
@@ -165,9 +161,8 @@ def shapes(tree: Any, sharding: Any = None, **_: Any) -> Any:
     import jax
 
     def shape(leaf: Any) -> jax.ShapeDtypeStruct:
-        aval = jax.typeof(leaf) if not hasattr(leaf, "dtype") else leaf
-        dtype = jax.dtypes.canonicalize_dtype(aval.dtype)
-        return jax.ShapeDtypeStruct(aval.shape, dtype, sharding=sharding)
+        dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
+        return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=sharding)
 
     return jax.tree.map(shape, tree)
 
@@ -176,7 +171,6 @@ def report(found: Sequence[Compiled], command: str) -> str:
     """The tables in Markdown."""
     import jax
 
-    megabytes = 1e6
     lines = [
         f"\n## {datetime.now():%Y-%m-%d}, compiled for an H100, without one\n",
         f"`{command}`, jax {jax.__version__}. Nothing was executed. A pass of the innermost loop "
@@ -191,8 +185,8 @@ def report(found: Sequence[Compiled], command: str) -> str:
             continue
         inner = sorted({loop.kernels for loop in each.loops if loop.innermost})
         lines.append(
-            f"| {each.case} | {each.seconds:.0f} | {each.planned / megabytes:,.1f} "
-            f"| {each.needed / megabytes:,.1f} | {len(each.loops)} "
+            f"| {each.case} | {each.seconds:.0f} | {each.planned / 1e6:,.1f} "
+            f"| {each.needed / 1e6:,.1f} | {len(each.loops)} "
             f"| {sum(loop.in_graph for loop in each.loops)} | {', '.join(map(str, inner))} |"
         )
     short = [each.case for each in found if not each.error and not each.fits]

@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any, NamedTuple, cast
 
-import jax
 import numpy as np
 import pytest
 from toy import small_federation
@@ -139,10 +138,7 @@ CLOSED_FORM = {
 def test_memory_is_within_two_fifths_of_what_xla_allocates(name, block, settings, data_dir):
     config = FedEM(dataset=name, block_size=block, **settings)
     at_hand = Simulation(config, load(name, data_dir=data_dir))
-    program = jax.jit(lambda *args: at_hand._rounds(1, *args), donate_argnums=0)
-    rest = (at_hand.key_draws, at_hand.lists, at_hand.held_out, at_hand.algorithm.hyper)
-    with jax.default_matmul_precision("highest"):
-        analysis = program.lower(at_hand.init(), 0, *rest).compile().memory_analysis()
+    analysis = at_hand.program(1, at_hand.init()).memory_analysis()
     assert analysis is not None
     memory = plan_memory(config, at_hand.federation, at_hand.layout)
     held = memory.clients + memory.server + memory.data
