@@ -158,7 +158,7 @@ def merging_scratch(config: FedEM, layout: Layout, block: int) -> dict[str, int]
         numbers["evaluate"] += block * num_items * ncf.inside(dim, config.network_widths)
     if config.downloads:
         rows = num_items if config.closed_form else max(size.rows for size in layout.classes)
-        inside = sum(config.adapter_widths) + 3
+        inside = 3 + sum(config.adapter_widths) * config.learns_rho
         beside = NUM_FEATURES + 2 if config.counts_samples else 0
         merging = num_items * (3 * dim + inside + beside) - rows * dim
         numbers["merge"] = numbers["train"] + block * merging
