@@ -26,7 +26,8 @@ QUESTIONS = {
 
 OTHER = "More results"
 COPIED = ("*.md", "*.png", "compare/*.md", "compare/*.png", "pictures/*.png", "theory/*.png")
-COPIED += ("theory/*.py", "bench/*.md", "bench/*.png", "regimes/*.md", "regimes/*.png")
+COPIED += ("theory/*.py", "regimes/*.py")
+COPIED += ("bench/*.md", "bench/*.png", "regimes/*.md", "regimes/*.png")
 """Files of `experiments/` that its pages link to."""
 
 
