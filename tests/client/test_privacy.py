@@ -381,7 +381,7 @@ def with_uploads(serve, extra):
 
 
 @pytest.mark.parametrize("method", WATCHED)
-@pytest.mark.slow_but("fedem", "fedmf")
+@pytest.mark.slow_but("fedmf")
 def test_nothing_of_a_client_but_its_upload_reaches_the_others(method, monkeypatch):
     """Derivatives of the state of everybody and of their scores, after a round in blocks of three
     clients. At given uploads, none of the others' has one by what a client keeps; by its upload

@@ -136,6 +136,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.slow_but("fedmf", "pfedrec, global")
 def test_rounds_are_those_of_a_loop_over_clients(case):
     config, train, score = CASES[case]
     simulation, rounds = bound(config), 3
@@ -194,6 +195,7 @@ def test_no_table_for_each_client_is_kept():
 
 
 @pytest.mark.parametrize("method", ["fedmf", "pfedrec"])
+@pytest.mark.slow
 def test_withheld_items_are_found(method):
     shared = {"dim": 8, "init_scale": 0.1, "bce": "logit", "rounds": 40, "size_classes": 1}
     if method == "fedmf":

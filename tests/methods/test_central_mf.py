@@ -145,6 +145,7 @@ def test_who_sits_out_stays_as_it_was(reached):
             assert (new[~idle] != old[~idle]).any(1).all()
 
 
+@pytest.mark.slow
 def test_two_devices_and_blocks_of_another_size_change_nothing(reached):
     _, ours = reached
     simulation = bound(devices=2, block_size=2, size_classes=1)
@@ -156,6 +157,7 @@ def test_two_devices_and_blocks_of_another_size_change_nothing(reached):
         np.testing.assert_allclose(other[2].loss[place], mine[2].loss, **NEAR)
 
 
+@pytest.mark.slow
 def test_withheld_items_are_found():
     config = CentralMF(dim=8, lr_embedding=0.02, batch_size=256, rounds=20, size_classes=1, top_k=5)
     simulation = Simulation(config, checkerboard("leak-free"), jax.devices()[:1])

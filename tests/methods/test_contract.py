@@ -14,6 +14,11 @@ from fedem_jax.config.registry import METHODS
 from fedem_jax.core.sparse_tables import SparseTables
 from fedem_jax.runs.simulation import Simulation
 
+EVERYDAY = pytest.mark.slow_but(
+    "fedem", "fedmf", "pfedrec", "fcf", "local-only", "ease", "item-knn", "popularity"
+)
+"""Methods that every run of the tests compiles here. Loops over clients stand in for the others."""
+
 # --- shapes, traces, transfers --------------------------------------------------------------------
 
 
@@ -75,6 +80,7 @@ def test_rounds_are_traced_once_and_stay_on_the_device(lab, result):
 # --- seeds ----------------------------------------------------------------------------------------
 
 
+@EVERYDAY
 def test_the_same_seed_gives_the_same_bits(method, lab, result):
     """And another seed gives others, where anything is drawn."""
     again = Lab.__new__(Lab)
@@ -85,6 +91,7 @@ def test_the_same_seed_gives_the_same_bits(method, lab, result):
     assert differs(other, result) == (method in DRAWN)
 
 
+@EVERYDAY
 def test_other_seeds_start_elsewhere_and_other_protocols_do_not(method, lab):
     def start(protocol, seed):
         config = config_of(method, protocol=protocol, seed=seed)

@@ -129,6 +129,7 @@ def test_an_item_met_twice_counts_once(reached):
     assert all(len(np.unique(items)) < len(items) for items in drawn)  # so the loop has met some
 
 
+@pytest.mark.slow
 def test_two_devices_and_blocks_of_another_size_change_nothing(reached):
     _, ours = reached
     simulation = bound(devices=2, block_size=2, size_classes=1)
@@ -191,6 +192,7 @@ def test_every_step_costs_a_table_down_and_a_gradient_up():
     assert (traffic.up, traffic.down) == (2 * present * numbers * 4, 2 * present * numbers * 2)
 
 
+@pytest.mark.slow
 def test_withheld_items_are_found():
     config = FCF(dim=8, rounds=30, size_classes=1, top_k=5)
     simulation = Simulation(config, checkerboard("leak-free"), jax.devices()[:1])

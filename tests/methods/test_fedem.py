@@ -136,6 +136,7 @@ def permuted_trace(trace, order):
     return trace | {name: trace[name][:, order] for name in each} | named
 
 
+@pytest.mark.slow
 def test_permuting_the_clients_permutes_the_result(per_batch):
     trace, rounds = per_batch
     order = np.random.default_rng(3).permutation(8)

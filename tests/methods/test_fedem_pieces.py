@@ -225,12 +225,7 @@ def loop(simulation, rounds):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.slow_but(
-    "features, ranking, average",
-    "table, ranking, average, plain steps",
-    "shrinkage",
-    "closed form, uniform",
-)
+@pytest.mark.slow_but("features, ranking, average", "closed form, uniform")
 def test_rounds_are_those_of_a_loop_over_clients(case):
     simulation, rounds = bound(CASES[case]), 3
     merged_somewhere = False

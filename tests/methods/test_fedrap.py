@@ -197,6 +197,7 @@ def test_small_losses_do_not_stop_a_client_as_they_do_elsewhere(offset, epochs):
 # --- learning -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_withheld_items_are_found():
     config = FedRAP(
         dim=8, init_scale=0.1, bce="logit", rounds=60, size_classes=1, local_epochs=2, top_k=5,

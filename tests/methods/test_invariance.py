@@ -40,7 +40,7 @@ class Renumbered:
 ORDER = np.array([3, 0, 6, 2, 5, 1, 4])
 
 
-@pytest.mark.slow_but("fedem", "fedmf", "fedrap")
+@pytest.mark.slow_but("fedem")
 def test_neither_numbers_of_clients_nor_the_cut_of_the_work_change_anything(lab, method, result):
     """Where all data lie in one place, batches are drawn from all of them, in an order that depends
     on the numbers of the clients."""
@@ -109,7 +109,7 @@ def check_renumbered(lab, result, order, changes, same_server=True):
 
 
 @pytest.mark.parametrize("classes", [2, 4])
-@pytest.mark.slow_but("4")
+@pytest.mark.slow
 def test_size_classes_change_nothing(labs, classes):
     other = Lab(config_of("local-only", size_classes=classes))
     assert len(other.simulation.layout.classes) == classes

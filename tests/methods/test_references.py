@@ -108,6 +108,7 @@ def computed(method, data):
 
 @pytest.mark.parametrize("data", FEDERATIONS)
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.slow_but("ease-repeating", "item-knn-repeating", "popularity-repeating")
 def test_scores_and_loss_are_those_of_a_loop(method, data):
     """Also if only a share of the clients trains: their data were pooled before."""
     simulation, (_, info), _, record, scores = computed(method, data)

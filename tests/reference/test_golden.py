@@ -92,6 +92,7 @@ def made(request):
     return trace, trials[0], rows
 
 
+@pytest.mark.slow_but("both")
 def test_a_trace_of_other_settings_is_replayed(made):
     _, simulation, rows = made
     assert not failures(rows)
@@ -129,6 +130,7 @@ def deviating(trace, simulation, number):
     return {row.quantity for row in rows if not row.passes}
 
 
+@pytest.mark.slow_but("both")
 def test_a_deviation_is_found(made):
     trace, simulation, _ = made
     last = simulation.config.rounds - 1
