@@ -17,10 +17,10 @@ import tyro
 
 from fedem_jax.cli.compare import run_missing
 from fedem_jax.cli.process import run_command
-from fedem_jax.compare.plan import plan_comparison
-from fedem_jax.compare.results import gather
-from fedem_jax.compare.standings import MethodSummary, standings
-from fedem_jax.compare.tables import first_run, write_up
+from fedem_jax.comparisons.plan import plan_comparison
+from fedem_jax.comparisons.results import gather
+from fedem_jax.comparisons.standings import MethodSummary, standings
+from fedem_jax.comparisons.tables import first_run, write_up
 from fedem_jax.errors import UserError, nearest
 from fedem_jax.evaluation.metrics import metric_title
 from fedem_jax.evaluation.statistics import Spread, error_over_clients, over_seeds

@@ -27,10 +27,10 @@ from fedem_jax.report.style import CHANCE, COLOURS, frame, legend_above, new_fig
 from fedem_jax.report.tables import Row, Table, in_markdown, mean_cell, styled, written_files
 from fedem_jax.report.terminal import Terminal
 from fedem_jax.storage.files import disk_errors
-from fedem_jax.sweep.description import Sweep
-from fedem_jax.sweep.progress import Watch
-from fedem_jax.sweep.run import SweepResult, run_sweep
-from fedem_jax.sweep.space import space
+from fedem_jax.sweeps.description import Sweep
+from fedem_jax.sweeps.progress import Watch
+from fedem_jax.sweeps.run import SweepResult, run_sweep
+from fedem_jax.sweeps.space import space
 
 METHODS = ("fedem", "fedmf", "pfedrec")
 """The methods that are measured by default; their uploads take noise."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from fedem_jax.runs.result import Result
     from fedem_jax.runs.simulation import Simulation
     from fedem_jax.runs.train import run
-    from fedem_jax.sweep.run import SweepResult, sweep
+    from fedem_jax.sweeps.run import SweepResult, sweep
 
 __all__ = [
     "METHODS",
@@ -62,8 +62,8 @@ _HOME = {
     "preset": "config.presets",
     "Result": "runs.result",
     "open_run": "runs.opened",
-    "SweepResult": "sweep.run",
-    "sweep": "sweep.run",
+    "SweepResult": "sweeps.run",
+    "sweep": "sweeps.run",
     "Simulation": "runs.simulation",
     "UserError": "errors",
     "federation": "data.memory",

@@ -35,7 +35,7 @@ from matplotlib.figure import Figure
 # before JAX first computes and before anything imports the package
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-CHECKED = ("client", "core", "data", "evaluation", "methods", "models", "runs", "server", "sweep")
+CHECKED = ("client", "core", "data", "evaluation", "methods", "models", "runs", "server", "sweeps")
 install_import_hook(
     [f"fedem_jax.{name}" for name in CHECKED],
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",

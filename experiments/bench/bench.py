@@ -252,8 +252,8 @@ def time_stack(config, federation, case: Case) -> Row:
         UserError: a trial does not fit into memory.
     """
     from fedem_jax.runs.simulation import Simulation
-    from fedem_jax.sweep.runner import stacked_as
-    from fedem_jax.sweep.stack import Stack
+    from fedem_jax.sweeps.runner import stacked_as
+    from fedem_jax.sweeps.stack import Stack
 
     rates = [config.lr_embedding * 10 ** (n / case.trials - 0.5) for n in range(case.trials)]
     trials = [dataclasses.replace(config, lr_embedding=rate) for rate in rates]

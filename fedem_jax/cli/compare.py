@@ -15,14 +15,14 @@ from fedem_jax.errors import Stopped
 from fedem_jax.storage.files import check_room
 
 if TYPE_CHECKING:
-    from fedem_jax.compare.plan import Comparison
+    from fedem_jax.comparisons.plan import Comparison
 
 
 def compare(args: Sequence[str]) -> None:
     """Run methods with the same seeds and compare them; resumes where it was stopped."""
     options = tyro.cli(Compare, prog="fedem compare", args=args)
 
-    from fedem_jax.compare.plan import plan_comparison
+    from fedem_jax.comparisons.plan import plan_comparison
 
     comparison = plan_comparison(
         options.methods,
@@ -38,7 +38,7 @@ def compare(args: Sequence[str]) -> None:
     )
     failed = run_missing(comparison)
 
-    from fedem_jax.compare.tables import write_up
+    from fedem_jax.comparisons.tables import write_up
     from fedem_jax.report.terminal import Terminal
 
     command = f"fedem compare {shlex.join(args)}".rstrip()
@@ -47,7 +47,7 @@ def compare(args: Sequence[str]) -> None:
 
 def run_missing(comparison: Comparison) -> dict[str, str]:
     """Run what a comparison still lacks. Returns why runs failed, by name of the contender."""
-    from fedem_jax.compare.run import kept_bytes, missing, run_all
+    from fedem_jax.comparisons.run import kept_bytes, missing, run_all
 
     missing_runs = missing(comparison)
     if not missing_runs:
@@ -61,7 +61,7 @@ def run_missing(comparison: Comparison) -> dict[str, str]:
     process.prepare_jax()
 
     from fedem_jax.cli.signals import Stopping
-    from fedem_jax.compare.progress import Watch, opening, paces_of
+    from fedem_jax.comparisons.progress import Watch, opening, paces_of
 
     kept = kept_bytes(missing_runs, federation)
     remedy = "make room, give another --out, or keep none (--keep none)"

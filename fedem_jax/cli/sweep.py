@@ -14,8 +14,8 @@ import tyro
 from fedem_jax.cli import process
 from fedem_jax.cli.options import Train, settings
 from fedem_jax.config.base import Config
-from fedem_jax.sweep.description import Sweep
-from fedem_jax.sweep.space import space
+from fedem_jax.sweeps.description import Sweep
+from fedem_jax.sweeps.space import space
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,9 @@ def sweep(args: Sequence[str]) -> None:
     process.prepare_jax()
 
     from fedem_jax.report.terminal import Terminal
-    from fedem_jax.sweep.progress import Watch
-    from fedem_jax.sweep.run import run_sweep
-    from fedem_jax.sweep.tables import write_up
+    from fedem_jax.sweeps.progress import Watch
+    from fedem_jax.sweeps.run import run_sweep
+    from fedem_jax.sweeps.tables import write_up
 
     console = Terminal()
     try:

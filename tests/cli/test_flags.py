@@ -254,7 +254,7 @@ def work(monkeypatch, tmp_path) -> SimpleNamespace:
         shown=lambda _: "",
     )
 
-    run_sweep = importlib.import_module("fedem_jax.sweep.run").run_sweep
+    run_sweep = importlib.import_module("fedem_jax.sweeps.run").run_sweep
 
     def swept(*args, **how):
         with suppress(ArrivedError):

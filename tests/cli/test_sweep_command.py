@@ -17,11 +17,11 @@ from fedem_jax.config.file import load_settings
 from fedem_jax.config.registry import METHODS, Method
 from fedem_jax.config.tuned import entries_of
 from fedem_jax.report.style import COLOURS
-from fedem_jax.sweep.charts import effects_chart, settings_chart
-from fedem_jax.sweep.description import Sweep
-from fedem_jax.sweep.run import SweepResult, sweep
-from fedem_jax.sweep.space import space
-from fedem_jax.sweep.tables import at_an_edge
+from fedem_jax.sweeps.charts import effects_chart, settings_chart
+from fedem_jax.sweeps.description import Sweep
+from fedem_jax.sweeps.run import SweepResult, sweep
+from fedem_jax.sweeps.space import space
+from fedem_jax.sweeps.tables import at_an_edge
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def method(monkeypatch, tmp_path):
     """`slope` among the methods, a small federation, an empty working directory."""
     monkeypatch.setitem(METHODS, "slope", Method(Slope, slope))
     monkeypatch.setattr(
-        "fedem_jax.sweep.run.federation_of",
+        "fedem_jax.sweeps.run.federation_of",
         lambda config: dataclasses.replace(FEDERATION, seed=config.seed),
     )
     monkeypatch.setattr("fedem_jax.cli.process.prepare_jax", lambda: None)
@@ -90,8 +90,8 @@ def test_a_sweep_says_what_is_to_come_and_leaves_the_winner(tmp_path, capsys, mo
 @pytest.mark.parametrize("select", SELECTED)
 def test_the_winner_is_chosen_by_what_was_asked_for(tmp_path, capsys, monkeypatch, select):
     monkeypatch.setitem(METHODS, "turning", Method(Turning, turning))
-    monkeypatch.setattr("fedem_jax.sweep.charts.effects_chart", lambda *_: None)
-    monkeypatch.setattr("fedem_jax.sweep.charts.settings_chart", lambda *_: None)
+    monkeypatch.setattr("fedem_jax.sweeps.charts.effects_chart", lambda *_: None)
+    monkeypatch.setattr("fedem_jax.sweeps.charts.settings_chart", lambda *_: None)
     cli.main(f"sweep --method turning --out s --vary turn=9,0.5 --select {select}".split())
     best = load_settings(tmp_path / "s" / "best.json")
     assert isinstance(best, Turning)
@@ -123,7 +123,7 @@ def test_an_interrupted_sweep_says_how_to_go_on(tmp_path, capsys, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fedem_jax.sweep.progress.Watch.chunk", interrupted)
+    monkeypatch.setattr("fedem_jax.sweeps.progress.Watch.chunk", interrupted)
     with pytest.raises(SystemExit) as end:
         cli.main(SWEEP.split())
     assert end.value.code == 130

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from fedem_jax.compare.plan import plan_comparison
+from fedem_jax.comparisons.plan import plan_comparison
 from fedem_jax.config.ranges import Count, Positive
 from fedem_jax.config.registry import METHODS
 from fedem_jax.config.values import declared, from_data, from_text

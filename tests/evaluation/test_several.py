@@ -25,7 +25,7 @@ from fedem_jax.evaluation.records import PARTS
 from fedem_jax.report.run_tables import closing
 from fedem_jax.report.terminal import Terminal
 from fedem_jax.runs.directory import RunDirectory
-from fedem_jax.sweep.stack import Stack, metrics_of
+from fedem_jax.sweeps.stack import Stack, metrics_of
 
 SEVERAL = {"split": "ratio", "val_share": 0.2, "test_share": 0.3}
 

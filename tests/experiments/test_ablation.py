@@ -6,8 +6,8 @@ import ablation
 import pytest
 from pictures import bars, curve, curves, said, ticks, upright_at
 
-from fedem_jax.compare.plan import plan_comparison
-from fedem_jax.compare.standings import MethodSummary
+from fedem_jax.comparisons.plan import plan_comparison
+from fedem_jax.comparisons.standings import MethodSummary
 from fedem_jax.config.fedem import FedEM
 from fedem_jax.errors import UserError
 from fedem_jax.evaluation.statistics import over_seeds

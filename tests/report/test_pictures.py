@@ -26,8 +26,8 @@ from pictures import (
     upright_at,
 )
 
-from fedem_jax.compare.charts import standings_chart
-from fedem_jax.compare.standings import Difference, MethodSummary
+from fedem_jax.comparisons.charts import standings_chart
+from fedem_jax.comparisons.standings import Difference, MethodSummary
 from fedem_jax.config.fedem import FedEM
 from fedem_jax.report.curves import learning_curves
 from fedem_jax.report.rho_chart import rho_chart

@@ -11,8 +11,8 @@ import pytest
 from made_up import federation as made_up_federation
 
 from fedem_jax.cli import main as cli
-from fedem_jax.compare.plan import plan_comparison
-from fedem_jax.compare.run import finished
+from fedem_jax.comparisons.plan import plan_comparison
+from fedem_jax.comparisons.run import finished
 from fedem_jax.config.fedem import FedEM
 from fedem_jax.config.presets import preset
 from fedem_jax.config.words import differences, same_file
@@ -20,7 +20,7 @@ from fedem_jax.errors import CannotResume, Stopped, UserError
 from fedem_jax.runs.checks import check_free
 from fedem_jax.runs.directory import RunDirectory, save_candidates, stored_fingerprint
 from fedem_jax.runs.train import run
-from fedem_jax.sweep.run import sweep
+from fedem_jax.sweeps.run import sweep
 
 SMALL = {"num_candidates": 5, "min_interactions": 3, "dim": 2, "top_k": 3, "rounds": 2}
 

@@ -12,7 +12,7 @@ from fedem_jax.config.registry import METHODS
 from fedem_jax.runs.memory import USABLE, WIDEST_BLOCK, plan_stack
 from fedem_jax.runs.simulation import Simulation
 from fedem_jax.runs.train import run
-from fedem_jax.sweep.stack import Stack, metrics_of
+from fedem_jax.sweeps.stack import Stack, metrics_of
 
 FEDERATION = small_federation()
 FEDERATIONS = {

@@ -10,12 +10,12 @@ from toy import small_federation
 
 from fedem_jax.config.fedem import FedEM
 from fedem_jax.config.presets import preset
-from fedem_jax.sweep import charts
-from fedem_jax.sweep.description import Sweep
-from fedem_jax.sweep.progress import opening
-from fedem_jax.sweep.run import SweepResult, sweep
-from fedem_jax.sweep.space import space
-from fedem_jax.sweep.tables import notes, write_up
+from fedem_jax.sweeps import charts
+from fedem_jax.sweeps.description import Sweep
+from fedem_jax.sweeps.progress import opening
+from fedem_jax.sweeps.run import SweepResult, sweep
+from fedem_jax.sweeps.space import space
+from fedem_jax.sweeps.tables import notes, write_up
 
 
 def result(hr, ndcg, status=("done", "done", "done")):

@@ -13,11 +13,11 @@ from fedem_jax.config.registry import METHODS, Method
 from fedem_jax.errors import UserError
 from fedem_jax.runs.train import run
 from fedem_jax.storage.lock import LOCK, Lock
-from fedem_jax.sweep import run as sweeping
-from fedem_jax.sweep.description import Sweep
-from fedem_jax.sweep.results import PLAN
-from fedem_jax.sweep.run import sweep
-from fedem_jax.sweep.search import Rung, rungs
+from fedem_jax.sweeps import run as sweeping
+from fedem_jax.sweeps.description import Sweep
+from fedem_jax.sweeps.results import PLAN
+from fedem_jax.sweeps.run import sweep
+from fedem_jax.sweeps.search import Rung, rungs
 
 NEVER = 1e9
 
@@ -43,7 +43,7 @@ def method(monkeypatch):
     """`slope` among the methods, and a small federation for every seed."""
     monkeypatch.setitem(METHODS, "slope", Method(Slope, slope))
     monkeypatch.setattr(
-        "fedem_jax.sweep.run.federation_of",
+        "fedem_jax.sweeps.run.federation_of",
         lambda config: dataclasses.replace(FEDERATION, seed=config.seed),
     )
 
@@ -149,7 +149,7 @@ def test_a_sweep_that_was_cut_off_runs_what_is_missing(tmp_path):
 def test_data_that_changed_are_refused(tmp_path, monkeypatch):
     sweep(quick(), ["speed=1"], out=tmp_path)
     other = dataclasses.replace(FEDERATION, fingerprint="0123456789abcdef")
-    monkeypatch.setattr("fedem_jax.sweep.run.federation_of", lambda config: other)
+    monkeypatch.setattr("fedem_jax.sweeps.run.federation_of", lambda config: other)
     with pytest.raises(UserError, match=r"splits 0 .*now '0123456789abcdef'"):
         sweep(quick(), ["speed=1"], out=tmp_path)
 
@@ -207,7 +207,7 @@ def test_halving_runs_survivors_on_from_where_they_were(tmp_path):
 def test_states_that_do_not_fit_are_run_anew(monkeypatch):
     config = quick(rounds=8, eval_every=1)
     ample = sweep(config, ["speed=0.1,0.5,1,4"], halving=2)
-    monkeypatch.setattr("fedem_jax.sweep.runner.free_memory", lambda: 0)
+    monkeypatch.setattr("fedem_jax.sweeps.runner.free_memory", lambda: 0)
     watch = Counted()
     tight = sweep(config, ["speed=0.1,0.5,1,4"], halving=2, watch=watch)
     assert {shape.first for shapes in watch.shapes for shape in shapes} == {0}

@@ -13,10 +13,10 @@ from fedem_jax.data.federation import Federation
 from fedem_jax.evaluation.metrics import full_title
 from fedem_jax.report.progress import live_bar
 from fedem_jax.report.tables import Row, Table, in_terminal
-from fedem_jax.sweep.description import Sweep
-from fedem_jax.sweep.results import TrialResults
-from fedem_jax.sweep.runner import Shape
-from fedem_jax.sweep.space import Setting, as_text
+from fedem_jax.sweeps.description import Sweep
+from fedem_jax.sweeps.results import TrialResults
+from fedem_jax.sweeps.runner import Shape
+from fedem_jax.sweeps.space import Setting, as_text
 from fedem_jax.units import counted, in_bytes, in_words
 
 MOST_SHAPES = 12

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from fedem_jax.compare.plan import Comparison
+from fedem_jax.comparisons.plan import Comparison
 from fedem_jax.config.base import Config
 from fedem_jax.errors import UserError
 from fedem_jax.evaluation.records import Record, Summary

@@ -7,7 +7,7 @@ import pytest
 
 from fedem_jax.config.fedem import FedEM
 from fedem_jax.errors import UserError
-from fedem_jax.sweep.space import drawn, grid, space
+from fedem_jax.sweeps.space import drawn, grid, space
 
 
 def values_of(text):

@@ -3,8 +3,8 @@
 import pytest
 from made_up import federation
 
-from fedem_jax.compare.plan import plan_comparison
-from fedem_jax.compare.progress import opening
+from fedem_jax.comparisons.plan import plan_comparison
+from fedem_jax.comparisons.progress import opening
 
 
 @pytest.mark.parametrize(

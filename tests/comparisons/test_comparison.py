@@ -17,12 +17,12 @@ from made_up import federation, made_up
 from pictures import bars, key, said, ticks
 
 from fedem_jax.cli import main as cli
-from fedem_jax.compare.plan import PlannedRun, plan_comparison
-from fedem_jax.compare.progress import time_left
-from fedem_jax.compare.results import MethodRuns
-from fedem_jax.compare.run import missing
-from fedem_jax.compare.standings import PUBLISHED, published, standings
-from fedem_jax.compare.tables import _results
+from fedem_jax.comparisons.plan import PlannedRun, plan_comparison
+from fedem_jax.comparisons.progress import time_left
+from fedem_jax.comparisons.results import MethodRuns
+from fedem_jax.comparisons.run import missing
+from fedem_jax.comparisons.standings import PUBLISHED, published, standings
+from fedem_jax.comparisons.tables import _results
 from fedem_jax.config.fedem import FedEM
 from fedem_jax.config.references import Popularity
 from fedem_jax.config.registry import METHODS
@@ -544,7 +544,9 @@ def test_published_numbers_stand_beside_those_of_their_protocol_alone(fake, tmp_
             best = outcome_of(FedEM(rounds=4, protocol=protocol, dataset="ml-100k"))[0]["best_test"]
             assert f"| 0.9799 | 0.8910 | {best['test']['hr@10']:.4f} |" in section
         else:
-            assert "fedem_jax/compare/published.csv has none of ml-100k under protocol" in section
+            assert (
+                "fedem_jax/comparisons/published.csv has none of ml-100k under protocol" in section
+            )
 
 
 def test_the_list_of_published_numbers_is_sound():

@@ -27,8 +27,8 @@ from fedem_jax.config.registry import settings_of
 from fedem_jax.errors import UserError
 from fedem_jax.runs.checks import check_untaken
 from fedem_jax.storage.files import disk_errors, put
-from fedem_jax.sweep.description import data_name
-from fedem_jax.sweep.space import Setting, as_text
+from fedem_jax.sweeps.description import data_name
+from fedem_jax.sweeps.space import Setting, as_text
 
 PLAN, TRIALS, TRIALS_CSV, CURVES = "sweep.json", "trials.parquet", "trials.csv", "curves.parquet"
 

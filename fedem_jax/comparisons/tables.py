@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fedem_jax.compare.plan import Comparison
-from fedem_jax.compare.results import MethodRuns, gather
-from fedem_jax.compare.standings import MethodSummary, as_csv, published, rounds_to, standings
+from fedem_jax.comparisons.plan import Comparison
+from fedem_jax.comparisons.results import MethodRuns, gather
+from fedem_jax.comparisons.standings import MethodSummary, as_csv, published, rounds_to, standings
 from fedem_jax.config.protocol import SELECTED
 from fedem_jax.config.references import Popularity
 from fedem_jax.errors import UserError
@@ -46,7 +46,7 @@ def write_up(
     Raises:
         UserError: all methods failed, or a file cannot be read or written.
     """
-    from fedem_jax.compare.charts import standings_chart
+    from fedem_jax.comparisons.charts import standings_chart
 
     methods = gather(comparison, failed)
     reference, summaries = standings(methods)
@@ -207,7 +207,7 @@ def _published(run: Summary, summaries: Sequence[MethodSummary]) -> Table:
         )
     else:
         notes.append(
-            f"fedem_jax/compare/published.csv has none of {run['dataset']} under protocol "
+            f"fedem_jax/comparisons/published.csv has none of {run['dataset']} under protocol "
             f"{run['protocol']} for these methods. Numbers of other protocols are not comparable."
         )
     return _table("Published numbers beside ours", header, rows, notes)

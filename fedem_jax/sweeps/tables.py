@@ -26,10 +26,10 @@ from fedem_jax.report.tables import (
     written_files,
 )
 from fedem_jax.storage.files import disk_errors, drawing
-from fedem_jax.sweep.progress import in_brief
-from fedem_jax.sweep.results import CURVES, TRIALS, TRIALS_CSV
-from fedem_jax.sweep.run import SweepResult
-from fedem_jax.sweep.space import FIXED, Values, as_text
+from fedem_jax.sweeps.progress import in_brief
+from fedem_jax.sweeps.results import CURVES, TRIALS, TRIALS_CSV
+from fedem_jax.sweeps.run import SweepResult
+from fedem_jax.sweeps.space import FIXED, Values, as_text
 from fedem_jax.units import counted
 
 TABLE, BEST, ENTRY = "table.md", "best.json", "tuned.toml"
@@ -47,7 +47,7 @@ def write_up(result: SweepResult, directory: Path, command: str) -> Shown:
     Raises:
         UserError: a file cannot be written.
     """
-    from fedem_jax.sweep.charts import effects_chart, settings_chart
+    from fedem_jax.sweeps.charts import effects_chart, settings_chart
 
     with disk_errors(directory, "give another --out"):
         (directory / TABLE).write_text(document(result, command), encoding="utf-8")

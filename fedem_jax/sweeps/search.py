@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from fedem_jax.errors import UserError
-from fedem_jax.sweep.description import Sweep
-from fedem_jax.sweep.results import TrialResults
-from fedem_jax.sweep.space import Setting, Values
+from fedem_jax.sweeps.description import Sweep
+from fedem_jax.sweeps.results import TrialResults
+from fedem_jax.sweeps.space import Setting, Values
 
 
 class Batch(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any
 
 from fedem_jax.config.base import INERT, Config
 from fedem_jax.errors import UserError, nearest
-from fedem_jax.sweep.space import Setting, Values, drawn, grid
+from fedem_jax.sweeps.space import Setting, Values, drawn, grid
 
 SEARCHES = ("grid", "random", "optuna")
 SELECTIONS = ("val", "val_full")

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from fedem_jax.compare.results import MethodRuns
+from fedem_jax.comparisons.results import MethodRuns
 from fedem_jax.config.fedem import FedEM
 from fedem_jax.config.registry import settings_of
 from fedem_jax.evaluation.metrics import Metric, metrics_at

@@ -7,8 +7,8 @@ import pytest
 import fedem_jax as fj
 from fedem_jax.config.fedem import FedEM
 from fedem_jax.errors import UserError
-from fedem_jax.sweep.run import sweep
-from fedem_jax.sweep.space import space
+from fedem_jax.sweeps.run import sweep
+from fedem_jax.sweeps.space import space
 
 
 @pytest.mark.parametrize(

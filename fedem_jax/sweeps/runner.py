@@ -13,10 +13,10 @@ from fedem_jax.config.base import Config
 from fedem_jax.data.federation import Federation
 from fedem_jax.runs.memory import MemoryPlan, bytes_of, free_memory, plan_stack
 from fedem_jax.runs.simulation import Simulation
-from fedem_jax.sweep.description import Sweep
-from fedem_jax.sweep.results import Curve, TrialId, TrialResults
-from fedem_jax.sweep.search import Batch
-from fedem_jax.sweep.stack import Report, Stack, metrics_of
+from fedem_jax.sweeps.description import Sweep
+from fedem_jax.sweeps.results import Curve, TrialId, TrialResults
+from fedem_jax.sweeps.search import Batch
+from fedem_jax.sweeps.stack import Report, Stack, metrics_of
 
 MOST_AT_ONCE = 16
 """Most settings that a search is asked for at once."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from fedem_jax.compare.plan import Comparison, PlannedRun
+from fedem_jax.comparisons.plan import Comparison, PlannedRun
 from fedem_jax.config.base import Config
 from fedem_jax.config.file import load_settings
 from fedem_jax.config.words import differences

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from fedem_jax.compare.standings import MethodSummary
+from fedem_jax.comparisons.standings import MethodSummary
 from fedem_jax.evaluation.metrics import metric_title
 from fedem_jax.evaluation.statistics import over_seeds
 from fedem_jax.report import style

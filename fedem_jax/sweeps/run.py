@@ -32,11 +32,11 @@ from fedem_jax.evaluation.records import Metrics, TestMetrics
 from fedem_jax.evaluation.summary import chance
 from fedem_jax.runs.simulation import check_list, device_name, versions
 from fedem_jax.storage.lock import exclusive
-from fedem_jax.sweep.description import Sweep
-from fedem_jax.sweep.results import TrialResults
-from fedem_jax.sweep.runner import Runner, Watcher
-from fedem_jax.sweep.search import batches
-from fedem_jax.sweep.space import space
+from fedem_jax.sweeps.description import Sweep
+from fedem_jax.sweeps.results import TrialResults
+from fedem_jax.sweeps.runner import Runner, Watcher
+from fedem_jax.sweeps.search import batches
+from fedem_jax.sweeps.space import space
 
 Whole = float | np.number
 """A whole number of Python or NumPy."""
@@ -82,7 +82,7 @@ def sweep(
 
     Args:
         config: settings that all trials share.
-        vary: `FIELD=VALUES`, or values by name of the field; `fedem_jax.sweep.space` has the forms.
+        vary: `FIELD=VALUES`, or values by name of the field; `fedem_jax.sweeps.space` has the forms.
         seeds: seeds of every setting; a number n stands for 0 ... n - 1.
         space_file: JSON or TOML file with further values.
         search: `grid`, `random` or `optuna`.

@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from fedem_jax.compare.plan import Comparison, PlannedRun
+from fedem_jax.comparisons.plan import Comparison, PlannedRun
 from fedem_jax.config.words import without_effect
 from fedem_jax.evaluation.metrics import metric_title
 from fedem_jax.evaluation.records import Record, Setting, Summary
