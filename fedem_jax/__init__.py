@@ -15,7 +15,10 @@ from fedem_jax.version import __version__
 
 if TYPE_CHECKING:
     from fedem_jax.analysis.audit import audit
+    from fedem_jax.analysis.bottleneck import Bottleneck, bottleneck
+    from fedem_jax.analysis.cost import Plan, plan
     from fedem_jax.analysis.verdict import Audit
+    from fedem_jax.comparisons.compare import ComparisonResult, compare
     from fedem_jax.config.base import Config
     from fedem_jax.config.presets import preset
     from fedem_jax.config.protocol import Protocol
@@ -34,8 +37,11 @@ if TYPE_CHECKING:
 __all__ = [
     "METHODS",
     "Audit",
+    "Bottleneck",
+    "ComparisonResult",
     "Config",
     "Federation",
+    "Plan",
     "Protocol",
     "Result",
     "Simulation",
@@ -43,10 +49,13 @@ __all__ = [
     "UserError",
     "__version__",
     "audit",
+    "bottleneck",
+    "compare",
     "evaluate",
     "federation",
     "load",
     "open_run",
+    "plan",
     "preset",
     "run",
     "sweep",
@@ -56,6 +65,12 @@ _HOME = {
     "METHODS": "config.registry",
     "Audit": "analysis.verdict",
     "audit": "analysis.audit",
+    "Bottleneck": "analysis.bottleneck",
+    "bottleneck": "analysis.bottleneck",
+    "ComparisonResult": "comparisons.compare",
+    "compare": "comparisons.compare",
+    "Plan": "analysis.cost",
+    "plan": "analysis.cost",
     "Config": "config.base",
     "Federation": "data.federation",
     "Protocol": "config.protocol",
@@ -71,12 +86,17 @@ _HOME = {
     "load": "data.sources",
     "run": "runs.train",
 }
+"""Module of each name."""
+_COMPUTES = ("audit", "bottleneck", "compare", "open_run", "plan", "run", "Simulation", "sweep")
+"""Names that compute. All cores of the host are used from then on, and programs are cached."""
 
 
 def __getattr__(name: str):
     """Import a name when it is asked for, so that `fedem --help` does not wait for JAX."""
     if name not in _HOME:
         raise AttributeError(f"module 'fedem_jax' has no attribute '{name}'")
+    if name in _COMPUTES:
+        importlib.import_module("fedem_jax.runs.host").prepare_jax()
     value = getattr(importlib.import_module(f"fedem_jax.{_HOME[name]}"), name)
     globals()[name] = value
     return value

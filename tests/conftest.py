@@ -5,6 +5,7 @@ Tests that need such data are skipped without.
 
 import gc
 import os
+import sys
 import tempfile
 from collections import Counter
 from importlib.metadata import version
@@ -46,6 +47,14 @@ install_import_hook(
 gc.set_threshold(100_000)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered():
+    """A test that replaces a function has its programs compiled with it."""
+    compiling = sys.modules.get("fedem_jax.runs.compiling")
+    if compiling:
+        compiling.forget_programs()
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks

@@ -20,6 +20,7 @@ from jaxtyping import Array, Int
 
 from fedem_jax.analysis.verdict import Audit, Figures, Share
 from fedem_jax.config.base import Config
+from fedem_jax.config.protocol import as_settings
 from fedem_jax.config.settings import LocalOnly
 from fedem_jax.core.layout import SizeClass
 from fedem_jax.core.lists import Lists
@@ -33,7 +34,9 @@ from fedem_jax.runs.train import Observer, run
 
 
 def audit(
-    config: Config, federation: Federation | None = None, observers: Sequence[Observer] = ()
+    config: Config | Federation,
+    federation: Federation | None = None,
+    observers: Sequence[Observer] = (),
 ) -> Audit:
     """Train Local-only and rank by popularity under a protocol, and say whether it leaks.
 
@@ -46,13 +49,17 @@ def audit(
     stay what they are: out of the training sets, and barred from negatives as the protocol says.
 
     Args:
-        config: settings of protocol, data and local training; the method is always Local-only.
+        config: settings of protocol, data and local training; the method is always Local-only. A
+            federation alone is trained on for 50 rounds with the settings of the released program.
         federation: the data; None: what `config` names.
         observers: follow the training, as in `run`.
 
     Raises:
         UserError: unusable data or settings.
     """
+    if isinstance(config, Federation):
+        federation = config
+        config = LocalOnly(**as_settings(federation.protocol), rounds=50, eval_every=10)
     shared = {field.name for field in dataclasses.fields(config)} - {"method"}
     names = [field.name for field in dataclasses.fields(LocalOnly) if field.name in shared]
     config = LocalOnly(**{name: getattr(config, name) for name in names})

@@ -11,7 +11,9 @@ aggregated, since only then the server has a table for it.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -77,6 +79,35 @@ class Bottleneck:
     settled: float
     """Relative change of the mean loss in the last round of training alone; 0: all clients have
     reached their optima."""
+
+    def __repr__(self) -> str:
+        hr = self.table["hr"]
+        values = ", ".join(f"{stage} {hr[stage]:.4f}" for stage in STAGES)
+        return (
+            f"<Bottleneck: {self.federation.name}, {self.federation.protocol.name}, "
+            f"{self.config.rounds} rounds: test HR@{self.config.top_k} {values}>"
+        )
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """A row for each item table: means over clients of `hr`, `ndcg`, `loss` and `distance`."""
+        stages = self._found("bottleneck_figures").summarised(self)["stages"]
+        return pd.DataFrame(
+            {
+                stage: {name: figures.mean for name, figures in stages[stage].items()}
+                for stage in STAGES
+            }
+        ).T
+
+    def plot(self, path: str | Path) -> Path:
+        """Draw the three stages over the rounds into a file, PNG or any format that Matplotlib
+        knows."""
+        self._found("bottleneck_charts").draw_stages(self, Path(path))
+        return Path(path)
+
+    def _found(self, module: str) -> Any:
+        """A module that shows this class, so it is found by name, as in the front door."""
+        return importlib.import_module(f"fedem_jax.analysis.{module}")
 
 
 def bottleneck(

@@ -5,17 +5,23 @@ It applies to every method. Nothing here compiles or trains a round.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
+from fedem_jax.config.base import Config
 from fedem_jax.core.algorithm import Algorithm, Traffic
 from fedem_jax.core.layout import Layout, SizeClass
 from fedem_jax.core.size_classes import ClientLoad
 from fedem_jax.data.federation import Federation
+from fedem_jax.data.sources import federation_of
 from fedem_jax.runs.memory import MemoryPlan
 from fedem_jax.runs.simulation import Simulation
+from fedem_jax.units import in_bytes
 
 
 class ClassPlan(NamedTuple):
@@ -49,6 +55,46 @@ class Plan(NamedTuple):
     memory: MemoryPlan
     traffic: Traffic
 
+    def __repr__(self) -> str:
+        memory = self.memory
+        fits = "fits" if memory.fits else "does not fit"
+        return (
+            f"<Plan: {self.federation.name}, {in_bytes(memory.total)} on each of {memory.devices} "
+            f"devices, {fits}; padded over useful work {self.padding:.2f}; "
+            f"{in_bytes(self.traffic.up)} up and {in_bytes(self.traffic.down)} down in a round>"
+        )
+
+    @property
+    def in_memory(self) -> dict[str, int]:
+        """Bytes of a device by what they hold. The phases use their scratch one after the other."""
+        memory = self.memory
+        return {
+            "clients' state": memory.clients,
+            "server's state": memory.server,
+            "lists": memory.data,
+            **{f"scratch: {phase}": count for phase, count in memory.scratch.items()},
+        }
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """A row for each size class of each phase of local training."""
+        rows = [
+            {
+                "phase": phase, "clients": each.members, "positives": each.capacity,
+                "rows": each.rows, "steps": each.steps, "padding": each.padding,
+            }
+            for phase, classes in self.classes.items()
+            for each in classes
+        ]  # fmt: skip
+        return pd.DataFrame(rows)
+
+    def plot(self, path: str | Path) -> Path:
+        """Draw what lies in the memory of a device into a file, PNG or any format that Matplotlib
+        knows."""
+        # the picture shows this class, so it is found by name, as in the front door
+        importlib.import_module("fedem_jax.analysis.cost_chart").memory_chart(self, path)
+        return Path(path)
+
     @property
     def finest(self) -> list[ClassPlan]:
         """The classes of the phase that has most classes, which most clients are in."""
@@ -64,6 +110,19 @@ class Plan(NamedTuple):
         """Work of the busiest device over the mean."""
         each = sum((c.padded for c in self.finest), np.zeros(1))
         return each.max() / each.mean()
+
+
+def plan(config: Config, federation: Federation | None = None) -> Plan:
+    """Plan the cost of a run: padding, balance, memory and bytes on the wire. Nothing is trained.
+
+    Args:
+        config: all settings.
+        federation: the data; None: what `config` names.
+
+    Raises:
+        UserError: unusable data or settings.
+    """
+    return plan_run(Simulation(config, federation_of(config) if federation is None else federation))
 
 
 def plan_run(simulation: Simulation) -> Plan:

@@ -32,13 +32,7 @@ def _classes(plan: Plan) -> Table:
 
 def _memory(plan: Plan) -> Table:
     memory = plan.memory
-    parts = {
-        "clients' state": memory.clients,
-        "server's state": memory.server,
-        "lists": memory.data,
-        **{f"scratch: {phase}": count for phase, count in memory.scratch.items()},
-    }
-    rows = [Row([name, in_bytes(count)]) for name, count in parts.items()]
+    rows = [Row([name, in_bytes(count)]) for name, count in plan.in_memory.items()]
     rows.append(Row(["state, lists, largest scratch", in_bytes(memory.total)], "bold"))
     rows.append(Row(["there is", in_bytes(memory.limit)]))
     fit = f"fits, in blocks of {memory.block}" if memory.fits else f"does not fit: {memory.advice}"

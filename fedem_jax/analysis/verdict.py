@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from scipy.stats import binomtest
 
 from fedem_jax.config.protocol import Protocol
@@ -23,6 +25,11 @@ DECISIVE = 0.001
 do: without a leak, one in 40 lies above chance."""
 TOLERATED = 2.0
 """The intervals must exclude this multiple of chance, or the run is too small to tell."""
+
+
+RATES = ("chance", "popularity", "local_full", "chance_full", "popularity_full")
+COUNTS = ("recurring", "spared", "drawn", "candidates_drawn")
+"""Columns of the table: fields of `Figures`."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +108,31 @@ class Audit:
     tied_users: int
     """Clients whose split depends on the order of equal timestamps."""
     versions: dict[str, str]
+
+    def __repr__(self) -> str:
+        return (
+            f"<Audit: protocol {self.protocol.name} on {self.dataset} {self.verdict}; Local-only "
+            f"has test HR@{self.top_k} {self.test.hit_rate:.4f}, chance {self.test.chance:.4f}>"
+        )
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """A row for validation and one for test: HR@K of Local-only with its 95 % interval, of a
+        random order and of popularity, and how many held-out items training met."""
+        rows = {}
+        for part, figures in self._parts():
+            low, high = figures.interval
+            rows[part] = {"local-only": figures.hit_rate, "low": low, "high": high}
+            rows[part] |= {name: getattr(figures, name) for name in RATES}
+            rows[part] |= {name: getattr(figures, name).count for name in COUNTS}
+        return pd.DataFrame.from_dict(rows, orient="index")
+
+    def plot(self, path: str | Path) -> Path:
+        """Draw the levels of Local-only, chance and popularity into a file, PNG or any format that
+        Matplotlib knows."""
+        # the picture shows this class, so it is found by name, as in the front door
+        importlib.import_module("fedem_jax.analysis.audit_chart").levels_chart(self, path)
+        return Path(path)
 
     @property
     def evidence(self) -> list[str]:

@@ -1,18 +1,17 @@
-"""The process of a command: its devices, its compilation cache and its exit status."""
+"""The process of a command: its devices, its characters and its exit status."""
 
 from __future__ import annotations
 
 import codecs
-import contextlib
 import io
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 
 from fedem_jax.errors import UserError, in_short
+from fedem_jax.runs.host import prepare_jax as prepare_jax
 
 TRACEBACK = "FEDEM_TRACEBACK"
 """Variable of the environment that shows the traceback of an unforeseen error."""
@@ -20,50 +19,6 @@ PLAINLY = "fedem_jax.plainly"
 """Name of the rule for characters that an encoding lacks."""
 PLAIN = {"±": "+-", "·": "-", "σ": "sigma", "…": "...", "→": "->", "─": "-", "│": "|"}
 """Characters that commands print, in plain signs."""
-
-
-def prepare_jax() -> None:
-    """Use all cores and cache compiled programs. Call it before JAX first computes."""
-    use_all_cores()
-    cache_programs()
-
-
-def use_all_cores() -> None:
-    """Make each usable core of the host a JAX device. Call it before JAX first computes."""
-    import jax
-
-    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        with contextlib.suppress(RuntimeError):  # JAX runs already, with the devices that it has
-            jax.config.update("jax_num_cpu_devices", usable_cores())
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def cache_programs() -> None:
-    """Cache compiled programs on disk, where that is possible; JAX_COMPILATION_CACHE_DIR changes
-    the folder."""
-    import jax
-
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and (folder := cache_folder()):
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-
-
-def cache_folder() -> Path | None:
-    """The folder of compiled programs, made if need be; None where there is no home, or none that
-    can be written."""
-    try:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        folder = home / "fedem_jax"
-        folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError):
-        return None
-    return folder if os.access(folder, os.W_OK | os.X_OK) else None
 
 
 def run_command(work: Callable[[], None]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from fedem_jax.config.base import FILES, READING, Config
 from fedem_jax.config.presets import PRESETS, preset
 from fedem_jax.config.protocol import SWITCHES
 from fedem_jax.config.registry import METHODS, settings_of
-from fedem_jax.config.values import from_text
+from fedem_jax.config.values import from_data, from_text
 from fedem_jax.errors import UserError, nearest
 
 FLAGS = (
@@ -89,7 +89,7 @@ def plan_comparison(
     seeds: int = 5,
     rounds: int = 0,
     start: str = "auto",
-    settings: Sequence[str] = (),
+    settings: Sequence[str] | Mapping[str, Any] = (),
     out: str = "",
     data_dir: str = "",
     keep: str = "best-and-last",
@@ -105,7 +105,7 @@ def plan_comparison(
         rounds: of all methods; 0: those of their presets. A method's own `rounds` has precedence.
             References with a closed form keep their single round.
         start: preset of all methods. A method without that preset is refused; the others run.
-        settings: `FIELD=VALUE`, for all methods.
+        settings: for all methods, as `FIELD=VALUE` or as values by name.
         out: folder; "": results/compare-<dataset>-<protocol>.
         data_dir: folder of data sets; "": as in `Config`.
         keep: states of each run that stay on disk, as in `Config`.
@@ -155,18 +155,26 @@ def _spec(name: str, dataset: str, start: str, shared: dict[str, Any]) -> Method
     return MethodSpec(name, config)
 
 
-def _values(kind: type[Config], pairs: Sequence[str], barred: Collection[str]) -> dict[str, Any]:
-    """`FIELD=VALUE` pairs as values of the fields' types; commas separate the entries of a list."""
+def _values(
+    kind: type[Config], given: Sequence[str] | Mapping[str, Any], barred: Collection[str]
+) -> dict[str, Any]:
+    """Values of the fields' types. In a text, commas separate the entries of a list."""
     known = [field.name for field in dataclasses.fields(kind) if field.name not in barred]
+    pairs = given.items() if isinstance(given, Mapping) else map(_pair, given)
+    convert = from_data if isinstance(given, Mapping) else from_text
     values = {}
-    for pair in pairs:
-        given, equals, text = pair.partition("=")
-        name = given.replace("-", "_")
-        if not equals:
-            raise UserError(f"'{pair}' sets nothing; write FIELD=VALUE.")
+    for name, value in pairs:
         if name in barred:
             raise UserError(f"'{name}' is chosen for all methods; see `fedem compare --help`.")
         if name not in known:
             raise UserError(f"setting '{name}' is unknown; {nearest(name, known)}.")
-        values[name] = from_text(kind, name, text)
+        values[name] = convert(kind, name, value)
     return values
+
+
+def _pair(text: str) -> tuple[str, str]:
+    """Name and value of `FIELD=VALUE`."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"'{text}' sets nothing; write FIELD=VALUE.")
+    return name.replace("-", "_"), value

@@ -100,7 +100,11 @@ def kept_bytes(todo: Sequence[PlannedRun], federation: Federation) -> int:
 
 
 def run_all(
-    directory: Path, todo: Sequence[PlannedRun], watch: Watcher, stop: Callable[[], int] = lambda: 0
+    directory: Path,
+    todo: Sequence[PlannedRun],
+    watch: Watcher,
+    stop: Callable[[], int] = lambda: 0,
+    federation: Federation | None = None,
 ) -> dict[str, str]:
     """Run one after the other. A method that fails does not stop the others.
 
@@ -109,6 +113,7 @@ def run_all(
         todo: the runs.
         watch: follows every run.
         stop: as in `fedem_jax.runs.train.run`.
+        federation: the data of all runs; None: what their settings name, split by their seed.
 
     Returns:
         Why methods failed, by name.
@@ -127,10 +132,10 @@ def run_all(
                 continue
             if number := stop():
                 raise Stopped(number)
-            federation = federation_of(planned.config, load_once)
+            data = federation or federation_of(planned.config, load_once)
             watch.begin(planned)
             try:
-                _run(planned, federation, watch, stop)
+                _run(planned, data, watch, stop)
             except UserError as error:
                 failed[planned.name] = f"{str(error).rstrip('.')} (seed {planned.config.seed})."
                 watch.fail(planned, str(error))

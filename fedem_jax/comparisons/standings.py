@@ -112,7 +112,7 @@ def published(dataset: str, protocol: str, path: Path = PUBLISHED) -> list[dict[
 
 def as_csv(summaries: Sequence[MethodSummary], path: Path) -> None:
     """Write all numbers of the methods, unrounded; a number that a method lacks is left empty."""
-    rows = [_flat(summary) for summary in summaries]
+    rows = [as_row(summary) for summary in summaries]
     header = list(dict.fromkeys(name for row in rows for name in row))
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, header, lineterminator="\n")
@@ -167,7 +167,8 @@ def _by_client(runs: MethodRuns, metrics: list[Metric]) -> Float[np.ndarray, "C 
     return np.mean([clients[columns].to_numpy(np.float64) for clients in runs.clients], axis=0)
 
 
-def _flat(summary: MethodSummary) -> dict[str, Any]:
+def as_row(summary: MethodSummary) -> dict[str, Any]:
+    """All numbers of a method, unrounded, by the names of the columns of table.csv."""
     row: dict[str, Any] = {"method": summary.name, "failed": summary.failed}
     if summary.failed:
         return row

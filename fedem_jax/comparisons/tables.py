@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -46,8 +47,6 @@ def write_up(
     Raises:
         UserError: all methods failed, or a file cannot be read or written.
     """
-    from fedem_jax.comparisons.charts import standings_chart
-
     methods = gather(comparison, failed)
     reference, summaries = standings(methods)
     if all(summary.failed for summary in summaries):
@@ -56,23 +55,37 @@ def write_up(
     tables = all_tables(run, reference, summaries)
     if reach:
         tables.append(_price(methods, summaries, reach))
-    seeds = f"{comparison.seeds} seeds" if comparison.seeds > 1 else "seed 0"
     directory = comparison.directory
     with disk_errors(directory, "give another --out"):
         (directory / TABLE).write_text(document(methods, tables, command), encoding="utf-8")
         as_csv(summaries, directory / NUMBERS)
     undrawn: list[str] = []
     with drawing(directory / PICTURE, undrawn.append):
-        standings_chart(
-            summaries, directory / PICTURE,
-            title=f"{run['dataset']}, protocol {run['protocol']}",
-            caption="test metrics at the best validation round · protocol "
-            f"{protocol_label(run)} · {run['clients']:,} clients · {run['items']:,} items · "
-            f"{run['protocol_switches']['num_candidates']} sampled candidates · {seeds}",
-            reference=reference, chance=run["chance"],
-        )  # fmt: skip
+        draw(directory / PICTURE, run, reference, summaries)
     files = [TABLE, NUMBERS, f"{PICTURE} and a folder for each run"]
     return in_terminal(*tables, "", *undrawn, written_files(directory, files))
+
+
+def draw(
+    path: str | Path, run: Summary, reference: str, summaries: Sequence[MethodSummary]
+) -> None:
+    """Draw the picture of a comparison with at least one finished method.
+
+    Args:
+        path: PNG or any other format that Matplotlib knows by its ending.
+        run: summary of one of the runs.
+    """
+    from fedem_jax.comparisons.charts import standings_chart
+
+    number = max(len(next(iter(each.scores.values()), [])) for each in summaries)
+    seeds = f"{number} seeds" if number > 1 else f"seed {run['seed']}"
+    standings_chart(
+        summaries, path, title=f"{run['dataset']}, protocol {run['protocol']}",
+        caption="test metrics at the best validation round · protocol "
+        f"{protocol_label(run)} · {run['clients']:,} clients · {run['items']:,} items · "
+        f"{run['protocol_switches']['num_candidates']} sampled candidates · {seeds}",
+        reference=reference, chance=run["chance"],
+    )  # fmt: skip
 
 
 def first_run(methods: Sequence[MethodRuns]) -> Summary:

@@ -140,6 +140,15 @@ def rules_of(protocol: str | Protocol, given: bool = False) -> Protocol:
     return preset(protocol, split="given") if given else preset(protocol)
 
 
+def as_settings(rules: Protocol) -> dict[str, Any]:
+    """The settings that describe a protocol: its name, and the rules in which it differs."""
+    name = rules.name.rstrip("*")
+    name = name if name in PROTOCOLS else "leak-free"
+    changed = {key: getattr(rules, key) for key in SWITCHES}
+    changed = {key: new for key, new in changed.items() if getattr(PROTOCOLS[name], key) != new}
+    return {"protocol": name, **changed}
+
+
 def switches_of(rules: Protocol) -> dict[str, Any]:
     """The rules by name, without later ones at their defaults."""
     defaults = {field.name: field.default for field in dataclasses.fields(Protocol)}

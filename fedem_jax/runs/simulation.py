@@ -29,7 +29,7 @@ from fedem_jax.evaluation.metrics import summarise
 from fedem_jax.evaluation.ranking import Ranking, Ranks, check_cutoff, held_out_ranks, rank_all
 from fedem_jax.evaluation.records import Metrics, Part, Record
 from fedem_jax.methods import bind
-from fedem_jax.runs.compiling import compiled
+from fedem_jax.runs.compiling import compiled, identity, kinds, remembered
 from fedem_jax.runs.held_out import held_out, most_held_out
 from fedem_jax.runs.memory import USABLE, bound, bytes_of, plan_memory
 from fedem_jax.version import __version__
@@ -115,12 +115,23 @@ class Simulation:
     def program(self, length: int, state: State) -> Callable[..., Segment]:
         """The compiled program of a segment: `(state, start, *unchanging) -> Segment`.
 
+        Runs that differ in the seed alone share it, if their clients have as many samples.
+
         Args:
             length: number of rounds.
             state: the state, or its shapes; it is donated.
         """
         args = (state, jnp.int32(0), *self.unchanging)
-        return compiled(partial(self._rounds, length), args, self.config, self.layout, donate=(0,))
+        rounds = partial(self._rounds, length)
+
+        def compile() -> Callable[..., Segment]:
+            return compiled(rounds, args, self.config, self.layout, donate=(0,))
+
+        if type(self) is not Simulation or self._draws != KeyedDraws.of_round:
+            return compile()  # what it does besides is not known here
+        config = dataclasses.replace(self.config, seed=0, out="", start="")
+        key = (config, length, self.ranking, identity(self.layout), kinds(args))
+        return remembered(key, compile)
 
     @property
     def unchanging(self) -> tuple:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -61,10 +62,33 @@ class SweepResult:
     seed, levels of `chance` and of `popularity` (its mean over the seeds); `device` and `versions`;
     `seconds` of this call: in compiled programs (`running`), `compiling`, and the rest (`host`)."""
 
+    def __repr__(self) -> str:
+        winner, metric = self.table.iloc[0], self.sweep.metric
+        values = ", ".join(f"{each.name}={winner[each.name]}" for each in self.sweep.varied)
+        return (
+            f"<SweepResult: {self.sweep.config.method} on {self.about['dataset']}, "
+            f"{self.about['protocol']}: {len(self.trials)} trials of {len(self.table)} settings; "
+            f"best by {metric} {winner[metric]:.4f}: {values}>"
+        )
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row per setting, the best first."""
+        return self.settings
+
+    def plot(self, path: str | Path) -> Path:
+        """Draw the deciding metric against each varied setting into a file, PNG or any format that
+        Matplotlib knows."""
+        # the picture shows this class, so it is found by name, as in the front door
+        charts = importlib.import_module("fedem_jax.sweeps.charts")
+        charts.effects_chart(self, path)
+        return Path(path)
+
 
 def sweep(
     config: Config,
     vary: Mapping[str, Any] | Sequence[str] = (),
+    federation: Federation | None = None,
     *,
     seeds: Whole | Iterable[Whole] = 1,
     space_file: str | Path = "",
@@ -82,7 +106,9 @@ def sweep(
 
     Args:
         config: settings that all trials share.
-        vary: `FIELD=VALUES`, or values by name of the field; `fedem_jax.sweeps.space` has the forms.
+        vary: `FIELD=VALUES`, or values by name of the field, as in `fedem_jax.sweeps.space`.
+        federation: the data. Its split is then the same for all seeds. None: what `config` names,
+            which each seed splits anew.
         seeds: seeds of every setting; a number n stands for 0 ... n - 1.
         space_file: JSON or TOML file with further values.
         search: `grid`, `random` or `optuna`.
@@ -111,12 +137,12 @@ def sweep(
         halving=whole("halving", halving),
     )
     width, chunk = whole("width", width), whole("chunk", chunk)
-    return run_sweep(described, out, width=width, chunk=chunk, watch=watch)
+    return run_sweep(described, out, width=width, chunk=chunk, watch=watch, federation=federation)
 
 
 def run_sweep(
     sweep: Sweep, out: str | Path = "", *, width: int = 0, chunk: int = 0,
-    watch: Watcher | None = None,
+    watch: Watcher | None = None, federation: Federation | None = None,
 ) -> SweepResult:  # fmt: skip
     """Run a sweep from its description.
 
@@ -126,13 +152,15 @@ def run_sweep(
         width: trials side by side; 0: as many as fit on an accelerator, one on a CPU.
         chunk: trials of one call; 0: as many as run side by side.
         watch: follows the sweep.
+        federation: the data, as for `sweep`.
 
     Raises:
         UserError: as for the function `sweep`.
     """
     begun, config = time.perf_counter(), sweep.config
     federations = {
-        seed: federation_of(dataclasses.replace(config, seed=seed)) for seed in sweep.seeds
+        seed: federation or federation_of(dataclasses.replace(config, seed=seed))
+        for seed in sweep.seeds
     }
     federation = federations[sweep.seeds[0]]
     check_list(config, federation)

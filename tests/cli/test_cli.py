@@ -345,7 +345,7 @@ def test_help_is_quick_because_it_imports_nothing_heavy():
 
 def test_every_core_becomes_a_device():
     script = (
-        "from fedem_jax.cli import process; process.use_all_cores(); import jax\n"
+        "from fedem_jax.runs.host import use_all_cores; use_all_cores(); import jax\n"
         "assert len(jax.devices('cpu')) == process.usable_cores()"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import pytest
 
 from fedem_jax.cli import process
 from fedem_jax.errors import UserError
+from fedem_jax.runs import host
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -96,24 +96,31 @@ def test_without_a_home_nothing_is_cached(home, monkeypatch):
             raise RuntimeError("Could not determine home directory.")
 
         monkeypatch.setattr(Path, "home", homeless)
-    assert process.cache_folder() is None
+    assert host.cache_folder() is None
 
 
 def test_a_home_that_is_read_only_is_no_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert process.cache_folder() == tmp_path / "fedem_jax"
+    assert host.cache_folder() == tmp_path / "fedem_jax"
     monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
-    assert process.cache_folder() is None
+    assert host.cache_folder() is None
 
 
 def test_a_command_may_be_called_where_jax_already_runs():
-    jnp.zeros(1).block_until_ready()
-    devices = jax.devices()
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setenv("XLA_FLAGS", "")
-        monkeypatch.setattr(process, "usable_cores", lambda: len(devices) + 1)
-        process.use_all_cores()
-    assert jax.devices() == devices
+    program = (
+        "import jax; devices = jax.devices(); "
+        "from fedem_jax.runs import host; host.usable_cores = lambda: len(devices) + 1; "
+        "host.use_all_cores(); assert jax.devices() == devices"
+    )
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+def test_what_the_caller_has_set_stays(monkeypatch):
+    set_here = jax.config.jax_num_cpu_devices, jax.config.jax_compilation_cache_dir
+    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setattr(host, "usable_cores", lambda: set_here[0] + 1)
+    host.prepare_jax()
+    assert (jax.config.jax_num_cpu_devices, jax.config.jax_compilation_cache_dir) == set_here
 
 
 PLAIN = (

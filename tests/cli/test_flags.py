@@ -200,7 +200,7 @@ def work(monkeypatch, tmp_path) -> SimpleNamespace:
     replace("data.sources", federation_of=data_of)
     replace("analysis.audit", federation_of=data_of)
     replace("analysis.bottleneck", federation_of=data_of)
-    replace("sweep.run", federation_of=data_of)
+    replace("sweeps.run", federation_of=data_of)
 
     replace("runs.train", run=begun)
     replace("cli.train", wants_alternatives=lambda _: False)
@@ -270,14 +270,14 @@ def work(monkeypatch, tmp_path) -> SimpleNamespace:
         )  # fmt: skip
 
     (tmp_path / "space.json").write_text('{"num_negative": [2, 3]}')
-    replace("sweep.run", run_sweep=swept, Runner=runner, check_list=lambda *_: None)
-    replace("sweep.tables", write_up=written)
+    replace("sweeps.run", run_sweep=swept, Runner=runner, check_list=lambda *_: None)
+    replace("sweeps.tables", write_up=written)
 
     def compared(comparison, failed, command, reach=0.0):
         keep(out=str(comparison.directory), reach=reach, failed=failed)
         return ""
 
-    replace("compare.tables", write_up=compared)
+    replace("comparisons.tables", write_up=compared)
 
     def read(path):
         keep(directories=(*given.called.get("directories", ()), str(path)))
