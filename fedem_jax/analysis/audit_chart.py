@@ -37,4 +37,5 @@ def levels_chart(audit: Audit, path: str | Path) -> None:
         panel.set_yticks([2, 1, 0], ["Local-only", "popularity", "chance"])
         panel.set_ylim(-0.6, 2.6)
         panel.set_xlim(0, 1)
+        panel.set_xticks([0, 0.25, 0.5, 0.75, 1])
     save(figure, path)

@@ -8,7 +8,7 @@ from fedem_jax.analysis.cost import Plan
 from fedem_jax.report.style import CHANCE, COLOURS, frame, new_figure, save
 from fedem_jax.units import in_bytes
 
-MIB = 2**20
+MB = 10**6
 
 
 def memory_chart(plan: Plan, path: str | Path) -> None:
@@ -27,11 +27,11 @@ def memory_chart(plan: Plan, path: str | Path) -> None:
     title = f"{plan.federation.name}: memory of each of {memory.devices} devices"
     figure = new_figure((8, 1.5 + 0.4 * len(parts)), title, caption)
     panel = figure.subplots()
-    frame(panel, across="MiB", grid="x")
+    frame(panel, across="MB", grid="x")
     panel.set_xscale("log")
     colours = [COLOURS[5] if name.startswith("scratch") else COLOURS[0] for name in parts]
-    bars = panel.barh(list(parts), [count / MIB for count in parts.values()], color=colours)
+    bars = panel.barh(list(parts), [count / MB for count in parts.values()], color=colours)
     panel.bar_label(bars, [in_bytes(count) for count in parts.values()], padding=3, fontsize=8)
-    panel.axvline(memory.limit / MIB, **CHANCE)
+    panel.axvline(memory.limit / MB, **CHANCE)
     panel.invert_yaxis()
     save(figure, path)
