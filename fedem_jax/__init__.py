@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fedem_jax.config.base import Config
     from fedem_jax.config.presets import preset
     from fedem_jax.config.protocol import Protocol
-    from fedem_jax.config.registry import METHODS
+    from fedem_jax.config.registry import METHODS, register
     from fedem_jax.data.federation import Federation
     from fedem_jax.data.memory import federation
     from fedem_jax.data.sources import load
@@ -57,6 +57,7 @@ __all__ = [
     "open_run",
     "plan",
     "preset",
+    "register",
     "run",
     "sweep",
 ]  # fmt: skip
@@ -75,6 +76,7 @@ _HOME = {
     "Federation": "data.federation",
     "Protocol": "config.protocol",
     "preset": "config.presets",
+    "register": "config.registry",
     "Result": "runs.result",
     "open_run": "runs.opened",
     "SweepResult": "sweeps.run",
@@ -93,6 +95,8 @@ _COMPUTES = ("audit", "bottleneck", "compare", "open_run", "plan", "run", "Simul
 
 def __getattr__(name: str):
     """Import a name when it is asked for, so that `fedem --help` does not wait for JAX."""
+    if name == "testing":
+        return importlib.import_module("fedem_jax.testing")
     if name not in _HOME:
         raise AttributeError(f"module 'fedem_jax' has no attribute '{name}'")
     if name in _COMPUTES:

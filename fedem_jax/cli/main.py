@@ -14,6 +14,7 @@ from fedem_jax.cli.compare import compare
 from fedem_jax.cli.data import data
 from fedem_jax.cli.export import export
 from fedem_jax.cli.plan import plan
+from fedem_jax.cli.plugin import load_plugins
 from fedem_jax.cli.process import run_command
 from fedem_jax.cli.recommend import recommend
 from fedem_jax.cli.report import report
@@ -46,9 +47,10 @@ def main(args: Sequence[str] | None = None) -> None:
     Args:
         args: command and options; None: those of the process.
     """
-    args = sys.argv[1:] if args is None else list(args)
+    given = sys.argv[1:] if args is None else list(args)
 
     def command() -> None:
+        args = load_plugins(given)
         if not args or args[0] in ("-h", "--help"):
             print(_usage())
         elif args[0] == "--version":
@@ -64,8 +66,10 @@ def main(args: Sequence[str] | None = None) -> None:
 def _usage() -> str:
     commands = "\n".join(f"  {name:12}{command.__doc__}" for name, command in COMMANDS.items())
     return (
-        "usage: fedem COMMAND [OPTIONS]\n\n"
+        "usage: fedem [--plugin FILE.py] COMMAND [OPTIONS]\n\n"
         "Federated recommendation, simulated on one accelerator.\n\n"
         f"commands:\n{commands}\n\n"
+        "--plugin runs a Python file that registers a method of your own; every command then\n"
+        "knows it.\n\n"
         "Start with `fedem train`: it runs the embedded synthetic federation."
     )

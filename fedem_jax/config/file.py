@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 from fedem_jax.config.base import Config
 from fedem_jax.config.fedem import FedEM
-from fedem_jax.config.registry import METHODS
+from fedem_jax.config.registry import settings_of
 from fedem_jax.config.values import refuse_unknown
-from fedem_jax.errors import UserError, nearest
+from fedem_jax.errors import UserError
 
 Kind = TypeVar("Kind", bound=Config)
 
@@ -30,11 +30,11 @@ def load_settings(path: str | Path) -> Config:
     values = _json_of(path)
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds no settings; expected a JSON object.")
-    method = values.get("method", FedEM.method)
-    if not isinstance(method, str) or method not in METHODS:
-        hint = nearest(str(method)[:40], list(METHODS))
-        raise UserError(f"{path}: method: {reprlib.repr(method)} is unknown; {hint}.")
-    return settings_from(METHODS[method].settings, values, str(path))
+    try:
+        kind = settings_of(values.get("method", FedEM.method))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    return settings_from(kind, values, str(path))
 
 
 def settings_from(kind: type[Kind], values: dict[str, Any], source: str) -> Kind:

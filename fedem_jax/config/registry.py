@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import re
 from collections.abc import Callable
+from functools import cache
+from importlib.metadata import entry_points
 from typing import Any, NamedTuple
 
 from fedem_jax.config.base import Config
@@ -21,7 +25,7 @@ from fedem_jax.config.settings import (
     LocalOnly,
     PFedRec,
 )
-from fedem_jax.errors import UserError, nearest
+from fedem_jax.errors import UserError, in_short, nearest
 
 
 class Method(NamedTuple):
@@ -56,17 +60,79 @@ METHODS: dict[str, Method] = {
     "fedca": Method(FedCA, "fedca:fedca"),
     "cofedrec": Method(CoFedRec, "cofedrec:cofedrec"),
 }
-"""Methods by name. CONTRIBUTING.md says how to add one."""
+"""Methods by name. CONTRIBUTING.md says how to add one; `register` adds one from elsewhere."""
+
+ENTRY_POINTS = "fedem_jax.methods"
+"""Group of the entry points by which an installed package offers methods. Each names a module, or
+something in it, that calls `register` when it is imported."""
+NAME = r"[a-z][a-z0-9-]*"
+"""Names that a method may have: commands and folders use them."""
+
+
+def register(settings: type[Config], algorithm: Callable[..., Any]) -> None:
+    """Make a method known by the name that its settings give, `settings.method`.
+
+    It then works wherever a method is named: in `preset`, `run`, `compare`, `sweep`, `plan` and in
+    the commands, which take `--plugin FILE`. A method of the same module and class is replaced, so
+    that a cell of a notebook may be run again.
+
+    Args:
+        settings: a frozen dataclass, derived from `Config` or a class of `config.shared`.
+        algorithm: a function `(settings, layout) -> Algorithm`, as in CONTRIBUTING.md.
+
+    Raises:
+        UserError: the settings are of another kind, or their name is no name or is taken.
+    """
+    known = isinstance(settings, type) and issubclass(settings, Config)
+    if not (known and dataclasses.is_dataclass(settings) and callable(algorithm)):
+        raise UserError(
+            "register: takes a dataclass derived from Config and a function (settings, layout) -> "
+            "Algorithm; see the skeleton in CONTRIBUTING.md."
+        )
+    name = settings.method
+    if not re.fullmatch(NAME, name):
+        raise UserError(
+            f"register: '{name}' is no name of a method; give {settings.__name__} a field `method` "
+            "with a default of small letters, digits and hyphens."
+        )
+    there = METHODS.get(name)
+    if there and _origin(there.settings) != _origin(settings):
+        raise UserError(f"register: '{name}' is the name of another method; give another one.")
+    METHODS[name] = Method(settings, algorithm)
 
 
 def settings_of(method: str) -> type[Config]:
     """The class of settings of a method.
 
     Raises:
-        UserError: the method is unknown.
+        UserError: the method is unknown, or an installed package that offers methods is broken.
     """
+    if isinstance(method, str) and method not in METHODS:
+        load_installed()
     if not isinstance(method, str) or method not in METHODS:
         raise UserError(
             f"method: '{method}' is unknown; {nearest(str(method)[:40], list(METHODS))}."
         )
     return METHODS[method].settings
+
+
+@cache
+def load_installed() -> None:
+    """Import what installed packages offer under `ENTRY_POINTS`, once.
+
+    Raises:
+        UserError: one of them cannot be imported; the sentence names it.
+    """
+    for point in entry_points(group=ENTRY_POINTS):
+        try:
+            point.load()
+        except Exception as error:
+            raise UserError(
+                f"plug-in '{point.name}' ({point.value}): cannot be imported ({in_short(error)}); "
+                "repair that package or remove it."
+            ) from error
+
+
+def _origin(settings: type) -> tuple[str, str]:
+    """Module and name of a class."""
+    return settings.__module__, settings.__qualname__

@@ -60,7 +60,7 @@ class Simulation:
         layout = layout_of(config, federation, devices)
         self.memory = plan_memory(config, federation, layout)
         self.layout = layout._replace(block=self.memory.block)
-        self.algorithm = bind(config, self.layout)
+        self.algorithm = self._bound = bind(config, self.layout)
         self.key_init, self.key_draws = jax.random.split(jax.random.key(config.seed))
         self.lists = lists_on_device(federation, self.layout)
         on_host, self._rows = held_out(federation, self.layout)
@@ -127,8 +127,9 @@ class Simulation:
         def compile() -> Callable[..., Segment]:
             return compiled(rounds, args, self.config, self.layout, donate=(0,))
 
-        if type(self) is not Simulation or self._draws != KeyedDraws.of_round:
-            return compile()  # what it does besides is not known here
+        own = type(self) is Simulation and self.algorithm is self._bound
+        if not own or self._draws != KeyedDraws.of_round:
+            return compile()  # what was put in its place is not known here
         config = dataclasses.replace(self.config, seed=0, out="", start="")
         key = (config, length, self.ranking, identity(self.layout), kinds(args))
         return remembered(key, compile)
