@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import re
+import reprlib
 from collections.abc import Callable
 from functools import cache
 from importlib.metadata import entry_points
@@ -110,9 +111,8 @@ def settings_of(method: str) -> type[Config]:
     if isinstance(method, str) and method not in METHODS:
         load_installed()
     if not isinstance(method, str) or method not in METHODS:
-        raise UserError(
-            f"method: '{method}' is unknown; {nearest(str(method)[:40], list(METHODS))}."
-        )
+        hint = nearest(str(method)[:40], list(METHODS))
+        raise UserError(f"method: {reprlib.repr(method)} is unknown; {hint}.")
     return METHODS[method].settings
 
 

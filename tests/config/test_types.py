@@ -75,7 +75,7 @@ def test_another_type_is_a_sentence(field, given, sentence):
         ({"roundz": 3}, "unknown setting 'roundz'; did you mean 'rounds'?"),
         ({"name": "relased"}, "preset: 'relased' is unknown; did you mean 'released'?"),
         ({"method": "pfedrek"}, "method: 'pfedrek' is unknown; did you mean 'pfedrec'?"),
-        ({"method": ["fedem"]}, "method: '['fedem']' is unknown"),
+        ({"method": ["fedem"]}, "method: ['fedem'] is unknown"),
         ({"protocol": "papr"}, "protocol: 'papr' is unknown; did you mean 'paper'?"),
     ],
 )
