@@ -96,6 +96,15 @@ plan: $(READY)  ## estimate what a run would cost, without running it: padding, 
 bench: $(READY)  ## measure speed on this machine, into experiments/bench; ARGS=--quick: 2 minutes
 	@$(RUN) experiments/bench/bench.py $(ARGS)
 
+.PHONY: gpu-check
+gpu-check:  ## compile rounds for an H100, without a GPU; makes .venv-gpu of 5 GB
+  ## DATA_DIR=data ARGS="--methods fedem"
+	@$(MAKE) --no-print-directory gpu-compile VENV=.venv-gpu EXTRAS=cuda13
+
+.PHONY: gpu-compile
+gpu-compile: $(READY)
+	@JAX_PLATFORMS=cpu $(RUN) experiments/bench/gpu_check.py $(call flag,DATA_DIR) $(ARGS)
+
 .PHONY: theory
 theory: $(READY)  ## compare simulated quadratic clients with closed forms; ARGS="--trials 1000"
 	@$(RUN) experiments/theory/theory.py $(ARGS)
@@ -136,8 +145,8 @@ dist: $(READY_DIST)  ## build and check the wheel and the source distribution, i
 	$(RUN) -m twine check --strict dist/*
 
 .PHONY: clean
-clean:  ## remove environment and caches; keep data/ and results/
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist site *.egg-info
+clean:  ## remove environments and caches; keep data/ and results/
+	rm -rf .venv .venv-gpu .pytest_cache .ruff_cache .hypothesis build dist site *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: python
