@@ -75,6 +75,7 @@ class Audit(LocalOnly):
     """Folder for audit.json with all figures; empty: nothing is written."""
 
     method: tyro.conf.Suppress[tyro.conf.Fixed[str]] = LocalOnly.method
+    patience: tyro.conf.Suppress[tyro.conf.Fixed[int]] = 0
     per_client: tyro.conf.Suppress[tyro.conf.Fixed[bool]] = False
     checkpoint_every: tyro.conf.Suppress[tyro.conf.Fixed[int]] = 0
     checkpoint_minutes: tyro.conf.Suppress[tyro.conf.Fixed[float]] = 0.0
@@ -159,6 +160,7 @@ class Bottleneck(FedEM):
     """Rounds that the clients train alone at the end, to reach their own optima."""
 
     method: tyro.conf.Suppress[tyro.conf.Fixed[str]] = FedEM.method
+    patience: tyro.conf.Suppress[tyro.conf.Fixed[int]] = 0
     per_client: tyro.conf.Suppress[tyro.conf.Fixed[bool]] = False
     checkpoint_every: tyro.conf.Suppress[tyro.conf.Fixed[int]] = 0
     checkpoint_minutes: tyro.conf.Suppress[tyro.conf.Fixed[float]] = 0.0

@@ -20,7 +20,7 @@ FLAGS = (
     "dataset", "method", "protocol", "rounds", "seed", "out", "data_dir", "per_client", "keep",
 )  # fmt: skip
 """Settings that `plan_comparison` has arguments for, or that it sets itself."""
-ALIKE = ("eval_every", "top_k", *FILES, *READING, *SWITCHES)
+ALIKE = ("eval_every", "patience", "top_k", *FILES, *READING, *SWITCHES)
 """Further settings that must be the same for all methods, so that metrics are comparable."""
 NOT_IN_NAMES = r"[^\w.=+-]+"
 """Characters of a method's name that folder names replace."""

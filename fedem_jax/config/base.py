@@ -64,6 +64,9 @@ class Config:
     """Run directory; empty: results/<dataset>-<method>-<protocol>-seed<seed>."""
     eval_every: Count = 1
     """Rounds between two evaluations, which run as one compiled call."""
+    patience: Natural = 0
+    """Evaluated rounds in a row without a better HR@K on validation after which the run ends; 0: it
+    runs all rounds."""
 
     # the model and its local training
     dim: Count = 16

@@ -120,6 +120,9 @@ class Outcome(TypedDict):
     """What became user, item, rating and time, and how that was decided."""
     seed: int
     rounds: int
+    """Rounds that were run."""
+    planned_rounds: NotRequired[int]
+    """Rounds of the settings, if the run lost its patience before."""
     top_k: int
     """K of the metrics that the round is chosen by."""
     headline: Headline

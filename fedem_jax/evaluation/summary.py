@@ -59,6 +59,13 @@ def best_round(records: Sequence[Record], k: int, part: Part = "val") -> Record:
     return max(records, key=lambda record: (record[part][f"hr@{k}"], record["round"]))
 
 
+def out_of_patience(records: Sequence[Record], config: Config) -> bool:
+    """Whether the last `patience` evaluated rounds brought no better HR@K on validation."""
+    values = [record["val"][f"hr@{config.top_k}"] for record in records]
+    waited = len(values) - 1 - values.index(max(values)) if values else 0
+    return 0 < config.patience <= waited
+
+
 def per_client(federation: Federation, ranks: Ranks) -> pd.DataFrame:
     """One row per client: `user`, `history` (training positives), and its ranks by part.
 
@@ -167,13 +174,13 @@ def summarise_run(
     config: Config, federation: Federation, records: Sequence[Record], clients: pd.DataFrame
 ) -> Outcome:
     """The part of a summary that follows from the records; `clients` comes from `per_client`."""
-    k = config.top_k
+    k, rounds = config.top_k, records[-1]["round"]
     chosen, luckiest = best_round(records, k), best_round(records, k, "test")
     ends = {"test": intervals(clients, k, "test"), "test_full": intervals(clients, k, "test_full")}
     selected = cast(
         Literal["headline", "best_test", "last"], SELECTED[federation.protocol.selection]
     )
-    return {
+    outcome: Outcome = {
         "method": config.method,
         "dataset": federation.name,
         "protocol": federation.protocol.name,
@@ -186,7 +193,7 @@ def summarise_run(
             "test": int((np.diff(federation.test_offsets) > 0).sum()),
         },
         "seed": config.seed,
-        "rounds": config.rounds,
+        "rounds": rounds,
         "top_k": k,
         "headline": {**_evaluation(chosen), "interval": ends},
         "best_test": {
@@ -206,9 +213,12 @@ def summarise_run(
         "clients": federation.num_clients,
         "items": federation.num_items,
         "interactions": federation.num_interactions,
-        "bytes_up": config.rounds * records[-1]["bytes_up"],
-        "bytes_down": config.rounds * records[-1]["bytes_down"],
+        "bytes_up": rounds * records[-1]["bytes_up"],
+        "bytes_down": rounds * records[-1]["bytes_down"],
     }
+    if rounds < config.rounds:
+        outcome["planned_rounds"] = config.rounds
+    return outcome
 
 
 def _evaluation(record: Record) -> Evaluation:

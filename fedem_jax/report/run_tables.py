@@ -100,7 +100,8 @@ def opening(setting: Setting) -> Panel:
         f"{rules.num_candidates} candidates ({rules.candidates}), ties {rules.ties}",
         "fingerprint": federation.fingerprint,
         "device": f"{setting['device']} · jax {setting['versions']['jax']}",
-        "run": f"{config.rounds} rounds, seed {config.seed}",
+        "run": f"{config.rounds} rounds, seed {config.seed}"
+        + f", patience {config.patience}" * bool(config.patience),
         "start": config.start,
         "states": kept_states(setting.get("kept_bytes", 0)),
     }
@@ -131,6 +132,7 @@ def kept_states(size: int) -> str:
 
 def _outcomes(summary: Summary) -> Table:
     metrics = metrics_at(summary["top_k"], names=("hr", "ndcg", "mrr"))
+    planned = summary.get("planned_rounds")
     title = (
         f"{summary['method']} on {summary['dataset']} · protocol {protocol_label(summary)} · "
         f"{summary['fingerprint']}"
@@ -139,6 +141,11 @@ def _outcomes(summary: Summary) -> Table:
     if summary["selected"] != "headline":
         mark[summary["selected"]] = " *"
         notes.append(f"* the round that protocol {summary['protocol']} reports")
+    if planned:
+        notes.append(
+            f"ended after {summary['rounds']} of {planned} rounds: no better validation value "
+            "within the patience"
+        )
     interval = summary["headline"]["interval"].items()
     low, high = (
         {part: {name: ends[end] for name, ends in values.items()} for part, values in interval}

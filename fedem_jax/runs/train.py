@@ -18,7 +18,7 @@ from fedem_jax.data.sources import federation_of
 from fedem_jax.errors import CannotResume, Stopped, UserError
 from fedem_jax.evaluation.records import Record, Setting, Summary
 from fedem_jax.evaluation.rho import counter
-from fedem_jax.evaluation.summary import best_round, per_client, summarise_run
+from fedem_jax.evaluation.summary import best_round, out_of_patience, per_client, summarise_run
 from fedem_jax.runs.directory import RunDirectory
 from fedem_jax.runs.memory import advice_when_exhausted
 from fedem_jax.runs.origin import Origin, name_of, origin_of
@@ -134,7 +134,7 @@ def run_simulation(
         summary: Summary = {
             **summarise_run(config, federation, run_state.records, clients),
             "compile_seconds": run_state.compile_seconds,
-            "seconds_per_round": run_state.seconds / config.rounds,
+            "seconds_per_round": run_state.seconds / run_state.round,
             "resumed": run_state.resumed,
             "device": setting["device"],
             "versions": setting["versions"],
@@ -178,7 +178,11 @@ def run_rounds(
     count_rho = counter(
         simulation.algorithm, simulation.federation, simulation.layout, simulation.lists
     )
-    while run_state.round < config.rounds:
+
+    def ended() -> bool:
+        return run_state.round == config.rounds or out_of_patience(run_state.records, config)
+
+    while not ended():
         length = min(config.eval_every, config.rounds - run_state.round)
         begun = time.perf_counter()
         segment = simulation.segment(run_state.state, length)
@@ -203,11 +207,11 @@ def run_rounds(
         if best_round(run_state.records, config.top_k) is record:
             run_state.best = simulation.in_order(ranks)
             run_state.headline = None
-            if config.keep != "none" and run_state.round < config.rounds:
+            if config.keep != "none" and not ended():
                 run_state.set_aside(simulation.copy)
         for observer in observers:
             observer.record(record)
-        if checkpointer is not None and run_state.round < config.rounds:
+        if checkpointer is not None and not ended():
             checkpointer.save(run_state)
     if checkpointer is not None:
         checkpointer.finish(run_state, best_round(run_state.records, config.top_k)["round"])

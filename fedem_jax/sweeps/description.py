@@ -46,6 +46,8 @@ class Sweep:
         for name, known in (("search", SEARCHES), ("select", SELECTIONS)):
             if (value := getattr(self, name)) not in known:
                 raise UserError(f"{name}: '{value}' is unknown; {nearest(value, list(known))}.")
+        if self.config.patience:
+            raise UserError("patience: trials run side by side; give --halving instead, or 0.")
         if self.config.start:
             raise UserError("start: trials start from the initial parameters; leave it empty.")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:

@@ -28,8 +28,9 @@ from fedem_jax.config.values import declared, from_data, from_text, listed
 from fedem_jax.errors import UserError, nearest
 
 FIXED = (
-    "dataset", "method", "protocol", "rounds", "seed", "out", "eval_every", "top_k", "per_client",
-    "data_dir", "block_size", "size_classes", "gpu_loops", *FILES, *READING, *SWITCHES,
+    "dataset", "method", "protocol", "rounds", "seed", "out", "eval_every", "patience", "top_k",
+    "per_client", "data_dir", "block_size", "size_classes", "gpu_loops",
+    *FILES, *READING, *SWITCHES,
 )  # fmt: skip
 """Settings that are the same for all trials: data and protocol, since metrics would not be
 comparable; rounds, since each trial is judged by its best; and those that change no result."""

@@ -64,6 +64,7 @@ def test_every_flag_reaches_the_run(finished, tmp_path, monkeypatch, capsys):
     (["recommend", "RUN", "--out", "x.txt"], "out: x.txt ends in none of .csv, .parquet, .trec"),
     (["export", "RUN"], "out: names no file; give one, such as `--out model.npz`."),
     (["sweep", "--vary", "dim=4,8", "--start", "x"], "start: trials start from the initial"),
+    (["sweep", "--vary", "dim=4,8", "--patience", "2"], "patience: trials run side by side"),
     (["train", "--method", "fedem", "--start", "RUN", "--out", "OUT"], "is a run of fedmf, not"),
 ])  # fmt: skip
 def test_mistakes_are_one_sentence(finished, tmp_path, capsys, args, sentence):

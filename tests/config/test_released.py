@@ -15,7 +15,7 @@ from fedem_jax.config.registry import METHODS
 from fedem_jax.config.tuned import tuned
 
 OURS = {
-    "dataset": "synthetic", "protocol": "leak-free", "out": "", "eval_every": 1,
+    "dataset": "synthetic", "protocol": "leak-free", "out": "", "eval_every": 1, "patience": 0,
     "on_nonfinite": "stop", "per_client": False, "checkpoint_every": 0, "checkpoint_minutes": 5.0,
     "keep": "best-and-last", "start": "",
     "negative_pool": "", "candidates": "", "selection": "", "ties": "", "scale": "", "repeats": "",

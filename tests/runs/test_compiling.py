@@ -7,6 +7,7 @@ import pytest
 from toy import small_federation
 
 import fedem_jax as fj
+from fedem_jax.config.registry import METHODS
 from fedem_jax.runs import compiling, simulation
 
 FEDMF = fj.preset("released", method="fedmf", dim=4, rounds=2, top_k=3, local_epochs=1)
@@ -61,3 +62,14 @@ def test_the_one_used_longest_ago_goes_first(monkeypatch):
     for key in "abacbab":
         compiling.remembered(key, lambda key=key: made.append(key) or print)
     assert made == ["a", "b", "c", "b", "a"]
+
+
+def test_a_method_from_elsewhere_is_compiled_each_time(compiled, monkeypatch):
+    """Its code may have changed since."""
+    registered = METHODS["fedmf"]._replace(algorithm=METHODS["fedmf"].load())
+    monkeypatch.setitem(METHODS, "fedmf", registered)
+    data = small_federation(clients=6, items=130)
+    for _ in range(2):
+        made = simulation.Simulation(FEDMF, data)
+        made.segment(made.init(), 1)
+    assert len(compiled) == 2

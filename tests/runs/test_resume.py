@@ -54,6 +54,16 @@ def test_a_run_cut_off_at_any_round_ends_as_if_it_had_not_been(
     assert_equal(result, whole, tmp_path / "cut", tmp_path / "whole")
 
 
+@pytest.mark.parametrize("segments", [[1], [2], [1, 1]])
+def test_patience_outlives_a_kill(config, federation, tmp_path, segments):
+    config = dataclasses.replace(config, patience=2, rounds=9)
+    whole = run(config, federation, (), RunDirectory(tmp_path / "whole"))
+    assert whole.summary["rounds"] == 3
+    cut_off(config, federation, tmp_path / "cut", *segments)
+    result, _ = resumed(config, federation, tmp_path / "cut")
+    assert_equal(result, whole, tmp_path / "cut", tmp_path / "whole")
+
+
 @pytest.mark.parametrize("segments", [[], [1], [2, 1]])
 def test_seconds_are_those_of_all_parts(config, federation, tmp_path, monkeypatch, segments):
     """By a clock that moves in the rounds and in compiling alone; each part has its own pace."""

@@ -12,6 +12,8 @@ from fedem_jax.config.registry import METHODS, Method
 from fedem_jax.core.draws import KeyedDraws
 from fedem_jax.errors import UserError
 from fedem_jax.evaluation.metrics import HeldOutRanks, summarise
+from fedem_jax.report.run_tables import closing
+from fedem_jax.report.terminal import Terminal
 from fedem_jax.runs.simulation import Simulation
 from fedem_jax.runs.train import run
 
@@ -129,6 +131,27 @@ def test_evaluation_in_intervals_ends_with_the_last_round(go, every, rounds):
     assert result.records[0]["val"]["hr@3"] == pytest.approx(HITS[rounds[0]][0] / 7)
     assert result.records[-1]["loss"] == pytest.approx(1 / 5)
     assert result.state.server == 5
+
+
+@pytest.mark.parametrize(
+    ("patience", "every", "rounds", "best"),
+    [(0, 1, 5, 4), (1, 1, 3, 2), (2, 1, 4, 4), (3, 1, 5, 4), (1, 2, 4, 4), (9, 1, 5, 4)],
+)
+def test_a_run_ends_when_its_patience_does(go, patience, every, rounds, best):
+    """The best value is that of rounds 2 and 4: an equal one is no better."""
+    result = go(patience=patience, eval_every=every)
+    summary = result.summary
+    assert (summary["rounds"], summary.get("planned_rounds", 5)) == (rounds, 5)
+    assert ("planned_rounds" in summary) == (rounds < 5)
+    assert summary["headline"]["round"] == best
+    assert result.state.server == rounds
+    assert summary["bytes_up"] == rounds * result.records[-1]["bytes_up"]
+
+
+def test_a_run_that_lost_its_patience_says_so(go):
+    text = Terminal(width=100, record=True)
+    text.print(closing(go(patience=1).summary))
+    assert "ended after 3 of 5 rounds" in text.export_text()
 
 
 def test_losses_are_means_over_those_who_trained(go):
