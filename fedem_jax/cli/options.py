@@ -51,7 +51,11 @@ class Train:
     alternatives: Literal["auto", "yes", "no"] = "auto"
     """Whether FedEM is shown beside what its clients would get without merging: alone, from one
     table for all, from their cohort's table, and from popularity. Each is a run with the same
-    settings. auto = on the embedded federation."""
+    settings. auto = on the embedded federation, unless --quiet or --json is given."""
+    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Show nothing but warnings and errors, on standard error."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print summary.json on standard output, and the progress on standard error."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,8 @@ class Plan(Train):
 
     resume: tyro.conf.Suppress[tyro.conf.Fixed[str]] = ""
     alternatives: tyro.conf.Suppress[tyro.conf.Fixed[Literal["auto", "yes", "no"]]] = "no"
+    quiet: tyro.conf.Suppress[tyro.conf.Fixed[bool]] = False
+    json: tyro.conf.Suppress[tyro.conf.Fixed[bool]] = False
 
 
 @dataclass(frozen=True)

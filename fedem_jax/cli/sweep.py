@@ -75,6 +75,8 @@ class SweepCommand(Train):
 
     resume: tyro.conf.Suppress[tyro.conf.Fixed[str]] = ""
     alternatives: tyro.conf.Suppress[tyro.conf.Fixed[Literal["auto", "yes", "no"]]] = "no"
+    quiet: tyro.conf.Suppress[tyro.conf.Fixed[bool]] = False
+    json: tyro.conf.Suppress[tyro.conf.Fixed[bool]] = False
 
 
 def sweep(args: Sequence[str]) -> None:

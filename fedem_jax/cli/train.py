@@ -14,6 +14,7 @@ from fedem_jax.config.words import without_effect
 from fedem_jax.errors import Stopped, UserError
 
 if TYPE_CHECKING:
+    from fedem_jax.report.terminal import Terminal
     from fedem_jax.runs.result import Result
 
 
@@ -39,7 +40,10 @@ def train(args: Sequence[str]) -> None:
     elif config.out != options.resume:
         raise UserError("resume: goes on in the folder of the run; leave --out out.")
     elif (out / SUMMARY).exists() and not (has_alternatives and not (out / ALTERNATIVES).exists()):
-        print(f"{out}: has finished; `fedem report {out}` shows it.")
+        if options.json:
+            print((out / SUMMARY).read_text(encoding="utf-8"), end="")
+        elif not options.quiet:
+            print(f"{out}: has finished; `fedem report {out}` shows it.")
         return
     else:
         check_settings(out, config)
@@ -47,7 +51,8 @@ def train(args: Sequence[str]) -> None:
 
     from fedem_jax.cli.signals import Stopping
     from fedem_jax.report.pictures import draw_run
-    from fedem_jax.report.progress import Progress
+    from fedem_jax.report.progress import Progress, Quiet
+    from fedem_jax.report.terminal import Terminal
     from fedem_jax.runs.directory import RunDirectory
     from fedem_jax.runs.opened import open_run
     from fedem_jax.runs.train import run
@@ -58,7 +63,9 @@ def train(args: Sequence[str]) -> None:
     if idle:
         notes.append(f"{without_effect(idle, config.method)}.")
 
-    with Progress(directory=out) as progress, Stopping(progress.say) as stop:
+    console = Terminal(stderr=options.json, quiet=options.quiet)
+    shown = Quiet() if options.quiet else Progress(console, out)
+    with shown as progress, Stopping(progress.say) as stop:
         for note in notes:
             progress.say(note)
         try:
@@ -68,12 +75,14 @@ def train(args: Sequence[str]) -> None:
                 directory = RunDirectory(out, resume, progress.say, draw_run)
                 result = run(config, None, [progress], directory, stop)
             if has_alternatives:
-                _show_alternatives(result, stop)
+                _show_alternatives(result, stop, console)
         except KeyboardInterrupt as interrupt:
             started = (out / CONFIG).exists()
             rest = " --alternatives yes" if (out / SUMMARY).exists() else ""
             hint = f"go on with `fedem train --resume {out}{rest}`." if started else ""
             raise Stopped(getattr(interrupt, "number", signal.SIGINT), hint) from None
+    if options.json:
+        print((out / SUMMARY).read_text(encoding="utf-8"), end="")
 
 
 def wants_alternatives(options: Train) -> bool:
@@ -91,11 +100,15 @@ def wants_alternatives(options: Train) -> bool:
         )
     return possible and (
         options.alternatives == "yes"
-        or (options.alternatives == "auto" and config.dataset == "synthetic")
+        or (
+            options.alternatives == "auto"
+            and config.dataset == "synthetic"
+            and not (options.quiet or options.json)
+        )
     )
 
 
-def _show_alternatives(result: Result, stop: Callable[[], int]) -> None:
+def _show_alternatives(result: Result, stop: Callable[[], int], console: Terminal) -> None:
     """Train what the clients would get otherwise; write it, draw it and show it."""
     from fedem_jax.report.alternatives import (
         AlternativeProgress,
@@ -103,12 +116,11 @@ def _show_alternatives(result: Result, stop: Callable[[], int]) -> None:
         alternatives_table,
     )
     from fedem_jax.report.tables import written_files
-    from fedem_jax.report.terminal import Terminal
     from fedem_jax.runs.alternatives import run_alternatives, write_alternatives
     from fedem_jax.runs.names import ALTERNATIVES, ALTERNATIVES_PICTURE
     from fedem_jax.storage.files import drawing
 
-    path, console = result.path, Terminal()
+    path = result.path
     assert path is not None
     found = run_alternatives(result, lambda name: [AlternativeProgress(name, console)], stop)
     with drawing(path, console.say):

@@ -122,3 +122,14 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+class Quiet(Progress):
+    """The same without a sight of it: only sentences are shown, on standard error."""
+
+    def __init__(self):
+        super().__init__(Terminal(quiet=True))
+
+    def say(self, sentence: str) -> None:
+        """Show a sentence."""
+        Terminal(stderr=True).say(sentence)

@@ -340,12 +340,34 @@ def test_help_is_quick_because_it_imports_nothing_heavy():
         "assert not heavy, heavy"
     )
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
-    assert b"usage: fedem COMMAND" in done.stdout
+    assert b"usage: fedem [--plugin FILE.py] COMMAND" in done.stdout
 
 
 def test_every_core_becomes_a_device():
     script = (
-        "from fedem_jax.runs.host import use_all_cores; use_all_cores(); import jax\n"
-        "assert len(jax.devices('cpu')) == process.usable_cores()"
+        "from fedem_jax.runs import host; host.use_all_cores(); import jax\n"
+        "assert len(jax.devices('cpu')) == host.usable_cores()"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+# --- what is shown --------------------------------------------------------------------------------
+
+
+def test_quiet_shows_warnings_alone(fake, tmp_path, capsys):
+    cli.main(["train", "--quiet", "--rounds", "3"])
+    assert capsys.readouterr() == ("", "")
+    cli.main(["train", "--quiet", "--rounds", "3"])  # goes to the next folder, and says so
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "already holds a run" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_json_is_the_summary_and_nothing_else(fake, tmp_path, capsys):
+    cli.main(["train", "--json", "--rounds", "3", "--out", "x"])
+    out, err = capsys.readouterr()
+    assert json.loads(out) == json.loads((tmp_path / "x" / "summary.json").read_text())
+    assert "best validation" in err
+    cli.main(["train", "--json", "--quiet", "--resume", "x"])  # has finished
+    assert capsys.readouterr() == (out, "")
