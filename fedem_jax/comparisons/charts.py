@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,9 @@ def standings_chart(
     done = [summary for summary in summaries if not summary.failed]
     metrics = list(done[0].scores)
     done.sort(key=lambda summary: float(np.mean(summary.scores[metrics[0]])))
-    figure = style.new_figure((11, 1.9 + 0.34 * len(done)), title, caption)
+    labels = [in_lines(summary.name) for summary in done]
+    height = sum(max(0.34, 0.06 + 0.14 * (1 + label.count("\n"))) for label in labels)
+    figure = style.new_figure((11, 1.9 + height), title, caption)
     panels = figure.subplots(1, len(metrics), sharey=True)
     for panel, metric in zip(panels, metrics, strict=True):
         part, name = metric
@@ -51,7 +54,9 @@ def standings_chart(
             style.seeds_in_row(panel, row, values, over_seeds(values).sd, colour, hollow=doubt)
         panel.set_xlim(left=0)
         panel.margins(y=0.5 / len(done))
-    panels[0].set_yticks(range(len(done)), [summary.name for summary in done])
+    panels[0].set_yticks(range(len(done)), labels)
+    for tick, label in zip(panels[0].get_yticklabels(), labels, strict=True):
+        tick.set_fontsize(6.5 if "\n" in label else 8.5)
     keys = [style.line_key("single seed", color=GREY, marker=".", linestyle="")]
     if reference:
         keys.append(style.mean_key(f"differs from {reference}", COLOURS[0]))
@@ -61,3 +66,13 @@ def standings_chart(
         keys.append(style.mean_key("mean ± sd over seeds", COLOURS[0]))
     style.legend_above(figure, [*keys, style.line_key("chance", color=GREY, linestyle=DOTTED)])
     style.save(figure, path)
+
+
+def in_lines(name: str, width: int = 32) -> str:
+    """The name of a method with settings of its own, in lines that end after a colon."""
+    lines = [""]
+    for piece in re.findall(r"[^:]+:?", name):
+        if lines[-1] and len(lines[-1] + piece) > width:
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(lines)

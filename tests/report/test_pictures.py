@@ -238,6 +238,23 @@ def test_standings_are_those_of_the_lines(tmp_path, pictures, reference):
         assert panel.get_xlim()[0] == 0
 
 
+LONG = "fedem:merging=once:adapter=table:adapter_sharing=average:adapter_samples=held-out"
+
+
+def test_a_long_name_stands_beside_the_panels_in_lines(tmp_path, pictures):
+    lines = [standing(name, [0.4, 0.5], [0.2, 0.3], None) for name in (LONG, "fedmf")]
+    standings_chart(
+        lines, tmp_path / "s.png", title="a title", caption="", reference="",
+        chance={"test": {"hr@10": 0.07}, "test_full": {"ndcg@10": 0.02}},
+    )  # fmt: skip
+    figure = pictures["s.png"]
+    figure.draw_without_rendering()
+    for tick in figure.axes[0].get_yticklabels():
+        assert tick.get_window_extent().x0 >= 0
+    shown = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
+    assert {name.replace("\n", "") for name in shown} == {LONG, "fedmf"}
+
+
 def test_a_single_seed_has_no_spread(tmp_path, pictures):
     chance = {"test": {"hr@10": 0.07}, "test_full": {"ndcg@10": 0.02}}
     standings_chart(
