@@ -3,6 +3,7 @@
 `fit_fused` computes what `client.local.fit_embedding` computes. XLA runs about ten kernels a step;
 here one Pallas program runs all steps of a client. It is written for one client, and `jax.vmap`
 gives it a grid over clients and trials. On a CPU Pallas interprets it, which is slow: for tests.
+No setting reaches it yet, and no GPU has run it.
 
 Adam moves every row at every step. A row outside the batch needs nothing but its own moments for
 that, so its steps can wait. A step of the kernel reads only the rows of its batch and brings them
@@ -102,11 +103,9 @@ def fit_fused(
     rows = jnp.pad(table, ((0, height - num_rows), (0, columns - dim)))
     labels = jnp.pad(samples.labels, (0, height - num_rows))
     vector = jnp.pad(user, (0, columns - dim))
-    in_turn = isinstance(optimiser, InTurn)
-    rates = (*optimiser,) if in_turn else (optimiser.lr, optimiser.lr)
+    rates = optimiser if isinstance(optimiser, InTurn) else (optimiser.lr, optimiser.lr)
     reals = jnp.stack([jnp.asarray(x, jnp.float32) for x in (rule.threshold, *rates)])
     counts = jnp.stack([-(-samples.count // batch), samples.count]).astype(jnp.int32)
-    steps = visits.row.shape[0] // places
     zeros, never = jnp.zeros_like(rows), jnp.zeros(height, jnp.int32)
     state = (rows, zeros, zeros, never)
     running, ran = jnp.zeros(rule.local_epochs), jnp.zeros(1, jnp.int32)
@@ -114,7 +113,7 @@ def fit_fused(
         partial(
             train_client,
             slope=SLOPES[loss],
-            in_turn=in_turn,
+            in_turn=isinstance(optimiser, InTurn),
             epochs=rule.local_epochs,
             batch=batch,
             places=places,
@@ -127,7 +126,7 @@ def fit_fused(
         interpret=interpret,
         compiler_params=triton.CompilerParams(num_warps=8, num_stages=1),
     )
-    given = (vector, labels, *visits, bias_corrections(steps), counts, reals)
+    given = (vector, labels, *visits, bias_corrections(len(visits.row) // places), counts, reals)
     rows, _, _, _, vector, running, ran = kernel(*state, *given)
     trained = Trained(running, running[ran[0] - 1], ran[0])
     return vector[:dim], rows[:num_rows, :dim], trained

@@ -7,13 +7,17 @@ import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toy import small_federation
 
 from fedem_jax.client.fused import CHUNK, SLOPES, Adam, fit_fused, visits_of
 from fedem_jax.client.local import InTurn, fit_embedding
+from fedem_jax.config.presets import preset
 from fedem_jax.core.blocks import BLOCK
 from fedem_jax.core.samples import ClientSamples, Rule
 from fedem_jax.core.sampling import shuffle
+from fedem_jax.methods import local_only
 from fedem_jax.models.losses import LOSSES
+from fedem_jax.runs.train import run
 
 CLOSE = 1e-5
 
@@ -128,3 +132,32 @@ def test_the_kernel_lowers_for_a_gpu(steps):
 
     traced = jax.jit(jax.vmap(one)).trace(jnp.ones((4, 16)), jnp.ones((4, 30, 16)))
     assert "triton" in traced.lower(lowering_platforms=("cuda",)).as_text()
+
+
+@pytest.mark.slow
+def test_five_rounds_of_a_federation_rank_alike(monkeypatch, tmp_path):
+    """Blocks, size classes and early stops of a whole run, by `local-only`."""
+    federation = small_federation()
+    calls = []
+
+    def fused(objective, private, table, samples, optimiser):
+        calls.append(table.shape)
+        adam = Adam(jnp.float32(0.05))
+        user, table, trained = fit_fused("probability", private["user"], table, samples, adam)
+        return {"user": user}, table, trained
+
+    def metrics(out):
+        config = preset(
+            "released", method="local-only", rounds=5, dim=8, lr_embedding=0.05, local_epochs=3,
+            batch_size=16, out=str(tmp_path / out),
+        )  # fmt: skip
+        return run(config, federation).records
+
+    by_xla = metrics("xla")
+    monkeypatch.setattr(local_only, "fit_embedding", fused)
+    by_fused = metrics("fused")
+    assert calls
+    assert len(by_xla) == 5
+    for xla, ours in zip(by_xla, by_fused, strict=True):
+        assert ours["val_full"] == xla["val_full"]
+        np.testing.assert_allclose(ours["loss"], xla["loss"], rtol=1e-4)
