@@ -1,0 +1,164 @@
+"""The fused kernel, interpreted, against local training by XLA."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from toy import small_federation
+
+from fedem_jax.client.fused import CHUNK, SLOPES, Adam, fit_fused, visits_of
+from fedem_jax.client.local import InTurn, fit_embedding
+from fedem_jax.config.presets import preset
+from fedem_jax.core.blocks import BLOCK
+from fedem_jax.core.samples import ClientSamples, Rule
+from fedem_jax.core.sampling import shuffle
+from fedem_jax.methods import local_only
+from fedem_jax.models.losses import LOSSES
+from fedem_jax.runs.train import run
+
+CLOSE = 1e-5
+
+
+def samples_of(row_of, labels, count, client, batch, epochs, threshold) -> ClientSamples:
+    """Samples of one client, visited in an order that the epoch and the client set."""
+
+    def order(epoch, count):
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(5), client), epoch)
+        return shuffle(key, count)
+
+    rule = Rule(batch, epochs, jnp.float32(threshold))
+    rows = jnp.arange(labels.shape[0], dtype=jnp.int32)
+    return ClientSamples(rows, labels, row_of, count, order, rule)
+
+
+def both(counts, num_rows, dim, batch, epochs=2, threshold=0.0, loss="probability", steps="adam"):
+    """What both paths make of clients side by side: user vectors, tables, `Trained`."""
+    numbers = np.random.default_rng(3)
+    clients, longest = len(counts), max(*counts, 1)
+    row_of = jnp.int32(numbers.integers(0, num_rows, (clients, longest)))
+    labels = jnp.float32(numbers.random((clients, num_rows)) < 0.4)
+    users = jnp.float32(numbers.normal(size=(clients, dim)))
+    tables = jnp.float32(numbers.normal(size=(clients, num_rows, dim)))
+    in_turn = InTurn(jnp.float32(0.1), jnp.float32(0.7))
+
+    def objective(user, rows, labels, weights):
+        return jnp.sum(weights * LOSSES[loss](rows @ user, labels))
+
+    def xla(samples, user, table):
+        optimiser = optax.adam(0.05) if steps == "adam" else in_turn
+        return fit_embedding(objective, user, table, samples, optimiser)
+
+    def fused(samples, user, table):
+        optimiser = Adam(jnp.float32(0.05)) if steps == "adam" else in_turn
+        return fit_fused(loss, user, table, samples, optimiser, interpret=True)
+
+    def train(fit):
+        def one(client, row_of, labels, count, user, table):
+            samples = samples_of(row_of, labels, count, client, batch, epochs, threshold)
+            return fit(samples, user, table)
+
+        mapped = jax.jit(jax.vmap(one, axis_name=BLOCK))
+        return mapped(jnp.arange(clients), row_of, labels, jnp.int32(counts), users, tables)
+
+    return train(xla), train(fused)
+
+
+def assert_equal(xla, fused):
+    (user, table, trained), (fused_user, fused_table, fused_trained) = xla, fused
+    np.testing.assert_allclose(fused_user, user, atol=CLOSE)
+    np.testing.assert_allclose(fused_table, table, atol=CLOSE)
+    np.testing.assert_array_equal(fused_trained.epochs, trained.epochs)
+    np.testing.assert_allclose(fused_trained.running, trained.running, rtol=CLOSE)
+    np.testing.assert_allclose(fused_trained.loss, trained.loss, rtol=CLOSE)
+
+
+@pytest.mark.parametrize("steps", ["adam", "in turn"])
+@pytest.mark.parametrize("loss", list(SLOPES))
+def test_clients_side_by_side_end_where_xla_takes_them(loss, steps):
+    """Partial batches, no samples, and six rows that a batch of eight must meet twice."""
+    xla, fused = both([21, 0, 8, 3], 6, 8, batch=8, loss=loss, steps=steps)
+    assert_equal(xla, fused)
+    assert np.asarray(xla[2].epochs).tolist() == [2, 0, 2, 2]
+
+
+@pytest.mark.parametrize("steps", [CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 1])
+def test_rows_are_brought_up_to_date_around_a_whole_chunk(steps):
+    """Most of forty rows are idle at a step of two samples."""
+    assert_equal(*both([2 * steps, 2 * steps - 1], 40, 8, batch=2))
+
+
+@pytest.mark.parametrize("steps", ["adam", "in turn"])
+def test_clients_stop_early_in_the_same_epoch(steps):
+    xla, fused = both([12, 9, 30], 10, 8, batch=4, epochs=6, threshold=0.2, steps=steps)
+    assert_equal(xla, fused)
+    assert min(xla[2].epochs) < 6
+
+
+@pytest.mark.parametrize("dim", [12, 16, 64])
+def test_a_width_that_is_no_power_of_two_is_padded(dim):
+    assert_equal(*both([11], 7, dim, batch=5))
+
+
+@settings(max_examples=4, deadline=None)
+@given(
+    counts=st.lists(st.integers(0, 25), min_size=2, max_size=3),
+    num_rows=st.integers(1, 30),
+    batch=st.integers(1, 9),
+)
+def test_any_shape(counts, num_rows, batch):
+    assert_equal(*both(counts, num_rows, 8, batch))
+
+
+def test_a_batch_counts_a_row_at_its_first_place():
+    row_of, labels = jnp.int32([2, 2, 0, 2, 1]), jnp.zeros(3)
+    samples = samples_of(row_of, labels, jnp.int32(5), 0, 4, 1, 0.0)
+    samples = samples._replace(order=lambda epoch, count: lambda position: position)
+    visits = visits_of(samples, 4, 4, spare=3)
+    assert visits.row.tolist() == [2, 2, 0, 2, 1, 3, 3, 3]
+    assert visits.samples.tolist() == [3, 0, 1, 0, 1, 0, 0, 0]
+
+
+@pytest.mark.parametrize("steps", ["adam", "in turn"])
+def test_the_kernel_lowers_for_a_gpu(steps):
+    optimiser = Adam(jnp.float32(0.05)) if steps == "adam" else InTurn(*jnp.float32([0.1, 0.7]))
+
+    def one(user, table):
+        row_of = jnp.arange(40, dtype=jnp.int32) % 30
+        samples = samples_of(row_of, jnp.ones(30), jnp.int32(37), 0, 16, 3, 0.1)
+        return fit_fused("probability", user, table, samples, optimiser, interpret=False)
+
+    traced = jax.jit(jax.vmap(one)).trace(jnp.ones((4, 16)), jnp.ones((4, 30, 16)))
+    assert "triton" in traced.lower(lowering_platforms=("cuda",)).as_text()
+
+
+@pytest.mark.slow
+def test_five_rounds_of_a_federation_rank_alike(monkeypatch, tmp_path):
+    """Blocks, size classes and early stops of a whole run, by `local-only`."""
+    federation = small_federation()
+    calls = []
+
+    def fused(objective, private, table, samples, optimiser):
+        calls.append(table.shape)
+        adam = Adam(jnp.float32(0.05))
+        user, table, trained = fit_fused("probability", private["user"], table, samples, adam)
+        return {"user": user}, table, trained
+
+    def metrics(out, block_size=0):
+        config = preset(
+            "released", method="local-only", rounds=5, top_k=3, dim=8, lr_embedding=0.05,
+            local_epochs=3, batch_size=16, out=str(tmp_path / out), block_size=block_size,
+        )  # fmt: skip
+        return run(config, federation).records
+
+    by_xla = metrics("xla")
+    jax.clear_caches()  # else the second run has the program of the first
+    monkeypatch.setattr(local_only, "fit_embedding", fused)
+    by_fused = metrics("fused", block_size=2)
+    assert calls
+    assert len(by_xla) == 5
+    for xla, ours in zip(by_xla, by_fused, strict=True):
+        assert ours["val_full"] == xla["val_full"]
+        np.testing.assert_allclose(ours["loss"], xla["loss"], rtol=1e-4)
