@@ -3,7 +3,7 @@
 `fit_fused` computes what `client.local.fit_embedding` computes. XLA runs about ten kernels a step;
 here one Pallas program runs all steps of a client. It is written for one client, and `jax.vmap`
 gives it a grid over clients and trials. On a CPU Pallas interprets it, which is slow: for tests.
-No setting reaches it yet, and no GPU has run it.
+No GPU has run it.
 
 Adam moves every row at every step. A row outside the batch needs nothing but its own moments for
 that, so its steps can wait. A step of the kernel reads only the rows of its batch and brings them

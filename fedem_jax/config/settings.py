@@ -11,12 +11,19 @@ from typing import Literal
 
 from fedem_jax.config.base import Config
 from fedem_jax.config.ranges import Count, Natural, Portion, Positive, Share, Weight
-from fedem_jax.config.shared import AdamClients, Decay, LocalOptimiser, LocalPrivacy, ServedClients
+from fedem_jax.config.shared import (
+    AdamClients,
+    Decay,
+    FusedClients,
+    LocalOptimiser,
+    LocalPrivacy,
+    ServedClients,
+)
 from fedem_jax.errors import UserError
 
 
 @dataclass(frozen=True)
-class LocalOnly(AdamClients):
+class LocalOnly(FusedClients, AdamClients):
     """Local-only: every client trains the client model of FedEM alone."""
 
     method: str = "local-only"
@@ -52,7 +59,7 @@ class CentralMF(Config):
 
 
 @dataclass(frozen=True)
-class FedMF(LocalPrivacy, LocalOptimiser, AdamClients):
+class FedMF(LocalPrivacy, LocalOptimiser, FusedClients, AdamClients):
     """FedMF, also known as FedAvg of matrix factorisation. The average of the item tables replaces
     the table of every client. User vectors never leave the clients. Defaults: program of FedCA."""
 
@@ -101,6 +108,8 @@ class FedNCF(FedMF):
     and network are averaged. Defaults: program of FedCA."""
 
     method: str = "fedncf"
+    local_training: Literal["xla"] = "xla"
+    """How a client trains: a network has no kernel of its own."""
     variant: Literal["mlp", "neumf"] = "mlp"
     """Network: mlp = layers over both vectors, as released. neumf = as in the paper: layers over
     the second halves of both vectors, beside the product of their first halves."""

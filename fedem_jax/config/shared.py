@@ -24,6 +24,16 @@ class AdamClients(Config):
 
 
 @dataclass(frozen=True)
+class FusedClients(Config):
+    """Clients whose local training may be one kernel."""
+
+    local_training: Literal["xla", "fused"] = "xla"
+    """How a client trains. xla = about ten kernels a step; fused = one Pallas kernel for all its
+    epochs, for a GPU. The numbers agree to about 1e-5. No GPU has run it yet, so compare it with
+    xla first. A CPU interprets it, which is slow."""
+
+
+@dataclass(frozen=True)
 class ServedClients(AdamClients):
     """Such clients, some of which get a table of their own from the server."""
 

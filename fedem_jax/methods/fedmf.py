@@ -18,7 +18,8 @@ from typing import NamedTuple
 from jaxtyping import Array, Float, Int, Key
 
 from fedem_jax.client import replacing
-from fedem_jax.client.local import fit_embedding, optimiser_of, own_optimiser
+from fedem_jax.client.fitting import fit_of
+from fedem_jax.client.local import optimiser_of, own_optimiser
 from fedem_jax.client.newcomer import trained_alone
 from fedem_jax.client.privacy import clipped, noisy_sum
 from fedem_jax.client.replacing import Clients
@@ -127,7 +128,8 @@ def train_and_upload(
     private = at_place(clients.private, place)
     start = from_storage(download.items[samples.rows])
     optimiser = optimiser_of(config, hyper, download.items.shape[0])
-    private, table, trained = fit_embedding(model.objective, private, start, samples, optimiser)
+    fit = fit_of(config, model.objective, optimiser, hyper.lr_embedding)
+    private, table, trained = fit(private, start, samples)
     moved = clipped(config, table - start, hyper.ldp_clip)
     sent = Contribution(samples.rows, share_of(samples.count) * moved, ())
     return replacing.change(config, private, trained, sent, table)

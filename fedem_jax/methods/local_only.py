@@ -15,7 +15,7 @@ import jax
 import optax
 from jaxtyping import Array, Float, Int, Key, Num
 
-from fedem_jax.client.local import fit_embedding
+from fedem_jax.client.fitting import Fit, fit_of
 from fedem_jax.config.settings import LocalOnly
 from fedem_jax.core.algorithm import Algorithm, Info, State, Traffic, at_place, copies, hyper_of
 from fedem_jax.core.draws import Draws
@@ -30,7 +30,7 @@ from fedem_jax.core.round import (
 from fedem_jax.core.samples import ClientSamples
 from fedem_jax.core.table_storage import from_storage, storage_dtype, to_storage
 from fedem_jax.models.mf import MF
-from fedem_jax.models.scoring import Scoring, initial, scoring
+from fedem_jax.models.scoring import initial, scoring
 
 
 class Hyper(NamedTuple):
@@ -71,7 +71,9 @@ def local_only(config: LocalOnly, layout: Layout) -> Algorithm:
 
     def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
         context = RoundContext.of(config, layout, draws, hyper.threshold)
-        phases = [Phase(partial(train_alone, model, hyper))]
+        adam = optax.adam(hyper.lr_embedding)
+        fit = fit_of(config, model.objective, adam, hyper.lr_embedding)
+        phases = [Phase(partial(train_alone, fit))]
         clients, info, _ = train_clients(context, phases, state)
         return State(clients, ()), info
 
@@ -90,11 +92,10 @@ def local_only(config: LocalOnly, layout: Layout) -> Algorithm:
 
 
 def train_alone(
-    model: Scoring, hyper: Hyper, samples: ClientSamples, clients: Clients, server: Any, place
+    fit: Fit, samples: ClientSamples, clients: Clients, server: Any, place: Int[Array, ""]
 ) -> Change:
     """(p_u, Q_u) <- local epochs of Adam, on the rows that the client's samples touch."""
     private = at_place(clients.private, place)
     table = from_storage(clients.items[place, samples.rows])
-    adam = optax.adam(hyper.lr_embedding)
-    private, table, trained = fit_embedding(model.objective, private, table, samples, adam)
+    private, table, trained = fit(private, table, samples)
     return Change({"private": private}, trained, samples.rows, table)

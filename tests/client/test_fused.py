@@ -9,13 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy import small_federation
 
+from fedem_jax.client import fitting
 from fedem_jax.client.fused import CHUNK, SLOPES, Adam, fit_fused, visits_of
 from fedem_jax.client.local import InTurn, fit_embedding
 from fedem_jax.config.presets import preset
+from fedem_jax.config.settings import FedMF
 from fedem_jax.core.blocks import BLOCK
 from fedem_jax.core.samples import ClientSamples, Rule
 from fedem_jax.core.sampling import shuffle
-from fedem_jax.methods import local_only
 from fedem_jax.models.losses import LOSSES
 from fedem_jax.runs.train import run
 
@@ -102,6 +103,7 @@ def test_a_width_that_is_no_power_of_two_is_padded(dim):
     assert_equal(*both([11], 7, dim, batch=5))
 
 
+@pytest.mark.slow
 @settings(max_examples=4, deadline=None)
 @given(
     counts=st.lists(st.integers(0, 25), min_size=2, max_size=3),
@@ -135,30 +137,40 @@ def test_the_kernel_lowers_for_a_gpu(steps):
 
 
 @pytest.mark.slow
-def test_five_rounds_of_a_federation_rank_alike(monkeypatch, tmp_path):
-    """Blocks, size classes and early stops of a whole run, by `local-only`."""
-    federation = small_federation()
-    calls = []
-
-    def fused(objective, private, table, samples, optimiser):
-        calls.append(table.shape)
-        adam = Adam(jnp.float32(0.05))
-        user, table, trained = fit_fused("probability", private["user"], table, samples, adam)
-        return {"user": user}, table, trained
-
-    def metrics(out, block_size=0):
-        config = preset(
-            "released", method="local-only", rounds=5, top_k=3, dim=8, lr_embedding=0.05,
-            local_epochs=3, batch_size=16, out=str(tmp_path / out), block_size=block_size,
-        )  # fmt: skip
-        return run(config, federation).records
-
-    by_xla = metrics("xla")
-    jax.clear_caches()  # else the second run has the program of the first
-    monkeypatch.setattr(local_only, "fit_embedding", fused)
-    by_fused = metrics("fused", block_size=2)
-    assert calls
+@pytest.mark.parametrize(
+    ("method", "own"),
+    [
+        ("local-only", {"lr_embedding": 0.05}),
+        ("fedmf", {"lr_embedding": 0.05}),
+        ("fedmf", {"local_optimiser": "sgd", "lr_embedding": 0.05, "lr_item_factor": 1.0}),
+    ],
+    ids=["local-only", "fedmf", "fedmf, plain steps"],
+)
+def test_five_rounds_of_a_federation_rank_alike(method, own):
+    """Blocks, size classes and early stops of a whole run."""
+    by_xla, by_fused = (
+        run(
+            preset(
+                "released", method=method, rounds=5, top_k=3, dim=8, local_epochs=3,
+                batch_size=16, block_size=2, local_training=path, **own,
+            ),
+            small_federation(),
+        ).records
+        for path in ("xla", "fused")
+    )  # fmt: skip
     assert len(by_xla) == 5
     for xla, ours in zip(by_xla, by_fused, strict=True):
         assert ours["val_full"] == xla["val_full"]
         np.testing.assert_allclose(ours["loss"], xla["loss"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("path", ["xla", "fused"])
+def test_the_settings_name_the_path(monkeypatch, path):
+    went, rate = [], jnp.float32(0.1)
+    for name, by in (("fit_embedding", "xla"), ("fit_fused", "fused")):
+        monkeypatch.setattr(
+            fitting, name, lambda *_, by=by: went.append(by) or ({"user": 0}, 0, None)
+        )
+    fit = fitting.fit_of(FedMF(local_training=path), print, InTurn(rate, rate), rate)
+    fit({"user": 0}, 0, None)
+    assert went == [path]
