@@ -24,7 +24,7 @@ OURS = {
     "cohort": "", "data_dir": "", "columns": (), "separator": "",
     "encoding": "", "decimal": "", "order": "", "ties_latest": "first",
     "header": "auto", "block_size": 0, "size_classes": 0, "gpu_loops": "host",
-    "table_dtype": "float32", "local_training": "xla",
+    "table_dtype": "float32",
 }  # fmt: skip
 """Of this package: rules, files, and how the work is cut. No released program has a say here."""
 
@@ -58,7 +58,7 @@ DEFAULTS = {
         "network_widths": (16, 8), "lr_network": 0.01, "weight_decay": 1e-3,
     },
     # the client of FedEM
-    "local-only": {"lr_embedding": 0.1, "threshold": 1e-4},
+    "local-only": {"lr_embedding": 0.1, "threshold": 1e-4, "local_training": "xla"},
     # in one round there is all; no program, the numbers found as those of central-mf
     "popularity": {"rounds": 1},
     "item-knn": {"rounds": 1, "neighbours": 10, "shrinkage": 10.0},
@@ -71,6 +71,7 @@ DEFAULTS = {
     # hongleizhang/FedCA, backbone FCF without its own aggregation: Adam at 0.01, sample shares, the
     # new table is evaluated
     "fedmf": NO_NOISE | BY_ADAM | {
+        "local_training": "xla",
         "lr_embedding": 0.01, "threshold": 1e-4, "weighting": "samples", "evaluated": "global",
     },
     # no program; the betas: Ammad-ud-din et al. 2019; the rest: as central-mf
@@ -80,6 +81,7 @@ DEFAULTS = {
     },
     # hongleizhang/FedCA, backbone FedNCF: layers 32-16-8-1, Adam at 0.01 twice, decay 1e-3
     "fedncf": NO_NOISE | BY_ADAM | {
+        "local_training": "xla",
         "lr_embedding": 0.01, "threshold": 1e-4, "weighting": "samples", "evaluated": "global",
         "variant": "mlp", "network_widths": (16, 8), "lr_network": 0.01, "weight_decay": 1e-3,
     },
