@@ -36,7 +36,7 @@ def named(request, data):
     return request.param, CALLS[request.param](data)
 
 
-@pytest.mark.slow_but("compare", "sweep", "plan", "audit")
+@pytest.mark.slow_but("compare", "plan")
 def test_each_shows_itself(named, data, tmp_path):
     name, result = named
     assert repr(result).startswith("<")
