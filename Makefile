@@ -96,6 +96,11 @@ plan: $(READY)  ## estimate what a run would cost, without running it: padding, 
 bench: $(READY)  ## measure speed on this machine, into experiments/bench; ARGS=--quick: 2 minutes
 	@$(RUN) experiments/bench/bench.py $(ARGS)
 
+.PHONY: bench-gpu
+bench-gpu: $(READY)  ## measure speed on a GPU, into experiments/bench; at most 8 minutes
+  ## DATA_DIR=data ARGS="--only rounds" PYTHON=python3 VENV=
+	@PYTHONPATH=. FEDEM_DATA=$(or $(DATA_DIR),$(FEDEM_DATA)) $(RUN) experiments/bench/bench_gpu.py $(ARGS)
+
 .PHONY: gpu-check
 gpu-check:  ## compile rounds for an H100, without a GPU; makes .venv-gpu of 5 GB
   ## DATA_DIR=data ARGS="--methods fedem"

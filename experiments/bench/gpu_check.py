@@ -5,8 +5,10 @@ It needs an environment with `jax[cuda13]`, of about 5 GB.
 Nothing is executed, so no GPU and no driver is needed. Every method is compiled on the embedded
 federation, FedEM also on FilmTrust and MovieLens-1M where these are at hand. Printed are the
 seconds of compiling, planned memory beside what the compiler says, and the loops: how many kernels
-a pass starts, and whether a CUDA graph holds the loop. Exit status 1 tells that a method does not
-compile, or that a plan is more than 15 % below the compiler's figure.
+a pass starts, and whether a CUDA graph holds the loop. Methods that have a kernel of their own are
+compiled on both paths. Of the kernel, registers a thread and spilled bytes are shown. Exit status 1
+tells that a method does not compile, that a plan is more than 15 % below the compiler's figure, or
+that a kernel spills more than `SPILLED` bytes.
 """
 
 from __future__ import annotations
@@ -14,24 +16,38 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, get_args, get_type_hints
 from unittest import mock
 
-from gpu_target import H100, MEMORY
+from gpu_target import CORES, H100, MEMORY, NAME
 from gpu_thunks import Loop, loops_of
 
 REAL = ("filmtrust", "ml-1m")
 SHORT = 0.85
 """Least share of the compiler's bytes that a plan must have."""
+SPILLED = {"plain": 96, "merging": 1024}
+"""Most bytes a thread that a kernel may spill. The plain one is fastest with a few (`WARPS`)."""
 DUMPED = "*jit__rounds.thunk_sequence_after_thunk_passes.txt"
+
+
+class Kernel(NamedTuple):
+    """A kernel of ours, as the assembler describes it."""
+
+    name: str
+    """plain or merging."""
+    registers: int
+    """Of a thread."""
+    spilled: int
+    """Bytes that a thread stores, as its registers do not suffice."""
 
 
 @dataclass
@@ -46,13 +62,16 @@ class Compiled:
     needed: int = 0
     """Bytes at the peak, as the compiler says."""
     loops: Sequence[Loop] = ()
+    kernels: Sequence[Kernel] = ()
+    """Of our own."""
     error: str = ""
     """Why it did not compile; else empty."""
 
     @property
     def fits(self) -> bool:
-        """Whether it compiles, and the plan is not too low."""
-        return not self.error and self.planned >= SHORT * self.needed
+        """Whether it compiles, the plan is not too low, and no kernel spills much."""
+        spilled = any(kernel.spilled > SPILLED[kernel.name] for kernel in self.kernels)
+        return not self.error and self.planned >= SHORT * self.needed and not spilled
 
 
 def main() -> None:
@@ -61,13 +80,13 @@ def main() -> None:
     parser.add_argument("--data-dir", default="", help="folder of data sets")
     parser.add_argument("--gpu-loops", default="graph", choices=("graph", "host"))
     parser.add_argument("--out", type=Path, help="append the tables to this Markdown file")
-    parser.add_argument("--case", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--case", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.case:
-        data, method = options.case
-        print(json.dumps(asdict(compile_case(data, method, options))))
+        data, method, path = options.case
+        print(json.dumps(asdict(compile_case(data, method, path, options))))
         return
-    found = [in_own_process(data, method, options) for data, method in cases(options)]
+    found = [in_own_process(*case, options) for case in cases(options)]
     text = report(found, f"python experiments/bench/gpu_check.py {shown(options)}".rstrip())
     print(text)
     if options.out:
@@ -83,35 +102,47 @@ def shown(options: argparse.Namespace) -> str:
     return " ".join([*parts, *(["--methods", *options.methods] if options.methods else [])])
 
 
-def cases(options: argparse.Namespace) -> list[tuple[str, str]]:
-    """(data, method) of what is compiled, in order."""
+def cases(options: argparse.Namespace) -> list[tuple[str, str, str]]:
+    """(data, method, path of local training) of what is compiled, in order."""
+    from fedem_jax.client.paths import Fusable
     from fedem_jax.config.registry import METHODS
     from fedem_jax.data.sources import load
     from fedem_jax.errors import UserError
 
-    found = [("synthetic", method) for method in options.methods or METHODS]
+    def paths(method: str) -> tuple[str, ...]:
+        settings = METHODS[method].settings
+        choices = get_args(get_type_hints(settings).get("local_training"))
+        fused = issubclass(settings, Fusable) and "fused" in choices
+        return ("xla", "fused") if fused else ("xla",)
+
+    names = options.methods or METHODS
+    found = [("synthetic", method, path) for method in names for path in paths(method)]
     for name in () if options.methods else REAL:
         try:
             load(name, data_dir=options.data_dir)
-            found.append((name, "fedem"))
+            found += [(name, "fedem", path) for path in paths("fedem")]
         except UserError as error:
             print(f"{name} is left out: {error}")
     return found
 
 
-def in_own_process(data: str, method: str, options: argparse.Namespace) -> Compiled:
+def in_own_process(data: str, method: str, path: str, options: argparse.Namespace) -> Compiled:
     """Compile a case in a process of its own, whose dumped files are its own."""
-    name = f"{method}, {data}"
+    import jax
+
+    name = f"{method}, {data}, {path}"
+    dump = "--xla_dump_hlo_as_text --xla_dump_hlo_module_re=jit__rounds"
+    if path == "fused" and jax.__version_info__ >= (0, 11):  # before, kernels are always dumped
+        dump += " --xla_dump_emitter_re=.*"
     print(f"{name} ...", end=" ", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
             "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
-            "XLA_FLAGS": f"--xla_gpu_autotune_level=0 --xla_dump_to={folder} "
-            "--xla_dump_hlo_as_text --xla_dump_hlo_module_re=jit__rounds",
+            "XLA_FLAGS": f"--xla_gpu_autotune_level=0 --xla_dump_to={folder} {dump}",
         }
         command = [
-            sys.executable, str(Path(__file__)), "--case", data, method,
+            sys.executable, str(Path(__file__)), "--case", data, method, path,
             "--data-dir", options.data_dir, "--gpu-loops", options.gpu_loops,
         ]  # fmt: skip
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -122,14 +153,37 @@ def in_own_process(data: str, method: str, options: argparse.Namespace) -> Compi
         result = Compiled(**json.loads(done.stdout.splitlines()[-1]))
         (dumped,) = Path(folder).glob(DUMPED)
         result.loops = loops_of(dumped.read_text().splitlines())
+        if path == "fused":
+            result.kernels = own_kernels(Path(folder))
     print(f"{result.seconds:.0f} s", flush=True)
     return result
 
 
-def compile_case(data: str, method: str, options: argparse.Namespace) -> Compiled:
+def own_kernels(folder: Path) -> list[Kernel]:
+    """What the assembler says of our kernels, the largest of each name.
+
+    Args:
+        folder: of dumped files.
+    """
+    (assembler,) = Path(sys.prefix).glob("lib/python*/site-packages/nvidia/cu*/bin/ptxas")
+    found: dict[str, Kernel] = {}
+    for file in folder.glob("*.ptx"):
+        if not (entry := re.search(r"\.entry train_(plain|merging)", file.read_text())):
+            continue
+        command = [str(assembler), "-v", "-arch=sm_90a", "-o", os.devnull, str(file)]
+        said = subprocess.run(command, check=True, capture_output=True, text=True).stderr
+        registers = re.findall(r"Used (\d+) registers", said)
+        spilled = re.findall(r"(\d+) bytes spill stores", said)
+        kernel = Kernel(entry[1], int(registers[0]), int(spilled[0]))
+        found[entry[1]] = max(kernel, found.get(entry[1], kernel), key=lambda one: one.spilled)
+    return sorted(found.values())
+
+
+def compile_case(data: str, method: str, path: str, options: argparse.Namespace) -> Compiled:
     """Compile a round of a method for the H100."""
     import jax
     from jax.experimental import topologies
+    from jax.sharding import use_abstract_mesh
 
     from fedem_jax.config.presets import preset
     from fedem_jax.core.algorithm import State
@@ -138,11 +192,15 @@ def compile_case(data: str, method: str, options: argparse.Namespace) -> Compile
 
     topology = topologies.get_topology_desc(platform="cuda", target_config=H100, topology="1x1x1")
     federation = load(data, data_dir=options.data_dir)
-    config = preset("released", dataset=data, method=method, gpu_loops=options.gpu_loops)
+    own = {"gpu_loops": options.gpu_loops}
+    own |= {"local_training": path} if path == "fused" else {}
+    config = preset("released", dataset=data, method=method, **own)
     # no device is there to hold an array: shapes stand for all of them
     with (
         mock.patch("jax.device_put", shapes),
         mock.patch("fedem_jax.runs.memory.device_memory", return_value=MEMORY),
+        mock.patch("fedem_jax.client.paths.agrees", return_value=False),
+        use_abstract_mesh(abstract_mesh()),
     ):
         simulation = Simulation(config, federation, topology.devices[:1])
         state = jax.eval_shape(
@@ -153,7 +211,19 @@ def compile_case(data: str, method: str, options: argparse.Namespace) -> Compile
         program = simulation.program(1, state)
         seconds = time.perf_counter() - begun
     needed = program.memory_analysis().peak_memory_in_bytes
-    return Compiled(f"{method}, {data}", seconds, simulation.memory.total, needed)
+    return Compiled(f"{method}, {data}, {path}", seconds, simulation.memory.total, needed)
+
+
+def abstract_mesh() -> Any:
+    """A mesh of the H100, which Pallas asks for the kind of the device."""
+    from jax.sharding import AbstractDevice, AbstractMesh, AxisType
+
+    from fedem_jax.core.layout import AXIS
+
+    facts = {"device_kind": NAME, "num_cores": CORES, "platform": "gpu"}
+    known = {field.name for field in fields(AbstractDevice)}
+    device = AbstractDevice(**{name: fact for name, fact in facts.items() if name in known})
+    return AbstractMesh((1,), (AXIS,), axis_types=(AxisType.Auto,), abstract_device=device)
 
 
 def shapes(tree: Any, sharding: Any = None, **_: Any) -> Any:
@@ -176,22 +246,24 @@ def report(found: Sequence[Compiled], command: str) -> str:
         f"`{command}`, jax {jax.__version__}. Nothing was executed. A pass of the innermost loop "
         "of local training starts the kernels of a local step.\n",
         "| | compile, s | planned, MB | compiler, MB | loops | in graphs | kernels of an innermost "
-        "loop |",
-        "|---|---:|---:|---:|---:|---:|---|",
+        "loop | our kernels: registers, spilled bytes |",
+        "|---|---:|---:|---:|---:|---:|---|---|",
     ]
     for each in found:
         if each.error:
-            lines.append(f"| {each.case} | does not compile: {each.error} | | | | | |")
+            lines.append(f"| {each.case} | does not compile: {each.error} | | | | | | |")
             continue
+        own = "; ".join(f"{one.name} {one.registers}, {one.spilled}" for one in each.kernels)
         inner = sorted({loop.kernels for loop in each.loops if loop.innermost})
         lines.append(
             f"| {each.case} | {each.seconds:.0f} | {each.planned / 1e6:,.1f} "
             f"| {each.needed / 1e6:,.1f} | {len(each.loops)} "
-            f"| {sum(loop.in_graph for loop in each.loops)} | {', '.join(map(str, inner))} |"
+            f"| {sum(loop.in_graph for loop in each.loops)} | {', '.join(map(str, inner))} "
+            f"| {own} |"
         )
     short = [each.case for each in found if not each.error and not each.fits]
     if short:
-        lines.append(f"\nPlanned too low: {'; '.join(short)}.")
+        lines.append(f"\nPlanned too low, or too much spilled: {'; '.join(short)}.")
     return "\n".join(lines) + "\n"
 
 

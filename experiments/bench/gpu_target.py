@@ -8,9 +8,12 @@ that knows no loops in CUDA graphs.
 MEMORY = 84_929_347_584
 """Bytes of device memory."""
 
+NAME, CORES = "NVIDIA H100 80GB HBM3", 132
+"""Its name, and its multiprocessors."""
+
 H100 = f"""
 platform_name: "CUDA"
-device_description_str: "NVIDIA H100 80GB HBM3"
+device_description_str: "{NAME}"
 dnn_version_info {{ major: 9 minor: 10 }}
 runtime_version {{ major: 13 minor: 0 patch: 0 }}
 gpu_device_info {{
@@ -19,7 +22,7 @@ gpu_device_info {{
   kernel_mode_driver_version: "580.65.6"
   runtime_version: "13.0.0"
   compile_time_toolkit_version: "13.0.0"
-  core_count: 132
+  core_count: {CORES}
   fpus_per_core: 128
   clock_rate_ghz: 1.98
   threads_per_warp: 32

@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float, Key
 
 from fedem_jax.client.closed_form import ClosedForm, fit_closed_form
 from fedem_jax.client.evidence import NUM_FEATURES, features, shrinkage
-from fedem_jax.client.local import Objective, Optimiser, fit_embedding, fit_network, optimiser_of
+from fedem_jax.client.fitting import ElasticFit, Fit, elastic_fit_of, fit_of, visits
+from fedem_jax.client.local import Objective, Optimiser, fit_network, optimiser_of
 from fedem_jax.config.fedem import FedEM
 from fedem_jax.core.draws import HoldOut
 from fedem_jax.core.layout import Layout
@@ -35,8 +37,6 @@ class ElasticClient(NamedTuple):
     """Of the scores: p_u . q_i, or f_u(p_u, q_i)."""
     logits: Callable[..., Any]
     objective: Objective
-    fit: Callable[..., Any]
-    """Trains the backbone's own parameters and rows of Q_u together."""
     adapter: Adapter | Single | Logistic
 
     @classmethod
@@ -44,12 +44,11 @@ class ElasticClient(NamedTuple):
         """The client that the settings describe."""
         if config.backbone == "mf":
             backbone = MF(config.dim)
-            fit = fit_closed_form if config.closed_form else fit_embedding
         else:
-            backbone, fit = ncf.NCF(config.dim, config.network_widths), fit_network
+            backbone = ncf.NCF(config.dim, config.network_widths)
         adapters = {"table": Single(), "features": Logistic()}
         adapter = adapters.get(config.adapter, Adapter(config.adapter_widths))
-        return cls(config, num_items, backbone, *scoring(backbone, config.bce), fit, adapter)
+        return cls(config, num_items, backbone, *scoring(backbone, config.bce), adapter)
 
     def first_adapter(self, key: Key[Array, ""], table: Float[Array, "I D"]) -> Any:
         """theta_0, the parameters that all adapters start from."""
@@ -61,13 +60,33 @@ class ElasticClient(NamedTuple):
         """Its samples over the rows that local training moves: all, with a closed form."""
         return over_all_items(samples, self.num_items) if self.config.closed_form else samples
 
-    def optimiser(self, hyper: Any) -> Optimiser | ClosedForm:
-        """Optimiser of the pair `(private, table)`."""
-        if self.config.closed_form:
-            return ClosedForm(hyper.lr_embedding, hyper.confidence, hyper.regularization)
+    def optimiser(self, hyper: Any) -> Optimiser:
+        """Optimiser of the pair `(private, table)`, unless there is a closed form."""
         if self.config.backbone == "mf":
             return optimiser_of(self.config, hyper, self.num_items)
         return ncf.adam(hyper.lr_embedding, hyper.lr_network, hyper.weight_decay)
+
+    def adapter_optimiser(self, hyper: Any) -> optax.GradientTransformation:
+        """Optimiser of theta_u, with one update for its small arrays."""
+        kinds = {"adam": optax.adam, "sgd": optax.sgd}
+        return optax.flatten(kinds[self.config.adapter_optimiser](hyper.lr_adapter))
+
+    def fit(self, hyper: Any) -> Fit:
+        """Trains the backbone's own parameters and rows of Q_u together."""
+        if self.config.closed_form:
+            steps = ClosedForm(hyper.lr_embedding, hyper.confidence, hyper.regularization)
+            return partial(fit_closed_form, self.objective, optimiser=steps)
+        optimiser = self.optimiser(hyper)
+        if self.config.backbone == "ncf":
+            return partial(fit_network, self.objective, optimiser=optimiser)
+        return fit_of(self.config, self.objective, optimiser, hyper.lr_embedding)
+
+    def elastic_fit(self, hyper: Any) -> ElasticFit:
+        """Trains theta_u and the same, merging batch by batch."""
+        return elastic_fit_of(
+            self.config, self.objective, self.adapter_loss, partial(self.rho, hyper),
+            self.adapter_optimiser(hyper), self.optimiser(hyper), hyper,
+        )  # fmt: skip
 
     @property
     def hold_out(self) -> HoldOut | None:
@@ -142,8 +161,14 @@ class ElasticClient(NamedTuple):
         return sum(4 * leaf.size for leaf in jax.tree.leaves(theta))
 
 
-def merging_scratch(config: FedEM, layout: Layout, block: int) -> dict[str, int]:
+def merging_scratch(config: FedEM, layout: Layout, uploads: int, block: int) -> dict[str, int]:
     """Numbers that XLA keeps at once to train, evaluate and merge a block of clients.
+
+    Args:
+        config: all settings.
+        layout: the size classes.
+        uploads: A, most clients that merge.
+        block: clients side by side.
 
     merge: those to train; own and aggregated table and their merger, [I D], less its rows, [M D];
     the adapter's hidden layers, [I] each; features and samples of the rows, [I] each.
@@ -151,7 +176,9 @@ def merging_scratch(config: FedEM, layout: Layout, block: int) -> dict[str, int]
     evaluate: with NCF also the network's input and widest layer, [I].
     """
     dim, num_items = config.dim, layout.num_items
-    numbers = training_scratch(layout, dim, block, tables=3 if config.downloads else 1)
+    tables = 3 if config.downloads else 1
+    kept = visits(config)
+    numbers = training_scratch(layout, dim, block, tables, kept)
     if config.closed_form:
         numbers["train"] = block * num_items * (3 * dim + 8)
     if config.backbone == "ncf":
@@ -161,5 +188,9 @@ def merging_scratch(config: FedEM, layout: Layout, block: int) -> dict[str, int]
         inside = 3 + sum(config.adapter_widths) * config.learns_rho
         beside = NUM_FEATURES + 2 if config.counts_samples else 0
         merging = num_items * (3 * dim + inside + beside) - rows * dim
-        numbers["merge"] = numbers["train"] + block * merging
+        width = min(block, uploads)
+        sorted_so = layout._replace(classes=layout.classes_for(uploads))
+        own = training_scratch(sorted_so, dim, width, tables, kept)
+        train = width * num_items * (3 * dim + 8) if config.closed_form else own["train"]
+        numbers["merge"] = train + width * merging
     return numbers

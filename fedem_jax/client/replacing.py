@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 from jaxtyping import Array, Float, Int
 
+from fedem_jax.client.fitting import visits
 from fedem_jax.config.settings import FedMF, PFedRec
 from fedem_jax.core.algorithm import at_place, copies
 from fedem_jax.core.layout import Layout
@@ -111,7 +112,7 @@ def scratch(config: FedMF | PFedRec, layout: Layout, block: int) -> dict[str, in
 
     noise: that sum, the sum of the noises, and one client's noise with its bits.
     """
-    numbers = training_scratch(layout, config.dim, block)
+    numbers = training_scratch(layout, config.dim, block, visits=visits(config))
     numbers["train"] += layout.num_items * config.dim
     if config.ldp_scale:
         numbers["noise"] = layout.num_items * 4 * config.dim

@@ -179,10 +179,9 @@ class Config:
     """Clients that train at the same time; 0: chosen for the device."""
     size_classes: Natural = 0
     """Maximum number of size classes of clients; 0: as few as keep the padding small."""
-    gpu_loops: Literal["host", "graph"] = "host"
-    """Who runs the loops of a round on an NVIDIA GPU: host = the host starts each pass, as usual;
-    graph = CUDA graphs that hold whole loops, which saves the time between passes. No GPU has run
-    graph yet."""
+    gpu_loops: Literal["graph", "host"] = "graph"
+    """Who runs the loops of a round on an NVIDIA GPU: graph = CUDA graphs that hold whole loops;
+    host = the host starts each pass, which takes longer."""
     table_dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of stored and sent item tables. bfloat16 halves memory and traffic and changes
     the result; training stays in float32."""

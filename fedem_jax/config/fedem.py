@@ -11,7 +11,7 @@ from numbers import Real
 from typing import Annotated, Literal
 
 from fedem_jax.config.ranges import Count, Positive, Range, Weight
-from fedem_jax.config.shared import LocalOptimiser, LocalPrivacy, ServedClients
+from fedem_jax.config.shared import FusedClients, LocalOptimiser, LocalPrivacy, ServedClients
 from fedem_jax.errors import UserError, nearest
 
 LEARNED = ("per-batch", "once")
@@ -21,7 +21,7 @@ MERGINGS = (*LEARNED, "shrinkage", "replace", "none")
 
 
 @dataclass(frozen=True)
-class FedEM(LocalPrivacy, LocalOptimiser, ServedClients):
+class FedEM(LocalPrivacy, LocalOptimiser, FusedClients, ServedClients):
     """FedEM (Chen et al., AAAI 2026). For each client the server averages the tables of similar
     clients. The client merges the result with its own table, by a weight for each item."""
 
@@ -133,6 +133,26 @@ class FedEM(LocalPrivacy, LocalOptimiser, ServedClients):
             )
         if self.backbone == "ncf":
             self.refuse_network("backbone=ncf")
+        if self.local_training == "fused" and self.without_kernel:
+            raise UserError(
+                f"local_training: fused has no kernel for {self.without_kernel}; give xla."
+            )
+
+    @property
+    def without_kernel(self) -> str:
+        """What keeps local training from being one kernel; empty: nothing."""
+        known = {"backbone": ("mf",), "local_optimiser": ("adam", "sgd")}
+        if self.merging == "per-batch":
+            known |= {
+                "adapter": ("row",),
+                "adapter_loss": ("cross-entropy",),
+                "adapter_optimiser": ("adam",),
+            }
+            if not self.adapter_widths:
+                return "adapter without a hidden layer"
+        unknown = (name for name, values in known.items() if getattr(self, name) not in values)
+        name = next(unknown, "")
+        return f"{name}={getattr(self, name)}" if name else ""
 
     @property
     def closed_form(self) -> bool:

@@ -27,10 +27,20 @@ class AdamClients(Config):
 class FusedClients(Config):
     """Clients whose local training may be one kernel."""
 
-    local_training: Literal["xla", "fused"] = "xla"
-    """How a client trains. xla = about ten kernels a step; fused = one Pallas kernel for all its
-    epochs, for a GPU. The numbers agree to about 1e-5. No GPU has run it yet, so compare it with
-    xla first. A CPU interprets it, which is slow."""
+    local_training: Literal["auto", "xla", "fused"] = "auto"
+    """How a client trains. xla = about ten kernels a step; fused = one kernel for all its epochs;
+    auto = fused on a GPU, where it passes a self-test, else xla. The numbers agree to about 1e-5. A
+    CPU interprets the kernel, which is slow."""
+
+    @property
+    def without_kernel(self) -> str:
+        """What keeps local training from being one kernel; empty: nothing."""
+        return ""
+
+
+def is_fused(config: Config) -> bool:
+    """Whether the settings name one kernel for local training."""
+    return isinstance(config, FusedClients) and config.local_training == "fused"
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ def for_each_block(
     classes: Sequence[SizeClass],
     members: Sequence[Int[Array, "1 _"]],
     layout: Layout,
+    most: int | None = None,
 ) -> Carry:
     """Fold `work` over blocks of the chosen clients of one device. No empty block runs.
 
@@ -38,11 +39,13 @@ def for_each_block(
         classes: size classes.
         members: those of each class on this device.
         layout: for the width of blocks.
+        most: most clients that are ever chosen, if it is known; no block is wider.
     """
     padded = jnp.concatenate([chosen, jnp.zeros(1, bool)])
     for size_class, (candidates,) in zip(classes, members, strict=True):
         wanted = padded[candidates]
-        width = layout.width(candidates.shape[0])
+        places = candidates.shape[0]
+        width = layout.width(places if most is None else min(most, places))
         room = -(-candidates.shape[0] // width) * width
         position = jnp.where(wanted, jnp.cumsum(wanted) - 1, room)
         queue = jnp.full(room, layout.shard, jnp.int32).at[position].set(candidates, mode="drop")

@@ -30,7 +30,8 @@ class SizeClass(NamedTuple):
     rows: int
     """Rows of the compact table, M: no member's samples touch more items."""
     members: Int[np.ndarray, "devices n"]
-    """Places of each device, counted from its first one, in order of size; padded with `shard`."""
+    """Places of each device, counted from its first one, in rising or falling order of size; padded
+    with `shard`."""
 
 
 class Layout(NamedTuple):

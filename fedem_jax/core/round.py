@@ -16,6 +16,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from fedem_jax.config.base import Config
+from fedem_jax.config.shared import is_fused
 from fedem_jax.core.algorithm import Info, State
 from fedem_jax.core.blocks import BLOCK, for_each_block
 from fedem_jax.core.draws import Draws, HoldOut
@@ -37,6 +38,8 @@ class RoundContext(NamedTuple):
     """How long a client trains."""
     participants: Int[Array, " P"]
     """Clients that train."""
+    compact: bool = False
+    """Whether a client's table holds the rows of its samples alone, as in `client_samples`."""
 
     @classmethod
     def of(
@@ -58,7 +61,7 @@ class RoundContext(NamedTuple):
             hold_out: positives that local training does not use.
         """
         rule = Rule.of(config, jnp.asarray(threshold, jnp.float32), offset, hold_out)
-        return cls(layout, draws, rule, draws.participants())
+        return cls(layout, draws, rule, draws.participants(), is_fused(config))
 
     def samples_of(self, clients: Int[Array, "*n"]) -> Int[Array, "*n"]:
         """Samples that each of these clients trains on, positives and negatives."""
@@ -80,6 +83,8 @@ class Phase(NamedTuple):
     """`(clients) -> mask` of those that do it."""
     classes: Sequence[SizeClass] | None = None
     """Size classes that they are sorted into; None: those of the layout."""
+    most: int | None = None
+    """Most clients that do it in a round, if it is known."""
 
 
 class Change(NamedTuple):
@@ -142,7 +147,7 @@ def train_clients(
     Returns:
         The clients, what they report, and the sum of what they sent.
     """
-    layout, draws, rule, participants = context
+    layout, draws, rule, participants, compact = context
     takes_part = jnp.zeros(layout.padded, bool).at[layout.places(participants)].set(True)
 
     def on_device(clients, server, takes_part, client_at, members):
@@ -151,7 +156,7 @@ def train_clients(
 
             def one(place):
                 client = client_at.at[place].get(mode="fill", fill_value=layout.padded)
-                samples = client_samples(draws, client, size, layout.num_items, rule)
+                samples = client_samples(draws, client, size, layout.num_items, rule, compact)
                 return client_round(samples, clients, server, place)
 
             new = jax.vmap(one, axis_name=BLOCK)(places)
@@ -178,7 +183,7 @@ def train_clients(
         carry = (clients, idle, nothing)
         for phase, mask, sizes, of_device in zip(phases, chosen, classes, members, strict=True):
             work = partial(block, phase.client_round)
-            carry = for_each_block(work, carry, mask, sizes, of_device, layout)
+            carry = for_each_block(work, carry, mask, sizes, of_device, layout, phase.most)
         clients, info, total = carry
         return (clients, info), lax.psum(total, AXIS)
 
@@ -224,14 +229,28 @@ def added(total: Sum | None, sent: Contribution | None, present: Bool[Array, " B
     return Sum(items, jax.tree.map(plus, total.rest, sent.rest))
 
 
-def training_scratch(layout: Layout, dim: int, block: int, tables: int = 1) -> dict[str, int]:
+def training_scratch(
+    layout: Layout, dim: int, block: int, tables: int = 1, visits: int = 0
+) -> dict[str, int]:
     """Numbers that XLA keeps at once to train and to evaluate a block of clients.
 
     train: rows, both moments, gradient and update, [D M] each; 4 numbers a sample, 1 an item.
     evaluate: so many `tables`, [I D], and 8 numbers an item for scores and ranks.
+
+    Args:
+        layout: the size classes.
+        dim: D.
+        block: clients side by side.
+        tables: item tables of a client that evaluation holds.
+        visits: numbers that are kept for each positive of a client beside these.
     """
-    rows, num_items = max(size.rows for size in layout.classes), layout.num_items
+    num_items, shard = layout.num_items, layout.shard
+
+    def of_class(size: SizeClass) -> int:
+        each = size.rows * (5 * dim + 4) + num_items + visits * size.positives
+        return min(block, size.members.shape[1]) * each
+
     return {
-        "train": block * (5 * rows * dim + 4 * rows + num_items),
-        "evaluate": block * num_items * (tables * dim + 8),
+        "train": max(map(of_class, layout.classes)),
+        "evaluate": min(block, shard) * num_items * (tables * dim + 8),
     }

@@ -68,12 +68,17 @@ class ClientSamples(NamedTuple):
 
 
 def client_samples(
-    draws: Draws, client: Array, size: SizeClass, num_items: int, rule: Rule
+    draws: Draws,
+    client: Array,
+    size: SizeClass,
+    num_items: int,
+    rule: Rule,
+    compact: bool = False,
 ) -> ClientSamples:
     """Draw a client's samples of a round.
 
     Each touched item gets a row, in order of its first sample. Where there is room for all items,
-    every item has the row of its number.
+    every item has the row of its number, unless the table shall be compact.
 
     Args:
         draws: of the round.
@@ -81,13 +86,14 @@ def client_samples(
         size: its size class.
         num_items: I.
         rule: how long it trains.
+        compact: number the touched items alone, for work that follows the rows in use.
     """
     holding_out = () if rule.hold_out is None else (rule.hold_out,)
     drawn = draws.samples(client, size.positives, size.barred, *holding_out)
     length = drawn.items.shape[0]
     position = jnp.arange(length, dtype=jnp.int32)
     present = position < drawn.count
-    if size.rows >= num_items:
+    if size.rows >= num_items and not compact:
         rows, row_of = jnp.arange(num_items, dtype=jnp.int32), drawn.items
     else:
         touched = jnp.where(present, drawn.items, num_items)

@@ -58,15 +58,23 @@ def distinct_ranks(
 def items_outside(
     barred: Int[Array, " L"], count: Int[Array, ""], ranks: UInt32[Array, "*shape"]
 ) -> Int[Array, "*shape"]:
-    """The `ranks`-th item (from 0) among those missing from a sorted list, by binary search.
+    """The `ranks`-th item (from 0) among those missing from a sorted list.
 
     `barred[j] - j` items are missing before the j-th barred one; entries from `count` on are
-    padding.
+    padding. A CPU finds the place by binary search. A GPU compares with all entries at once, which
+    takes one kernel in place of a loop.
     """
     index = jnp.arange(barred.shape[0], dtype=barred.dtype)
     missing_before = jnp.where(index < count, barred - index, jnp.iinfo(barred.dtype).max)
     ranks = ranks.astype(barred.dtype)
-    return ranks + jnp.searchsorted(missing_before, ranks, side="right").astype(barred.dtype)
+    search = partial(jnp.searchsorted, side="right")
+    smaller = lax.platform_dependent(
+        missing_before,
+        ranks,
+        cpu=search,
+        default=partial(search, method="compare_all"),
+    )
+    return ranks + smaller.astype(barred.dtype)
 
 
 def without(

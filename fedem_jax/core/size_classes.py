@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,6 +55,7 @@ def lay_out(
     devices: Sequence[Any],
     num_classes: int,
     block: int,
+    longest_first: bool = False,
 ) -> Layout:
     """Deal the clients out to devices and sort them into size classes.
 
@@ -65,6 +67,7 @@ def lay_out(
         devices: each gets about the same load.
         num_classes: most size classes; 0: as few as keep the padding small.
         block: clients side by side.
+        longest_first: whether a class begins with those that take longest.
     """
     number, shard = federation.num_clients, -(-federation.num_clients // len(devices))
     client = np.full((len(devices), shard), shard * len(devices))
@@ -90,14 +93,20 @@ def lay_out(
         cohort=federation.cohort,
     )
     padding, most = (0.0, num_classes) if num_classes else (LITTLE_PADDING, MOST_CLASSES)
-    classes = size_classes(federation, load, layout, most, padding)
-    coarse = size_classes(federation, load, layout, max(1, len(classes) // 2))
+    sort = partial(size_classes, federation, load, layout, longest_first=longest_first)
+    classes = sort(most, padding)
+    coarse = sort(max(1, len(classes) // 2))
     samples = layout.spread(load.samples)
     return layout._replace(samples=samples, classes=classes, coarse=coarse)
 
 
 def size_classes(
-    federation: Federation, load: ClientLoad, layout: Layout, most: int, padding: float = 0.0
+    federation: Federation,
+    load: ClientLoad,
+    layout: Layout,
+    most: int,
+    padding: float = 0.0,
+    longest_first: bool = False,
 ) -> tuple[SizeClass, ...]:
     """Sort the clients into size classes by the rows that each may touch.
 
@@ -105,12 +114,15 @@ def size_classes(
         federation, load, layout: as for `lay_out`.
         most: most classes.
         padding: computed over useful work that is good enough: no class is added below it.
+        longest_first: whether a class begins with those that take longest.
     """
     sizes, barred = np.diff(federation.offsets), np.diff(federation.barred_offsets)
     enough = padding * float(load.steps @ load.touched)
     capacities = best_capacities(load.rows, load.steps, most, enough)
     class_of = np.searchsorted(capacities, load.rows)
     by_size = np.lexsort((load.rows, load.steps))
+    if longest_first:
+        by_size = by_size[::-1]
     classes = []
     for index, capacity in enumerate(capacities):
         inside = by_size[class_of[by_size] == index]

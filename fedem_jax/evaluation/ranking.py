@@ -163,9 +163,10 @@ def rank_all(
             _, test = rank_rows(ranking, scores, left, held_out.test, places, ranks[1])
             return (val, test), (listed, finite)
 
-        num_blocks = -(-layout.shard // layout.block)
-        places = jnp.arange(num_blocks * layout.block, dtype=jnp.int32)
-        places = jnp.minimum(places, layout.shard - 1).reshape(num_blocks, layout.block)
+        width = layout.width(layout.shard)
+        num_blocks = -(-layout.shard // width)
+        places = jnp.arange(num_blocks * width, dtype=jnp.int32)
+        places = jnp.minimum(places, layout.shard - 1).reshape(num_blocks, width)
         none = [(jnp.ones(part.item.shape), jnp.ones(part.item.shape)) for part in held_out]
         (val, test), of_blocks = lax.scan(block, tuple(none), places)
         listed, finite = (leaf.reshape(-1, *leaf.shape[2:])[: layout.shard] for leaf in of_blocks)

@@ -29,12 +29,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, Int, Key, Num
 
 from fedem_jax.client.elastic import ElasticClient, merging_scratch
 from fedem_jax.client.evidence import counted
-from fedem_jax.client.merging import fit_adapter, fit_elastic, merged, taken_up
+from fedem_jax.client.merging import fit_adapter, merged, taken_up
 from fedem_jax.client.privacy import noisy_uploads, upload_scratch
 from fedem_jax.config.fedem import FedEM
 from fedem_jax.core.algorithm import (
@@ -162,7 +161,7 @@ def fedem(config: FedEM, layout: Layout) -> Algorithm:
         context = RoundContext.of(config, layout, draws, hyper.threshold, hold_out=model.hold_out)
         phases = [
             Phase(partial(train_own, model, hyper), not_served, own_rows),
-            Phase(partial(merge_and_train, model, hyper), served, merging),
+            Phase(partial(merge_and_train, model, hyper), served, merging, num_uploaders),
         ]
         clients, info, _ = train_clients(context, phases, state)
         uploaders, start = draws.uploaders(context.participants), state.server.start
@@ -187,7 +186,7 @@ def fedem(config: FedEM, layout: Layout) -> Algorithm:
         return jax.vmap(model.logits)(clients.private, local)
 
     def scratch(block: int) -> dict[str, int]:
-        client = merging_scratch(config, layout, block)
+        client = merging_scratch(config, layout, num_uploaders, block)
         sent = upload_scratch(config, num_uploaders, layout.num_items)
         return client | sent | aggregation.scratch(num_uploaders, layout.num_items, config.dim)
 
@@ -216,8 +215,8 @@ def train_own(
     """A client that no table waits for: (p_u, Q_u) <- local epochs."""
     samples = model.trains_on(samples)
     private, rows = at_place(clients.private, place), samples.rows
-    table, optimiser = from_storage(clients.items[place, rows]), model.optimiser(hyper)
-    private, table, trained = model.fit(model.objective, private, table, samples, optimiser)
+    table = from_storage(clients.items[place, rows])
+    private, table, trained = model.fit(hyper)(private, table, samples)
     fields = {"private": private}
     if clients.seen is not None:
         fields["seen"] = clients.seen[place] + counted(samples, model.num_items)
@@ -231,25 +230,21 @@ def merge_and_train(
     samples = model.trains_on(samples)
     config, own, rows = model.config, at_place(clients, place), samples.rows
     private, local, aggregated, theta, evidence = model.knows(server, own)
-    optimiser = {"adam": optax.adam, "sgd": optax.sgd}[config.adapter_optimiser]
-    adapt = optax.flatten(optimiser(hyper.lr_adapter))  # one update for theta's small arrays
-    embed, rho_of = model.optimiser(hyper), partial(model.rho, hyper)
+    rho_of = partial(model.rho, hyper)
     if config.merging == "once":
         to_adapt = samples if samples.held_out is None else samples.held_out
         theta = fit_adapter(
             model.adapter_loss, rho_of, theta, private, local[rows], aggregated[rows],
-            at_place(evidence, rows), to_adapt, adapt,
+            at_place(evidence, rows), to_adapt, model.adapter_optimiser(hyper),
         )  # fmt: skip
     rho = rho_of(theta, local, aggregated, evidence)
     table = merged(local, aggregated, rho)
     if config.merging == "per-batch":
-        theta, private, new_rows, trained = fit_elastic(
-            model.objective, model.adapter_loss, rho_of, theta, private, table[rows],
-            aggregated[rows], samples, adapt, embed,
-        )  # fmt: skip
+        theta, private, new_rows, trained = model.elastic_fit(hyper)(
+            theta, private, table[rows], aggregated[rows], samples
+        )
     else:
-        fit = partial(model.fit, model.objective)
-        private, new_rows, trained = fit(private, table[rows], samples, embed)
+        private, new_rows, trained = model.fit(hyper)(private, table[rows], samples)
     table = table.at[rows].set(new_rows, mode="drop")
     fields = {"private": private, "adapter": theta}
     if own.seen is not None:

@@ -15,7 +15,7 @@ import jax
 import optax
 from jaxtyping import Array, Float, Int, Key, Num
 
-from fedem_jax.client.fitting import Fit, fit_of
+from fedem_jax.client.fitting import Fit, fit_of, visits
 from fedem_jax.config.settings import LocalOnly
 from fedem_jax.core.algorithm import Algorithm, Info, State, Traffic, at_place, copies, hyper_of
 from fedem_jax.core.draws import Draws
@@ -87,7 +87,7 @@ def local_only(config: LocalOnly, layout: Layout) -> Algorithm:
         score,
         hyper=hyper_of(Hyper, config),
         traffic=Traffic(up=0, down=0),
-        scratch=partial(training_scratch, layout, config.dim),
+        scratch=partial(training_scratch, layout, config.dim, visits=visits(config)),
     )
 
 

@@ -15,8 +15,10 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array
 
+from fedem_jax.client.paths import with_path
 from fedem_jax.config.base import Config
 from fedem_jax.config.registry import METHODS
+from fedem_jax.config.shared import is_fused
 from fedem_jax.core.algorithm import Info, State
 from fedem_jax.core.draws import Draws, KeyedDraws
 from fedem_jax.core.finite import finite_state
@@ -34,6 +36,9 @@ from fedem_jax.runs.compiling import compiled, identity, kinds, remembered
 from fedem_jax.runs.held_out import held_out, most_held_out
 from fedem_jax.runs.memory import USABLE, bound, bytes_of, plan_memory
 from fedem_jax.version import __version__
+
+FUSED_CLASSES = 3
+"""Size classes of clients that a kernel trains: each costs seconds of compilation and a launch."""
 
 
 class Simulation:
@@ -242,13 +247,19 @@ class Simulation:
 
 
 def layout_of(config: Config, federation: Federation, devices: Sequence[Any]) -> Layout:
-    """The clients of a federation on these devices; the block is not chosen yet."""
+    """The clients of a federation on these devices; the block is not chosen yet.
+
+    A kernel that trains whole clients pads none of its work, so few classes do. It starts with the
+    longest ones, so that the others fill the device at the end.
+    """
+    fused = is_fused(with_path(config, devices[0]))
     return lay_out(
         federation,
         ClientLoad.of(federation, config.num_negative, config.batch_size),
         devices=devices,
-        num_classes=config.size_classes,
+        num_classes=config.size_classes or (FUSED_CLASSES if fused else 0),
         block=1,
+        longest_first=fused,
     )
 
 

@@ -314,7 +314,7 @@ def test_every_setting_of_a_method_reaches_the_work(work, command, method):
     assert names - set(values) <= {
         "on_nonfinite", "client_fraction", "local_optimiser",
         *(["start", "patience"] if command == "sweep" else []),
-        *(["local_training"] if method == "fedncf" else []),
+        *(["local_training"] if method in ("fedncf", "fedem") else []),
     }  # fmt: skip
     cli.main([command, *as_arguments(values)])
     assert work.configs

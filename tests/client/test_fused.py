@@ -10,14 +10,22 @@ from hypothesis import strategies as st
 from toy import small_federation
 
 from fedem_jax.client import fitting
-from fedem_jax.client.fused import CHUNK, SLOPES, Adam, fit_fused, visits_of
+from fedem_jax.client.fused import SLOPES, Adam, Products, fit_fused, rows_visited
+from fedem_jax.client.fused_merging import fit_merging
+from fedem_jax.client.kernel import CHUNK
 from fedem_jax.client.local import InTurn, fit_embedding
+from fedem_jax.client.merging import fit_elastic
+from fedem_jax.config.fedem import FedEM
 from fedem_jax.config.presets import preset
 from fedem_jax.config.settings import FedMF
 from fedem_jax.core.blocks import BLOCK
 from fedem_jax.core.samples import ClientSamples, Rule
 from fedem_jax.core.sampling import shuffle
+from fedem_jax.errors import UserError
+from fedem_jax.models.adapter import Adapter
 from fedem_jax.models.losses import LOSSES
+from fedem_jax.models.mf import MF
+from fedem_jax.models.scoring import scoring
 from fedem_jax.runs.train import run
 
 CLOSE = 1e-5
@@ -54,7 +62,9 @@ def both(counts, num_rows, dim, batch, epochs=2, threshold=0.0, loss="probabilit
 
     def fused(samples, user, table):
         optimiser = Adam(jnp.float32(0.05)) if steps == "adam" else in_turn
-        return fit_fused(loss, user, table, samples, optimiser, interpret=True)
+        scores = Products(loss)
+        _, *ends = fit_fused(scores, (), user, table, None, samples, optimiser, interpret=True)
+        return ends
 
     def train(fit):
         def one(client, row_of, labels, count, user, table):
@@ -103,6 +113,75 @@ def test_a_width_that_is_no_power_of_two_is_padded(dim):
     assert_equal(*both([11], 7, dim, batch=5))
 
 
+def both_merging(
+    counts, num_rows, dim, batch, epochs=2, threshold=0.0, widths=(16, 8), steps="adam", scale=1.0
+):
+    """What both paths make of clients that merge batch by batch."""
+    numbers = np.random.default_rng(4)
+    clients, longest = len(counts), max(*counts, 1)
+    row_of = jnp.int32(numbers.integers(0, num_rows, (clients, longest)))
+    labels = jnp.float32(numbers.random((clients, num_rows)) < 0.4)
+    users = jnp.float32(numbers.normal(size=(clients, dim)))
+    tables, targets = jnp.float32(numbers.normal(size=(2, clients, num_rows, dim)))
+    keys, net = jax.random.split(jax.random.key(6), clients), Adapter(widths)
+    adapters = jax.vmap(lambda key: net.init(key, tables[0], targets[0])["params"])(keys)
+    adapters = jax.tree.map(lambda leaf: scale * leaf, adapters)
+    model, rate = scoring(MF(dim), "probability"), jnp.float32(0.03)
+    in_turn = InTurn(jnp.float32(0.1), jnp.float32(0.7))
+
+    def rho_of(adapter, local, target, evidence):
+        return net.apply({"params": adapter}, local, target)
+
+    def adapter_loss(private, rows, labels, weights, present):
+        return model.objective(private, rows, labels, weights)
+
+    def xla(samples, adapter, user, table, target):
+        embed = optax.adam(0.05) if steps == "adam" else in_turn
+        adapter, private, table, trained = fit_elastic(
+            model.objective, adapter_loss, rho_of, adapter, {"user": user}, table, target,
+            samples, optax.flatten(optax.adam(rate)), embed,
+        )  # fmt: skip
+        return adapter, private["user"], table, trained
+
+    def fused(samples, adapter, user, table, target):
+        embed = Adam(jnp.float32(0.05)) if steps == "adam" else in_turn
+        return fit_merging(
+            "probability", adapter, rate, user, table, target, samples, embed, interpret=True
+        )
+
+    def train(fit):
+        def one(client, row_of, labels, count, *params):
+            samples = samples_of(row_of, labels, count, client, batch, epochs, threshold)
+            return fit(samples, *params)
+
+        mapped = jax.jit(jax.vmap(one, axis_name=BLOCK))
+        given = jnp.arange(clients), row_of, labels, jnp.int32(counts)
+        return mapped(*given, adapters, users, tables, targets)
+
+    with jax.default_matmul_precision("highest"):
+        return train(xla), train(fused)
+
+
+@pytest.mark.parametrize("steps", ["adam", "in turn"])
+@pytest.mark.parametrize("widths", [(16, 8), (20,)], ids=str)
+def test_clients_that_merge_batch_by_batch_end_where_xla_takes_them(widths, steps):
+    xla, fused = both_merging([21, 0, 8, 3], 30, 12, batch=8, widths=widths, steps=steps)
+    assert_equal(xla[1:], fused[1:])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, atol=CLOSE), xla[0], fused[0])
+
+
+def test_a_weight_that_saturates_has_no_slope():
+    """rho is 0 or 1 to the last bit, and e^-x overflows, for outputs beyond 100."""
+    xla, fused = both_merging([21, 8], 30, 8, batch=8, scale=50.0)
+    assert_equal(xla[1:], fused[1:])
+
+
+def test_clients_that_merge_stop_early_in_the_same_epoch():
+    xla, fused = both_merging([12, 9, 30], 10, 8, batch=4, epochs=6, threshold=0.2)
+    assert_equal(xla[1:], fused[1:])
+    assert min(xla[3].epochs) < 6
+
+
 @pytest.mark.slow
 @settings(max_examples=4, deadline=None)
 @given(
@@ -114,13 +193,23 @@ def test_any_shape(counts, num_rows, batch):
     assert_equal(*both(counts, num_rows, 8, batch))
 
 
-def test_a_batch_counts_a_row_at_its_first_place():
+def test_a_step_visits_the_rows_of_its_samples_and_then_the_spare_one():
     row_of, labels = jnp.int32([2, 2, 0, 2, 1]), jnp.zeros(3)
     samples = samples_of(row_of, labels, jnp.int32(5), 0, 4, 1, 0.0)
     samples = samples._replace(order=lambda epoch, count: lambda position: position)
-    visits = visits_of(samples, 4, 4, spare=3)
-    assert visits.row.tolist() == [2, 2, 0, 2, 1, 3, 3, 3]
-    assert visits.samples.tolist() == [3, 0, 1, 0, 1, 0, 0, 0]
+    visited = rows_visited(samples, 4, 4, spare=3)
+    assert visited.tolist() == [2, 2, 0, 2, 1, 3, 3, 3]
+
+
+def lowered(one, *args) -> str:
+    """The program of four clients, lowered for a GPU."""
+    traced = jax.jit(jax.vmap(one)).trace(*(jnp.ones((4, *shape)) for shape in args))
+    return traced.lower(lowering_platforms=("cuda",)).as_text()
+
+
+def some_samples() -> ClientSamples:
+    row_of = jnp.arange(40, dtype=jnp.int32) % 30
+    return samples_of(row_of, jnp.ones(30), jnp.int32(37), 0, 16, 3, 0.1)
 
 
 @pytest.mark.parametrize("steps", ["adam", "in turn"])
@@ -128,12 +217,22 @@ def test_the_kernel_lowers_for_a_gpu(steps):
     optimiser = Adam(jnp.float32(0.05)) if steps == "adam" else InTurn(*jnp.float32([0.1, 0.7]))
 
     def one(user, table):
-        row_of = jnp.arange(40, dtype=jnp.int32) % 30
-        samples = samples_of(row_of, jnp.ones(30), jnp.int32(37), 0, 16, 3, 0.1)
-        return fit_fused("probability", user, table, samples, optimiser, interpret=False)
+        scores, samples = Products("probability"), some_samples()
+        return fit_fused(scores, (), user, table, None, samples, optimiser, interpret=False)
 
-    traced = jax.jit(jax.vmap(one)).trace(jnp.ones((4, 16)), jnp.ones((4, 30, 16)))
-    assert "triton" in traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert "triton" in lowered(one, (16,), (30, 16))
+
+
+def test_the_kernel_that_merges_lowers_for_a_gpu():
+    adapter = Adapter((16, 8)).init(jax.random.key(0), *jnp.ones((2, 1, 16)))["params"]
+
+    def one(user, table, target):
+        rate, steps = jnp.float32(0.01), Adam(jnp.float32(0.05))
+        return fit_merging(
+            "logit", adapter, rate, user, table, target, some_samples(), steps, interpret=False
+        )
+
+    assert "triton" in lowered(one, (16,), (30, 16), (30, 16))
 
 
 @pytest.mark.slow
@@ -143,8 +242,10 @@ def test_the_kernel_lowers_for_a_gpu(steps):
         ("local-only", {"lr_embedding": 0.05}),
         ("fedmf", {"lr_embedding": 0.05}),
         ("fedmf", {"local_optimiser": "sgd", "lr_embedding": 0.05, "lr_item_factor": 1.0}),
+        ("fedem", {"lr_embedding": 0.05, "lr_adapter": 0.01, "aggregation_fraction": 0.5}),
+        ("fedem", {"lr_embedding": 0.05, "merging": "once", "aggregation_fraction": 0.5}),
     ],
-    ids=["local-only", "fedmf", "fedmf, plain steps"],
+    ids=["local-only", "fedmf", "fedmf, plain steps", "fedem", "fedem, once"],
 )
 def test_five_rounds_of_a_federation_rank_alike(method, own):
     """Blocks, size classes and early stops of a whole run."""
@@ -167,10 +268,26 @@ def test_five_rounds_of_a_federation_rank_alike(method, own):
 @pytest.mark.parametrize("path", ["xla", "fused"])
 def test_the_settings_name_the_path(monkeypatch, path):
     went, rate = [], jnp.float32(0.1)
+    ends = {"xla": ({"user": 0}, 0, None), "fused": ((), 0, 0, None)}
     for name, by in (("fit_embedding", "xla"), ("fit_fused", "fused")):
-        monkeypatch.setattr(
-            fitting, name, lambda *_, by=by: went.append(by) or ({"user": 0}, 0, None)
-        )
+        monkeypatch.setattr(fitting, name, lambda *_, by=by: went.append(by) or ends[by])
     fit = fitting.fit_of(FedMF(local_training=path), print, InTurn(rate, rate), rate)
-    fit({"user": 0}, 0, None)
+    assert fit({"user": 0}, 0, None) == ({"user": 0}, 0, None)
     assert went == [path]
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ({"backbone": "ncf"}, "backbone=ncf"),
+        ({"adapter": "table"}, "adapter=table"),
+        ({"adapter_loss": "ranking"}, "adapter_loss=ranking"),
+        ({"merging": "none", "local_optimiser": "closed-form"}, "local_optimiser=closed-form"),
+        ({"adapter_widths": ()}, "adapter without a hidden layer"),
+    ],
+    ids=str,
+)
+def test_what_has_no_kernel_is_refused(setting, named):
+    with pytest.raises(UserError, match=f"local_training: fused has no kernel for {named}"):
+        FedEM(local_training="fused", **setting)
+    FedEM(**setting)

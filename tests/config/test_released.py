@@ -23,7 +23,7 @@ OURS = {
     "min_rating": 0.0, "min_item_interactions": 0, "k_core": 0, "val_file": "", "test_file": "",
     "cohort": "", "data_dir": "", "columns": (), "separator": "",
     "encoding": "", "decimal": "", "order": "", "ties_latest": "first",
-    "header": "auto", "block_size": 0, "size_classes": 0, "gpu_loops": "host",
+    "header": "auto", "block_size": 0, "size_classes": 0, "gpu_loops": "graph",
     "table_dtype": "float32",
 }  # fmt: skip
 """Of this package: rules, files, and how the work is cut. No released program has a say here."""
@@ -49,7 +49,7 @@ DEFAULTS = {
     # adapter 2d-16-8-1. Its network is that of FedNCF in the program of FedCA; its closed form
     # has the numbers of FCF
     "fedem": NO_NOISE | BY_ADAM | {
-        "weighting": "samples", "confidence": 4.0, "regularization": 1.0,
+        "weighting": "samples", "local_training": "auto", "confidence": 4.0, "regularization": 1.0,
         "backbone": "mf", "lr_embedding": 0.1, "lr_adapter": 0.1, "threshold": 1e-4,
         "aggregation": "both", "similarity": "l2", "alpha": 0.9, "aggregation_fraction": 0.1,
         "merging": "per-batch", "adapter": "row", "adapter_widths": (16, 8),
@@ -58,7 +58,7 @@ DEFAULTS = {
         "network_widths": (16, 8), "lr_network": 0.01, "weight_decay": 1e-3,
     },
     # the client of FedEM
-    "local-only": {"lr_embedding": 0.1, "threshold": 1e-4, "local_training": "xla"},
+    "local-only": {"lr_embedding": 0.1, "threshold": 1e-4, "local_training": "auto"},
     # in one round there is all; no program, the numbers found as those of central-mf
     "popularity": {"rounds": 1},
     "item-knn": {"rounds": 1, "neighbours": 10, "shrinkage": 10.0},
@@ -71,7 +71,7 @@ DEFAULTS = {
     # hongleizhang/FedCA, backbone FCF without its own aggregation: Adam at 0.01, sample shares, the
     # new table is evaluated
     "fedmf": NO_NOISE | BY_ADAM | {
-        "local_training": "xla",
+        "local_training": "auto",
         "lr_embedding": 0.01, "threshold": 1e-4, "weighting": "samples", "evaluated": "global",
     },
     # no program; the betas: Ammad-ud-din et al. 2019; the rest: as central-mf

@@ -17,6 +17,7 @@ OTHER = {
     "base_temperature": 0.8, "dim": 4, "init_scale": 0.5, "client_fraction": 0.5,
     "table_dtype": "bfloat16", "adapter_loss": "ranking", "adapter_sharing": "average",
     "lr_item_factor": 3.0, "common_share": "0.5", "adapter_optimiser": "sgd",
+    "confidence": 2.0, "regularization": 2.0,
 }  # fmt: skip
 """A value of each setting beside the one that it has."""
 

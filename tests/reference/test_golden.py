@@ -47,8 +47,9 @@ def quick():
 
 
 @pytest.mark.data
-def test_rounds_are_those_of_the_authors_program(golden_trace):
-    exceeded = failures(golden_check.compare(golden_trace))
+@pytest.mark.parametrize("path", ["xla", "fused"])
+def test_rounds_are_those_of_the_authors_program(golden_trace, path):
+    exceeded = failures(golden_check.compare(golden_trace, path))
     assert not exceeded, (
         f"\nDeviations from the authors' program:\n{exceeded}\n"
         "Tolerances come from an independent float32 re-run of the trace. If single entries of "
@@ -173,7 +174,9 @@ def test_the_exit_status_says_whether_all_traces_pass(monkeypatch, tmp_path, cap
     for name, deviation in (("good", 1e-6), ("bad", 2e-6), ("nan", np.nan)):
         np.savez(tmp_path / f"{name}.npz", deviation=deviation)
     monkeypatch.setattr(
-        golden_check, "compare", lambda trace: [Row("tables", 0, float(trace["deviation"]), 1e-6)]
+        golden_check,
+        "compare",
+        lambda trace, path: [Row("tables", 0, float(trace["deviation"]), 1e-6)],
     )
     good, bad, nan = (tmp_path / f"{name}.npz" for name in ("good", "bad", "nan"))
     assert status(monkeypatch, [good, good]) == 0
