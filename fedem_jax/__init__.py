@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fedem_jax.data.sources import load
     from fedem_jax.errors import UserError
     from fedem_jax.evaluation.ranking import evaluate
+    from fedem_jax.runs.observers import Observer
     from fedem_jax.runs.opened import open_run
     from fedem_jax.runs.result import Result
     from fedem_jax.runs.simulation import Simulation
@@ -41,6 +42,7 @@ __all__ = [
     "ComparisonResult",
     "Config",
     "Federation",
+    "Observer",
     "Plan",
     "Protocol",
     "Result",
@@ -77,6 +79,7 @@ _HOME = {
     "Protocol": "config.protocol",
     "preset": "config.presets",
     "register": "config.registry",
+    "Observer": "runs.observers",
     "Result": "runs.result",
     "open_run": "runs.opened",
     "SweepResult": "sweeps.run",

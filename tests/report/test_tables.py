@@ -134,12 +134,12 @@ def test_the_bar_takes_no_words_as_markup():
     console = Console(file=file, width=200, force_terminal=True, highlight=False)
     with Progress(console, ODD) as progress:  # a folder of that name
         run, clients = made_up(FedEM(rounds=2, dataset=ODD))
-        progress.start({
+        progress.on_start({
             "config": run.config, "federation": federation(run.config), "device": "cpu",
             "versions": {"jax": "1"},
         })  # fmt: skip
-        progress.record(run.records[0])
+        progress.on_round(run.records[0])
         progress.say(ODD)
-        progress.finish(run.summary, clients)
+        progress.on_end(run.summary, clients)
     assert f"{ODD}/" in file.getvalue()
     assert f"on {ODD}" in file.getvalue()
