@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from fedem_jax.runs.simulation import Simulation
     from fedem_jax.runs.train import run
     from fedem_jax.sweeps.run import SweepResult, sweep
+    from fedem_jax.watching.mlflow import MLflow
+    from fedem_jax.watching.tensorboard import TensorBoard
+    from fedem_jax.watching.wandb import WandB
 
 __all__ = [
     "METHODS",
@@ -42,13 +45,16 @@ __all__ = [
     "ComparisonResult",
     "Config",
     "Federation",
+    "MLflow",
     "Observer",
     "Plan",
     "Protocol",
     "Result",
     "Simulation",
     "SweepResult",
+    "TensorBoard",
     "UserError",
+    "WandB",
     "__version__",
     "audit",
     "bottleneck",
@@ -90,6 +96,9 @@ _HOME = {
     "evaluate": "evaluation.ranking",
     "load": "data.sources",
     "run": "runs.train",
+    "MLflow": "watching.mlflow",
+    "TensorBoard": "watching.tensorboard",
+    "WandB": "watching.wandb",
 }
 """Module of each name."""
 _COMPUTES = ("audit", "bottleneck", "compare", "open_run", "plan", "run", "Simulation", "sweep")
