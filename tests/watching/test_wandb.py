@@ -8,7 +8,8 @@ from tracked import curve
 
 import fedem_jax as fj
 
-wandb = pytest.importorskip("wandb", reason="needs the extra wandb")
+pytest.importorskip("wandb", reason="needs the extra wandb")
+import wandb
 from wandb.proto.wandb_internal_pb2 import Record
 
 BLOCK = 32768
