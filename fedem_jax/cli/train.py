@@ -121,6 +121,7 @@ def _show_alternatives(result: Result, stop: Callable[[], int], console: Termina
         alternatives_chart,
         alternatives_table,
     )
+    from fedem_jax.report.tables import written_files
     from fedem_jax.runs.alternatives import run_alternatives, write_alternatives
     from fedem_jax.runs.names import ALTERNATIVES, ALTERNATIVES_PICTURE
     from fedem_jax.storage.files import drawing
