@@ -49,7 +49,8 @@ class TensorBoard(Observer):
         }
         shown = metrics_at(setting["config"].top_k, ("val", "test", "test_full"))
         results = {f"best/{part}/{allowed(name)}": 0.0 for part, name in shown}
-        self._writer = self._package.SummaryWriter(str(self._folder))
+        # what the folder holds of an interrupted run is not shown from here on
+        self._writer = self._package.SummaryWriter(str(self._folder), purge_step=0)
         columns, started, self._ended = self._package.summary.hparams(settings, results)
         for each in (columns, started):
             self._writer.file_writer.add_summary(each)
