@@ -28,11 +28,15 @@ if TYPE_CHECKING:
     from fedem_jax.data.sources import load
     from fedem_jax.errors import UserError
     from fedem_jax.evaluation.ranking import evaluate
+    from fedem_jax.runs.observers import Observer
     from fedem_jax.runs.opened import open_run
     from fedem_jax.runs.result import Result
     from fedem_jax.runs.simulation import Simulation
     from fedem_jax.runs.train import run
     from fedem_jax.sweeps.run import SweepResult, sweep
+    from fedem_jax.watching.mlflow import MLflow
+    from fedem_jax.watching.tensorboard import TensorBoard
+    from fedem_jax.watching.wandb import WandB
 
 __all__ = [
     "METHODS",
@@ -41,12 +45,16 @@ __all__ = [
     "ComparisonResult",
     "Config",
     "Federation",
+    "MLflow",
+    "Observer",
     "Plan",
     "Protocol",
     "Result",
     "Simulation",
     "SweepResult",
+    "TensorBoard",
     "UserError",
+    "WandB",
     "__version__",
     "audit",
     "bottleneck",
@@ -77,6 +85,7 @@ _HOME = {
     "Protocol": "config.protocol",
     "preset": "config.presets",
     "register": "config.registry",
+    "Observer": "runs.observers",
     "Result": "runs.result",
     "open_run": "runs.opened",
     "SweepResult": "sweeps.run",
@@ -87,6 +96,9 @@ _HOME = {
     "evaluate": "evaluation.ranking",
     "load": "data.sources",
     "run": "runs.train",
+    "MLflow": "watching.mlflow",
+    "TensorBoard": "watching.tensorboard",
+    "WandB": "watching.wandb",
 }
 """Module of each name."""
 _COMPUTES = ("audit", "bottleneck", "compare", "open_run", "plan", "run", "Simulation", "sweep")

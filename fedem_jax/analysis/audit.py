@@ -29,8 +29,9 @@ from fedem_jax.data.sources import federation_of
 from fedem_jax.evaluation.popularity import by_popularity
 from fedem_jax.evaluation.ranking import HeldOut
 from fedem_jax.evaluation.records import Part
+from fedem_jax.runs.observers import Observer
 from fedem_jax.runs.simulation import Simulation, versions
-from fedem_jax.runs.train import Observer, run
+from fedem_jax.runs.train import run
 
 
 def audit(

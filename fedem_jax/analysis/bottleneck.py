@@ -35,8 +35,8 @@ from fedem_jax.evaluation.ranking import rank_all
 from fedem_jax.evaluation.records import Setting
 from fedem_jax.methods import bind
 from fedem_jax.models.losses import LOSSES
+from fedem_jax.runs.observers import Observer, Observers
 from fedem_jax.runs.simulation import Simulation, check_list, device_name, versions
-from fedem_jax.runs.train import Observer
 
 STAGES = ("local", "replaced", "merged")
 """The item tables that are compared."""
@@ -123,7 +123,7 @@ def bottleneck(
     Args:
         config: all settings. Every round is evaluated.
         federation: the data; None: what `config` names.
-        observers: called at the start and after every round.
+        observers: called at the start and after every round; none can end the study early.
         alone: rounds of training alone, at least 2.
 
     Raises:
@@ -144,15 +144,13 @@ def bottleneck(
     setting = Setting(
         config=config, federation=federation, device=device_name(), versions=versions()
     )
-    for observer in observers:
-        observer.start(setting)
-
-    state, look, frames = simulation.init(), reader(simulation), []
-    for number in range(config.rounds):
-        state, info, ranks = simulation.segment(state, 1)(state, number)
-        frames.append(in_rows(simulation, number + 1, look(state, number + 1)))
-        for observer in observers:
-            observer.record(simulation.record(number + 1, info, ranks))
+    with Observers(observers) as everyone:
+        everyone.on_start(setting)
+        state, look, frames = simulation.init(), reader(simulation), []
+        for number in range(config.rounds):
+            state, info, ranks = simulation.segment(state, 1)(state, number)
+            frames.append(in_rows(simulation, number + 1, look(state, number + 1)))
+            everyone.on_round(simulation.record(number + 1, info, ranks))
 
     optimum, settled = trained_on(simulation, state, alone)
     clients = pd.DataFrame(

@@ -28,7 +28,7 @@ def audit(args: Sequence[str]) -> None:
     class Training(Progress):
         """A progress bar without closing tables, which the audit replaces."""
 
-        def finish(self, summary, per_client):
+        def on_end(self, summary, per_client):
             self.__exit__()
 
     with Training() as progress:

@@ -19,6 +19,7 @@ from fedem_jax.config.settings import LocalOnly
 from fedem_jax.errors import UserError
 
 Kind = TypeVar("Kind", bound="Train")
+Tracker = Literal["tensorboard", "wandb", "mlflow"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Train:
       fedem train --dataset train.csv --val-file val.csv --test-file test.csv
       fedem train --config results/x/config.json --seed 1
       fedem train --resume results/x
+      fedem train --dataset ml-100k --log-to tensorboard
     """
 
     config: Annotated[str, tyro.conf.arg(metavar="PATH")]
@@ -56,6 +58,9 @@ class Train:
     """Show nothing but warnings and errors, on standard error."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print summary.json on standard output, and the progress on standard error."""
+    log_to: tuple[Tracker, ...] = ()
+    """Trackers that the run is also written for, below its directory. Each needs the extra of its
+    name. --resume goes on with them."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,7 @@ class Plan(Train):
     alternatives: tyro.conf.Suppress[tyro.conf.Fixed[Literal["auto", "yes", "no"]]] = "no"
     quiet: tyro.conf.Suppress[tyro.conf.Fixed[bool]] = False
     json: tyro.conf.Suppress[tyro.conf.Fixed[bool]] = False
+    log_to: tyro.conf.Suppress[tyro.conf.Fixed[tuple[Tracker, ...]]] = ()
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import tyro
 
 from fedem_jax.cli import process
-from fedem_jax.cli.options import Train, settings
+from fedem_jax.cli.options import Tracker, Train, settings
 from fedem_jax.config.base import Config
 from fedem_jax.sweeps.description import Sweep
 from fedem_jax.sweeps.space import space
@@ -77,6 +77,7 @@ class SweepCommand(Train):
     alternatives: tyro.conf.Suppress[tyro.conf.Fixed[Literal["auto", "yes", "no"]]] = "no"
     quiet: tyro.conf.Suppress[tyro.conf.Fixed[bool]] = False
     json: tyro.conf.Suppress[tyro.conf.Fixed[bool]] = False
+    log_to: tyro.conf.Suppress[tyro.conf.Fixed[tuple[Tracker, ...]]] = ()
 
 
 def sweep(args: Sequence[str]) -> None:

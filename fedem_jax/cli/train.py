@@ -52,10 +52,12 @@ def train(args: Sequence[str]) -> None:
     from fedem_jax.cli.signals import Stopping
     from fedem_jax.report.pictures import draw_run
     from fedem_jax.report.progress import Progress, Quiet
+    from fedem_jax.report.tables import written_files
     from fedem_jax.report.terminal import Terminal
     from fedem_jax.runs.directory import RunDirectory
     from fedem_jax.runs.opened import open_run
     from fedem_jax.runs.train import run
+    from fedem_jax.watching.by_name import TRACKERS, names_of
 
     idle = [
         name for name in config.without_effect() if getattr(config, name) != getattr(base, name)
@@ -73,7 +75,11 @@ def train(args: Sequence[str]) -> None:
                 result = open_run(out)
             else:
                 directory = RunDirectory(out, resume, progress.say, draw_run)
-                result = run(config, None, [progress], directory, stop)
+                names = names_of(options.log_to, out, resume)
+                trackers = [TRACKERS[name](out) for name in names]
+                result = run(config, None, [progress, *trackers], directory, stop)
+                if names:
+                    console.print(written_files(out, names), soft_wrap=True)
             if has_alternatives:
                 _show_alternatives(result, stop, console)
         except KeyboardInterrupt as interrupt:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -12,16 +12,18 @@ from typing import Any
 
 import pandas as pd
 
-from fedem_jax.comparisons.plan import Comparison, PlannedRun, plan_comparison
+from fedem_jax.comparisons.plan import PlannedRun, plan_comparison
 from fedem_jax.comparisons.results import MethodRuns, gather
 from fedem_jax.comparisons.run import Watcher, missing, run_all
 from fedem_jax.comparisons.standings import as_row, standings
 from fedem_jax.comparisons.tables import draw, first_run, write_up
+from fedem_jax.config.base import Config
 from fedem_jax.config.protocol import as_settings
 from fedem_jax.config.values import whole
 from fedem_jax.data.federation import Federation
 from fedem_jax.errors import UserError, nearest
 from fedem_jax.evaluation.metrics import metric_title
+from fedem_jax.runs.observers import Observer
 
 
 class ComparisonResult:
@@ -94,6 +96,7 @@ def compare(
     start: str = "auto",
     directory: str | Path | None = None,
     watch: Watcher | None = None,
+    observers: Callable[[Config], Sequence[Observer]] = lambda config: (),
     **settings: Any,
 ) -> ComparisonResult:
     """Train methods on the same data with the same seeds, and compare them client by client.
@@ -111,6 +114,7 @@ def compare(
         directory: folder of the runs and of the tables. A second call with the same arguments runs
             only what is missing there. None: nothing stays on disk.
         watch: follows the runs; None: only warnings are shown.
+        observers: makes the observers of each run from its settings.
         settings: of all methods, such as `dim=32`.
 
     Raises:
@@ -131,7 +135,12 @@ def compare(
             rounds=whole("rounds", rounds), start=start, settings=settings, out=out, keep=keep,
             data_dir=str(settings.pop("data_dir", "")),
         )  # fmt: skip
-        failed = _run_missing(comparison, federation, watch or Silent())
+        failed = {}
+        if todo := missing(comparison):
+            failed = run_all(
+                comparison.directory, todo, watch or Silent(), federation=federation,
+                observers=observers,
+            )  # fmt: skip
         result = ComparisonResult(gather(comparison, failed), Path(out) if directory else None)
         if all(each.failed for each in result.methods):
             raise UserError(f"no method could run; {result.methods[0].failed}")
@@ -140,32 +149,13 @@ def compare(
     return result
 
 
-def _run_missing(
-    comparison: Comparison, federation: Federation | None, watch: Watcher
-) -> dict[str, str]:
-    todo = missing(comparison)
-    return run_all(comparison.directory, todo, watch, federation=federation) if todo else {}
-
-
-class Silent:
-    """A `Watcher` that passes sentences on as warnings, and shows nothing else."""
+class Silent(Watcher):
+    """Passes sentences on as warnings, and shows nothing else."""
 
     def say(self, sentence: str) -> None:
         """Warn."""
         warnings.warn(sentence, stacklevel=2)
 
-    def begin(self, run: PlannedRun) -> None:
-        """Show nothing."""
-
     def fail(self, run: PlannedRun, reason: str) -> None:
         """Warn that the method failed."""
         warnings.warn(f"{run} failed: {reason}", stacklevel=2)
-
-    def start(self, setting: Any) -> None:
-        """Show nothing."""
-
-    def record(self, record: Any) -> None:
-        """Show nothing."""
-
-    def finish(self, summary: Any, per_client: Any) -> None:
-        """Show nothing."""

@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.text import Text
 
 from fedem_jax.comparisons.plan import Comparison, PlannedRun
+from fedem_jax.comparisons.run import Watcher
 from fedem_jax.config.words import without_effect
 from fedem_jax.evaluation.metrics import metric_title
-from fedem_jax.evaluation.records import Record, Setting, Summary
+from fedem_jax.evaluation.records import Record, Summary
 from fedem_jax.report.progress import live_bar
 from fedem_jax.report.run_tables import kept_states
 from fedem_jax.runs.reading import read_run
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from fedem_jax.data.federation import Federation
 
 
-class Watch:
+class Watch(Watcher):
     """Shows the runs of a comparison as they go; a context manager, so that the bars always end.
 
     Each finished run gets a line. A terminal has two bars below: runs and rounds.
@@ -64,17 +65,14 @@ class Watch:
         self._show(0)
         self._bar.start()
 
-    def start(self, setting: Setting) -> None:
-        """Show nothing: `begin` has shown the run."""
-
-    def record(self, record: Record) -> None:
+    def on_round(self, record: Record) -> None:
         """Show the newest round."""
         metric = f"hr@{self._ahead[0].config.top_k}"
         values = f"round {record['round']}, val {metric_title(metric)} {record['val'][metric]:.3f}"
         self._bar.update(self._rounds, completed=record["round"], values=values)
         self._show(record["round"])
 
-    def finish(self, summary: Summary, per_client: pd.DataFrame) -> None:
+    def on_end(self, summary: Summary, per_client: pd.DataFrame) -> None:
         """Show the result of the run, and the time that the others may take."""
         run, seconds = self._ahead[0], time.monotonic() - self._begun
         self._paces[run.name] = seconds / run.config.rounds

@@ -11,27 +11,24 @@ import functools
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
 from fedem_jax.comparisons.plan import Comparison, PlannedRun
 from fedem_jax.config.base import Config
 from fedem_jax.config.file import load_settings
 from fedem_jax.config.words import differences
 from fedem_jax.errors import CannotResume, Stopped, UserError
-from fedem_jax.evaluation.records import Record, Setting, Summary
 from fedem_jax.runs.checks import check_free
 from fedem_jax.runs.names import CHECKPOINT, CONFIG, FILES, SUMMARY
+from fedem_jax.runs.observers import Observer
 from fedem_jax.storage.lock import exclusive
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from fedem_jax.data.federation import Federation
 
 
-@runtime_checkable
-class Watcher(Protocol):
-    """Follows a comparison, and observes its runs like any `runs.train.Observer`."""
+class Watcher(Observer):
+    """Follows a comparison, and observes its runs. A subclass has the methods that it needs."""
 
     def say(self, sentence: str) -> None:
         """Show a sentence to the user."""
@@ -41,12 +38,6 @@ class Watcher(Protocol):
 
     def fail(self, run: PlannedRun, reason: str) -> None:
         """Called when a run failed. The other seeds of its method are left out."""
-
-    def start(self, setting: Setting) -> None: ...
-
-    def record(self, record: Record) -> None: ...
-
-    def finish(self, summary: Summary, per_client: pd.DataFrame) -> None: ...
 
 
 def missing(comparison: Comparison) -> list[PlannedRun]:
@@ -105,6 +96,7 @@ def run_all(
     watch: Watcher,
     stop: Callable[[], int] = lambda: 0,
     federation: Federation | None = None,
+    observers: Callable[[Config], Sequence[Observer]] = lambda config: (),
 ) -> dict[str, str]:
     """Run one after the other. A method that fails does not stop the others.
 
@@ -114,6 +106,7 @@ def run_all(
         watch: follows every run.
         stop: as in `fedem_jax.runs.train.run`.
         federation: the data of all runs; None: what their settings name, split by their seed.
+        observers: makes further observers of a run from its settings.
 
     Returns:
         Why methods failed, by name.
@@ -135,7 +128,7 @@ def run_all(
             data = federation or federation_of(planned.config, load_once)
             watch.begin(planned)
             try:
-                _run(planned, data, watch, stop)
+                _run(planned, data, [watch, *observers(planned.config)], watch.say, stop)
             except UserError as error:
                 failed[planned.name] = f"{str(error).rstrip('.')} (seed {planned.config.seed})."
                 watch.fail(planned, str(error))
@@ -143,7 +136,11 @@ def run_all(
 
 
 def _run(
-    planned: PlannedRun, federation: Federation, watch: Watcher, stop: Callable[[], int]
+    planned: PlannedRun,
+    federation: Federation,
+    observers: Sequence[Observer],
+    say: Callable[[str], None],
+    stop: Callable[[], int],
 ) -> None:
     """Resume a run if it was interrupted and can be resumed, else begin it."""
     from fedem_jax.report.pictures import draw_run
@@ -151,8 +148,8 @@ def _run(
     from fedem_jax.runs.train import run
 
     def run_into(config: Config, resume: bool) -> None:
-        directory = RunDirectory(planned.path, resume, watch.say, draw_run)
-        run(config, federation, [watch], directory, stop)
+        directory = RunDirectory(planned.path, resume, say, draw_run)
+        run(config, federation, observers, directory, stop)
 
     done, checkpoints = False, planned.path / CHECKPOINT
     if (planned.path / CONFIG).exists() and checkpoints.is_dir():
@@ -161,10 +158,10 @@ def _run(
             run_into(dataclasses.replace(planned.config, size_classes=classes), resume=True)
             done = True
         except CannotResume as error:
-            watch.say(str(error))
+            say(str(error))
     if not done:
         if _remove_files(planned.path):
-            watch.say(f"{planned.path}: was cut off, starts anew")
+            say(f"{planned.path}: was cut off, starts anew")
         run_into(planned.config, resume=False)
 
 

@@ -122,7 +122,7 @@ class Outcome(TypedDict):
     rounds: int
     """Rounds that were run."""
     planned_rounds: NotRequired[int]
-    """Rounds of the settings, if the run lost its patience before."""
+    """Rounds of the settings, if the run ended before them."""
     top_k: int
     """K of the metrics that the round is chosen by."""
     headline: Headline
@@ -167,6 +167,8 @@ class Summary(Outcome):
     """Time of compiling, over all parts of a resumed run."""
     seconds_per_round: float
     """Mean time of a round with its evaluation, without compiling."""
+    ended_early: NotRequired[str]
+    """Why an observer ended the run before its last round, if one did."""
     start: NotRequired[StartedFrom]
     """Where the parameters come from, if not from the initial ones."""
     resumed: list[int]

@@ -15,6 +15,7 @@ from fedem_jax.report import style
 from fedem_jax.report.progress import live_bar
 from fedem_jax.report.style import COLOURS, GREY
 from fedem_jax.report.tables import Row, Shown, Table, in_terminal
+from fedem_jax.runs.observers import Observer
 
 MEANING = {
     "alone": "each client trains by itself",
@@ -95,14 +96,14 @@ def alternatives_chart(found: Sequence[Alternative], summary: Summary, path: Pat
     style.save(figure, path)
 
 
-class AlternativeProgress:
-    """Observer that shows an alternative as it trains: a live bar, or one plain line."""
+class AlternativeProgress(Observer):
+    """Shows an alternative as it trains: a live bar, or one plain line."""
 
     def __init__(self, name: str, console: Console):
         self._name, self._console = name, console
         self._bar, self._task = None, TaskID(0)
 
-    def start(self, setting: Setting) -> None:
+    def on_start(self, setting: Setting) -> None:
         """Show its name."""
         if not self._console.is_terminal:
             self._console.print(f"for comparison: {self._name} ...")
@@ -112,12 +113,12 @@ class AlternativeProgress:
         self._task = self._bar.add_task(description, total=setting["config"].rounds, values="")
         self._bar.start()
 
-    def record(self, record: Record) -> None:
+    def on_round(self, record: Record) -> None:
         """Show the newest round."""
         if self._bar is not None:
             self._bar.update(self._task, completed=record["round"])
 
-    def finish(self, summary: Summary, per_client: pd.DataFrame) -> None:
+    def on_end(self, summary: Summary, per_client: pd.DataFrame) -> None:
         """Take the bar away."""
         if self._bar is not None:
             self._bar.stop()

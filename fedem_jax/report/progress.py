@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ from fedem_jax.report.run_tables import closing, opening
 from fedem_jax.report.tables import written_files
 from fedem_jax.report.terminal import Terminal
 from fedem_jax.runs.names import CURVES, METRICS, PER_CLIENT, RHO_PICTURE, SUMMARY
+from fedem_jax.runs.observers import Observer
 from fedem_jax.units import in_seconds
 
 if TYPE_CHECKING:
@@ -49,8 +51,8 @@ def live_bar(console: Console, *columns: ProgressColumn, stays: bool = False) ->
     )
 
 
-class Progress:
-    """Observer that shows a run as it goes; a context manager, so that the bar always ends.
+class Progress(Observer):
+    """Shows a run as it goes; a context manager, so that the bar always ends.
 
     A terminal gets a live bar; a file or a pipe gets about ten plain lines.
     """
@@ -71,7 +73,7 @@ class Progress:
     def __exit__(self, *_) -> None:
         self._stop()
 
-    def start(self, setting: Setting) -> None:
+    def on_start(self, setting: Setting) -> None:
         """Show the setting of the run. The bar says `compiling` until the first record."""
         config: Config = setting["config"]
         self._rounds, self._k = config.rounds, config.top_k
@@ -85,7 +87,12 @@ class Progress:
         self._task = self._bar.add_task("compiling", total=self._rounds, values="")
         self._bar.start()
 
-    def record(self, record: Record) -> None:
+    def on_resume(self, records: Sequence[Record]) -> None:
+        """Show how far the run had come."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=records[-1]["round"])
+
+    def on_round(self, record: Record) -> None:
         """Show the newest round."""
         done, now = record["round"], time.monotonic()
         if "rho" in record and RHO_PICTURE not in self._files:
@@ -107,7 +114,7 @@ class Progress:
             self._console.print(f"round {label}  {values}", soft_wrap=True)
             self._next_line = done + self._rounds / 10
 
-    def finish(self, summary: Summary, per_client: pd.DataFrame) -> None:
+    def on_end(self, summary: Summary, per_client: pd.DataFrame) -> None:
         """Show the result of the run."""
         self._stop()
         self._console.print(closing(summary))

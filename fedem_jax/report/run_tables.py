@@ -142,10 +142,8 @@ def _outcomes(summary: Summary) -> Table:
         mark[summary["selected"]] = " *"
         notes.append(f"* the round that protocol {summary['protocol']} reports")
     if planned:
-        notes.append(
-            f"ended after {summary['rounds']} of {planned} rounds: no better validation value "
-            "within the patience"
-        )
+        why = summary.get("ended_early", "no better validation value within the patience")
+        notes.append(f"ended after {summary['rounds']} of {planned} rounds: {why}")
     interval = summary["headline"]["interval"].items()
     low, high = (
         {part: {name: ends[end] for name, ends in values.items()} for part, values in interval}

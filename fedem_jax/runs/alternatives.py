@@ -16,8 +16,9 @@ from fedem_jax.config.references import Popularity
 from fedem_jax.evaluation.records import Alternative
 from fedem_jax.evaluation.summary import with_metrics
 from fedem_jax.runs.names import ALTERNATIVES
+from fedem_jax.runs.observers import Observer
 from fedem_jax.runs.result import Result
-from fedem_jax.runs.train import Observer, run
+from fedem_jax.runs.train import run
 from fedem_jax.storage.files import disk_errors, plain, put
 
 

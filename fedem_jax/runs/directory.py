@@ -6,7 +6,7 @@ import json
 import os
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -20,12 +20,13 @@ from fedem_jax.evaluation.records import Record, Setting, Summary
 from fedem_jax.evaluation.summary import with_metrics
 from fedem_jax.runs.checks import check_free, check_settings, check_untaken
 from fedem_jax.runs.names import CANDIDATES, CONFIG, METRICS, PER_CLIENT, RHO, SUMMARY
+from fedem_jax.runs.observers import Observer
 from fedem_jax.runs.reading import Run, read_lines
 from fedem_jax.storage.files import append, disk_errors, drawing, json_line, plain, put, resume_hint
 from fedem_jax.storage.lock import Lock
 
 
-class RunDirectory:
+class RunDirectory(Observer):
     """Observer that writes a run directory.
 
     As a context manager it locks the folder against other processes.
@@ -40,7 +41,7 @@ class RunDirectory:
     ):
         """
         Args:
-            path: the folder. It is made by `__enter__`, or else by `start`.
+            path: the folder. It is made by `__enter__`, or else by `on_start`.
             resume: whether to resume the run that it holds.
             say: called with each sentence that the user should read.
             draw: draws the finished run into its folder.
@@ -74,7 +75,7 @@ class RunDirectory:
         assert self._config is not None
         return self._config
 
-    def start(self, setting: Setting) -> None:
+    def on_start(self, setting: Setting) -> None:
         """Write the settings and the candidates.
 
         Raises:
@@ -122,7 +123,10 @@ class RunDirectory:
         self._records = list(records)
         return records
 
-    def record(self, record: Record) -> None:
+    def on_resume(self, records: Sequence[Record]) -> None:
+        """Nothing: `rewind` has kept them."""
+
+    def on_round(self, record: Record) -> None:
         """Append a line to each file. The lines survive the end of the process.
 
         Raises:
@@ -144,7 +148,7 @@ class RunDirectory:
                     with (self.path / name).open("a") as file:
                         os.fsync(file.fileno())
 
-    def finish(self, summary: Summary, per_client: pd.DataFrame) -> None:
+    def on_end(self, summary: Summary, per_client: pd.DataFrame) -> None:
         """Draw the run, then write its summary.
 
         A run with a summary therefore has all its files, except pictures that cannot be drawn.

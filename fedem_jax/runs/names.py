@@ -14,6 +14,8 @@ rho.jsonl, rho.png  merging weights, if the method learns them: counts after eac
 alternatives.json, alternatives.png
                     what the clients would get without merging (`fedem_jax.runs.alternatives`), and
                     its picture
+tensorboard/, wandb/, mlflow/
+                    what trackers show, if `fedem train --log-to` asks for them
 """
 
 CONFIG, CANDIDATES = "config.json", "candidates.npz"

@@ -45,6 +45,8 @@ class RunState:
     """Time that compiling took."""
     resumed: list[int] = field(default_factory=list)
     """Rounds after which the run was resumed."""
+    ended_early: str = ""
+    """Why an observer wants the run to end before its last round; empty: none does."""
     headline: RunState | None = None
     """The run as it was after its best validation round; its state is a copy, on the devices or on
     the host. None: that is the present round, or it is on disk only, or nothing is kept."""

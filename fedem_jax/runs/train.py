@@ -7,40 +7,26 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
-import pandas as pd
 
 from fedem_jax.config.base import Config
 from fedem_jax.data.federation import Federation
 from fedem_jax.data.sources import federation_of
 from fedem_jax.errors import CannotResume, Stopped, UserError
-from fedem_jax.evaluation.records import Record, Setting, Summary
+from fedem_jax.evaluation.records import Setting, Summary
 from fedem_jax.evaluation.rho import counter
 from fedem_jax.evaluation.summary import best_round, out_of_patience, per_client, summarise_run
 from fedem_jax.runs.directory import RunDirectory
 from fedem_jax.runs.memory import advice_when_exhausted
+from fedem_jax.runs.observers import Observer, Observers
 from fedem_jax.runs.origin import Origin, name_of, origin_of
 from fedem_jax.runs.result import Result
 from fedem_jax.runs.resume import Checkpointer, RunState
 from fedem_jax.runs.simulation import Simulation, check_list, device_name, kept_bytes, versions
 from fedem_jax.runs.states import States
 from fedem_jax.storage.files import check_room
-
-
-@runtime_checkable
-class Observer(Protocol):
-    """Follows a run, such as a progress bar or a run directory."""
-
-    def start(self, setting: Setting) -> None:
-        """Called before anything is compiled."""
-
-    def record(self, record: Record) -> None:
-        """Called after each evaluated round."""
-
-    def finish(self, summary: Summary, per_client: pd.DataFrame) -> None:
-        """Called after the last round; `per_client` as in `Result`."""
 
 
 def run(
@@ -57,7 +43,8 @@ def run(
     Args:
         config: all settings.
         federation: the data; None: what `config` names.
-        observers: called at the start, after every evaluated round and at the end.
+        observers: called at the start, after every evaluated round and at the end. Each may end the
+            run early. If the run is resumed, they hear of the rounds before as well.
         directory: where the run is written or, if it was interrupted, resumed. A path: a new run
             is written there. None: nothing is written.
         stop: called before every segment of rounds; a signal's number ends the run, 0 does not.
@@ -109,12 +96,11 @@ def run_simulation(
         setting["kept_bytes"] = kept_bytes(config, federation, simulation.layout)
         remedy = "make room, give another --out, or keep none (--keep none)"
         check_room(directory.path, setting["kept_bytes"], "the states to be kept", remedy)
-    observers = [*([directory] if directory else ()), *observers]
     with ExitStack() as stack:
         if directory is not None:
             stack.enter_context(directory)
-        for observer in observers:
-            observer.start(setting)
+        everyone = Observers([*([directory] if directory else ()), *observers])
+        stack.enter_context(everyone).on_start(setting)
         checkpointer = None
         if directory is not None:
             checkpointer = stack.enter_context(Checkpointer(directory, simulation, setting))
@@ -123,7 +109,9 @@ def run_simulation(
                 run_state = checkpointer.restore() if checkpointer else None
                 if run_state is None:
                     run_state = RunState(origin.state(simulation) if origin else simulation.init())
-                run_rounds(simulation, run_state, observers, checkpointer, stop)
+                else:
+                    run_state.ended_early = everyone.on_resume(run_state.records)
+                run_rounds(simulation, run_state, everyone, checkpointer, stop)
         except CannotResume:
             raise
         except UserError as error:
@@ -141,8 +129,9 @@ def run_simulation(
         }
         if origin is not None:
             summary["start"] = origin.described
-        for observer in observers:
-            observer.finish(summary, clients)
+        if run_state.ended_early and "planned_rounds" in summary:
+            summary["ended_early"] = run_state.ended_early
+        everyone.on_end(summary, clients)
         if checkpointer is not None:
             checkpointer.clear()
     kept = {run_state.round: run_state.state}
@@ -157,7 +146,7 @@ def run_simulation(
 def run_rounds(
     simulation: Simulation,
     run_state: RunState,
-    observers: Sequence[Observer],
+    observers: Observers,
     checkpointer: Checkpointer | None,
     stop: Callable[[], int],
 ) -> None:
@@ -166,7 +155,7 @@ def run_rounds(
     Args:
         simulation: the method, its settings and its data.
         run_state: the state of the run, updated in place.
-        observers: called after every evaluated round.
+        observers: called after every evaluated round; one may end the run.
         checkpointer: saves `run_state` when a checkpoint is due; None: nothing is saved.
         stop: as in `run`.
 
@@ -180,7 +169,11 @@ def run_rounds(
     )
 
     def ended() -> bool:
-        return run_state.round == config.rounds or out_of_patience(run_state.records, config)
+        return (
+            run_state.round == config.rounds
+            or bool(run_state.ended_early)
+            or out_of_patience(run_state.records, config)
+        )
 
     while not ended():
         length = min(config.eval_every, config.rounds - run_state.round)
@@ -209,8 +202,7 @@ def run_rounds(
             run_state.headline = None
             if config.keep != "none" and not ended():
                 run_state.set_aside(simulation.copy)
-        for observer in observers:
-            observer.record(record)
+        run_state.ended_early = observers.on_round(record)
         if checkpointer is not None and not ended():
             checkpointer.save(run_state)
     if checkpointer is not None:

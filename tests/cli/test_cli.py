@@ -31,10 +31,10 @@ def fake_run(config: FedEM, federation_: Federation | None, observers, directory
     }
     run, clients = made_up(config)
     for observer in observers:
-        observer.start(setting)
+        observer.on_start(setting)
         for record in run.records:
-            observer.record(record)
-        observer.finish(run.summary, clients)
+            observer.on_round(record)
+        observer.on_end(run.summary, clients)
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_a_run_that_was_cut_off_is_gone_on_with(fake, tmp_path, capsys):
     """With its own settings; what changes no result may be given anew."""
 
     def cut(config, federation_, observers, directory, stop):
-        directory.start({"config": config, "federation": federation(config)})
+        directory.on_start({"config": config, "federation": federation(config)})
         raise Stopped(signal.SIGTERM)
 
     fake.run = cut
@@ -186,7 +186,7 @@ def test_data_that_cannot_be_loaded_leave_nothing(fake, tmp_path, capsys):
 def test_an_interruption_is_one_line(fake, capsys, started, number):
     def interrupted(config, federation_, observers, directory, stop):
         if started:
-            directory.start({"config": config, "federation": federation(config)})
+            directory.on_start({"config": config, "federation": federation(config)})
         raise Stopped(number)
 
     fake.run = interrupted

@@ -64,6 +64,9 @@ OWN: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """Values of the flags that are no settings of a method."""
 
+TESTED_ELSEWHERE = ("alternatives", "quiet", "json", "log_to")
+"""Flags of `fedem train` that change no setting."""
+
 FULL = ("train", "plan", "sweep")
 """Commands that take all settings of any method."""
 
@@ -134,7 +137,7 @@ def values_of(command: str, method: str = "") -> dict[str, Any]:
             ("sweep", "patience"),
         ):  # which a sweep refuses
             continue
-        if command == "train" and name in ("alternatives", "quiet", "json"):  # tested elsewhere
+        if command == "train" and name in TESTED_ELSEWHERE:
             continue
         if name == "method":
             values[name] = method
@@ -235,7 +238,7 @@ def work(monkeypatch, tmp_path) -> SimpleNamespace:
     still = SimpleNamespace(
         init=lambda: None,
         segment=lambda *_: lambda *_: (None, None, None),
-        record=lambda *_: None,
+        record=lambda *_: {},
     )
 
     def still_trial(config, _):

@@ -24,10 +24,10 @@ def fake(monkeypatch, tmp_path):
         }  # fmt: skip
         found, clients = made_up(config)
         for observer in (directory, *observers):
-            observer.start(setting)
+            observer.on_start(setting)
             for record in found.records:
-                observer.record(record)
-            observer.finish(found.summary, clients)
+                observer.on_round(record)
+            observer.on_end(found.summary, clients)
 
     module = types.ModuleType("fedem_jax.runs.train")
     module.__dict__["run"] = run

@@ -63,16 +63,16 @@ class Fake:
         setting = {"config": config, "federation": data}
         summary, clients, records = outcome_of(config)
         for observer in observers:
-            observer.start(setting)
+            observer.on_start(setting)
         for number, record in enumerate(records):
             for observer in observers:
-                observer.record(record)
+                observer.on_round(record)
             if (config.method, config.seed, number) == self.killed_at:
                 raise KeyboardInterrupt
         if config.method == self.failing and config.seed == 1:
             raise UserError("round 3: scores are not finite; a smaller lr usually helps.")
         for observer in observers:
-            observer.finish(summary, clients)
+            observer.on_end(summary, clients)
 
 
 @pytest.fixture

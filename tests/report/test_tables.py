@@ -134,12 +134,26 @@ def test_the_bar_takes_no_words_as_markup():
     console = Console(file=file, width=200, force_terminal=True, highlight=False)
     with Progress(console, ODD) as progress:  # a folder of that name
         run, clients = made_up(FedEM(rounds=2, dataset=ODD))
-        progress.start({
+        progress.on_start({
             "config": run.config, "federation": federation(run.config), "device": "cpu",
             "versions": {"jax": "1"},
         })  # fmt: skip
-        progress.record(run.records[0])
+        progress.on_round(run.records[0])
         progress.say(ODD)
-        progress.finish(run.summary, clients)
+        progress.on_end(run.summary, clients)
     assert f"{ODD}/" in file.getvalue()
     assert f"on {ODD}" in file.getvalue()
+
+
+def test_a_resumed_run_shows_no_line_for_the_rounds_before():
+    file = io.StringIO()
+    run, _ = made_up(FedEM(rounds=3))
+    with Progress(Console(file=file, width=200)) as progress:
+        progress.on_start({
+            "config": run.config, "federation": federation(run.config), "device": "cpu",
+            "versions": {"jax": "1"},
+        })  # fmt: skip
+        progress.on_resume(run.records[:2])
+        progress.on_round(run.records[2])
+    lines = [line for line in file.getvalue().splitlines() if line.startswith("round")]
+    assert [line.split()[1] for line in lines] == ["3/3"]

@@ -24,10 +24,10 @@ def written(path, config=CONFIG):
     """A run directory, and the run that it holds."""
     run, clients = made_up(config)
     directory = RunDirectory(path, draw=draw_run)
-    directory.start({"config": config, "federation": federation(config)})
+    directory.on_start({"config": config, "federation": federation(config)})
     for record in run.records:
-        directory.record(record)
-    directory.finish(run.summary, clients)
+        directory.on_round(record)
+    directory.on_end(run.summary, clients)
     return run, clients
 
 
@@ -52,8 +52,8 @@ def test_a_finished_run_reads_back(tmp_path):
 
 def test_numpy_numbers_are_written_as_numbers(tmp_path):
     directory = RunDirectory(tmp_path)
-    directory.start({"config": CONFIG, "federation": federation()})
-    directory.record({"round": np.int64(1), "loss": np.float32(0.5), "clients": np.arange(2)})
+    directory.on_start({"config": CONFIG, "federation": federation()})
+    directory.on_round({"round": np.int64(1), "loss": np.float32(0.5), "clients": np.arange(2)})
     written_ = json.loads((tmp_path / "metrics.jsonl").read_text())
     assert written_ == {"round": 1, "loss": 0.5, "clients": [0, 1]}
 
@@ -80,9 +80,9 @@ def test_candidates_are_kept_and_need_no_pickles(tmp_path):
 
 def test_each_record_is_on_disk_at_once(tmp_path):
     directory = RunDirectory(tmp_path / "run")
-    directory.start({"config": CONFIG, "federation": federation()})
+    directory.on_start({"config": CONFIG, "federation": federation()})
     for number in (1, 2):
-        directory.record({"round": number})
+        directory.on_round({"round": number})
         assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == number
 
 
@@ -114,7 +114,7 @@ def test_nothing_is_created_before_the_start(tmp_path):
 
 def test_another_run_is_refused_and_left_as_it_is(finished):
     before = (finished / "config.json").read_text()
-    for refuse in (check_free, lambda path: RunDirectory(path).start({"config": CONFIG})):
+    for refuse in (check_free, lambda path: RunDirectory(path).on_start({"config": CONFIG})):
         with pytest.raises(UserError, match=r"already holds a run.*--out"):
             refuse(finished)
     assert (finished / "config.json").read_text() == before
@@ -192,9 +192,9 @@ def test_a_directory_that_is_not_there_is_named(tmp_path):
 def test_the_summary_is_whole_or_absent(tmp_path):
     run, clients = made_up(CONFIG)
     directory = RunDirectory(tmp_path / "run")
-    directory.start({"config": CONFIG, "federation": federation()})
-    directory.record(run.records[0])
+    directory.on_start({"config": CONFIG, "federation": federation()})
+    directory.on_round(run.records[0])
     with pytest.raises(AttributeError):
-        directory.finish(run.summary | {"device": object()}, clients)
+        directory.on_end(run.summary | {"device": object()}, clients)
     assert not (tmp_path / "run" / "summary.json").exists()
     assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text())["round"] == 1

@@ -80,13 +80,13 @@ def test_other_data_are_refused_before_the_first_checkpoint(tmp_path):
     config = FedEM(out=str(tmp_path))
     federation = made_up_federation(config)
     setting = {"config": config, "federation": federation, "device": "", "versions": {}}
-    RunDirectory(tmp_path).start(setting)
+    RunDirectory(tmp_path).on_start(setting)
     assert stored_fingerprint(tmp_path) == federation.fingerprint
     moved = setting | {"config": dataclasses.replace(config, dataset="b/c.csv")}
-    RunDirectory(tmp_path, resume=True).start(moved)
+    RunDirectory(tmp_path, resume=True).on_start(moved)
     other = dataclasses.replace(federation, fingerprint="f" * 16)
     with pytest.raises(CannotResume, match=f"now '{'f' * 16}'"):
-        RunDirectory(tmp_path, resume=True).start(moved | {"federation": other})
+        RunDirectory(tmp_path, resume=True).on_start(moved | {"federation": other})
 
 
 def test_candidates_that_are_torn_are_written_again(tmp_path):

@@ -22,6 +22,7 @@ from fedem_jax.config.registry import METHODS, Method
 from fedem_jax.errors import CannotResume, UserError
 from fedem_jax.runs import train
 from fedem_jax.runs.directory import RunDirectory
+from fedem_jax.runs.observers import Observer
 from fedem_jax.runs.simulation import Simulation
 from fedem_jax.storage.checkpoint import Checkpoints, found
 
@@ -248,22 +249,16 @@ def test_candidates_are_those_of_the_run(config, federation, tmp_path):
 
 
 def test_a_run_at_work_is_left_alone(config, federation, tmp_path):
-    class Meddler:
+    class Meddler(Observer):
         """Starts the same run, and goes on with it, while it is at work."""
 
         refused = 0
 
-        def start(self, setting):
-            pass
-
-        def record(self, record):
+        def on_round(self, record):
             for resume in (False, True):
                 with pytest.raises(UserError, match=r"process \d+ on .* is at work there"):
                     run(config, federation, (), RunDirectory(tmp_path / "run", resume))
                 self.refused += 1
-
-        def finish(self, summary, per_client):
-            pass
 
     meddler = Meddler()
     result = run(config, federation, [meddler], RunDirectory(tmp_path / "run"))

@@ -22,6 +22,7 @@ from toy import small_federation
 from fedem_jax.errors import UserError
 from fedem_jax.runs.directory import RunDirectory
 from fedem_jax.runs.names import CHECKPOINT
+from fedem_jax.runs.observers import Observer
 from fedem_jax.storage.checkpoint import Checkpoints, found, read
 from fedem_jax.storage.lock import LOCK
 
@@ -36,23 +37,17 @@ def config(monkeypatch, federation):
     return dataclasses.replace(toys(monkeypatch, federation), checkpoint_every=1)
 
 
-class Afterwards:
+class Afterwards(Observer):
     """An observer that does something after the third round, once the second is saved."""
 
     def __init__(self, path, does):
         self.folder, self.does = path / CHECKPOINT, does
 
-    def start(self, setting):
-        pass
-
-    def record(self, record):
+    def on_round(self, record):
         if record["round"] == 3:
             while 2 not in found(self.folder) or list(self.folder.glob("unfinished*")):
                 time.sleep(0.01)
             self.does()
-
-    def finish(self, summary, per_client):
-        pass
 
 
 # --- disks ----------------------------------------------------------------------------------------

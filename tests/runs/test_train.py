@@ -34,20 +34,20 @@ def scores_of(federation, hits):
     return scores
 
 
-class Log:
+class Log(fj.Observer):
     """An observer that remembers what it heard."""
 
     def __init__(self):
         self.heard = []
 
-    def start(self, setting):
+    def on_start(self, setting):
         self.heard.append(("start", setting))
 
-    def record(self, record):
-        self.heard.append(("record", record))
+    def on_round(self, record):
+        self.heard.append(("round", record))
 
-    def finish(self, summary, per_client):
-        self.heard.append(("finish", (summary, per_client)))
+    def on_end(self, summary, per_client):
+        self.heard.append(("end", (summary, per_client)))
 
 
 HITS = [(0, 0), (2, 3), (5, 1), (1, 6), (5, 2), (4, 4)]
@@ -164,7 +164,7 @@ def test_observers_hear_everything_in_order(go):
     logs = [Log(), Log()]
     result = go(observers=logs, rounds=3)
     for log in logs:
-        assert [kind for kind, _ in log.heard] == ["start", *["record"] * 3, "finish"]
+        assert [kind for kind, _ in log.heard] == ["start", *["round"] * 3, "end"]
         (_, setting), *records, (_, (summary, per_client)) = log.heard
         assert setting["federation"] is result.federation
         assert [record for _, record in records] == result.records
@@ -190,7 +190,7 @@ def test_scores_that_are_not_finite_end_the_run(go, federation, value):
     assert "round 2: client 4" in message
     assert f"user {federation.user_ids[4]})" in message
     assert "lr_embedding (now 0.01)" in message
-    assert [kind for kind, _ in log.heard] == ["start", "record"]
+    assert [kind for kind, _ in log.heard] == ["start", "round"]
 
 
 def test_too_few_items_to_draw_from_are_refused(federation):

@@ -1,0 +1,1 @@
+"""Observers that write a run for a tracker of experiments. May import runs and all below."""
