@@ -107,7 +107,8 @@ def line_chart(
     places = [place for line in lines for place in line.x]
     for name, value in (levels or {}).items():
         figure.add_scatter(
-            x=[min(places), max(*places, min(places) + 1)], y=[value, value], name=escape(name), mode="lines",
+            x=[min(places), max(*places, min(places) + 1)], y=[value, value],
+            name=escape(name), mode="lines",
             line={"color": LEVEL, "width": 1.5, "dash": "dot"}, hovertemplate="%{y:.4f}",
         )  # fmt: skip
     figure.update_layout(hovermode="x unified")

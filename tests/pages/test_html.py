@@ -160,11 +160,7 @@ def test_a_table_without_rows_is_its_notes():
 
 
 def test_a_missing_library_is_one_sentence(monkeypatch, tmp_path, capsys):
-    found = importlib.util.find_spec
-    monkeypatch.setattr(
-        "importlib.util.find_spec",
-        lambda name, *args: None if name == "plotly" else found(name, *args),
-    )
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     words = r"needs plotly; install it with `pip install 'fedem_jax\[html\]'`\."
     with pytest.raises(UserError, match=words):
         write_page(tmp_path / "r.html", "", "", [Section("a", ["b"])])
