@@ -14,13 +14,12 @@ from fedem_jax.evaluation.records import Summary
 from fedem_jax.evaluation.statistics import over_seeds
 from fedem_jax.evaluation.summary import protocol_label
 from fedem_jax.pages import page
-from fedem_jax.pages.figures import Line, Spread, colour_of, line_chart, row_chart
+from fedem_jax.pages.figures import Line, Spread, colour_of, line_chart, row_chart, taken
 from fedem_jax.pages.page import Section
 from fedem_jax.pages.run_page import (
     origin_table,
     protocol_table,
-    rank_chart,
-    ranks_in,
+    rank_charts,
     settings_table,
 )
 from fedem_jax.report.tables import Row, Table
@@ -46,13 +45,14 @@ def comparison_page(
     done = [runs for runs in methods if not runs.failed]
     first = done[0].summaries[0]
     configs = {runs.name: runs.config for runs in done if runs.config}
+    clients = {runs.name: runs.clients for runs in done}
     splits = {f"seed {each['seed']}": each for each in done[0].summaries}
     shown = [page.sortable(table) for table in tables]
     better = [page.sortable(_winners(done, reference))] if reference and len(done) > 1 else []
     sections = [
         Section("Test metrics", [page.grid(_standings(summaries, reference, first)), *shown]),
         Section("Learning curves", [page.grid(_curves(done))]),
-        Section("Clients", [page.grid(_ranks(done)), *better]),
+        Section("Clients", [page.grid(rank_charts(clients)), *better]),
         Section("Settings", [page.sortable(settings_table(configs))]),
         Section("Protocol and data", [page.sortable(protocol_table(splits))]),
         Section("Origin", [
@@ -103,24 +103,11 @@ def _curves(done: Sequence[MethodRuns]) -> list[str]:
             spreads = [over_seeds(values) for values in by_round.values()]
             means = [spread.mean for spread in spreads]
             remarks = ["" if np.isnan(each.sd) else f"± {each.sd:.4f}" for each in spreads]
-            lines.append(Line(runs.name, [*by_round], means, colour_of(place), remarks=remarks))
+            look = colour_of(place), taken(place)
+            lines.append(Line(runs.name, [*by_round], means, *look, remarks=remarks))
         among = "all items" if part == "test_full" else "sampled candidates"
         name = f"{title} {metric_title(hr)} over rounds, {among}"
         figures.append(line_chart(name, "share of clients", lines))
-    return figures
-
-
-def _ranks(done: Sequence[MethodRuns]) -> list[str]:
-    """The share of test items within the first K, over clients and seeds."""
-    figures = []
-    for column, part, among in (
-        ("test", "sampled", "sampled candidates"), ("test_full", "full", "all items"),
-    ):  # fmt: skip
-        ranks = {
-            runs.name: np.concatenate([ranks_in(table[column]) for table in runs.clients])
-            for runs in done
-        }
-        figures.append(rank_chart(part, among, ranks))
     return figures
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from fedem_jax.pages.page import need_library
 from fedem_jax.report.style import COLOURS, GREY
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ LEVEL = "#8A8A8A"
 """Colour of a level such as chance; it can be read on white and on black."""
 MOST_MARKS = 8
 """Places on an axis that are all named."""
+ON_BOTH = (*COLOURS[:-1], LEVEL)
+"""Colours of lines; black would be lost on black."""
 BAR = {"displaylogo": False, "responsive": True, "displayModeBar": False}
 """Settings of Plotly: no bar of buttons, and the width follows the page."""
 
@@ -63,8 +66,12 @@ class Spread(NamedTuple):
 
 def colour_of(place: int) -> str:
     """The colour of the n-th run or method, distinct on white and on black."""
-    colours = [*COLOURS[:-1], LEVEL]
-    return colours[place % len(colours)]
+    return ON_BOTH[place % len(ON_BOTH)]
+
+
+def taken(place: int) -> bool:
+    """Whether an earlier run or method has this colour, so that another line is needed."""
+    return place // len(ON_BOTH) % 2 == 1
 
 
 def line_chart(
@@ -220,6 +227,7 @@ def point_chart(
 
 def _empty() -> go.Figure:
     """A figure without anything; the library takes a second to import."""
+    need_library()
     import plotly.graph_objects as go
 
     return go.Figure()

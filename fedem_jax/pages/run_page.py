@@ -12,10 +12,10 @@ import numpy as np
 
 from fedem_jax.config.base import Config
 from fedem_jax.evaluation.metrics import metric_title, metrics_at
-from fedem_jax.evaluation.records import Alternative, Summary
-from fedem_jax.evaluation.summary import protocol_label, shared_k
+from fedem_jax.evaluation.records import Alternative, Part, Summary
+from fedem_jax.evaluation.summary import protocol_label, ranks_in, shared_k
 from fedem_jax.pages import page
-from fedem_jax.pages.figures import Dot, Line, bar_chart, colour_of, line_chart
+from fedem_jax.pages.figures import Dot, Line, bar_chart, colour_of, line_chart, taken
 from fedem_jax.pages.page import Section
 from fedem_jax.report.alternatives import alternatives_table
 from fedem_jax.report.run_tables import comparison_table, exposure, result_tables
@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 
 RANKS = (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 100_000)
 """List lengths at which the share of clients is shown."""
+RANKED: tuple[tuple[Part, str, str], ...] = (
+    ("test", "sampled", "sampled candidates"),
+    ("test_full", "full", "all items"),
+)
+"""Parts whose ranks are shown, by their names and what they are ranked among."""
 MARKS = (1, 10, 100, 1000, 10_000, 100_000)
 """Those that the axis names."""
 PATHS = ("dataset", "out", "data_dir", "val_file", "test_file", "start")
@@ -62,22 +67,22 @@ def run_page(runs: Sequence[ShownRun], path: Path) -> None:
     lead = ", ".join(dict.fromkeys(f"protocol {protocol_label(each)}" for each in summaries))
     sections = [
         Section("Results", _results(runs)),
-        Section("Learning curves", [page.grid(learning_curves(runs))]),
-        Section("Clients", clients_of(runs)),
+        Section("Learning curves", [page.grid(_learning_curves(runs))]),
+        Section("Clients", _clients(runs)),
         Section("Rounds", [page.sortable(_rounds(runs))]),
         Section("Settings", [page.sortable(settings_table({r.name: r.run.config for r in runs}))]),
-        Section("Protocol and data", [page.sortable(protocol_table(named(runs)))]),
-        Section("Origin", [page.sortable(origin_table(named(runs)))]),
+        Section("Protocol and data", [page.sortable(protocol_table(_named(runs)))]),
+        Section("Origin", [page.sortable(origin_table(_named(runs)))]),
     ]
     page.write_page(path, title, lead, sections)
 
 
-def named(runs: Sequence[ShownRun]) -> dict[str, Summary]:
+def _named(runs: Sequence[ShownRun]) -> dict[str, Summary]:
     """Summaries by the name of the run."""
     return {each.name: each.run.summary for each in runs}
 
 
-def learning_curves(runs: Sequence[ShownRun]) -> list[str]:
+def _learning_curves(runs: Sequence[ShownRun]) -> list[str]:
     """HR and NDCG among the candidates, HR among all items, and the train loss over rounds."""
     k = shared_k([each.run.summary for each in runs])
     figures = [
@@ -97,9 +102,10 @@ def learning_curves(runs: Sequence[ShownRun]) -> list[str]:
     return [*figures, line_chart("Train loss", "nats per sample", lines, log="y" if log else "")]
 
 
-def clients_of(runs: Sequence[ShownRun]) -> list[str]:
+def _clients(runs: Sequence[ShownRun]) -> list[str]:
     """How the test values are spread over the clients."""
-    figures = [*_rank_charts([(each.name, each.clients) for each in runs])]
+    known = {each.name: [each.clients] for each in runs if each.clients is not None}
+    figures = rank_charts(known) if known else []
     if len(runs) == 1:
         figures.append(_activity_chart(runs[0].run.summary))
     parts = [page.grid(figures)] if figures else []
@@ -112,24 +118,21 @@ def clients_of(runs: Sequence[ShownRun]) -> list[str]:
     return parts
 
 
-def rank_chart(part: str, among: str, ranks: Mapping[str, np.ndarray]) -> str:
+def rank_charts(clients: Mapping[str, Sequence[pd.DataFrame]]) -> list[str]:
     """The share of clients whose test item is within the first K, for every K.
 
     Args:
-        part: of the ranks, for the title: `sampled` or `full`.
-        among: what the test item is ranked among.
-        ranks: of the test items, by name.
+        clients: tables of ranks by the name of a run or of a method, which may have several seeds.
     """
-    lines = []
-    known = {name: found for name, found in ranks.items() if len(found)}
-    for place, (name, found) in enumerate(known.items()):
-        at = [k for k in RANKS if k < found.max()] + [int(np.ceil(found.max()))]
-        counts = [int((found <= k).sum()) for k in at]
-        shares = [count / len(found) for count in counts]
-        remarks = [f"({count:,} of {len(found):,})" for count in counts]
-        lines.append(Line(name, at, shares, colour_of(place), remarks=remarks))
-    title = f"Test items within the first K, {part}"
-    return line_chart(title, "share", lines, across=f"K, among {among}", log="x", marks=MARKS)
+    figures = []
+    for part, word, among in RANKED:
+        ranks = {
+            name: np.concatenate([ranks_in(table, part).rank for table in tables])
+            for name, tables in clients.items()
+        }
+        title = f"Test items within the first K, {word}"
+        figures.append(_rank_chart(title, among, ranks))
+    return figures
 
 
 def settings_table(configs: Mapping[str, Config]) -> Table:
@@ -232,22 +235,17 @@ def _curve(run: Run, value: Any) -> tuple[list[int], list[float]]:
     return [record["round"] for record in run.records], [*map(value, run.records)]
 
 
-def _rank_charts(tables: Sequence[tuple[str, Any]]) -> list[str]:
-    known = [(name, table) for name, table in tables if table is not None]
-    return [
-        rank_chart(part, among, {name: ranks_in(table[column]) for name, table in known})
-        for column, part, among in (
-            ("test", "sampled", "sampled candidates"), ("test_full", "full", "all items"),
-        )
-        if known
-    ]  # fmt: skip
-
-
-def ranks_in(column: pd.Series) -> np.ndarray:
-    """Ranks of all held-out items; a client has a number, or a list of several."""
-    values = [np.atleast_1d(each) for each in column]
-    ranks = np.fromiter(chain.from_iterable(values), float)
-    return ranks[~np.isnan(ranks)]
+def _rank_chart(title: str, among: str, ranks: Mapping[str, np.ndarray]) -> str:
+    known, lines = {name: found for name, found in ranks.items() if len(found)}, []
+    for place, (name, found) in enumerate(known.items()):
+        at = [k for k in RANKS if k < found.max()] + [int(np.ceil(found.max()))]
+        counts = [int((found <= k).sum()) for k in at]
+        shares = [count / len(found) for count in counts]
+        remarks = [f"({count:,} of {len(found):,})" for count in counts]
+        look = colour_of(place), taken(place)
+        lines.append(Line(name, at, shares, *look, remarks=remarks))
+    across = f"K, among {among}"
+    return line_chart(title, "share", lines, across=across, log="x", marks=MARKS)
 
 
 def _activity_chart(summary: Summary) -> str:
