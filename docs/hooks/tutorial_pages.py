@@ -11,12 +11,11 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbconvert import MarkdownExporter
-from traitlets.config import Config
 
 AT_ONCE = 2
 """Notebooks that run side by side."""
-BY_FILES = Config({"KernelManager": {"transport": "ipc"}})
-"""Kernels are spoken to through files, so that no port is opened."""
+QUIET = ["--log-level=ERROR"]
+"""Arguments of a kernel: without warnings, such as that it listens on a port of this machine."""
 LONGEST = 600
 """Seconds that a cell may take on a busy machine."""
 STYLE = re.compile(r"<div>\s*<style scoped>.*?</style>\s*(<table.*?</table>).*?</div>", re.DOTALL)
@@ -42,7 +41,8 @@ def _page(file: Path) -> list[tuple[str, str | bytes]]:
     notebook = nbformat.read(file, as_version=4)
     with tempfile.TemporaryDirectory() as empty:
         where = {"metadata": {"path": empty}}
-        NotebookClient(notebook, timeout=LONGEST, resources=where, config=BY_FILES).execute()
+        client = NotebookClient(notebook, timeout=LONGEST, resources=where, extra_arguments=QUIET)
+        client.execute()
     names = {"output_files_dir": file.stem, "unique_key": "output"}
     text, resources = MarkdownExporter().from_notebook_node(notebook, names)
     page = [(f"tutorials/{file.stem}.md", _as_page(text, file.name))]

@@ -15,6 +15,10 @@ from fedem_jax.storage.files import disk_errors, put
 STYLE, SCRIPT = (Path(__file__).with_name(f"page.{kind}") for kind in ("css", "js"))
 REPORT = "report.html"
 """Name of the page beside the tables of a comparison or of a sweep."""
+ALLOWED = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:"
+)
+"""What a browser may load for a page: what stands in it, and nothing from a network."""
 
 
 class Section(NamedTuple):
@@ -144,6 +148,7 @@ def _document(title: str, lead: str, sections: Sequence[Section]) -> str:
     )
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{ALLOWED}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title>\n<style>\n{STYLE.read_text()}</style>\n"
         f"<script>{get_plotlyjs()}</script></head>\n"

@@ -87,6 +87,8 @@ def page(text):
 
 def test_nothing_is_loaded(text, page):
     assert page.loaded == []
+    assert "Content-Security-Policy" in text
+    assert "default-src 'none'" in text
     assert "@import" not in text[: text.index("<script>")]
     assert text.count("* plotly.js v") == 1
 
