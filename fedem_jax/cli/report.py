@@ -21,7 +21,7 @@ def report(args: Sequence[str]) -> None:
         from fedem_jax.pages.page import need_library
 
         need_library()
-    if options.html and _is_folder_of_runs(options.directories[0]):
+    if options.html and any(map(_is_folder_of_runs, options.directories)):
         _write_report(options.directories, Path(options.html))
     else:
         _show(options)
@@ -41,6 +41,7 @@ def _write_report(directories: Sequence[Path], page: Path) -> None:
         UserError: there are several, a file is missing or broken, or the page cannot be written.
     """
     from fedem_jax.comparisons.opened import open_comparison
+    from fedem_jax.comparisons.tables import NUMBERS
     from fedem_jax.comparisons.tables import write_report as of_comparison
     from fedem_jax.report.terminal import Terminal
     from fedem_jax.sweeps.results import PLAN
@@ -52,8 +53,10 @@ def _write_report(directories: Sequence[Path], page: Path) -> None:
     (directory,) = directories
     if (directory / PLAN).exists():
         of_sweep(open_sweep(directory), page)
-    else:
+    elif (directory / NUMBERS).exists():
         of_comparison(open_comparison(directory), page)
+    else:
+        raise UserError(f"{directory}: holds no finished run, comparison or sweep; give one.")
     Terminal().say(f"{page} holds the report")
 
 

@@ -18,7 +18,13 @@ from fedem_jax.pages import page
 from fedem_jax.pages.figures import Dot, Line, bar_chart, colour_of, line_chart, taken
 from fedem_jax.pages.page import Section
 from fedem_jax.report.alternatives import alternatives_table
-from fedem_jax.report.run_tables import comparison_table, exposure, result_tables
+from fedem_jax.report.run_tables import (
+    against_chance,
+    against_popularity,
+    comparison_table,
+    exposure,
+    result_tables,
+)
 from fedem_jax.report.tables import Row, Table
 from fedem_jax.runs.reading import Run
 from fedem_jax.units import in_bytes, in_seconds, in_span
@@ -206,7 +212,9 @@ def _results(runs: Sequence[ShownRun]) -> list[str]:
     tables = result_tables(summary)
     if only.alternatives:
         tables.append(alternatives_table(only.alternatives, summary))
-    return [page.cards(values), *map(page.sortable, tables), page.sentence(exposure(summary))]
+    doubts = filter(None, [against_chance(summary), *against_popularity(summary)])
+    sentences = map(page.sentence, [*doubts, exposure(summary)])
+    return [page.cards(values), *map(page.sortable, tables), *sentences]
 
 
 def _metric_chart(runs: Sequence[ShownRun], metric: str, ending: str, among: str) -> str:

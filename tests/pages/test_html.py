@@ -229,4 +229,4 @@ def test_a_page_shows_one_comparison(studies, capsys):
     assert "give one folder" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         cli.main(["report", str(Path(folder)), "--html", "x.html"])
-    assert "table.csv: is missing" in capsys.readouterr().err
+    assert "holds no finished run, comparison or sweep" in capsys.readouterr().err
