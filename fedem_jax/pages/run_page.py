@@ -143,15 +143,17 @@ def rank_charts(clients: Mapping[str, Sequence[pd.DataFrame]]) -> list[str]:
 
 def settings_table(configs: Mapping[str, Config]) -> Table:
     """All settings, a column for each run or method, beside the defaults."""
-    kinds = dict.fromkeys(map(type, configs.values()))
-    defaults = {f.name: f.default for kind in kinds for f in dataclasses.fields(kind)}
+    defaults = {
+        name: {field.name: _text(field.default) for field in dataclasses.fields(config)}
+        for name, config in configs.items()
+    }
     rows = []
-    for name, default in defaults.items():
-        values = [_setting(config, name) for config in configs.values()]
-        if name == "method":
-            default = "" if len(kinds) > 1 else default
-        changed = any(value not in ("", _text(default)) for value in values)
-        rows.append(Row([name, *values, _text(default)], "bold" if changed else ""))
+    for setting in dict.fromkeys(chain.from_iterable(defaults.values())):
+        values = [_setting(config, setting) for config in configs.values()]
+        usual = [each.get(setting, "") for each in defaults.values()]
+        known = {each[setting] for each in defaults.values() if setting in each}
+        default = known.pop() if len(known) == 1 else "by method"
+        rows.append(Row([setting, *values, default], "bold" if values != usual else ""))
     rows.sort(key=lambda row: not row.style)
     notes = ["Bold: another value than the default of the method."]
     return Table("", ["setting", *configs, "default"], rows, notes, align="l" * (len(configs) + 2))

@@ -13,10 +13,11 @@ from made_up import made_up
 import fedem_jax as fj
 from fedem_jax.cli import main as cli
 from fedem_jax.config.fedem import FedEM
+from fedem_jax.config.settings import FedMF, FedRAP
 from fedem_jax.errors import UserError
 from fedem_jax.evaluation.metrics import metrics_at
 from fedem_jax.pages.page import Section, cards, code, facts, sentence, sortable, write_page
-from fedem_jax.pages.run_page import ShownRun, run_page
+from fedem_jax.pages.run_page import ShownRun, run_page, settings_table
 from fedem_jax.report.tables import Cell, Row, Table
 
 QUICK = {"dim": 4, "local_epochs": 1, "client_fraction": 0.2}
@@ -130,6 +131,14 @@ def test_the_clients_are_counted(made, page):
 
 def test_single_clients_are_not_named(made, text):
     assert not set(made[1]["user"]) & set(re.findall(r"\w+", text[text.index("<body>") :]))
+
+
+def test_a_setting_is_held_against_the_default_of_its_method():
+    table = settings_table({"a": FedMF(), "b": FedRAP(top_k=5)})
+    rows = {row.cells[0]: row for row in table.rows}
+    assert rows["top_k"].cells == ["top_k", "10", "5", "10"]
+    assert rows["lr_embedding"].cells[-1] == "by method"
+    assert {name for name, row in rows.items() if row.style} == {"top_k"}
 
 
 def test_folders_of_the_machine_are_left_out(made, tmp_path):
