@@ -140,7 +140,7 @@ format: $(READY_DEV)  ## format the code and apply the fixes of the linter
 	$(RUN) -m ruff format .
 
 .PHONY: docs
-docs: $(READY_DOCS)  ## build the documentation into site/; a broken link or reference fails
+docs: $(READY_DOCS)  ## run the tutorials, build the documentation into site/; a broken link fails
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build $(ARGS)
 
 .PHONY: dist

@@ -34,4 +34,4 @@ def test_the_flags_of_the_commands_are_fields_of_config():
     fields = [field.name for kind in kinds for field in dataclasses.fields(kind)]
     known = {f"--{name.replace('_', '-')}" for name in fields}
     used = set(re.findall(r"--[a-z][a-z-]*", "\n".join(blocks("sh"))))
-    assert used <= known | {"--config", "--help", "--k", "--picture", "--resume"}
+    assert used <= known | {"--config", "--help", "--html", "--k", "--picture", "--resume"}

@@ -42,7 +42,16 @@ def test_citation_and_changelog_name_the_version():
     assert "version" not in PROJECT["project"]
 
 
-@pytest.mark.parametrize("name", ["py.typed", "comparisons/published.csv", "config/tuned.toml"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "py.typed",
+        "comparisons/published.csv",
+        "config/tuned.toml",
+        "pages/page.css",
+        "pages/page.js",
+    ],
+)
 def test_what_the_package_reads_is_package_data(name):
     assert name in PROJECT["tool"]["setuptools"]["package-data"]["fedem_jax"]
     assert files("fedem_jax").joinpath(name).is_file()

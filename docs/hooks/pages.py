@@ -1,4 +1,4 @@
-"""Pages that are made from the repository while MkDocs builds: methods, results, API, changelog.
+"""Pages that MkDocs makes from the repository: methods, results, tutorials, API, changelog.
 
 MkDocs calls the functions whose names start with `on_`.
 """
@@ -12,6 +12,7 @@ from typing import Any
 
 import method_pages
 import result_pages
+import tutorial_pages
 from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -28,6 +29,7 @@ FROM_ROOT = {
 MOVED = {
     "../experiments/README.md": "results/index.md",
     "../docs/privacy.md": "../privacy.md",
+    "../../CONTRIBUTING.md": "../howto/adding-a-method.md",
 }
 """Links as they are right in the repository, and as they are right in the pages."""
 INLINE = re.compile(r'<span class="arithmatex">\\\((.*?)\\\)</span>', re.DOTALL)
@@ -51,7 +53,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages, and the files that they link to."""
     overview = (ROOT / "docs" / "methods" / "index.md").read_text()
-    texts = dict(method_pages.pages(overview))
+    texts: dict[str, str | bytes] = dict(method_pages.pages(overview))
+    texts |= dict(tutorial_pages.pages(ROOT / "docs" / "tutorials"))
     texts |= dict(result_pages.pages(_experiments()))
     texts |= {path: (ROOT / name).read_text() for name, path in FROM_ROOT.items()}
     texts["api.md"] = _api()

@@ -113,8 +113,8 @@ class Plan(Train):
 
 @dataclass(frozen=True)
 class Compare:
-    """Compare methods with the same seeds on the same splits. The results are table.md, table.csv
-    and comparison.png.
+    """Compare methods with the same seeds on the same splits. The results are table.md, table.csv,
+    comparison.png and, with the extra `html`, report.html.
 
     NAME:FIELD=VALUE:FIELD=VALUE gives a method its own settings; `fedem train --method NAME --help`
     lists them. Without --methods all are compared, PFedRec also as pfedrec:evaluated=global. If a
@@ -223,12 +223,16 @@ class Report:
       fedem report results/x
       fedem report results/ml-100k-fedem-leak-free-seed*
       fedem report results/x results/y --picture both.png
+      fedem report results/x --html report.html
     """
 
     directories: tyro.conf.Positional[tuple[Path, ...]]
-    """Run directories."""
+    """Run directories; with --html also the folder of a comparison or of a sweep."""
     picture: Annotated[str, tyro.conf.arg(metavar="PATH")] = ""
     """Also draw all runs into this picture."""
+    html: Annotated[str, tyro.conf.arg(metavar="PATH")] = ""
+    """Also write a page of HTML that needs no network (needs the extra `html`). It holds settings,
+    curves, tables, clients and protocol. A comparison or a sweep may stand in place of the runs."""
 
 
 def settings(kind: type[Kind], prog: str, args: Sequence[str]) -> tuple[Kind, Config]:

@@ -22,7 +22,8 @@ from fedem_jax.sweeps.space import space
 class SweepCommand(Train):
     """Run many settings of a method, stacked on the accelerator, and choose the best on validation.
     The results are table.md, best.json (for `fedem train --config`), tuned.toml (an entry for
-    `--preset tuned`), effects.png, settings.png and trials.csv.
+    `--preset tuned`), effects.png, settings.png, trials.csv and, with the extra `html`,
+    report.html.
 
     Each --vary FIELD=VALUES varies one setting. All other settings of `fedem train` are also flags
     here. VALUES are

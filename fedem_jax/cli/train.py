@@ -121,7 +121,7 @@ def _show_alternatives(result: Result, stop: Callable[[], int], console: Termina
         alternatives_chart,
         alternatives_table,
     )
-    from fedem_jax.report.tables import written_files
+    from fedem_jax.report.tables import in_terminal, written_files
     from fedem_jax.runs.alternatives import run_alternatives, write_alternatives
     from fedem_jax.runs.names import ALTERNATIVES, ALTERNATIVES_PICTURE
     from fedem_jax.storage.files import drawing
@@ -132,5 +132,5 @@ def _show_alternatives(result: Result, stop: Callable[[], int], console: Termina
     with drawing(path, console.say):
         alternatives_chart(found, result.summary, path / ALTERNATIVES_PICTURE)
     write_alternatives(path, found)
-    console.print(alternatives_table(found, result.summary))
+    console.print(in_terminal(alternatives_table(found, result.summary)))
     console.print(written_files(path, [ALTERNATIVES, ALTERNATIVES_PICTURE]), soft_wrap=True)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from fedem_jax.comparisons.plan import Comparison
 from fedem_jax.config.base import Config
 from fedem_jax.errors import UserError
 from fedem_jax.evaluation.records import Record, Summary
-from fedem_jax.runs.names import PER_CLIENT
-from fedem_jax.runs.reading import read_run
+from fedem_jax.runs.reading import read_per_client, read_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,7 +49,7 @@ def gather(comparison: Comparison, failed: dict[str, str]) -> list[MethodRuns]:
         summaries, tables, records = [], [], []
         for seed in range(comparison.seeds):
             path = comparison.run(name, config, seed).path
-            (_, rounds, summary), clients = read_run(path), _per_client(path)
+            (_, rounds, summary), clients = read_run(path), read_per_client(path)
             split = splits.setdefault(seed, summary["fingerprint"])
             users = users or clients["user"].tolist()
             if summary["fingerprint"] != split or clients["user"].tolist() != users:
@@ -64,12 +62,3 @@ def gather(comparison: Comparison, failed: dict[str, str]) -> list[MethodRuns]:
             records.append(rounds)
         methods.append(MethodRuns(name, config, "", summaries, tables, records))
     return methods
-
-
-def _per_client(path: Path) -> pd.DataFrame:
-    import pandas as pd
-
-    try:
-        return pd.read_parquet(path / PER_CLIENT)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path / PER_CLIENT}: cannot be read ({error}).") from None

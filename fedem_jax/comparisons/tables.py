@@ -17,6 +17,7 @@ from fedem_jax.evaluation.metrics import Metric, metric_title, ranked_title
 from fedem_jax.evaluation.records import Summary
 from fedem_jax.evaluation.statistics import over_seeds
 from fedem_jax.evaluation.summary import protocol_label
+from fedem_jax.pages.page import REPORT, can_draw
 from fedem_jax.report.tables import (
     Cell,
     Row,
@@ -37,7 +38,8 @@ TABLE, NUMBERS, PICTURE = "table.md", "table.csv", "comparison.png"
 def write_up(
     comparison: Comparison, failed: dict[str, str], command: str, reach: float = 0.0
 ) -> Shown:
-    """Write the tables and the picture of finished runs. Returns what the terminal shows.
+    """Write the tables and the picture of finished runs, and their report if its plotting library
+    is installed. Returns what the terminal shows.
 
     Args:
         failed: why methods failed, by name.
@@ -62,8 +64,32 @@ def write_up(
     undrawn: list[str] = []
     with drawing(directory / PICTURE, undrawn.append):
         draw(directory / PICTURE, run, reference, summaries)
-    files = [TABLE, NUMBERS, f"{PICTURE} and a folder for each run"]
+    files = [TABLE, NUMBERS]
+    if can_draw():
+        from fedem_jax.comparisons.page import comparison_page
+
+        with drawing(directory / REPORT, undrawn.append):
+            comparison_page(methods, reference, summaries, tables, directory / REPORT, command)
+            files.append(REPORT)
+    files.append(f"{PICTURE} and a folder for each run")
     return in_terminal(*tables, "", *undrawn, written_files(directory, files))
+
+
+def write_report(methods: Sequence[MethodRuns], path: Path) -> None:
+    """Write the page of a comparison that was read back.
+
+    Args:
+        methods: their runs; at least one has not failed.
+        path: of the page.
+
+    Raises:
+        UserError: the plotting library is missing, or the file cannot be written.
+    """
+    from fedem_jax.comparisons.page import comparison_page
+
+    reference, summaries = standings(methods)
+    tables = all_tables(first_run(methods), reference, summaries)
+    comparison_page(methods, reference, summaries, tables, path)
 
 
 def draw(

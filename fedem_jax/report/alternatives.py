@@ -14,7 +14,7 @@ from fedem_jax.evaluation.records import Alternative, Record, Setting, Summary
 from fedem_jax.report import style
 from fedem_jax.report.progress import live_bar
 from fedem_jax.report.style import COLOURS, GREY
-from fedem_jax.report.tables import Row, Shown, Table, in_terminal
+from fedem_jax.report.tables import Row, Table
 from fedem_jax.runs.observers import Observer
 
 MEANING = {
@@ -26,7 +26,7 @@ MEANING = {
 """What each alternative is, for the picture."""
 
 
-def alternatives_table(found: Sequence[Alternative], summary: Summary) -> Shown:
+def alternatives_table(found: Sequence[Alternative], summary: Summary) -> Table:
     """A row for the run and for each alternative: HR with its interval, and the lead of the run.
 
     Args:
@@ -53,7 +53,7 @@ def alternatives_table(found: Sequence[Alternative], summary: Summary) -> Shown:
         f"lead: of {found[0]['name']}, mean ± standard error of the paired differences over the "
         "clients; same settings, each at its best validation round"
     ]
-    return in_terminal(Table(title, header, rows, notes, drop=[5, 2, 6, 4, 3]))
+    return Table(title, header, rows, notes, drop=[5, 2, 6, 4, 3])
 
 
 def alternatives_chart(found: Sequence[Alternative], summary: Summary, path: Path) -> None:

@@ -41,13 +41,23 @@ def closing(summary: Summary) -> Shown:
     )
     if evaluated and min(evaluated.values()) < clients:
         ranked += f", {evaluated['val']:,} with validation items, {evaluated['test']:,} with test"
-    notes = [styled(note, "dim") for note in (ranked, _exposure(summary), _costs(summary))]
+    notes = [styled(note, "dim") for note in (ranked, exposure(summary), _costs(summary))]
     doubts = filter(None, [against_chance(summary), *against_popularity(summary)])
+    return in_terminal(*result_tables(summary), "", *doubts, *notes)
+
+
+def result_tables(summary: Summary) -> list[Table]:
+    """Test metrics beside chance and popularity, and the same by activity of the clients."""
     several = [_several(summary)] if _has_several(summary) else []
-    return in_terminal(_outcomes(summary), *several, _activity(summary), "", *doubts, *notes)
+    return [_outcomes(summary), *several, _activity(summary)]
 
 
 def comparison(runs: Sequence[tuple[str, Run]]) -> Shown:
+    """The table of several runs, for a terminal."""
+    return in_terminal(comparison_table(runs))
+
+
+def comparison_table(runs: Sequence[tuple[str, Run]]) -> Table:
     """The test metrics of finished runs at their best validation round, a row for each run.
 
     Further rows hold mean and standard deviation of runs that differ only in their seed.
@@ -64,7 +74,7 @@ def comparison(runs: Sequence[tuple[str, Run]]) -> Shown:
             spread = over_seeds([run.summary["headline"][part][name] for _, run in group])
             cells.append(mean_cell(spread.mean, spread.sd))
         rows.append(Row([label, "", *cells], apart=True))
-    return in_terminal(_table("Test metrics at the best validation round", metrics, rows))
+    return _table("Test metrics at the best validation round", metrics, rows)
 
 
 def same_but_seed(runs: Sequence[tuple[str, Run]]) -> list[list[tuple[str, Run]]]:
@@ -256,7 +266,8 @@ def _intervals_against(summary: Summary, levels: Mapping[str, Any]) -> tuple[str
     return "; ".join(within), "; ".join(below)
 
 
-def _exposure(summary: Summary) -> str:
+def exposure(summary: Summary) -> str:
+    """A sentence on how many items the lists show, and how evenly."""
     best, last = summary["headline"], summary["last"]
     sentence = (
         f"coverage: {best['coverage']:.1%} of the items are in some top {summary['top_k']}; "

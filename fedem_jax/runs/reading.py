@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast, get_type_hints, is_typeddict
+from typing import TYPE_CHECKING, Any, NamedTuple, cast, get_type_hints, is_typeddict
 
 from fedem_jax.config.base import Config
 from fedem_jax.config.file import load_settings
 from fedem_jax.errors import CannotResume, UserError
 from fedem_jax.evaluation.records import Alternative, Record, Summary
-from fedem_jax.runs.names import ALTERNATIVES, CONFIG, METRICS, SUMMARY
+from fedem_jax.runs.names import ALTERNATIVES, CONFIG, METRICS, PER_CLIENT, SUMMARY
 from fedem_jax.storage.files import parse, read
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Run(NamedTuple):
@@ -42,6 +45,23 @@ def read_run(path: str | Path) -> Run:
     summary = parse(path / SUMMARY, read(path / SUMMARY))
     _check_fields(f"{path / SUMMARY}", summary, Summary)
     return Run(config, cast(list[Record], records), cast(Summary, summary))
+
+
+def read_per_client(path: Path) -> pd.DataFrame:
+    """Ranks and metrics of every client at the best validation round.
+
+    Args:
+        path: the run directory.
+
+    Raises:
+        UserError: the file is missing or broken; the message names it.
+    """
+    import pandas as pd
+
+    try:
+        return pd.read_parquet(path / PER_CLIENT)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path / PER_CLIENT}: cannot be read ({error}).") from None
 
 
 def read_alternatives(path: Path) -> list[Alternative]:

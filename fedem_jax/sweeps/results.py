@@ -4,6 +4,7 @@ sweep.json                   the sweep: settings, what is varied, seeds, splits
 trials.parquet, trials.csv   a row for each trial: its settings, its status, metrics at its best
                              validation round
 curves.parquet               a row for each evaluated round of each trial
+about.json                   data, levels, device and versions, once the sweep has ended
 
 The tables are rewritten after every chunk of trials, whole or not at all. With short chunks they
 are written less often, so that writing takes at most 1 % of the time. So a sweep may be killed at
@@ -31,6 +32,7 @@ from fedem_jax.sweeps.description import data_name
 from fedem_jax.sweeps.space import Setting, as_text
 
 PLAN, TRIALS, TRIALS_CSV, CURVES = "sweep.json", "trials.parquet", "trials.csv", "curves.parquet"
+ABOUT = "about.json"
 
 PLACES, LAST = {"done": 0, "stopped early": 1}, 2
 """Order of the settings in a ranking, by status; all others come last."""
@@ -173,13 +175,8 @@ class TrialResults:
         """
         self._plan = plan
         if (directory / PLAN).exists():
-            saved = _json(directory / PLAN)
-            _refuse_other(directory, saved.get("plan", {}), plan, may_grow)
-            self.settings = [
-                {name: tuple(v) if isinstance(v, list) else v for name, v in setting.items()}
-                for setting in saved.get("settings", [])
-            ]
-            self._read(directory)
+            _refuse_other(directory, plan_in(directory).get("plan", {}), plan, may_grow)
+            self.read(directory)
         else:
             check_untaken(directory)
         with disk_errors(directory, "give another --out"):
@@ -214,8 +211,16 @@ class TrialResults:
         self._saved = time.perf_counter()
         self._cost = self._saved - begun if self.curves else 0.0
 
-    def _read(self, directory: Path) -> None:
-        """Read the curves of all trials in the tables."""
+    def read(self, directory: Path) -> None:
+        """Read the settings and the curves of all trials in the tables of a folder.
+
+        Raises:
+            UserError: a file is broken.
+        """
+        self.settings = [
+            {name: tuple(v) if isinstance(v, list) else v for name, v in setting.items()}
+            for setting in plan_in(directory).get("settings", [])
+        ]
         if not (directory / TRIALS).exists():
             return
         trials, curves = _table(directory / TRIALS), _table(directory / CURVES)
@@ -263,6 +268,15 @@ def flat(plan: dict[str, Any]) -> dict[str, Any]:
         for name, value in plan.items()
         for key, entry in (value if isinstance(value, dict) else {"": value}).items()
     }
+
+
+def plan_in(directory: Path) -> dict[str, Any]:
+    """What `sweep.json` of a folder holds: the `plan` of the sweep, and its `settings`.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    return _json(directory / PLAN)
 
 
 def _json(path: Path) -> dict[str, Any]:

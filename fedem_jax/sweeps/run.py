@@ -24,7 +24,8 @@ import numpy as np
 import pandas as pd
 
 from fedem_jax.config.base import Config
-from fedem_jax.config.values import whole
+from fedem_jax.config.registry import settings_of
+from fedem_jax.config.values import from_data, whole
 from fedem_jax.data.federation import Federation
 from fedem_jax.data.sources import federation_of
 from fedem_jax.errors import UserError
@@ -32,9 +33,10 @@ from fedem_jax.evaluation.popularity import popularity
 from fedem_jax.evaluation.records import Metrics, TestMetrics
 from fedem_jax.evaluation.summary import chance
 from fedem_jax.runs.simulation import check_list, device_name, versions
+from fedem_jax.storage.files import disk_errors, parse, put, read
 from fedem_jax.storage.lock import exclusive
 from fedem_jax.sweeps.description import Sweep
-from fedem_jax.sweeps.results import TrialResults
+from fedem_jax.sweeps.results import ABOUT, TrialResults, plan_in
 from fedem_jax.sweeps.runner import Runner, Watcher
 from fedem_jax.sweeps.search import batches
 from fedem_jax.sweeps.space import space
@@ -203,7 +205,38 @@ def run_sweep(
             "host": time.perf_counter() - begun - running - compiling,
         },
     }
+    if out:
+        with disk_errors(Path(out), "its tables hold what was finished"):
+            put(Path(out) / ABOUT, lambda file: file.write_text(json.dumps(about, indent=2) + "\n"))
     return SweepResult(sweep, *tables, best=best, about=about)
+
+
+def open_sweep(directory: Path) -> SweepResult:
+    """Read a finished sweep back from its folder.
+
+    Raises:
+        UserError: a file is missing or broken, or the sweep has not ended.
+    """
+    about = parse(directory / ABOUT, read(directory / ABOUT))
+    plan = plan_in(directory)["plan"]
+    kind = settings_of(plan["config"]["method"])
+    values = {name: from_data(kind, name, value) for name, value in plan["config"].items()}
+    names = ("search", "trials", "search_seed", "select", "halving")
+    sweep = Sweep(
+        config=kind(**values),
+        varied=space(kind, plan["vary"]),
+        seeds=tuple(plan["seeds"]),
+        **{name: plan[name] for name in names},
+    )
+    config = sweep.config
+    varied = [values.name for values in sweep.varied]
+    results = TrialResults(varied, config.top_k, config.rounds, sweep.select)
+    results.read(directory)
+    ranked = results.ranking(sweep.seeds)
+    best = sweep.config_of(results.settings[ranked["setting"].iloc[0]], sweep.seeds[0])
+    return SweepResult(
+        sweep, results.trials(), results.curve_table(), ranked, best=best, about=about
+    )
 
 
 def _mean_popularity(federations: Sequence[Federation], k: int) -> TestMetrics:

@@ -13,6 +13,7 @@ from fedem_jax.config.base import Config
 from fedem_jax.config.tuned import Tuned, as_toml
 from fedem_jax.errors import UserError
 from fedem_jax.evaluation.metrics import full_title, metric_title, metrics_at
+from fedem_jax.pages.page import REPORT, can_draw
 from fedem_jax.report.tables import (
     Cell,
     Row,
@@ -39,7 +40,8 @@ TOP = 10
 
 
 def write_up(result: SweepResult, directory: Path, command: str) -> Shown:
-    """Write tables, pictures and the winner's settings. Returns what the terminal shows.
+    """Write tables, pictures, the winner's settings, and the report if its plotting library is
+    installed. Returns what the terminal shows.
 
     Args:
         command: reproduces the sweep; stands in the tables.
@@ -57,7 +59,11 @@ def write_up(result: SweepResult, directory: Path, command: str) -> Shown:
     for draw, name in ((effects_chart, EFFECTS), (settings_chart, SETTINGS_PICTURE)):
         with drawing(directory / name, undrawn.append):
             draw(result, directory / name)
-    files = (TABLE, BEST, EFFECTS, SETTINGS_PICTURE, TRIALS, TRIALS_CSV, CURVES)
+    files = [TABLE, BEST, EFFECTS, SETTINGS_PICTURE, TRIALS, TRIALS_CSV, CURVES]
+    if can_draw():
+        with drawing(directory / REPORT, undrawn.append):
+            write_report(result, directory / REPORT, command)
+            files.append(REPORT)
     return in_terminal(
         best_settings(result, ("val",)),
         f"\n{outcome(result)}\n",
@@ -67,6 +73,24 @@ def write_up(result: SweepResult, directory: Path, command: str) -> Shown:
         written_files(directory, files),
         f"fedem train --config {directory / BEST}   runs the winner",
     )
+
+
+def write_report(result: SweepResult, path: Path, command: str = "") -> None:
+    """Write the page of a sweep.
+
+    Args:
+        result: of the sweep.
+        path: of the page.
+        command: reproduces the sweep; "": it is not known.
+
+    Raises:
+        UserError: the plotting library is missing, or the file cannot be written.
+    """
+    from fedem_jax.sweeps.page import sweep_page
+
+    every = len(result.settings)
+    table = best_settings(result, ("val", "val_full"), ranks=True, top=every)
+    sweep_page(result, table, outcome(result), path, command)
 
 
 def document(result: SweepResult, command: str) -> str:
@@ -93,12 +117,14 @@ def document(result: SweepResult, command: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def best_settings(result: SweepResult, parts: Sequence[str], *, ranks: bool = False) -> Table:
+def best_settings(
+    result: SweepResult, parts: Sequence[str], *, ranks: bool = False, top: int = TOP
+) -> Table:
     """The best settings by validation: varied values, chosen rounds and metrics of `parts`.
 
-    The best comes first. With `ranks` a first column numbers them.
+    The best comes first, and at most `top` are listed. With `ranks` a first column numbers them.
     """
-    ranked, names = result.settings.head(TOP), [values.name for values in result.sweep.varied]
+    ranked, names = result.settings.head(top), [values.name for values in result.sweep.varied]
     metrics = [" ".join(each) for each in metrics_at(result.sweep.config.top_k, parts)]
     chosen = result.trials.groupby("setting")["best_round"].agg(["min", "max"])
     header = [*names, "best round", *map(_title, metrics), "status"]

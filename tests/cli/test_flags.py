@@ -60,7 +60,7 @@ OWN: dict[str, dict[str, Any]] = {
         "seeds": 2, "rounds": 7, "settings": ("top_k=6", "header=yes"), "reach": 0.25,
         "out": "here", "data_dir": "there",
     },
-    "report": {"directories": ("a", "b"), "picture": "both.png"},
+    "report": {"directories": ("a", "b"), "picture": "both.png", "html": "both.html"},
 }  # fmt: skip
 """Values of the flags that are no settings of a method."""
 
@@ -294,6 +294,7 @@ def work(monkeypatch, tmp_path) -> SimpleNamespace:
     replace("report.pictures", draw_run=lambda *_: None)
     replace("report.run_tables", closing=lambda _: "", comparison=lambda _: "")
     replace("report.curves", learning_curves=lambda runs, path, title: keep(picture=path))
+    replace("pages.run_page", run_page=lambda runs, path: keep(html=str(path)))
     return given
 
 

@@ -54,8 +54,8 @@ def test_a_sweep_says_what_is_to_come_and_leaves_the_winner(tmp_path, capsys, mo
     ):
         assert words in shown
     assert sorted(path.name for path in (tmp_path / "s").iterdir()) == [
-        "best.json", "curves.parquet", "effects.png", "settings.png", "sweep.json", "table.md",
-        "trials.csv", "trials.parquet", "tuned.toml",
+        "about.json", "best.json", "curves.parquet", "effects.png", "report.html", "settings.png",
+        "sweep.json", "table.md", "trials.csv", "trials.parquet", "tuned.toml",
     ]  # fmt: skip
     best = load_settings(tmp_path / "s" / "best.json")
     assert (best.method, best.rounds, best.seed, best.out) == ("slope", 4, 0, "")

@@ -190,6 +190,14 @@ def test_the_tables_hold_what_the_runs_say(fake, tmp_path, capsys, pictures):
     assert "Best test value" not in document
 
 
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_report_is_written_where_its_library_is(fake, tmp_path, capsys, monkeypatch, installed):
+    monkeypatch.setattr("fedem_jax.comparisons.tables.can_draw", lambda: installed)
+    compare("--methods", "fedem", "fedmf", "--seeds", "1")
+    assert (tmp_path / "c" / "report.html").exists() == installed
+    assert ("report.html" in capsys.readouterr().out) == installed
+
+
 def test_differences_are_taken_to_fedem_wherever_it_stands(fake, tmp_path, capsys):
     names = ["fedmf", "fedem", "pfedrec:evaluated=global"]
     compare("--methods", *names, "--seeds", "3")
