@@ -218,7 +218,7 @@ class FedEM(LocalPrivacy, LocalOptimiser, ServedClients):
         )
 
     def without_effect(self) -> tuple[str, ...]:
-        idle = self.idle_steps()
+        idle = (*self.idle_steps(), *self.idle_noise())
         if not self.closed_form:
             idle += ("confidence", "regularization")
         elif not self.learns_rho:

@@ -70,7 +70,7 @@ class FedMF(LocalPrivacy, LocalOptimiser, FusedClients, AdamClients):
     """Item table for ranking: global = the new average; local = the own one before the download."""
 
     def without_effect(self) -> tuple[str, ...]:
-        return self.idle_steps()
+        return (*self.idle_steps(), *self.idle_noise())
 
 
 @dataclass(frozen=True)
@@ -144,6 +144,9 @@ class PFedRec(LocalPrivacy, Config):
     """Step size of the item table, as a multiple of lr_network times the number of items."""
     evaluated: Literal["local", "global"] = "local"
     """Item table for ranking: local = the own one before the download; global = the new average."""
+
+    def without_effect(self) -> tuple[str, ...]:
+        return self.idle_noise()
 
 
 @dataclass(frozen=True)

@@ -92,8 +92,15 @@ class LocalPrivacy:
     switches = ("ldp_scale", "ldp_clip")
 
     ldp_scale: Weight = 0.0
-    """Scale of the Laplace noise on each number of an upload; 0: no noise. Without ldp_clip it
-    gives no guarantee (docs/privacy.md)."""
+    """Scale of the noise on each number of an upload; 0: no noise. Without ldp_clip it gives no
+    guarantee (docs/privacy.md)."""
     ldp_clip: Weight = 0.0
-    """Bound of the L1 norm of an upload minus the table that the server knows; 0: no bound. Larger
+    """Bound of the norm of an upload minus the table that the server knows; 0: no bound. Larger
     moves are scaled down. The server knows the last download, in FedEM the initial table."""
+    ldp_noise: Literal["laplace", "gaussian"] = "laplace"
+    """Kind of that noise, and norm of that bound: laplace = Laplace noise of this scale, L1 norm;
+    gaussian = normal noise of this standard deviation, L2 norm."""
+
+    def idle_noise(self) -> tuple[str, ...]:
+        """Names of these settings that change nothing."""
+        return () if self.ldp_scale or self.ldp_clip else ("ldp_noise",)

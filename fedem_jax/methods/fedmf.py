@@ -62,9 +62,9 @@ class Hyper(NamedTuple):
     threshold: Float[Array, ""]
     """Relative change of the running loss below which a client stops."""
     ldp_scale: Float[Array, ""]
-    """Scale of the Laplace noise on uploads, where the configuration has any."""
+    """Scale of the noise on uploads, where the configuration has any."""
     ldp_clip: Float[Array, ""]
-    """Most L1 norm of Q_u - G, where the configuration has a bound."""
+    """Most norm of Q_u - G, where the configuration has a bound."""
 
 
 def fedmf(config: FedMF, layout: Layout) -> Algorithm:

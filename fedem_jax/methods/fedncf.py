@@ -59,9 +59,9 @@ class Hyper(NamedTuple):
     threshold: Float[Array, ""]
     """Relative change of the running loss below which a client stops."""
     ldp_scale: Float[Array, ""]
-    """Scale of the Laplace noise on uploads, where the configuration has any."""
+    """Scale of the noise on uploads, where the configuration has any."""
     ldp_clip: Float[Array, ""]
-    """Most L1 norm of (Q_u, W_u) - (G, W), where the configuration has a bound."""
+    """Most norm of (Q_u, W_u) - (G, W), where the configuration has a bound."""
 
 
 class Download(NamedTuple):

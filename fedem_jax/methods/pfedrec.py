@@ -63,9 +63,9 @@ class Hyper(NamedTuple):
     lr_item_factor: Float[Array, ""]
     """Gradient step of Q_u, as a multiple of lr_network times the number of items."""
     ldp_scale: Float[Array, ""]
-    """Scale of the Laplace noise on uploads, where the configuration has any."""
+    """Scale of the noise on uploads, where the configuration has any."""
     ldp_clip: Float[Array, ""]
-    """Most L1 norm of Q_u - G, where the configuration has a bound."""
+    """Most norm of Q_u - G, where the configuration has a bound."""
 
 
 def pfedrec(config: PFedRec, layout: Layout) -> Algorithm:
