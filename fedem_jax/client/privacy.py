@@ -151,14 +151,14 @@ def noisy_sum(
     Args:
         config: whether there is noise.
         context: of the round; its server key is that of the noise, if there is any.
-        shares: a_u, the weights of the participants in the sum.
+        shares: a_u, the weights in the sum of the clients whose upload arrives.
         upload: the sum without noise.
         hyper: the number `ldp_scale`.
     """
     if not config.ldp_scale:
         return upload
     layout = context.layout
-    shares = jnp.zeros(layout.padded).at[layout.places(context.participants)].set(shares)
+    shares = jnp.zeros(layout.padded).at[layout.places(context.arrived)].set(shares)
 
     def on_device(shares, key, client_at):
         def add(u, total):

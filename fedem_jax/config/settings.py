@@ -29,6 +29,9 @@ class LocalOnly(FusedClients, AdamClients):
     method: str = "local-only"
     lr_embedding: Positive = 0.1
 
+    def refusals(self) -> dict[str, str]:
+        return super().refusals() | {"dropout": "its clients upload nothing"}
+
 
 @dataclass(frozen=True)
 class CentralMF(Config):
@@ -188,6 +191,9 @@ class GPFedRec(Config):
                 f"client_fraction: {self.client_fraction:g} leaves clients out of the graph of "
                 "gpfedrec, which holds all of them; give 1."
             )
+
+    def refusals(self) -> dict[str, str]:
+        return super().refusals() | {"dropout": "its graph holds the tables of all clients"}
 
     def without_effect(self) -> tuple[str, ...]:
         return ("neighbour_threshold",) if self.neighbours else ()

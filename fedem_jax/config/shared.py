@@ -41,9 +41,8 @@ class ServedClients(AdamClients):
     """Share of the training clients that are aggregated. They download the result in the next
     round."""
 
-    def round_sizes(self, num_clients: int) -> tuple[int, int]:
-        participants, _ = super().round_sizes(num_clients)
-        return participants, max(1, share_of(participants, self.aggregation_fraction))
+    def uploads(self, participants: int) -> int:
+        return max(1, share_of(participants, self.aggregation_fraction))
 
     def lighter(self) -> list[list[dict[str, Any]]]:
         shares = (self.aggregation_fraction / 2**halvings for halvings in range(1, 8))

@@ -37,6 +37,8 @@ class RoundContext(NamedTuple):
     """How long a client trains."""
     participants: Int[Array, " P"]
     """Clients that train."""
+    arrived: Int[Array, " A"]
+    """Those whose upload arrives, if all participants upload: all, but with `dropout`."""
 
     @classmethod
     def of(
@@ -58,7 +60,9 @@ class RoundContext(NamedTuple):
             hold_out: positives that local training does not use.
         """
         rule = Rule.of(config, jnp.asarray(threshold, jnp.float32), offset, hold_out)
-        return cls(layout, draws, rule, draws.participants())
+        participants = draws.participants()
+        arrived = draws.uploaders(participants) if config.dropout else participants
+        return cls(layout, draws, rule, participants, arrived)
 
     def samples_of(self, clients: Int[Array, "*n"]) -> Int[Array, "*n"]:
         """Samples that each of these clients trains on, positives and negatives."""
@@ -131,7 +135,8 @@ def train_clients(
 ) -> tuple[Any, Info, Any]:
     """All participants, phase after phase, block after block, every device its own clients.
 
-    A client that `rule.skip` leaves out changes nothing and sends nothing.
+    A client that `rule.skip` leaves out changes nothing and sends nothing. One whose upload does
+    not arrive keeps its changes, and adds nothing to the sum.
 
     Args:
         context: of the round.
@@ -142,10 +147,14 @@ def train_clients(
     Returns:
         The clients, what they report, and the sum of what they sent.
     """
-    layout, draws, rule, participants = context
-    takes_part = jnp.zeros(layout.padded, bool).at[layout.places(participants)].set(True)
+    layout, draws, rule, participants, arrived = context
+    nobody = jnp.zeros(layout.padded, bool)
+    takes_part = nobody.at[layout.places(participants)].set(True)
+    arrives = None  # of all that take part
+    if len(arrived) < len(participants):
+        arrives = nobody.at[layout.places(arrived)].set(True)
 
-    def on_device(clients, server, takes_part, client_at, members):
+    def on_device(clients, server, takes_part, client_at, members, arrives):
         def block(client_round, size: SizeClass, places, carry):
             clients, info, total = carry
 
@@ -166,7 +175,10 @@ def train_clients(
                 epochs=info.epochs.at[places].set(new.trained.epochs, mode="drop"),
                 skipped=skipped,
             )
-            total = added(total, new.sent, places < layout.shard)
+            heard = places < layout.shard
+            if arrives is not None:
+                heard &= arrives.at[places].get(mode="fill", fill_value=False)
+            total = added(total, new.sent, heard)
             return written(clients, places, new), info, total
 
         chosen = [takes_part & phase.chosen(clients) for phase in phases]
@@ -186,7 +198,7 @@ def train_clients(
     members = [[jnp.asarray(size.members) for size in sizes] for sizes in classes]
     client_at = jnp.asarray(layout.client)
     (clients, info), total = layout.on_each_device(
-        on_device, state.clients, state.server, takes_part, client_at, members, summed=True
+        on_device, state.clients, state.server, takes_part, client_at, members, arrives, summed=True
     )
     return clients, info, total
 

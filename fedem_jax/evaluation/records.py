@@ -61,6 +61,8 @@ class Record(Evaluation):
     """Fingerprint of the split."""
     skipped: NotRequired[int]
     """Clients left out of the aggregation since the last record, if the method may skip some."""
+    dropped: NotRequired[int]
+    """Uploads of the round that did not arrive, if some are to get lost."""
     seconds: NotRequired[float]
     """Time of a round, if measured."""
     rho: NotRequired[list[Any]]

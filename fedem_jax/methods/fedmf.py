@@ -85,7 +85,7 @@ def fedmf(config: FedMF, layout: Layout) -> Algorithm:
         phases = [Phase(train)]
         nothing = averaging.nothing_sent(state.server.items)
         clients, info, upload = train_clients(context, phases, state, nothing)
-        shares = share_of(context.samples_of(context.participants))
+        shares = share_of(context.samples_of(context.arrived))
         upload = noisy_sum(config, context, shares, upload, hyper)
         return State(clients, averaging.average(state.server, upload)), info
 
@@ -98,14 +98,15 @@ def fedmf(config: FedMF, layout: Layout) -> Algorithm:
         private = trained_alone(model, private, table, own_optimiser(config, hyper), new)
         return model.logits(private, table)
 
-    participants, _ = config.round_sizes(layout.num_clients)
-    tables = participants * table_bytes(config, layout.num_items)
+    participants, arrived = config.round_sizes(layout.num_clients)
+    table = table_bytes(config, layout.num_items)
     return Algorithm(
         init,
         round,
         score,
         hyper=hyper_of(Hyper, config),
-        traffic=Traffic(up=tables + 4 * participants, down=tables),  # and the number of samples
+        # and the number of samples
+        traffic=Traffic(up=arrived * (table + 4), down=participants * table),
         scratch=partial(replacing.scratch, config, layout),
         newcomer=newcomer,
         item_tables=lambda state, at, hyper: replacing.item_tables(

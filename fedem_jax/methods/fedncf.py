@@ -96,7 +96,7 @@ def fedncf(config: FedNCF, layout: Layout) -> Algorithm:
         phases = [Phase(train)]
         nothing = averaging.nothing_sent(state.server.table.items, state.server.network)
         clients, info, upload = train_clients(context, phases, state, nothing)
-        shares = share_of(context.samples_of(context.participants))
+        shares = share_of(context.samples_of(context.arrived))
         upload = noisy_sum(config, context, shares, upload, hyper)
         return State(clients, average(state.server, upload)), info
 
@@ -171,11 +171,12 @@ def average(download: Download, upload: Sum) -> Download:
 
 
 def traffic(config: FedNCF, layout: Layout, weights: int) -> Traffic:
-    """A table and a network up and down for each participant, and the number of its samples up."""
-    participants, _ = config.round_sizes(layout.num_clients)
+    """A table and a network down for each participant; up, for each upload that arrives, with the
+    number of samples."""
+    participants, arrived = config.round_sizes(layout.num_clients)
     table = table_bytes(config, layout.num_items)
     return Traffic(
-        up=participants * (table + 4 * weights + 4), down=participants * (table + 4 * weights)
+        up=arrived * (table + 4 * weights + 4), down=participants * (table + 4 * weights)
     )
 
 

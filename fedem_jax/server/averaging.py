@@ -37,13 +37,13 @@ ShareOf = Callable[[Int[Array, "*n"]], Float[Array, "*n"]]
 
 
 def share_of(config: FedMF, context: RoundContext) -> ShareOf:
-    """Shares of the round's participants: n_u / sum n, or 1 / P."""
-    total = context.samples_of(context.participants).sum()
+    """Shares of the round's uploads: n_u / sum n, or 1 / A, over the A uploads that arrive."""
+    total = context.samples_of(context.arrived).sum()
 
     def share(samples):
         if config.weighting == "samples":
             return samples / total
-        return jnp.full(samples.shape, 1 / context.participants.shape[0])
+        return jnp.full(samples.shape, 1 / context.arrived.shape[0])
 
     return share
 

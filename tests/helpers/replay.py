@@ -18,6 +18,14 @@ def draws_of(simulation: Simulation, number: int) -> dict[int, Drawn]:
     return {int(client): draw(int(client), number) for client in np.sort(draws.participants())}
 
 
+def arrived_in(simulation: Simulation, number: int) -> list[int]:
+    """The clients whose upload arrives in round `number`, if all participants upload."""
+    draws = simulation.draws(simulation.key_draws, jnp.int32(number), simulation.lists)
+    participants = draws.participants()
+    arrived = draws.uploaders(participants) if simulation.config.dropout else participants
+    return [int(client) for client in np.sort(arrived)]
+
+
 def rounds_of(simulation: Simulation, number: int) -> list[tuple[Any, ...]]:
     """(clients, server, info, ranks, scores) after each of so many rounds on one device; float64
     where they are numbers."""

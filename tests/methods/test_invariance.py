@@ -67,6 +67,12 @@ def test_neither_changes_the_pieces_beyond_the_paper(pieces):
     check_renumbered(lab, lab.run(), ORDER, PIECES[pieces])
 
 
+def test_neither_changes_whose_uploads_are_lost():
+    """As Renumbered draws the same uploads."""
+    lab = Lab(config_of("fedmf", dropout=0.4, evaluated="local"))
+    check_renumbered(lab, lab.run(), ORDER, {"dropout": 0.4, "evaluated": "local"})
+
+
 def check_renumbered(lab, result, order, changes, same_server=True):
     """Seven clients do not fill two devices, nor blocks of three: the rest is padding. Sums over
     the clients are taken in another order, hence the tolerance.

@@ -40,6 +40,7 @@ PIECES = {
 CASES = {method: (method, {}) for method in MAY_DIVERGE} | {
     "fedem, pieces": ("fedem", PIECES),
     "fedem, shrinkage": ("fedem", {"merging": "shrinkage"}),
+    "fedmf, some uploads lost": ("fedmf", {"dropout": 0.4}),
 }
 
 
