@@ -105,7 +105,8 @@ def fit_fused(
     vector = jnp.pad(user, (0, columns - dim))
     rates = optimiser if isinstance(optimiser, InTurn) else (optimiser.lr, optimiser.lr)
     reals = jnp.stack([jnp.asarray(x, jnp.float32) for x in (rule.threshold, *rates)])
-    counts = jnp.stack([-(-samples.count // batch), samples.count]).astype(jnp.int32)
+    epochs = rule.local_epochs if samples.epochs is None else samples.epochs
+    counts = jnp.stack([-(-samples.count // batch), samples.count, epochs]).astype(jnp.int32)
     zeros, never = jnp.zeros_like(rows), jnp.zeros(height, jnp.int32)
     state = (rows, zeros, zeros, never)
     running, ran = jnp.zeros(rule.local_epochs), jnp.zeros(1, jnp.int32)
@@ -196,7 +197,7 @@ def train_client(*refs: Any, slope, in_turn, epochs, batch, places, tile, offset
     table_ref, first_ref, second_ref, last_ref, user_ref, running_ref, ran_ref = refs[11:]
     height, dim = table_ref.shape
     tables = (table_ref, first_ref, second_ref)
-    num_batches, count = count_ref[0], count_ref[1]
+    num_batches, count, most_epochs = count_ref[0], count_ref[1], count_ref[2]
     threshold, lr_user, lr_table = real_ref[0], real_ref[1], real_ref[2]
     steps_an_epoch = row_ref.shape[0] // (epochs * places)
 
@@ -289,7 +290,13 @@ def train_client(*refs: Any, slope, in_turn, epochs, batch, places, tile, offset
         now = total / jnp.maximum((e + 1) * count, 1).astype(jnp.float32)
         settled = (e > 0) & (jnp.abs(now - before) / jnp.abs(before + offset) < threshold)
         running_ref[e] = jnp.where(going, now, jnp.nan)
-        return jnp.where(settled, 0, active), carry, total, now, ran + active
+        return (
+            jnp.where(settled | (e + 1 >= most_epochs), 0, active),
+            carry,
+            total,
+            now,
+            ran + active,
+        )
 
     user = vector_ref[...]
     carry = (user, jnp.zeros_like(user), jnp.zeros_like(user))

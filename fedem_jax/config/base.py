@@ -19,7 +19,7 @@ from typing import (
 )
 
 from fedem_jax.config.protocol import PROTOCOLS, SWITCHES, Protocol, preset
-from fedem_jax.config.ranges import Count, Natural, Positive, Range, Share, Weight, check
+from fedem_jax.config.ranges import Count, Natural, Portion, Positive, Range, Share, Weight, check
 from fedem_jax.config.values import from_data
 from fedem_jax.errors import UserError, nearest
 from fedem_jax.storage.files import put
@@ -88,6 +88,9 @@ class Config:
     dropout: Annotated[float, Range(0, 0.9)] = 0.0
     """Share of a round's uploads that never arrive, rounded down; at least one arrives. These
     clients have trained, and keep what never leaves them."""
+    stragglers: Portion = 0.0
+    """Chance of a training client to run only a part of its local epochs, drawn in each round. It
+    runs from 1 to all but one of them, each number as likely."""
 
     on_nonfinite: Literal["stop", "skip-client"] = "stop"
     """What to do if a loss, parameter or score is not finite. stop = end the run. skip-client =
@@ -210,7 +213,11 @@ class Config:
 
     def refusals(self) -> dict[str, str]:
         """Names of settings that have to be 0 beside the others, and why."""
-        return {"dropout": "all data lie in one place"} if self.central else {}
+        if self.central:
+            return dict.fromkeys(("dropout", "stragglers"), "all data lie in one place")
+        if self.local_epochs == 1:
+            return {"stragglers": "one local epoch has no parts"}
+        return {}
 
     def round_sizes(self, num_clients: int) -> tuple[int, int]:
         """Numbers of clients that train in a round, and that are aggregated; at least 1 each."""

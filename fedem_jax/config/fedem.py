@@ -134,6 +134,10 @@ class FedEM(LocalPrivacy, LocalOptimiser, ServedClients):
         if self.backbone == "ncf":
             self.refuse_network("backbone=ncf")
 
+    def refusals(self) -> dict[str, str]:
+        closed = {"stragglers": "a closed form has no epochs"} if self.closed_form else {}
+        return super().refusals() | closed
+
     @property
     def closed_form(self) -> bool:
         """Whether clients solve for their user vectors."""

@@ -101,6 +101,9 @@ class FCF(Config):
     """Steps of the server in a round; each follows an exchange of gradients with the clients."""
     init_scale: Positive = 0.1
 
+    def refusals(self) -> dict[str, str]:
+        return super().refusals() | {"stragglers": "a closed form has no epochs"}
+
     def without_effect(self) -> tuple[str, ...]:
         return ("local_epochs", "batch_size", "num_negative", "bce")
 

@@ -76,6 +76,9 @@ class Given(NamedTuple):
     def order(self, client, epoch, count):
         return lambda position: position
 
+    def epochs(self, client, most, stragglers):
+        raise NotImplementedError
+
     def uploaders(self, participants):
         return self.chosen
 

@@ -24,7 +24,7 @@ OURS = {
     "cohort": "", "data_dir": "", "columns": (), "separator": "",
     "encoding": "", "decimal": "", "order": "", "ties_latest": "first",
     "header": "auto", "block_size": 0, "size_classes": 0, "gpu_loops": "host",
-    "table_dtype": "float32", "dropout": 0.0,
+    "table_dtype": "float32", "dropout": 0.0, "stragglers": 0.0,
 }  # fmt: skip
 """Of this package: rules, files, and how the work is cut. No released program has a say here."""
 

@@ -46,7 +46,7 @@ def trained_in_turn(head, table, drawn, config, steps=None):
     `steps` receives the largest move of a row in each batch."""
     (weight, bias), table = head, table.copy()
     lr_items = config.lr_network * len(table) * config.lr_item_factor
-    for epoch in range(config.local_epochs):
+    for epoch in range(len(drawn.orders)):
         for batch in drawn.batches(epoch, config.batch_size):
             items, labels = drawn.items[batch], drawn.labels[batch]
             _, slope = twin.bce(table[items] @ weight + bias, labels, "logit")
@@ -131,7 +131,17 @@ CASES = {
         trained_by_adam,
         by_product,
     ),
+    "fedmf, stragglers": (
+        dataclasses.replace(FEDMF, stragglers=0.6, threshold=0.0),
+        trained_by_adam,
+        by_product,
+    ),
     "pfedrec": (PFEDREC, trained_in_turn, by_head),
+    "pfedrec, stragglers": (
+        dataclasses.replace(PFEDREC, stragglers=0.6),
+        trained_in_turn,
+        by_head,
+    ),
     "pfedrec, some uploads lost": (
         dataclasses.replace(PFEDREC, dropout=0.3),
         trained_in_turn,
@@ -146,7 +156,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.slow_but("fedmf", "pfedrec, global", "fedmf, some uploads lost")
+@pytest.mark.slow_but("fedmf", "pfedrec, global", "fedmf, some uploads lost", "fedmf, stragglers")
 def test_rounds_are_those_of_a_loop_over_clients(case):
     config, train, score = CASES[case]
     simulation, rounds = bound(config), 3

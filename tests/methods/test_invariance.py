@@ -27,6 +27,9 @@ class Renumbered:
     def order(self, client, epoch, count):
         return self.inner.order(self.old[client], epoch, count)
 
+    def epochs(self, client, most, stragglers):
+        return self.inner.epochs(self.old[client], most, stragglers)
+
     def uploaders(self, participants):
         return self.new[self.inner.uploaders(self.old[participants])]
 
@@ -67,10 +70,10 @@ def test_neither_changes_the_pieces_beyond_the_paper(pieces):
     check_renumbered(lab, lab.run(), ORDER, PIECES[pieces])
 
 
-def test_neither_changes_whose_uploads_are_lost():
-    """As Renumbered draws the same uploads."""
-    lab = Lab(config_of("fedmf", dropout=0.4, evaluated="local"))
-    check_renumbered(lab, lab.run(), ORDER, {"dropout": 0.4, "evaluated": "local"})
+def test_neither_changes_who_fails():
+    failing = {"dropout": 0.4, "stragglers": 0.5, "evaluated": "local", "threshold": 0.0}
+    lab = Lab(config_of("fedmf", **failing))
+    check_renumbered(lab, lab.run(), ORDER, failing)
 
 
 def check_renumbered(lab, result, order, changes, same_server=True):

@@ -40,7 +40,7 @@ PIECES = {
 CASES = {method: (method, {}) for method in MAY_DIVERGE} | {
     "fedem, pieces": ("fedem", PIECES),
     "fedem, shrinkage": ("fedem", {"merging": "shrinkage"}),
-    "fedmf, some uploads lost": ("fedmf", {"dropout": 0.4}),
+    "fedmf, failing clients": ("fedmf", {"dropout": 0.4, "stragglers": 0.5}),
 }
 
 

@@ -1,6 +1,6 @@
-"""Uploads that never arrive: who keeps what, what is counted, and what depends on nothing.
+"""Uploads that never arrive, and clients that run only a part of their epochs.
 
-The loops over clients, with some uploads lost, are beside those of each method.
+The loops over clients, with failing ones, are beside those of each method.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from lab import Lab, assert_same, config_of, differs
-from replay import arrived_in
+from replay import arrived_in, draws_of
 from toy import small_federation
 
 from fedem_jax.config.fedem import FedEM
@@ -107,3 +107,58 @@ def test_a_record_says_how_many_are_lost():
 def test_a_method_that_cannot_lose_an_upload_says_so(name):
     with pytest.raises(UserError, match=rf"dropout: {name} .*; give 0\."):
         METHODS[name].settings(dropout=0.2)
+
+
+# --- stragglers -----------------------------------------------------------------------------------
+
+SLOW = [
+    name for name, (kind, _) in METHODS.items()
+    if "stragglers" not in kind(local_epochs=3).refusals()
+]  # fmt: skip
+"""Methods whose clients run epochs."""
+
+
+@pytest.mark.parametrize("name", SLOW)
+@pytest.mark.slow_but("fedem", "local-only")
+def test_clients_run_the_epochs_that_are_drawn_for_them(name):
+    """In the second round some clients of FedEM merge."""
+    lab = Lab(config_of(name, local_epochs=3, stragglers=0.6, threshold=0.0, block_size=3))
+    _, info, _ = jax.tree.map(np.asarray, lab.segment(lab.start, 0, length=2))
+    parts = set()
+    for number in range(2):
+        drawn = draws_of(lab.simulation, number)
+        expected = [len(drawn[u].orders) if u in drawn else 0 for u in range(7)]
+        np.testing.assert_array_equal(info.epochs[number], expected)
+        parts |= set(expected)
+    assert parts >= {1, 2, 3}
+
+
+def test_whoever_has_time_for_all_epochs_is_not_changed(labs):
+    lab = Lab(config_of("local-only", stragglers=0.3))
+    drawn = draws_of(lab.simulation, 0)
+    punctual = [u for u in drawn if len(drawn[u].orders) == 3]
+    assert 0 < len(punctual) < len(drawn)
+    ours, theirs = (
+        jax.tree.map(lambda leaf: np.asarray(leaf)[punctual], each.segment(lab.start, 0)[0].clients)
+        for each in (lab, labs("local-only"))
+    )
+    assert_same(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "why"),
+    [
+        ("fcf", {}, "a closed form has no epochs"),
+        (
+            "fedem",
+            {"local_optimiser": "closed-form", "merging": "once"},
+            "a closed form has no epochs",
+        ),
+        ("pfedrec", {"local_epochs": 1}, "one local epoch has no parts"),
+        ("central-mf", {}, "all data lie in one place"),
+        ("ease", {}, "all data lie in one place"),
+    ],
+)
+def test_where_there_is_no_part_of_the_epochs_none_is_drawn(method, settings, why):
+    with pytest.raises(UserError, match=rf"stragglers: {method} .*{why}; give 0\."):
+        METHODS[method].settings(stragglers=0.5, **settings)
