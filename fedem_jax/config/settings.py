@@ -72,6 +72,10 @@ class FedMF(LocalPrivacy, LocalOptimiser, FusedClients, AdamClients):
     evaluated: Literal["global", "local"] = "global"
     """Item table for ranking: global = the new average; local = the own one before the download."""
 
+    @property
+    def averages_evenly(self) -> bool:
+        return self.weighting == "uniform"
+
     def without_effect(self) -> tuple[str, ...]:
         return (*self.idle_steps(), *self.idle_noise())
 
@@ -150,6 +154,10 @@ class PFedRec(LocalPrivacy, Config):
     """Step size of the item table, as a multiple of lr_network times the number of items."""
     evaluated: Literal["local", "global"] = "local"
     """Item table for ranking: local = the own one before the download; global = the new average."""
+
+    @property
+    def averages_evenly(self) -> bool:
+        return True
 
     def without_effect(self) -> tuple[str, ...]:
         return self.idle_noise()

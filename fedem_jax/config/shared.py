@@ -100,6 +100,17 @@ class LocalPrivacy:
     """Kind of that noise, and norm of that bound: laplace = Laplace noise of this scale, L1 norm;
     gaussian = normal noise of this standard deviation, L2 norm."""
 
+    ldp_delta: Annotated[float, Range(0, 0.1, open=True)] = 1e-5
+    """Delta of the epsilon in the summary (ldp_noise = gaussian); as a rule, less than one over the
+    number of clients. It changes no result."""
+
+    @property
+    def averages_evenly(self) -> bool:
+        """Whether all that the server hands out is the plain mean of the uploads."""
+        return False
+
     def idle_noise(self) -> tuple[str, ...]:
         """Names of these settings that change nothing."""
-        return () if self.ldp_scale or self.ldp_clip else ("ldp_noise",)
+        kind = () if self.ldp_scale or self.ldp_clip else ("ldp_noise",)
+        counts = self.ldp_noise == "gaussian" and self.ldp_scale and self.ldp_clip
+        return kind if counts else (*kind, "ldp_delta")

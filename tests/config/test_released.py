@@ -38,7 +38,7 @@ FAMILY = {
 }  # fmt: skip
 """What the released programs share."""
 
-NO_NOISE = {"ldp_scale": 0.0, "ldp_clip": 0.0, "ldp_noise": "laplace"}
+NO_NOISE = {"ldp_scale": 0.0, "ldp_clip": 0.0, "ldp_noise": "laplace", "ldp_delta": 1e-5}
 """Nothing is added to uploads in any default."""
 
 BY_ADAM = {"local_optimiser": "adam", "lr_item_factor": 80.0}

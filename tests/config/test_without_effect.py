@@ -17,7 +17,7 @@ OTHER = {
     "base_temperature": 0.8, "dim": 4, "init_scale": 0.5, "client_fraction": 0.5,
     "table_dtype": "bfloat16", "adapter_loss": "ranking", "adapter_sharing": "average",
     "lr_item_factor": 3.0, "common_share": "0.5", "adapter_optimiser": "sgd",
-    "ldp_noise": "gaussian", "confidence": 2.0, "regularization": 2.0,
+    "ldp_noise": "gaussian", "ldp_delta": 1e-3, "confidence": 2.0, "regularization": 2.0,
     "weighting": "uniform",
 }  # fmt: skip
 """A value of each setting beside the one that it has."""
