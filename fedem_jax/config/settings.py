@@ -17,6 +17,7 @@ from fedem_jax.config.shared import (
     FusedClients,
     LocalOptimiser,
     LocalPrivacy,
+    MaskedUploads,
     ServedClients,
 )
 from fedem_jax.errors import UserError
@@ -62,7 +63,7 @@ class CentralMF(Config):
 
 
 @dataclass(frozen=True)
-class FedMF(LocalPrivacy, LocalOptimiser, FusedClients, AdamClients):
+class FedMF(MaskedUploads, LocalPrivacy, LocalOptimiser, FusedClients, AdamClients):
     """FedMF, also known as FedAvg of matrix factorisation. The average of the item tables replaces
     the table of every client. User vectors never leave the clients. Defaults: program of FedCA."""
 
@@ -71,6 +72,10 @@ class FedMF(LocalPrivacy, LocalOptimiser, FusedClients, AdamClients):
     """Weights of the clients in the average: samples = by number of samples; uniform = equal."""
     evaluated: Literal["global", "local"] = "global"
     """Item table for ranking: global = the new average; local = the own one before the download."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.refuse_lost_masks(self)
 
     @property
     def averages_evenly(self) -> bool:
@@ -138,7 +143,7 @@ class FedNCF(FedMF):
 
 
 @dataclass(frozen=True)
-class PFedRec(LocalPrivacy, Config):
+class PFedRec(MaskedUploads, LocalPrivacy, Config):
     """PFedRec (Zhang et al., IJCAI 2023). Every client has its own score function and fine-tunes
     an averaged item table."""
 
@@ -154,6 +159,10 @@ class PFedRec(LocalPrivacy, Config):
     """Step size of the item table, as a multiple of lr_network times the number of items."""
     evaluated: Literal["local", "global"] = "local"
     """Item table for ranking: local = the own one before the download; global = the new average."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.refuse_lost_masks(self)
 
     @property
     def averages_evenly(self) -> bool:

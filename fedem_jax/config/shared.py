@@ -82,6 +82,38 @@ class LocalOptimiser:
 
 
 @dataclass(frozen=True)
+class MaskedUploads:
+    """Settings of clients whose uploads are added up and used in no other way.
+
+    It is no subclass of `Config`, so that any class of settings can add it.
+    """
+
+    secure_sum: bool = False
+    """Whether clients mask their uploads, so that the server learns nothing but their sum. Sums are
+    then of integers, in steps of 1e-6. The work grows with the square of the clients in a round."""
+
+    def refuse_lost_masks(self, config: Any) -> None:
+        """Refuse masks beside what they do not go with.
+
+        Args:
+            config: all settings.
+
+        Raises:
+            UserError: uploads may be missing, whose masks would be missing, too; or uploads have
+                noise, which clients would have to add before they mask.
+        """
+        if not self.secure_sum:
+            return
+        if config.dropout or config.on_nonfinite == "skip-client":
+            raise UserError(
+                "secure_sum: the masks of an upload that is missing would spoil the sum; give "
+                "dropout 0 and on_nonfinite stop."
+            )
+        if config.ldp_scale:
+            raise UserError("secure_sum: masks over noise are not simulated; give ldp_scale 0.")
+
+
+@dataclass(frozen=True)
 class LocalPrivacy:
     """Settings of clients that bound their uploads and add noise to them.
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from fedem_jax.config.base import Config
 from fedem_jax.core.algorithm import Info, State
@@ -117,7 +117,7 @@ class Contribution(NamedTuple):
 
     rows: Int[Array, " M"]
     """Items of its rows; I: none."""
-    table: Float[Array, "M D"]
+    table: Num[Array, "M D"]
     """Those rows of its item table, less the common table, times its weight."""
     rest: Any
     """Anything else, times its weight."""
@@ -126,7 +126,7 @@ class Contribution(NamedTuple):
 class Sum(NamedTuple):
     """Contributions of all participants, added up."""
 
-    items: Float[Array, "I D"]
+    items: Num[Array, "I D"]
     rest: Any
 
 

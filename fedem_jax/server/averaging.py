@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
 from fedem_jax.config.settings import FedMF
+from fedem_jax.config.shared import MaskedUploads
+from fedem_jax.core.fixed_point import from_fixed_point
 from fedem_jax.core.round import RoundContext, Sum
 from fedem_jax.core.table_storage import from_storage, to_storage
 
@@ -51,6 +53,11 @@ def share_of(config: FedMF, context: RoundContext) -> ShareOf:
 def nothing_sent(table: Num[Array, "I D"], rest: Any = ()) -> Sum:
     """The sum of uploads before anybody uploads."""
     return Sum(jnp.zeros(table.shape), jax.tree.map(jnp.zeros_like, rest))
+
+
+def unmasked(config: MaskedUploads, upload: Sum) -> Sum:
+    """What the sum of masked uploads says, in which all masks have cancelled."""
+    return jax.tree.map(from_fixed_point, upload) if config.secure_sum else upload
 
 
 def average(download: Download, upload: Sum) -> Download:

@@ -131,6 +131,11 @@ CASES = {
         trained_by_adam,
         by_product,
     ),
+    "fedmf, masked": (
+        dataclasses.replace(FEDMF, secure_sum=True),
+        trained_by_adam,
+        by_product,
+    ),
     "fedmf, stragglers": (
         dataclasses.replace(FEDMF, stragglers=0.6, threshold=0.0),
         trained_by_adam,
@@ -156,7 +161,9 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.slow_but("fedmf", "pfedrec, global", "fedmf, some uploads lost", "fedmf, stragglers")
+@pytest.mark.slow_but(
+    "fedmf", "pfedrec, global", "fedmf, some uploads lost", "fedmf, stragglers", "fedmf, masked"
+)
 def test_rounds_are_those_of_a_loop_over_clients(case):
     config, train, score = CASES[case]
     simulation, rounds = bound(config), 3

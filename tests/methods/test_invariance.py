@@ -70,10 +70,19 @@ def test_neither_changes_the_pieces_beyond_the_paper(pieces):
     check_renumbered(lab, lab.run(), ORDER, PIECES[pieces])
 
 
-def test_neither_changes_who_fails():
-    failing = {"dropout": 0.4, "stragglers": 0.5, "evaluated": "local", "threshold": 0.0}
-    lab = Lab(config_of("fedmf", **failing))
-    check_renumbered(lab, lab.run(), ORDER, failing)
+REALISTIC = {
+    "failing clients": {
+        "dropout": 0.4, "stragglers": 0.5, "evaluated": "local", "threshold": 0.0,
+    },
+    "masks": {"secure_sum": True},
+}  # fmt: skip
+"""FedMF with clients that fail, or that mask what they send."""
+
+
+@pytest.mark.parametrize("case", REALISTIC)
+def test_neither_changes_who_fails_or_what_masks_hide(case):
+    lab = Lab(config_of("fedmf", **REALISTIC[case]))
+    check_renumbered(lab, lab.run(), ORDER, REALISTIC[case])
 
 
 def check_renumbered(lab, result, order, changes, same_server=True):
