@@ -76,7 +76,7 @@ ablation: $(READY)  ## change one part of FedEM at a time; resumes where it was 
 	@$(RUN) experiments/ablation.py $(foreach name,DATASET PROTOCOL SEEDS ROUNDS OUT DATA_DIR,$(call flag,$(name))) $(ARGS)
 
 .PHONY: noise
-noise: $(READY)  ## measure what Laplace noise on uploads costs; resumes where it was stopped
+noise: $(READY)  ## measure what noise on uploads costs; resumes where it was stopped
   ## DATASET=ml-1m PROTOCOL=leak-free SEEDS=3 ROUNDS=30 OUT=results/x
   ## DATA_DIR=data ARGS="--methods fedem fedmf --clip 1 --scales 0 0.5 1"
 	@$(RUN) experiments/noise.py $(foreach name,DATASET PROTOCOL SEEDS ROUNDS OUT DATA_DIR,$(call flag,$(name))) $(ARGS)

@@ -1,4 +1,4 @@
-"""`make noise`: what Laplace noise on uploads costs in accuracy, method by method.
+"""`make noise`: what noise on uploads costs in accuracy, method by method.
 
 Each method is a sweep over the scale of the noise, in its own folder. A second call runs only what
 is missing. docs/privacy.md says what a scale guarantees, and when.
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import pandas as pd
 import tyro
@@ -38,7 +38,7 @@ METHODS = ("fedem", "fedmf", "pfedrec")
 
 @dataclass(frozen=True)
 class Noise:
-    """Draw HR@K against the scale of the Laplace noise that clients add to every number of an
+    """Draw HR@K against the scale of the noise that clients add to every number of an
     upload. Writes table.md and noise.png. A second call runs only what is missing.
 
     examples:
@@ -56,9 +56,11 @@ class Noise:
         0.0, 0.1, 0.2, 0.5, 1.0, 2.0,
     )  # fmt: skip
     """Scales of the noise."""
+    noise: Literal["laplace", "gaussian"] = "laplace"
+    """Kind of the noise; its scale is that of Laplace noise, or a standard deviation."""
     clip: float = 0.0
-    """Bound on the L1 norm of a client's change to the known table; without a bound the noise
-    guarantees nothing. 0: no bound."""
+    """Bound on the norm of a client's change to the known table, L1 for Laplace noise and L2 for
+    Gaussian; without a bound the noise guarantees nothing. 0: no bound."""
     seeds: int = 3
     """Seeds of each setting: 0, 1, ..."""
     rounds: int = 30
@@ -104,12 +106,15 @@ def sweep_of(options: Noise, method: str) -> Sweep:
     """
     given = {"dataset": options.dataset, "protocol": options.protocol, "rounds": options.rounds}
     config = preset(start_of(method, options.dataset), method=method, **given)
-    needed = ("ldp_scale", *(("ldp_clip",) if options.clip else ()))
+    needed = ["ldp_scale"]
+    needed += ["ldp_clip"] if options.clip else []
+    needed += ["ldp_noise"] if options.noise != "laplace" else []
     for name in needed:
         if not hasattr(config, name):
             raise UserError(f"methods: {method} has no {name}; leave it out.")
     bound = {"ldp_clip": options.clip} if options.clip else {}
-    config = dataclasses.replace(config, data_dir=options.data_dir, **bound)
+    kind = {} if options.noise == "laplace" else {"ldp_noise": options.noise}
+    config = dataclasses.replace(config, data_dir=options.data_dir, **bound, **kind)
     varied = space(type(config), {"ldp_scale": list(options.scales)}, "")
     return Sweep(config=config, varied=varied, seeds=tuple(range(options.seeds)))
 
@@ -124,7 +129,8 @@ def table(options: Noise, results: dict[str, SweepResult], command: str) -> str:
     """Test HR@K and NDCG@K of all methods by scale, in Markdown."""
     first = next(iter(results.values()))
     hr, ndcg = (f"{name}@{first.sweep.config.top_k}" for name in ("hr", "ndcg"))
-    bound = f"L1 bound {options.clip:g}" if options.clip else "no bound, hence no guarantee"
+    norm = {"laplace": "L1", "gaussian": "L2"}[options.noise]
+    bound = f"{norm} bound {options.clip:g}" if options.clip else "no bound, hence no guarantee"
     spread = f", mean over {options.seeds} seeds ± standard deviation" if options.seeds > 1 else ""
     rows = []
     for scale in options.scales:
@@ -136,7 +142,7 @@ def table(options: Noise, results: dict[str, SweepResult], command: str) -> str:
             done = row["status"] == "done"
             cells.append(" / ".join(map(str, means)) if done else str(row["status"]))
         rows.append(Row([f"{scale:g}", *cells]))
-    header = ["Laplace scale", *results]
+    header = [f"{options.noise.capitalize()} scale", *results]
     starts = (f"{method} {start_of(method, options.dataset)}" for method in results)
     parts = [
         f"# {first.about['dataset']}, protocol {first.about['protocol']}: noise on uploads",
@@ -162,7 +168,7 @@ def draw(options: Noise, results: dict[str, SweepResult], path: Path) -> None:
         (7, 4.2), title, f"test {metric_title(hr)} at the best validation round; bars: ± {bars}"
     )
     panel = figure.subplots()
-    across = "scale of the Laplace noise on every number of an upload"
+    across = f"scale of the {options.noise.capitalize()} noise on every number of an upload"
     frame(panel, unit=f"test {metric_title(hr)}, sampled candidates", across=across)
     positive = [scale for scale in scales if scale > 0]
     panel.set_xscale("symlog", linthresh=min(positive, default=1.0), linscale=0.5)

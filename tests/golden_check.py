@@ -87,6 +87,9 @@ class Recorded(NamedTuple):
     def order(self, client, epoch, count):
         return lambda position: self.visits[self.number, client, epoch, position]
 
+    def epochs(self, client, most, stragglers):
+        raise NotImplementedError
+
     def uploaders(self, participants):
         return self.served[self.number]
 

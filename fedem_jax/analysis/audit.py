@@ -61,7 +61,8 @@ def audit(
     if isinstance(config, Federation):
         federation = config
         config = LocalOnly(**as_settings(federation.protocol), rounds=50, eval_every=10)
-    shared = {field.name for field in dataclasses.fields(config)} - {"method"}
+    left_out = {"method", *LocalOnly().refusals()}
+    shared = {field.name for field in dataclasses.fields(config)} - left_out
     names = [field.name for field in dataclasses.fields(LocalOnly) if field.name in shared]
     config = LocalOnly(**{name: getattr(config, name) for name in names})
     if federation is None:

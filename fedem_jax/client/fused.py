@@ -124,6 +124,7 @@ def fit_fused(
     num_batches, tiles = -(-samples.count // batch), -(-used // tile)
     visited = rows_visited(samples, batch, places, spare=height - 1)
     rates = optimiser if isinstance(optimiser, InTurn) else (optimiser.lr, optimiser.lr)
+    epochs = rule.local_epochs if samples.epochs is None else samples.epochs
     given = Given(
         user=jnp.pad(user, (0, columns - dim)),
         own=own,
@@ -131,7 +132,7 @@ def fit_fused(
         labels=jnp.pad(samples.labels, (0, height - num_rows)),
         visited=visited,
         unbiased=bias_corrections(len(visited) // places),
-        counts=jnp.stack([num_batches, samples.count, tiles]).astype(jnp.int32),
+        counts=jnp.stack([num_batches, samples.count, tiles, epochs]).astype(jnp.int32),
         reals=jnp.stack([jnp.asarray(x, jnp.float32) for x in (rule.threshold, *rates)]),
     )
     rows = padded(table)

@@ -80,8 +80,9 @@ class Given(NamedTuple):
     visited: Int[Array, " N"]
     """Row at each place of each step of each epoch; the last one where there is no sample."""
     unbiased: Float[Array, "n 2"]
-    counts: Int[Array, "3"]
-    """Batches and samples of an epoch; tiles that hold the rows of all samples."""
+    counts: Int[Array, "4"]
+    """Batches and samples of an epoch; tiles that hold the rows of all samples; epochs that the
+    client has time for."""
     reals: Float[Array, "3"]
     """Threshold of the early stop; step sizes of user vector and table."""
 
@@ -124,7 +125,8 @@ def train_client(
     made: Any = Made(*outputs)
     height, dim = made.memory.table.shape
     tables = made.memory[:3]
-    num_batches, count, tiles = given.counts[0], given.counts[1], given.counts[2]
+    num_batches, count = given.counts[0], given.counts[1]
+    tiles, most_epochs = given.counts[2], given.counts[3]
     threshold, lr_user, lr_table = given.reals[0], given.reals[1], given.reals[2]
     steps_an_epoch = given.visited.shape[0] // (epochs * places)
     place = jnp.arange(places, dtype=jnp.int32)
@@ -231,7 +233,8 @@ def train_client(
         now = carry[2] / jnp.maximum((e + 1) * count, 1).astype(jnp.float32)
         settled = (e > 0) & (jnp.abs(now - before) / jnp.abs(before + offset) < threshold)
         made.running[e] = jnp.where(going, now, jnp.nan)
-        return jnp.where(settled, 0, active), carry, now, ran + active
+        ends = settled | (e + 1 >= most_epochs)
+        return jnp.where(ends, 0, active), carry, now, ran + active
 
     user = given.user[...]
     own = jax.tree.map(lambda ref: ref[0] if ref.shape == (1,) else ref[...], given.own)

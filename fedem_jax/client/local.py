@@ -93,7 +93,7 @@ def run_epochs(
     """Epochs of mini-batches.
 
     A client stops when |l_e - l_{e-1}| / |l_{e-1} + offset| is below the threshold, from the second
-    epoch on. l_e is the mean loss over all epochs so far.
+    epoch on. l_e is the mean loss over all epochs so far. It also stops when its time is over.
 
     Args:
         step: `(carry, row [B], present [B]) -> (carry, mean loss)`: one optimiser step on the
@@ -129,7 +129,8 @@ def run_epochs(
         before = running[e - 1]
         settled = (e > 0) & (jnp.abs(now - before) / jnp.abs(before + rule.offset) < rule.threshold)
         running = running.at[e].set(jnp.where(active, now, jnp.nan))
-        return e + 1, active & ~settled, carry, total, running, epochs + active
+        ends = settled if samples.epochs is None else settled | (e + 1 >= samples.epochs)
+        return e + 1, active & ~ends, carry, total, running, epochs + active
 
     def unfinished(loop):
         e, active, *_ = loop

@@ -1,10 +1,13 @@
-"""Local differential privacy of what a client uploads: a bound on it, and Laplace noise.
+"""Local differential privacy of what a client uploads: a bound on it, and noise.
 
-    sent = known + M min(1, clip / |M|_1) + scale Z,    Z ~ Laplace(0, 1), number by number
+    sent = known + M min(1, clip / |M|) + scale Z,    number by number
+
+    laplace:   |.| is the L1 norm, Z ~ Laplace(0, 1)    (Dwork, McSherry, Nissim, Smith 2006)
+    gaussian:  |.| is the L2 norm, Z ~ N(0, 1)          (Dwork, Roth 2014, appendix A)
 
 `known` is a table that does not depend on the client's data of this round (the last download, or
 FedEM's first table), M what the client's own parameters add to it. Whatever the client's data, the
-noiseless upload lies within `clip` of `known` in L1 norm, so that two data sets make it differ by
+noiseless upload lies within `clip` of `known` in this norm, so that two data sets make it differ by
 at most 2 clip. The noise covers all rows: those that moved would tell what was sampled.
 
 This bounds what one round's item table (and network or adapter, if sent) tells of one client's
@@ -30,11 +33,16 @@ from fedem_jax.core.layout import AXIS
 from fedem_jax.core.round import RoundContext, Sum
 from fedem_jax.core.table_storage import from_storage, to_storage
 
+DRAWS = {"laplace": jax.random.laplace, "gaussian": jax.random.normal}
+"""Noise of scale 1, by the name that the settings have for it."""
+
 
 def epsilon(clip: float, scale: float, rounds: int = 1) -> float:
     """epsilon of a client's item tables in all the rounds in which it uploads: any two data sets of
     the client are neighbours, the sensitivity is 2 clip, and rounds add up (basic composition of
     the Laplace mechanism: Dwork, McSherry, Nissim, Smith 2006).
+
+    It is for Laplace noise. Gaussian noise has no such epsilon without a delta.
 
     Infinite without a bound (`clip` 0) or without noise (`scale` 0). It holds in exact arithmetic,
     and not for what docs/privacy.md lists as outside of it.
@@ -45,25 +53,42 @@ def epsilon(clip: float, scale: float, rounds: int = 1) -> float:
 
 
 def clipped(config: LocalPrivacy, moved: Any, clip: Any) -> Any:
-    """M min(1, clip / |M|_1) of a tree of arrays, with the L1 norm of all its numbers together.
+    """M min(1, clip / |M|) of a tree of arrays, with the norm of all its numbers together: L1 for
+    Laplace noise, L2 for Gaussian noise.
 
     A tree within the bound stays as it is, to the bit. Where the configuration has no bound nothing
     is computed, and `clip` is not looked at; a traced `clip` of 0 is none.
     """
     if not config.ldp_clip:
         return moved
-    norm = sum(jnp.abs(leaf).sum() for leaf in jax.tree.leaves(moved))
+    leaves = jax.tree.leaves(moved)
+    if config.ldp_noise == "gaussian":
+        norm = jnp.sqrt(sum(jnp.square(leaf).sum() for leaf in leaves))
+    else:
+        norm = sum(jnp.abs(leaf).sum() for leaf in leaves)
     factor = jnp.where(clip > 0, clip / jnp.maximum(norm, clip), 1.0)
     return jax.tree.map(lambda leaf: factor * leaf, moved)
 
 
 def noise(
-    key: Key[Array, ""], client: Int[Array, ""], items: Int[Array, " M"], dim: int
+    key: Key[Array, ""],
+    client: Int[Array, ""],
+    items: Int[Array, " M"],
+    dim: int,
+    kind: str = "laplace",
 ) -> Float[Array, "M D"]:
-    """Laplace noise of scale 1 on rows of a client's table, from keys of the client and the item:
-    it depends neither on the other clients nor on how items and clients are cut into parts."""
-    key = jax.random.fold_in(key, client)
-    return jax.vmap(lambda item: jax.random.laplace(jax.random.fold_in(key, item), (dim,)))(items)
+    """Noise of scale 1 on rows of a client's table, from keys of the client and the item: it
+    depends neither on the other clients nor on how items and clients are cut into parts.
+
+    Args:
+        key: of the server's draws in this round.
+        client: whose table.
+        items: of the rows.
+        dim: D.
+        kind: a name in `DRAWS`.
+    """
+    key, draw = jax.random.fold_in(key, client), DRAWS[kind]
+    return jax.vmap(lambda item: draw(jax.random.fold_in(key, item), (dim,)))(items)
 
 
 def noisy_uploads(
@@ -99,7 +124,7 @@ def noisy_uploads(
             moved = clipped(config, jax.tree.map(jnp.subtract, sent, start), hyper.ldp_clip)
             sent = jax.tree.map(jnp.add, start, moved)
         if config.ldp_scale:
-            noises = noise_like(sent, draws.server(), client)
+            noises = noise_like(config.ldp_noise, sent, draws.server(), client)
             sent = jax.tree.map(lambda own, new: own + hyper.ldp_scale * new, sent, noises)
         return sent._replace(items=to_storage(sent.items, upload.items.dtype))
 
@@ -126,19 +151,19 @@ def noisy_sum(
     Args:
         config: whether there is noise.
         context: of the round; its server key is that of the noise, if there is any.
-        shares: a_u, the weights of the participants in the sum.
+        shares: a_u, the weights in the sum of the clients whose upload arrives.
         upload: the sum without noise.
         hyper: the number `ldp_scale`.
     """
     if not config.ldp_scale:
         return upload
     layout = context.layout
-    shares = jnp.zeros(layout.padded).at[layout.places(context.participants)].set(shares)
+    shares = jnp.zeros(layout.padded).at[layout.places(context.arrived)].set(shares)
 
     def on_device(shares, key, client_at):
         def add(u, total):
             def noisy(total):
-                mine = noise_like(upload, key, client_at[u])
+                mine = noise_like(config.ldp_noise, upload, key, client_at[u])
                 return jax.tree.map(lambda old, new: old + shares[u] * new, total, mine)
 
             uploads = over_trials((shares[u] > 0).astype(jnp.int32))
@@ -152,15 +177,15 @@ def noisy_sum(
     return jax.tree.map(lambda sent, new: sent + hyper.ldp_scale * new, upload, noises)
 
 
-def noise_like(upload: Sum, key: Key[Array, ""], client: Int[Array, ""]) -> Sum:
+def noise_like(kind: str, upload: Sum, key: Key[Array, ""], client: Int[Array, ""]) -> Sum:
     """One client's noise of scale 1 on all that it uploads. Array n beside the table has its key as
     if it were item I + n."""
     num_items, dim = upload.items.shape
-    table = noise(key, client, jnp.arange(num_items), dim)
+    table = noise(key, client, jnp.arange(num_items), dim, kind)
     leaves, tree = jax.tree.flatten(upload.rest)
     own = jax.random.fold_in(key, client)
     beside = [
-        jax.random.laplace(jax.random.fold_in(own, num_items + n), leaf.shape)
+        DRAWS[kind](jax.random.fold_in(own, num_items + n), leaf.shape)
         for n, leaf in enumerate(leaves)
     ]
     return Sum(table, jax.tree.unflatten(tree, beside))

@@ -13,12 +13,13 @@ import jax
 from jaxtyping import Array, Float, Int
 
 from fedem_jax.client.fitting import visits
+from fedem_jax.client.masking import key_bytes
 from fedem_jax.config.settings import FedMF, PFedRec
-from fedem_jax.core.algorithm import at_place, copies
+from fedem_jax.core.algorithm import Traffic, at_place, copies
 from fedem_jax.core.layout import Layout
 from fedem_jax.core.round import Change, Contribution, Trained, training_scratch
 from fedem_jax.core.sparse_tables import SparseTables
-from fedem_jax.core.table_storage import from_storage, storage_dtype
+from fedem_jax.core.table_storage import from_storage, storage_dtype, table_bytes
 
 
 class Clients(NamedTuple):
@@ -107,13 +108,34 @@ def item_tables(
     return jax.vmap(one)(places)
 
 
+def traffic(config: FedMF | PFedRec, layout: Layout, up: int = 0, down: int = 0) -> Traffic:
+    """Bytes of a round: a table down for each participant, and one up for each upload that arrives.
+    Masked tables have 4 bytes a number, and need public keys.
+
+    Args:
+        config: sizes, and whether uploads are masked.
+        layout: where the clients are.
+        up, down: bytes beside a table.
+    """
+    participants, arrived = config.round_sizes(layout.num_clients)
+    table = table_bytes(config, layout.num_items)
+    sent = 4 * layout.num_items * config.dim if config.secure_sum else table
+    keys_up, keys_down = key_bytes(config, participants)
+    return Traffic(
+        up=arrived * (sent + up) + keys_up, down=participants * (table + down) + keys_down
+    )
+
+
 def scratch(config: FedMF | PFedRec, layout: Layout, block: int) -> dict[str, int]:
     """Numbers that XLA keeps at once, the sum of what moved among them.
 
     noise: that sum, the sum of the noises, and one client's noise with its bits.
+    masks: that sum, the sum of the masks, one client's masks, and one of them.
     """
     numbers = training_scratch(layout, config.dim, block, visits=visits(config))
     numbers["train"] += layout.num_items * config.dim
     if config.ldp_scale:
         numbers["noise"] = layout.num_items * 4 * config.dim
+    if config.secure_sum:
+        numbers["masks"] = layout.num_items * 4 * config.dim
     return numbers

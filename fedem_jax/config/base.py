@@ -19,7 +19,7 @@ from typing import (
 )
 
 from fedem_jax.config.protocol import PROTOCOLS, SWITCHES, Protocol, preset
-from fedem_jax.config.ranges import Count, Natural, Positive, Range, Share, Weight, check
+from fedem_jax.config.ranges import Count, Natural, Portion, Positive, Range, Share, Weight, check
 from fedem_jax.config.values import from_data
 from fedem_jax.errors import UserError, nearest
 from fedem_jax.storage.files import put
@@ -85,6 +85,12 @@ class Config:
 
     client_fraction: Share = 1.0
     """Share of the clients that train in a round."""
+    dropout: Annotated[float, Range(0, 0.9)] = 0.0
+    """Share of a round's uploads that never arrive, rounded down; at least one arrives. These
+    clients have trained, and keep what never leaves them."""
+    stragglers: Portion = 0.0
+    """Chance of a training client to run only a part of its local epochs, drawn in each round. It
+    runs from 1 to all but one of them, each number as likely."""
 
     on_nonfinite: Literal["stop", "skip-client"] = "stop"
     """What to do if a loss, parameter or score is not finite. stop = end the run. skip-client =
@@ -200,11 +206,31 @@ class Config:
             raise UserError(f"protocol: {reprlib.repr(self.protocol)} is unknown; {hint}.")
         for name, kind in get_type_hints(type(self), include_extras=True).items():
             check(name, kind, getattr(self, name))
+        for name, why in self.refusals().items():
+            if getattr(self, name):
+                raise UserError(f"{name}: {self.method} has no use for it, since {why}; give 0.")
+
+    def refusals(self) -> dict[str, str]:
+        """Names of settings that have to be 0 beside the others, and why."""
+        if self.central:
+            return dict.fromkeys(("dropout", "stragglers"), "all data lie in one place")
+        if self.local_epochs == 1:
+            return {"stragglers": "one local epoch has no parts"}
+        return {}
 
     def round_sizes(self, num_clients: int) -> tuple[int, int]:
         """Numbers of clients that train in a round, and that are aggregated; at least 1 each."""
         participants = max(1, share_of(num_clients, self.client_fraction))
-        return participants, participants
+        uploads = self.uploads(participants)
+        return participants, uploads - self.lost(uploads)
+
+    def uploads(self, participants: int) -> int:
+        """How many of so many participants upload."""
+        return participants
+
+    def lost(self, uploads: int) -> int:
+        """How many of so many uploads never arrive."""
+        return min(share_of(uploads, self.dropout), uploads - 1)
 
     def without_effect(self) -> tuple[str, ...]:
         """Names of settings that change nothing about an experiment with these settings."""

@@ -154,6 +154,10 @@ class FedEM(LocalPrivacy, LocalOptimiser, FusedClients, ServedClients):
         name = next(unknown, "")
         return f"{name}={getattr(self, name)}" if name else ""
 
+    def refusals(self) -> dict[str, str]:
+        closed = {"stragglers": "a closed form has no epochs"} if self.closed_form else {}
+        return super().refusals() | closed
+
     @property
     def closed_form(self) -> bool:
         """Whether clients solve for their user vectors."""
@@ -238,7 +242,7 @@ class FedEM(LocalPrivacy, LocalOptimiser, FusedClients, ServedClients):
         )
 
     def without_effect(self) -> tuple[str, ...]:
-        idle = self.idle_steps()
+        idle = (*self.idle_steps(), *self.idle_noise())
         if not self.closed_form:
             idle += ("confidence", "regularization")
         elif not self.learns_rho:

@@ -17,6 +17,7 @@ from fedem_jax.config.shared import (
     FusedClients,
     LocalOptimiser,
     LocalPrivacy,
+    MaskedUploads,
     ServedClients,
 )
 from fedem_jax.errors import UserError
@@ -28,6 +29,9 @@ class LocalOnly(FusedClients, AdamClients):
 
     method: str = "local-only"
     lr_embedding: Positive = 0.1
+
+    def refusals(self) -> dict[str, str]:
+        return super().refusals() | {"dropout": "its clients upload nothing"}
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class CentralMF(Config):
 
 
 @dataclass(frozen=True)
-class FedMF(LocalPrivacy, LocalOptimiser, FusedClients, AdamClients):
+class FedMF(MaskedUploads, LocalPrivacy, LocalOptimiser, FusedClients, AdamClients):
     """FedMF, also known as FedAvg of matrix factorisation. The average of the item tables replaces
     the table of every client. User vectors never leave the clients. Defaults: program of FedCA."""
 
@@ -69,8 +73,16 @@ class FedMF(LocalPrivacy, LocalOptimiser, FusedClients, AdamClients):
     evaluated: Literal["global", "local"] = "global"
     """Item table for ranking: global = the new average; local = the own one before the download."""
 
+    def __post_init__(self):
+        super().__post_init__()
+        self.refuse_lost_masks(self)
+
+    @property
+    def averages_evenly(self) -> bool:
+        return self.weighting == "uniform"
+
     def without_effect(self) -> tuple[str, ...]:
-        return self.idle_steps()
+        return (*self.idle_steps(), *self.idle_noise())
 
 
 @dataclass(frozen=True)
@@ -97,6 +109,9 @@ class FCF(Config):
     server_steps: Count = 1
     """Steps of the server in a round; each follows an exchange of gradients with the clients."""
     init_scale: Positive = 0.1
+
+    def refusals(self) -> dict[str, str]:
+        return super().refusals() | {"stragglers": "a closed form has no epochs"}
 
     def without_effect(self) -> tuple[str, ...]:
         return ("local_epochs", "batch_size", "num_negative", "bce")
@@ -128,7 +143,7 @@ class FedNCF(FedMF):
 
 
 @dataclass(frozen=True)
-class PFedRec(LocalPrivacy, Config):
+class PFedRec(MaskedUploads, LocalPrivacy, Config):
     """PFedRec (Zhang et al., IJCAI 2023). Every client has its own score function and fine-tunes
     an averaged item table."""
 
@@ -144,6 +159,17 @@ class PFedRec(LocalPrivacy, Config):
     """Step size of the item table, as a multiple of lr_network times the number of items."""
     evaluated: Literal["local", "global"] = "local"
     """Item table for ranking: local = the own one before the download; global = the new average."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.refuse_lost_masks(self)
+
+    @property
+    def averages_evenly(self) -> bool:
+        return True
+
+    def without_effect(self) -> tuple[str, ...]:
+        return self.idle_noise()
 
 
 @dataclass(frozen=True)
@@ -185,6 +211,9 @@ class GPFedRec(Config):
                 f"client_fraction: {self.client_fraction:g} leaves clients out of the graph of "
                 "gpfedrec, which holds all of them; give 1."
             )
+
+    def refusals(self) -> dict[str, str]:
+        return super().refusals() | {"dropout": "its graph holds the tables of all clients"}
 
     def without_effect(self) -> tuple[str, ...]:
         return ("neighbour_threshold",) if self.neighbours else ()

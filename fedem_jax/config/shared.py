@@ -51,9 +51,8 @@ class ServedClients(AdamClients):
     """Share of the training clients that are aggregated. They download the result in the next
     round."""
 
-    def round_sizes(self, num_clients: int) -> tuple[int, int]:
-        participants, _ = super().round_sizes(num_clients)
-        return participants, max(1, share_of(participants, self.aggregation_fraction))
+    def uploads(self, participants: int) -> int:
+        return max(1, share_of(participants, self.aggregation_fraction))
 
     def lighter(self) -> list[list[dict[str, Any]]]:
         shares = (self.aggregation_fraction / 2**halvings for halvings in range(1, 8))
@@ -93,6 +92,38 @@ class LocalOptimiser:
 
 
 @dataclass(frozen=True)
+class MaskedUploads:
+    """Settings of clients whose uploads are added up and used in no other way.
+
+    It is no subclass of `Config`, so that any class of settings can add it.
+    """
+
+    secure_sum: bool = False
+    """Whether clients mask their uploads, so that the server learns nothing but their sum. Sums are
+    then of integers, in steps of 1e-6. The work grows with the square of the clients in a round."""
+
+    def refuse_lost_masks(self, config: Any) -> None:
+        """Refuse masks beside what they do not go with.
+
+        Args:
+            config: all settings.
+
+        Raises:
+            UserError: uploads may be missing, whose masks would be missing, too; or uploads have
+                noise, which clients would have to add before they mask.
+        """
+        if not self.secure_sum:
+            return
+        if config.dropout or config.on_nonfinite == "skip-client":
+            raise UserError(
+                "secure_sum: the masks of an upload that is missing would spoil the sum; give "
+                "dropout 0 and on_nonfinite stop."
+            )
+        if config.ldp_scale:
+            raise UserError("secure_sum: masks over noise are not simulated; give ldp_scale 0.")
+
+
+@dataclass(frozen=True)
 class LocalPrivacy:
     """Settings of clients that bound their uploads and add noise to them.
 
@@ -102,8 +133,26 @@ class LocalPrivacy:
     switches = ("ldp_scale", "ldp_clip")
 
     ldp_scale: Weight = 0.0
-    """Scale of the Laplace noise on each number of an upload; 0: no noise. Without ldp_clip it
-    gives no guarantee (docs/privacy.md)."""
+    """Scale of the noise on each number of an upload; 0: no noise. Without ldp_clip it gives no
+    guarantee (docs/privacy.md)."""
     ldp_clip: Weight = 0.0
-    """Bound of the L1 norm of an upload minus the table that the server knows; 0: no bound. Larger
+    """Bound of the norm of an upload minus the table that the server knows; 0: no bound. Larger
     moves are scaled down. The server knows the last download, in FedEM the initial table."""
+    ldp_noise: Literal["laplace", "gaussian"] = "laplace"
+    """Kind of that noise, and norm of that bound: laplace = Laplace noise of this scale, L1 norm;
+    gaussian = normal noise of this standard deviation, L2 norm."""
+
+    ldp_delta: Annotated[float, Range(0, 0.1, open=True)] = 1e-5
+    """Delta of the epsilon in the summary (ldp_noise = gaussian); as a rule, less than one over the
+    number of clients. It changes no result."""
+
+    @property
+    def averages_evenly(self) -> bool:
+        """Whether all that the server hands out is the plain mean of the uploads."""
+        return False
+
+    def idle_noise(self) -> tuple[str, ...]:
+        """Names of these settings that change nothing."""
+        kind = () if self.ldp_scale or self.ldp_clip else ("ldp_noise",)
+        counts = self.ldp_noise == "gaussian" and self.ldp_scale and self.ldp_clip
+        return kind if counts else (*kind, "ldp_delta")

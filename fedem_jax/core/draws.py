@@ -66,6 +66,10 @@ class Draws(Protocol):
         """`positions [B] -> index [B]`: samples visited at positions (< `count`) of an epoch."""
         ...
 
+    def epochs(self, client, most: int, stragglers: float) -> Int[Array, ""]:
+        """Local epochs that a client has time for: fewer than `most` by the chance `stragglers`."""
+        ...
+
     def uploaders(self, participants: Int[Array, " P"]) -> Int[Array, " A"]:
         """Distinct participants whose tables are aggregated."""
         ...
@@ -173,6 +177,12 @@ class KeyedDraws(NamedTuple):
 
     def order(self, client, epoch, count) -> Callable[[Array], Array]:
         return shuffle(jax.random.fold_in(self.keys_order[client], epoch), count)
+
+    def epochs(self, client, most: int, stragglers: float) -> Int[Array, ""]:
+        key = jax.random.fold_in(self.keys_order[client], most)  # its last epoch is `most` - 1
+        key_chance, key_part = jax.random.split(key)
+        part = jax.random.randint(key_part, (), 1, most)
+        return jnp.where(jax.random.uniform(key_chance) < stragglers, part, most)
 
     def uploaders(self, participants: Int[Array, " P"]) -> Int[Array, " A"]:
         return jax.random.permutation(self.key_uploaders, participants)[: self.num_uploaders]

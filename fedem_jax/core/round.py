@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from fedem_jax.config.base import Config
 from fedem_jax.config.shared import is_fused
@@ -38,6 +38,8 @@ class RoundContext(NamedTuple):
     """How long a client trains."""
     participants: Int[Array, " P"]
     """Clients that train."""
+    arrived: Int[Array, " A"]
+    """Those whose upload arrives, if all participants upload: all, but with `dropout`."""
     compact: bool = False
     """Whether a client's table holds the rows of its samples alone, as in `client_samples`."""
 
@@ -61,7 +63,9 @@ class RoundContext(NamedTuple):
             hold_out: positives that local training does not use.
         """
         rule = Rule.of(config, jnp.asarray(threshold, jnp.float32), offset, hold_out)
-        return cls(layout, draws, rule, draws.participants(), is_fused(config))
+        participants = draws.participants()
+        arrived = draws.uploaders(participants) if config.dropout else participants
+        return cls(layout, draws, rule, participants, arrived, is_fused(config))
 
     def samples_of(self, clients: Int[Array, "*n"]) -> Int[Array, "*n"]:
         """Samples that each of these clients trains on, positives and negatives."""
@@ -118,7 +122,7 @@ class Contribution(NamedTuple):
 
     rows: Int[Array, " M"]
     """Items of its rows; I: none."""
-    table: Float[Array, "M D"]
+    table: Num[Array, "M D"]
     """Those rows of its item table, less the common table, times its weight."""
     rest: Any
     """Anything else, times its weight."""
@@ -127,7 +131,7 @@ class Contribution(NamedTuple):
 class Sum(NamedTuple):
     """Contributions of all participants, added up."""
 
-    items: Float[Array, "I D"]
+    items: Num[Array, "I D"]
     rest: Any
 
 
@@ -136,7 +140,8 @@ def train_clients(
 ) -> tuple[Any, Info, Any]:
     """All participants, phase after phase, block after block, every device its own clients.
 
-    A client that `rule.skip` leaves out changes nothing and sends nothing.
+    A client that `rule.skip` leaves out changes nothing and sends nothing. One whose upload does
+    not arrive keeps its changes, and adds nothing to the sum.
 
     Args:
         context: of the round.
@@ -147,10 +152,14 @@ def train_clients(
     Returns:
         The clients, what they report, and the sum of what they sent.
     """
-    layout, draws, rule, participants, compact = context
-    takes_part = jnp.zeros(layout.padded, bool).at[layout.places(participants)].set(True)
+    layout, draws, rule, participants, arrived, compact = context
+    nobody = jnp.zeros(layout.padded, bool)
+    takes_part = nobody.at[layout.places(participants)].set(True)
+    arrives = None  # of all that take part
+    if len(arrived) < len(participants):
+        arrives = nobody.at[layout.places(arrived)].set(True)
 
-    def on_device(clients, server, takes_part, client_at, members):
+    def on_device(clients, server, takes_part, client_at, members, arrives):
         def block(client_round, size: SizeClass, places, carry):
             clients, info, total = carry
 
@@ -171,7 +180,10 @@ def train_clients(
                 epochs=info.epochs.at[places].set(new.trained.epochs, mode="drop"),
                 skipped=skipped,
             )
-            total = added(total, new.sent, places < layout.shard)
+            heard = places < layout.shard
+            if arrives is not None:
+                heard &= arrives.at[places].get(mode="fill", fill_value=False)
+            total = added(total, new.sent, heard)
             return written(clients, places, new), info, total
 
         chosen = [takes_part & phase.chosen(clients) for phase in phases]
@@ -191,7 +203,7 @@ def train_clients(
     members = [[jnp.asarray(size.members) for size in sizes] for sizes in classes]
     client_at = jnp.asarray(layout.client)
     (clients, info), total = layout.on_each_device(
-        on_device, state.clients, state.server, takes_part, client_at, members, summed=True
+        on_device, state.clients, state.server, takes_part, client_at, members, arrives, summed=True
     )
     return clients, info, total
 

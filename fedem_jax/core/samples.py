@@ -30,6 +30,8 @@ class Rule(NamedTuple):
     trained."""
     hold_out: HoldOut | None = None
     """Positives that local training does not use; None: it uses all."""
+    stragglers: float = 0.0
+    """Chance that the client has no time for all epochs."""
 
     @classmethod
     def of(
@@ -41,7 +43,8 @@ class Rule(NamedTuple):
     ) -> Rule:
         """The rule of a configuration."""
         skip = config.on_nonfinite == "skip-client"
-        return cls(config.batch_size, config.local_epochs, threshold, offset, skip, hold_out)
+        sizes = (config.batch_size, config.local_epochs)
+        return cls(*sizes, threshold, offset, skip, hold_out, config.stragglers)
 
 
 class ClientSamples(NamedTuple):
@@ -65,6 +68,8 @@ class ClientSamples(NamedTuple):
     held_out: ClientSamples | None = None
     """Samples over the same rows that local training does not use, with labels of their own: a
     held-out positive may be a negative of local training. None: nothing is held out."""
+    epochs: Int[Array, ""] | None = None
+    """Epochs that it has time for; None: all of the rule."""
 
 
 def client_samples(
@@ -113,6 +118,9 @@ def client_samples(
         return draws.order(client, epoch, count)
 
     samples = ClientSamples(rows, labels, row_of, drawn.count, order, rule)
+    if rule.stragglers:
+        epochs = draws.epochs(client, rule.local_epochs, rule.stragglers)
+        samples = samples._replace(epochs=epochs)
     if drawn.held_out is None:
         return samples
     held_out = part_of(samples, drawn.labels, drawn.held_out)

@@ -61,6 +61,8 @@ class Record(Evaluation):
     """Fingerprint of the split."""
     skipped: NotRequired[int]
     """Clients left out of the aggregation since the last record, if the method may skip some."""
+    dropped: NotRequired[int]
+    """Uploads of the round that did not arrive, if some are to get lost."""
     seconds: NotRequired[float]
     """Time of a round, if measured."""
     rho: NotRequired[list[Any]]
@@ -101,6 +103,18 @@ class Activity(TypedDict):
     test_full: Metrics
 
 
+class Privacy(TypedDict):
+    """What normal noise on bounded uploads guarantees; docs/privacy.md says against whom."""
+
+    unit: str
+    """What is protected: all data and all uploads of a `client`."""
+    delta: float
+    epsilon: NotRequired[float]
+    """Against the server, if a client uploads in every round; needs `dp-accounting`."""
+    epsilon_of_means: NotRequired[float]
+    """Against who sees nothing but the means, and not who is in them; where all is plain means."""
+
+
 class Outcome(TypedDict):
     """What the records of a run say."""
 
@@ -139,6 +153,8 @@ class Outcome(TypedDict):
     """Test metrics of the tenth of the clients with the lowest values, at the headline round."""
     by_activity: list[Activity]
     """Quartiles from the shortest histories up; an empty one is left out."""
+    privacy: NotRequired[Privacy]
+    """Epsilon and delta, if uploads have a bound and normal noise."""
     clients: int
     items: int
     interactions: int

@@ -12,6 +12,7 @@ import pandas as pd
 from fedem_jax.config.base import Config
 from fedem_jax.config.protocol import PROTOCOLS, SELECTED, SWITCHES
 from fedem_jax.data.federation import Federation
+from fedem_jax.evaluation.accountant import guarantee
 from fedem_jax.evaluation.metrics import (
     HeldOutRanks,
     chance_level,
@@ -218,6 +219,9 @@ def summarise_run(
     }
     if rounds < config.rounds:
         outcome["planned_rounds"] = config.rounds
+    privacy = guarantee(config, rounds, federation.num_clients)
+    if privacy is not None:
+        outcome["privacy"] = privacy
     return outcome
 
 

@@ -81,11 +81,11 @@ class Server(NamedTuple):
 
 
 class Upload(NamedTuple):
-    """All that the server sees of the clients that took part; it looks at no others."""
+    """All that the server sees of the clients whose table arrived; it looks at no others."""
 
     items: Num[Array, "C I D"]
     participants: Int[Array, " P"]
-    """Places of the tables that were sent."""
+    """Places of the tables that arrived."""
 
 
 class Download(NamedTuple):
@@ -100,7 +100,7 @@ def cofedrec(config: CoFedRec, layout: Layout) -> Algorithm:
     """CoFedRec on one federation; the arguments are those of `local_only`."""
     backbone, stored = Linear(), storage_dtype(config)
     model = scoring(backbone, config.bce)
-    num_participants, _ = config.round_sizes(layout.num_clients)
+    _, num_arrived = config.round_sizes(layout.num_clients)
     plain = layout.coarse if config.contrast else layout.classes  # the first round alone, or all
     num_clusters = min(config.num_clusters, layout.num_items)
 
@@ -124,7 +124,7 @@ def cofedrec(config: CoFedRec, layout: Layout) -> Algorithm:
             ),
         ]
         clients, info, _ = train_clients(context, phases, state)
-        upload = Upload(clients.items, layout.places(context.participants))
+        upload = Upload(clients.items, layout.places(context.arrived))
         download = serve(layout, draws.server(), upload, num_clusters)
         table = to_storage(download.items, stored)[None]
         items = jnp.where(download.group[:, None, None], table, clients.items)
@@ -134,8 +134,8 @@ def cofedrec(config: CoFedRec, layout: Layout) -> Algorithm:
         private, rows = at_place(state.clients, places)
         return jax.vmap(model.logits)(private, from_storage(rows))
 
-    tables = num_participants * table_bytes(config, layout.num_items)
-    # the group is found as the round runs: this is what it costs if all participants are in it
+    tables = num_arrived * table_bytes(config, layout.num_items)
+    # the group is found as the round runs: this is what it costs if all are in it that can be
     down = tables + layout.num_clients * 4 * layout.num_items
     return Algorithm(
         init,

@@ -32,6 +32,7 @@ from fedem_jax.core.algorithm import Algorithm, Info, Newcomer, State, Traffic, 
 from fedem_jax.core.blocks import for_each_block
 from fedem_jax.core.draws import Draws
 from fedem_jax.core.layout import AXIS, Layout, SizeClass
+from fedem_jax.core.round import RoundContext
 from fedem_jax.core.table_storage import (
     everybodys_table,
     from_storage,
@@ -100,7 +101,7 @@ NARROWEST = 32
 def fcf(config: FCF, layout: Layout) -> Algorithm:
     """FCF on one federation; the arguments are those of `local_only`."""
     stored, dim, num_items = storage_dtype(config), config.dim, layout.num_items
-    num_participants, _ = config.round_sizes(layout.num_clients)
+    num_participants, num_arrived = config.round_sizes(layout.num_clients)
 
     def wide(block: int) -> int:
         return config.block_size or max(block, NARROWEST)
@@ -113,12 +114,13 @@ def fcf(config: FCF, layout: Layout) -> Algorithm:
         return State(Clients(copies(user, layout)), Server(to_storage(table, stored), moments))
 
     def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
-        participants = layout.places(draws.participants())
-        takes_part = jnp.zeros(layout.padded, bool).at[participants].set(True)
+        context, nobody = RoundContext.of(config, layout, draws), jnp.zeros(layout.padded, bool)
+        takes_part = nobody.at[layout.places(context.participants)].set(True)
+        arrives = nobody.at[layout.places(context.arrived)].set(True)
 
         def exchange(_, carry):
             server, _ = carry
-            loss, upload = gathered(draws, takes_part, from_storage(server.items), hyper)
+            loss, upload = gathered(draws, takes_part, arrives, from_storage(server.items), hyper)
             return serve(server, upload, hyper), loss
 
         start = (state.server, jnp.full(layout.padded, jnp.nan))
@@ -149,18 +151,25 @@ def fcf(config: FCF, layout: Layout) -> Algorithm:
         return jnp.where(again, num_items, items)
 
     def gathered(
-        draws: Draws, takes_part: Bool[Array, " C"], table: Float[Array, "I D"], hyper: Hyper
-    ) -> tuple[Float[Array, " C"], Upload]:
-        """The loss of each participant by this table, and the sum of what they send."""
+        draws: Draws, takes_part: Bool[Array, " C"], arrives: Bool[Array, " C"],
+        table: Float[Array, "I D"], hyper: Hyper,
+    ) -> tuple[Float[Array, " C"], Upload]:  # fmt: skip
+        """The loss of each participant by this table, and the sum of what arrives."""
 
-        def on_device(takes_part, table, client_at, members):
+        def on_device(masks, table, client_at, members):
+            takes_part, arrives = masks
+
             def send(carry, places, client: Solved):
                 loss, products, rows = carry
+                user = client.user
+                if num_arrived < num_participants:
+                    heard = arrives.at[places].get(mode="fill", fill_value=False)
+                    user = jnp.where(heard[:, None], user, 0)
                 weight = 1 + hyper.confidence - hyper.confidence * client.scores
-                own = weight[:, :, None] * client.user[:, None, :]
+                own = weight[:, :, None] * user[:, None, :]
                 return (
                     loss.at[places].set(client.loss, mode="drop"),
-                    products + client.user.T @ client.user,
+                    products + user.T @ user,
                     rows.at[client.items].add(own, mode="drop"),
                 )
 
@@ -172,7 +181,7 @@ def fcf(config: FCF, layout: Layout) -> Algorithm:
             return loss, Upload(rows - table @ products)
 
         return layout.on_each_device(
-            on_device, takes_part, table, *whereabouts(layout), summed=True
+            on_device, (takes_part, arrives), table, *whereabouts(layout), summed=True
         )
 
     def solved(
@@ -208,13 +217,15 @@ def fcf(config: FCF, layout: Layout) -> Algorithm:
             "evaluate": block * num_items * 8 + num_items * dim,
         }
 
-    numbers = config.server_steps * num_participants * num_items * dim
+    numbers = config.server_steps * num_items * dim
     return Algorithm(
         init,
         round,
         score,
         hyper=hyper_of(Hyper, config),
-        traffic=Traffic(up=4 * numbers, down=stored.itemsize * numbers),
+        traffic=Traffic(
+            up=4 * num_arrived * numbers, down=stored.itemsize * num_participants * numbers
+        ),
         scratch=scratch,
         newcomer=newcomer,
         item_tables=everybodys_table,

@@ -87,9 +87,9 @@ class Hyper(NamedTuple):
     weight_decay: Float[Array, ""]
     """L2 penalty of f_u."""
     ldp_scale: Float[Array, ""]
-    """Scale of the Laplace noise on uploads, where the configuration has any."""
+    """Scale of the noise on uploads, where the configuration has any."""
     ldp_clip: Float[Array, ""]
-    """Most L1 norm of Q_u - Q_0 in an upload, where the configuration has a bound."""
+    """Most norm of Q_u - Q_0 in an upload, where the configuration has a bound."""
 
 
 class Clients(NamedTuple):

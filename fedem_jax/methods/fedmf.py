@@ -1,5 +1,6 @@
 """FedMF: federated matrix factorisation, also called FCF or FedAvg of matrix factorisation (Chai et
-al. 2019, without encryption; the released program of FedCA with interpolation = 0).
+al. 2019, with masks in place of encryption, if asked for; the released program of FedCA with
+interpolation = 0).
 
     clients, in parallel:  Q_u <- G
                            (p_u, Q_u) <- local epochs of Adam on BCE(p_u . q_i, y_ui),
@@ -20,6 +21,7 @@ from jaxtyping import Array, Float, Int, Key
 from fedem_jax.client import replacing
 from fedem_jax.client.fitting import fit_of
 from fedem_jax.client.local import optimiser_of, own_optimiser
+from fedem_jax.client.masking import for_masks, masked_sum
 from fedem_jax.client.newcomer import trained_alone
 from fedem_jax.client.privacy import clipped, noisy_sum
 from fedem_jax.client.replacing import Clients
@@ -29,7 +31,6 @@ from fedem_jax.core.algorithm import (
     Info,
     Newcomer,
     State,
-    Traffic,
     at_place,
     hyper_of,
 )
@@ -43,7 +44,7 @@ from fedem_jax.core.round import (
     train_clients,
 )
 from fedem_jax.core.samples import ClientSamples
-from fedem_jax.core.table_storage import from_storage, storage_dtype, table_bytes
+from fedem_jax.core.table_storage import from_storage, storage_dtype
 from fedem_jax.models.mf import MF
 from fedem_jax.models.scoring import Scoring, initial, scoring
 from fedem_jax.server import averaging
@@ -62,9 +63,9 @@ class Hyper(NamedTuple):
     threshold: Float[Array, ""]
     """Relative change of the running loss below which a client stops."""
     ldp_scale: Float[Array, ""]
-    """Scale of the Laplace noise on uploads, where the configuration has any."""
+    """Scale of the noise on uploads, where the configuration has any."""
     ldp_clip: Float[Array, ""]
-    """Most L1 norm of Q_u - G, where the configuration has a bound."""
+    """Most norm of Q_u - G, where the configuration has a bound."""
 
 
 def fedmf(config: FedMF, layout: Layout) -> Algorithm:
@@ -83,9 +84,10 @@ def fedmf(config: FedMF, layout: Layout) -> Algorithm:
         share_of = averaging.share_of(config, context)
         train = partial(train_and_upload, config, model, hyper, share_of)
         phases = [Phase(train)]
-        nothing = averaging.nothing_sent(state.server.items)
+        nothing = for_masks(config, averaging.nothing_sent(state.server.items))
         clients, info, upload = train_clients(context, phases, state, nothing)
-        shares = share_of(context.samples_of(context.participants))
+        shares = share_of(context.samples_of(context.arrived))
+        upload = averaging.unmasked(config, masked_sum(config, context, upload))
         upload = noisy_sum(config, context, shares, upload, hyper)
         return State(clients, averaging.average(state.server, upload)), info
 
@@ -98,14 +100,12 @@ def fedmf(config: FedMF, layout: Layout) -> Algorithm:
         private = trained_alone(model, private, table, own_optimiser(config, hyper), new)
         return model.logits(private, table)
 
-    participants, _ = config.round_sizes(layout.num_clients)
-    tables = participants * table_bytes(config, layout.num_items)
     return Algorithm(
         init,
         round,
         score,
         hyper=hyper_of(Hyper, config),
-        traffic=Traffic(up=tables + 4 * participants, down=tables),  # and the number of samples
+        traffic=replacing.traffic(config, layout, up=4),  # and the number of samples
         scratch=partial(replacing.scratch, config, layout),
         newcomer=newcomer,
         item_tables=lambda state, at, hyper: replacing.item_tables(
@@ -131,5 +131,5 @@ def train_and_upload(
     fit = fit_of(config, model.objective, optimiser, hyper.lr_embedding)
     private, table, trained = fit(private, start, samples)
     moved = clipped(config, table - start, hyper.ldp_clip)
-    sent = Contribution(samples.rows, share_of(samples.count) * moved, ())
+    sent = Contribution(samples.rows, for_masks(config, share_of(samples.count) * moved), ())
     return replacing.change(config, private, trained, sent, table)

@@ -1,5 +1,5 @@
-"""FedNCF: federated neural collaborative filtering (Perifanis, Efraimidis 2022, without secure
-aggregation; the training is that of the program of FedCA).
+"""FedNCF: federated neural collaborative filtering (Perifanis, Efraimidis 2022, with secure
+aggregation if asked for; the training is that of the program of FedCA).
 
     clients, in parallel:  (Q_u, W_u) <- (G, W)
                            (p_u, Q_u, W_u) <- local epochs of Adam on BCE(f(p_u, q_i; W_u), y_ui),
@@ -22,11 +22,12 @@ from jaxtyping import Array, Float, Int, Key
 
 from fedem_jax.client import replacing
 from fedem_jax.client.local import fit_network
+from fedem_jax.client.masking import for_masks, masked_sum
 from fedem_jax.client.newcomer import trained_alone
 from fedem_jax.client.privacy import clipped, noisy_sum
 from fedem_jax.client.replacing import Clients
 from fedem_jax.config.settings import FedNCF
-from fedem_jax.core.algorithm import Algorithm, Info, Newcomer, State, Traffic, hyper_of
+from fedem_jax.core.algorithm import Algorithm, Info, Newcomer, State, hyper_of
 from fedem_jax.core.draws import Draws
 from fedem_jax.core.layout import Layout
 from fedem_jax.core.round import (
@@ -38,7 +39,7 @@ from fedem_jax.core.round import (
     train_clients,
 )
 from fedem_jax.core.samples import ClientSamples
-from fedem_jax.core.table_storage import from_storage, storage_dtype, table_bytes
+from fedem_jax.core.table_storage import from_storage, storage_dtype
 from fedem_jax.models.ncf import NCF, adam, inside
 from fedem_jax.models.scoring import Scoring, initial, scoring
 from fedem_jax.server import averaging
@@ -59,9 +60,9 @@ class Hyper(NamedTuple):
     threshold: Float[Array, ""]
     """Relative change of the running loss below which a client stops."""
     ldp_scale: Float[Array, ""]
-    """Scale of the Laplace noise on uploads, where the configuration has any."""
+    """Scale of the noise on uploads, where the configuration has any."""
     ldp_clip: Float[Array, ""]
-    """Most L1 norm of (Q_u, W_u) - (G, W), where the configuration has a bound."""
+    """Most norm of (Q_u, W_u) - (G, W), where the configuration has a bound."""
 
 
 class Download(NamedTuple):
@@ -95,8 +96,10 @@ def fedncf(config: FedNCF, layout: Layout) -> Algorithm:
         train = partial(train_and_upload, config, model, hyper, share_of)
         phases = [Phase(train)]
         nothing = averaging.nothing_sent(state.server.table.items, state.server.network)
+        nothing = for_masks(config, nothing)
         clients, info, upload = train_clients(context, phases, state, nothing)
-        shares = share_of(context.samples_of(context.participants))
+        upload = averaging.unmasked(config, masked_sum(config, context, upload))
+        shares = share_of(context.samples_of(context.arrived))
         upload = noisy_sum(config, context, shares, upload, hyper)
         return State(clients, average(state.server, upload)), info
 
@@ -131,7 +134,7 @@ def fedncf(config: FedNCF, layout: Layout) -> Algorithm:
         round,
         score,
         hyper=hyper,
-        traffic=traffic(config, layout, weights),
+        traffic=replacing.traffic(config, layout, up=4 * weights + 4, down=4 * weights),
         scratch=partial(scratch, config, layout, weights),
         newcomer=newcomer,
         item_tables=lambda state, at, hyper: replacing.item_tables(
@@ -159,7 +162,8 @@ def train_and_upload(
     moved = jax.tree.map(jnp.subtract, private["network"], download.network)
     moved = clipped(config, (table - start, moved), hyper.ldp_clip)
     share = share_of(samples.count)
-    sent = Contribution(samples.rows, *jax.tree.map(lambda leaf: share * leaf, moved))
+    moved = for_masks(config, jax.tree.map(lambda leaf: share * leaf, moved))
+    sent = Contribution(samples.rows, *moved)
     kept = {name: private[name] for name in clients.private}
     return replacing.change(config, kept, trained, sent, table)
 
@@ -168,15 +172,6 @@ def average(download: Download, upload: Sum) -> Download:
     """The server's step, (G, W) + sum_u a_u ((Q_u, W_u) - (G, W)); the weights sum to 1."""
     network = jax.tree.map(jnp.add, download.network, upload.rest)
     return Download(averaging.average(download.table, upload), network)
-
-
-def traffic(config: FedNCF, layout: Layout, weights: int) -> Traffic:
-    """A table and a network up and down for each participant, and the number of its samples up."""
-    participants, _ = config.round_sizes(layout.num_clients)
-    table = table_bytes(config, layout.num_items)
-    return Traffic(
-        up=participants * (table + 4 * weights + 4), down=participants * (table + 4 * weights)
-    )
 
 
 def scratch(config: FedNCF, layout: Layout, weights: int, block: int) -> dict[str, int]:

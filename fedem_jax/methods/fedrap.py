@@ -116,7 +116,7 @@ NORMS = {"l1": jnp.abs, "l2": jnp.square}
 def fedrap(config: FedRAP, layout: Layout) -> Algorithm:
     """FedRAP on one federation; the arguments are those of `local_only`."""
     model, stored = scoring(Linear(), config.bce), storage_dtype(config)
-    num_participants, _ = config.round_sizes(layout.num_clients)
+    num_participants, num_arrived = config.round_sizes(layout.num_clients)
 
     def init(key: Key[Array, ""], hyper: Hyper) -> State:
         """Everybody starts from the same w_0, b_0 and D_0."""
@@ -132,7 +132,7 @@ def fedrap(config: FedRAP, layout: Layout) -> Algorithm:
     def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
         context = RoundContext.of(config, layout, draws, hyper.threshold, offset=0.0)
         weights = weights_of(config, state.server.number, hyper)
-        train = partial(train_and_upload, config, model, hyper, num_participants, weights)
+        train = partial(train_and_upload, config, model, hyper, num_arrived, weights)
         phases = [Phase(train)]
         nothing = averaging.nothing_sent(state.server.items, jnp.float32(0))
         clients, info, upload = train_clients(context, phases, state, nothing)
@@ -143,13 +143,13 @@ def fedrap(config: FedRAP, layout: Layout) -> Algorithm:
         private = at_place(state.clients.private, places)
         return jax.vmap(model.logits)(private, item_tables(state, places, hyper))
 
-    tables = num_participants * table_bytes(config, layout.num_items)
+    table = table_bytes(config, layout.num_items)
     return Algorithm(
         init,
         round,
         score,
         hyper=hyper_of(Hyper, config),
-        traffic=Traffic(up=tables, down=tables),
+        traffic=Traffic(up=num_arrived * table, down=num_participants * table),
         scratch=partial(scratch, config, layout),
         item_tables=item_tables,
     )
@@ -164,15 +164,16 @@ def train_and_upload(
     config: FedRAP,
     model: Scoring,
     hyper: Hyper,
-    num_participants: int,
+    num_arrived: int,
     weights: Weights,
     samples: ClientSamples,
     clients: Clients,
     server: Server,
     place,
 ) -> Change:
-    """(w_u, b_u, D_u, C_u) <- local epochs from (w_u, b_u, D_u, C); (C_u - C) / P is added to the
-    upload, and so is the factor by which all other rows shrank."""
+    """(w_u, b_u, D_u, C_u) <- local epochs from (w_u, b_u, D_u, C); (C_u - C) / A is added to the
+    upload, with A the number of uploads that arrive, and so is the factor by which all other rows
+    shrank."""
     private, own = at_place(clients, place)
     own, rows = from_storage(own), samples.rows
     start = from_storage(server.items[rows])
@@ -180,7 +181,7 @@ def train_and_upload(
     fitted = fit(model.objective, norm, private, own[rows], start, samples, weights, hyper)
     own = (fitted.shrink * own).at[rows].set(fitted.own, mode="drop")
     moved = fitted.common - fitted.shrink * start
-    sent = Contribution(rows, moved / num_participants, (fitted.shrink - 1) / num_participants)
+    sent = Contribution(rows, moved / num_arrived, (fitted.shrink - 1) / num_arrived)
     kept = {"private": fitted.private, "items": to_storage(own, clients.items.dtype)}
     return Change(kept, fitted.trained, sent=sent)
 

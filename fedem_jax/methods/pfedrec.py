@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from fedem_jax.client import replacing
 from fedem_jax.client.local import InTurn, fit_embedding
+from fedem_jax.client.masking import for_masks, masked_sum
 from fedem_jax.client.newcomer import trained_alone
 from fedem_jax.client.privacy import clipped, noisy_sum
 from fedem_jax.client.replacing import Clients
@@ -31,7 +32,6 @@ from fedem_jax.core.algorithm import (
     Info,
     Newcomer,
     State,
-    Traffic,
     at_place,
     hyper_of,
 )
@@ -45,7 +45,7 @@ from fedem_jax.core.round import (
     train_clients,
 )
 from fedem_jax.core.samples import ClientSamples
-from fedem_jax.core.table_storage import from_storage, storage_dtype, table_bytes
+from fedem_jax.core.table_storage import from_storage, storage_dtype
 from fedem_jax.models.linear import Linear
 from fedem_jax.models.mf import item_table
 from fedem_jax.models.scoring import Scoring, scoring
@@ -63,16 +63,16 @@ class Hyper(NamedTuple):
     lr_item_factor: Float[Array, ""]
     """Gradient step of Q_u, as a multiple of lr_network times the number of items."""
     ldp_scale: Float[Array, ""]
-    """Scale of the Laplace noise on uploads, where the configuration has any."""
+    """Scale of the noise on uploads, where the configuration has any."""
     ldp_clip: Float[Array, ""]
-    """Most L1 norm of Q_u - G, where the configuration has a bound."""
+    """Most norm of Q_u - G, where the configuration has a bound."""
 
 
 def pfedrec(config: PFedRec, layout: Layout) -> Algorithm:
     """PFedRec on one federation; the arguments are those of `local_only`."""
     backbone = Linear()
     model = scoring(backbone, config.bce)
-    num_participants, _ = config.round_sizes(layout.num_clients)
+    _, num_arrived = config.round_sizes(layout.num_clients)
 
     def init(key: Key[Array, ""], hyper: Hyper) -> State:
         """Everybody starts from the same Q_0, w_0 and c_0."""
@@ -84,11 +84,12 @@ def pfedrec(config: PFedRec, layout: Layout) -> Algorithm:
 
     def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
         context = RoundContext.of(config, layout, draws)
-        train = partial(train_and_upload, config, model, hyper, num_participants)
+        train = partial(train_and_upload, config, model, hyper, num_arrived)
         phases = [Phase(train)]
-        nothing = averaging.nothing_sent(state.server.items)
+        nothing = for_masks(config, averaging.nothing_sent(state.server.items))
         clients, info, upload = train_clients(context, phases, state, nothing)
-        shares = jnp.full(num_participants, 1 / num_participants)
+        upload = averaging.unmasked(config, masked_sum(config, context, upload))
+        shares = jnp.full(num_arrived, 1 / num_arrived)
         upload = noisy_sum(config, context, shares, upload, hyper)
         return State(clients, averaging.average(state.server, upload)), info
 
@@ -102,13 +103,12 @@ def pfedrec(config: PFedRec, layout: Layout) -> Algorithm:
         private = trained_alone(model, private, table, optax.sgd(hyper.lr_network), new)
         return model.logits(private, table)
 
-    tables = num_participants * table_bytes(config, layout.num_items)
     return Algorithm(
         init,
         round,
         score,
         hyper=hyper_of(Hyper, config),
-        traffic=Traffic(up=tables, down=tables),
+        traffic=replacing.traffic(config, layout),
         scratch=partial(replacing.scratch, config, layout),
         newcomer=newcomer,
         item_tables=lambda state, at, hyper: replacing.item_tables(
@@ -121,13 +121,14 @@ def train_and_upload(
     config: PFedRec,
     model: Scoring,
     hyper: Hyper,
-    num_participants: int,
+    num_arrived: int,
     samples: ClientSamples,
     clients: Clients,
     download: Download,
     place,
 ) -> Change:
-    """(w_u, c_u) and Q_u <- gradient steps in turn, from G; (Q_u - G) / P joins the upload."""
+    """(w_u, c_u) and Q_u <- gradient steps in turn, from G; (Q_u - G) / A joins the upload, with
+    A the number of uploads that arrive."""
     start = from_storage(download.items[samples.rows])
     num_items = download.items.shape[0]
     steps = InTurn(hyper.lr_network, hyper.lr_network * num_items * hyper.lr_item_factor)
@@ -135,5 +136,5 @@ def train_and_upload(
         model.objective, at_place(clients.private, place), start, samples, steps
     )
     moved = clipped(config, table - start, hyper.ldp_clip)
-    sent = Contribution(samples.rows, moved / num_participants, ())
+    sent = Contribution(samples.rows, for_masks(config, moved / num_arrived), ())
     return replacing.change(config, score_function, trained, sent, table)

@@ -41,7 +41,8 @@ def closing(summary: Summary) -> Shown:
     )
     if evaluated and min(evaluated.values()) < clients:
         ranked += f", {evaluated['val']:,} with validation items, {evaluated['test']:,} with test"
-    notes = [styled(note, "dim") for note in (ranked, exposure(summary), _costs(summary))]
+    said = (ranked, exposure(summary), _privacy(summary), _costs(summary))
+    notes = [styled(note, "dim") for note in said if note]
     doubts = filter(None, [against_chance(summary), *against_popularity(summary)])
     return in_terminal(*result_tables(summary), "", *doubts, *notes)
 
@@ -275,6 +276,20 @@ def exposure(summary: Summary) -> str:
     )
     if "gini" in best and "novelty" in best:
         sentence += f"; Gini {best['gini']:.3f}, novelty {best['novelty']:.2f} bits"
+    return sentence
+
+
+def _privacy(summary: Summary) -> str:
+    """Epsilon and delta of normal noise on uploads; "" without a guarantee."""
+    privacy = summary.get("privacy")
+    if privacy is None:
+        return ""
+    at = f"delta {privacy['delta']:g}, for all uploads of a client"
+    if "epsilon" not in privacy:
+        return f"privacy: {at}; fedem_jax[privacy] also computes epsilon"
+    sentence = f"privacy: epsilon {privacy['epsilon']:.3g} and {at}, against the server"
+    if "epsilon_of_means" in privacy:
+        sentence += f"; epsilon {privacy['epsilon_of_means']:.3g} against who sees the means alone"
     return sentence
 
 

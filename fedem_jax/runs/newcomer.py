@@ -73,6 +73,7 @@ def samples_of(
     config, num_items = simulation.config, simulation.federation.num_items
     key = jax.random.fold_in(simulation.key_draws, KEY)
     rule = Rule.of(config, jnp.asarray(getattr(hyper, "threshold", 0.0), jnp.float32))
+    rule = rule._replace(stragglers=0.0)
     rows = min(room * (1 + config.num_negative), num_items)
     size = SizeClass(room, room, rows, np.zeros((1, 1), np.int32))
 

@@ -243,6 +243,9 @@ class Simulation:
         }
         if info.skipped is not None:
             record["skipped"] = int(np.asarray(info.skipped).sum())
+        if self.config.dropout:
+            participants, _ = self.config.round_sizes(self.layout.num_clients)
+            record["dropped"] = self.config.lost(self.config.uploads(participants))
         return record
 
 

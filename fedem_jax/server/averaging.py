@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
 from fedem_jax.config.settings import FedMF
+from fedem_jax.config.shared import MaskedUploads
+from fedem_jax.core.fixed_point import from_fixed_point
 from fedem_jax.core.round import RoundContext, Sum
 from fedem_jax.core.table_storage import from_storage, to_storage
 
@@ -37,13 +39,13 @@ ShareOf = Callable[[Int[Array, "*n"]], Float[Array, "*n"]]
 
 
 def share_of(config: FedMF, context: RoundContext) -> ShareOf:
-    """Shares of the round's participants: n_u / sum n, or 1 / P."""
-    total = context.samples_of(context.participants).sum()
+    """Shares of the round's uploads: n_u / sum n, or 1 / A, over the A uploads that arrive."""
+    total = context.samples_of(context.arrived).sum()
 
     def share(samples):
         if config.weighting == "samples":
             return samples / total
-        return jnp.full(samples.shape, 1 / context.participants.shape[0])
+        return jnp.full(samples.shape, 1 / context.arrived.shape[0])
 
     return share
 
@@ -51,6 +53,11 @@ def share_of(config: FedMF, context: RoundContext) -> ShareOf:
 def nothing_sent(table: Num[Array, "I D"], rest: Any = ()) -> Sum:
     """The sum of uploads before anybody uploads."""
     return Sum(jnp.zeros(table.shape), jax.tree.map(jnp.zeros_like, rest))
+
+
+def unmasked(config: MaskedUploads, upload: Sum) -> Sum:
+    """What the sum of masked uploads says, in which all masks have cancelled."""
+    return jax.tree.map(from_fixed_point, upload) if config.secure_sum else upload
 
 
 def average(download: Download, upload: Sum) -> Download:

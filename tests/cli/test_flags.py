@@ -129,6 +129,7 @@ def another(name: str, hint: Any, default: Any, number: int) -> Any:
 def values_of(command: str, method: str = "") -> dict[str, Any]:
     """A value for every flag of a command, but for those of `STARTS`."""
     chosen = ["--method", method] if method else []
+    refusing = METHODS[method or ("local-only" if command == "audit" else "fedem")]
     values = {}
     for number, (name, (hint, default)) in enumerate(flags_of(command, *chosen).items(), 1):
         if (command, name) in (
@@ -143,8 +144,12 @@ def values_of(command: str, method: str = "") -> dict[str, Any]:
             values[name] = method
         elif name in OWN.get(command, {}):
             values[name] = OWN[command][name]
+        elif name == "secure_sum":
+            continue  # masks are refused beside noise and lost uploads, which these have here
         elif name == "local_optimiser" and method != "fedmf":
             continue  # plain steps are refused beside a network, which these have here
+        elif name in refusing.settings().refusals():
+            continue  # may be nothing but 0
         elif (method, name) != ("gpfedrec", "client_fraction"):  # may be nothing but 1
             value = another(name, hint, default, number)
             values |= {} if value is None else {name: value}
@@ -316,7 +321,8 @@ def test_every_setting_of_a_method_reaches_the_work(work, command, method):
     values = values_of(command, method)
     names = {field.name for field in dataclasses.fields(METHODS[method].settings)}
     assert names - set(values) <= {
-        "on_nonfinite", "client_fraction", "local_optimiser",
+        "on_nonfinite", "client_fraction", "local_optimiser", "secure_sum",
+        *METHODS[method].settings().refusals(),
         *(["start", "patience"] if command == "sweep" else []),
         *(["local_training"] if method in ("fedncf", "fedem") else []),
     }  # fmt: skip

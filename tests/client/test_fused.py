@@ -43,8 +43,12 @@ def samples_of(row_of, labels, count, client, batch, epochs, threshold) -> Clien
     return ClientSamples(rows, labels, row_of, count, order, rule)
 
 
-def both(counts, num_rows, dim, batch, epochs=2, threshold=0.0, loss="probability", steps="adam"):
-    """What both paths make of clients side by side: user vectors, tables, `Trained`."""
+def both(
+    counts, num_rows, dim, batch, epochs=2, threshold=0.0, loss="probability", steps="adam",
+    time=None,
+):  # fmt: skip
+    """What both paths make of clients side by side: user vectors, tables, `Trained`. They have time
+    for `time` epochs."""
     numbers = np.random.default_rng(3)
     clients, longest = len(counts), max(*counts, 1)
     row_of = jnp.int32(numbers.integers(0, num_rows, (clients, longest)))
@@ -67,12 +71,13 @@ def both(counts, num_rows, dim, batch, epochs=2, threshold=0.0, loss="probabilit
         return ends
 
     def train(fit):
-        def one(client, row_of, labels, count, user, table):
+        def one(client, row_of, labels, count, user, table, time):
             samples = samples_of(row_of, labels, count, client, batch, epochs, threshold)
-            return fit(samples, user, table)
+            return fit(samples._replace(epochs=time), user, table)
 
         mapped = jax.jit(jax.vmap(one, axis_name=BLOCK))
-        return mapped(jnp.arange(clients), row_of, labels, jnp.int32(counts), users, tables)
+        most = None if time is None else jnp.int32(time)
+        return mapped(jnp.arange(clients), row_of, labels, jnp.int32(counts), users, tables, most)
 
     return train(xla), train(fused)
 
@@ -106,6 +111,13 @@ def test_clients_stop_early_in_the_same_epoch(steps):
     xla, fused = both([12, 9, 30], 10, 8, batch=4, epochs=6, threshold=0.2, steps=steps)
     assert_equal(xla, fused)
     assert min(xla[2].epochs) < 6
+
+
+@pytest.mark.parametrize("steps", ["adam", "in turn"])
+def test_clients_without_time_for_all_epochs_stop_before(steps):
+    xla, fused = both([12, 9, 30], 10, 8, batch=4, epochs=3, steps=steps, time=[1, 3, 2])
+    assert_equal(xla, fused)
+    assert xla[2].epochs.tolist() == [1, 3, 2]
 
 
 @pytest.mark.parametrize("dim", [12, 16, 64])

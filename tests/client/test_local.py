@@ -47,13 +47,14 @@ RUNNING = [
 """Mean loss of all samples so far, after each epoch, by hand."""
 
 
-def train(clients):
-    """Steps that each client took, and what `run_epochs` says; these clients side by side."""
+def train(clients, most=None):
+    """Steps that each client took, and what `run_epochs` says; these clients side by side. They
+    have time for `most` epochs."""
 
-    def one(losses, count):
+    def one(losses, count, most):
         session = ClientSamples(
             rows=jnp.arange(6), labels=jnp.zeros(6), row_of=jnp.arange(6), count=count,
-            order=in_order, rule=Rule(2, EPOCHS, jnp.float32(0.01)),
+            order=in_order, rule=Rule(2, EPOCHS, jnp.float32(0.01)), epochs=most,
         )  # fmt: skip
 
         def step(carry, row, present):
@@ -63,8 +64,9 @@ def train(clients):
         return run_epochs(step, (jnp.int32(0), jnp.int32(0)), session)
 
     mapped = jax.jit(jax.vmap(one, axis_name=BLOCK))
+    most = None if most is None else jnp.asarray(most)
     return jax.tree.map(
-        np.asarray, mapped(jnp.asarray(LOSSES[clients]), jnp.asarray(COUNTS[clients]))
+        np.asarray, mapped(jnp.asarray(LOSSES[clients]), jnp.asarray(COUNTS[clients]), most)
     )
 
 
@@ -83,6 +85,21 @@ def test_epochs_run_until_the_running_loss_settles(side_by_side, client):
     np.testing.assert_allclose(trained.running[:epochs], RUNNING[client], rtol=1e-6)
     assert np.isnan(trained.running[epochs:]).all()
     np.testing.assert_equal(trained.loss, trained.running[epochs - 1])
+
+
+def test_a_client_without_time_for_all_epochs_stops_before(side_by_side):
+    """Unless it has stopped by itself."""
+    most = np.array([1, 3, 2, 1, EPOCHS, 3])
+    (steps, _), trained = train(np.arange(6), most)
+    expected = np.minimum(most, [len(losses) for losses in RUNNING])
+    np.testing.assert_array_equal(trained.epochs, expected)
+    np.testing.assert_array_equal(steps, expected * -(-COUNTS // 2))
+    for client, epochs in enumerate(expected):
+        seen = trained.running[client]
+        np.testing.assert_array_equal(seen[:epochs], side_by_side[1].running[client, :epochs])
+        assert np.isnan(seen[epochs:]).all()
+        if epochs:
+            assert trained.loss[client] == seen[epochs - 1]
 
 
 def test_the_neighbours_do_not_matter(side_by_side):
@@ -121,6 +138,9 @@ class Listed:
 
     def order(self, client, epoch, count):
         return lambda position: self.visits[client, epoch, position]
+
+    def epochs(self, client, most, stragglers):
+        raise NotImplementedError
 
     def uploaders(self, participants):
         raise NotImplementedError

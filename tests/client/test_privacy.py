@@ -1,6 +1,7 @@
 """Noise and bound of uploads, client by client, and that nothing but an upload reaches another
 client."""
 
+import dataclasses
 import math
 import re
 from functools import partial
@@ -75,6 +76,9 @@ class Given(NamedTuple):
     def order(self, client, epoch, count):
         return lambda position: position
 
+    def epochs(self, client, most, stragglers):
+        raise NotImplementedError
+
     def uploaders(self, participants):
         return self.chosen
 
@@ -124,12 +128,16 @@ def server_keys():
     ]
 
 
-@pytest.fixture(scope="module")
-def noises():
+def noise_of(kind):
     """Noise of two rounds on 5 clients' tables: [2 5 300 8]."""
     items = jnp.arange(300)
-    drawn = jax.jit(jax.vmap(lambda key, client: noise(key, client, items, 8), (None, 0)))
+    drawn = jax.jit(jax.vmap(lambda key, client: noise(key, client, items, 8, kind), (None, 0)))
     return np.stack([drawn(key, jnp.arange(5)) for key in server_keys()])
+
+
+@pytest.fixture(scope="module")
+def noises():
+    return noise_of("laplace")
 
 
 def test_noise_is_laplace_of_scale_1(noises):
@@ -140,6 +148,22 @@ def test_noise_is_laplace_of_scale_1(noises):
         tail = math.exp(-size)
         share = (np.abs(noises) > size).mean()
         assert abs(share - tail) < 5 * math.sqrt(tail * (1 - tail) / n)
+
+
+def test_the_other_noise_is_normal_of_deviation_1():
+    drawn = noise_of("gaussian")
+    n = drawn.size
+    for power, moment in enumerate((0, 1, 0, 3, 0, 15), 1):
+        deviation = math.sqrt((math.prod(range(1, 2 * power, 2)) - moment**2) / n)
+        assert abs((drawn**power).mean() - moment) < 4 * deviation
+    for size in (0.5, 1, 2, 3):
+        tail = math.erfc(size / math.sqrt(2))
+        share = (np.abs(drawn) > size).mean()
+        assert abs(share - tail) < 4 * math.sqrt(tail * (1 - tail) / n)
+    for axis in range(4):
+        rows = np.moveaxis(drawn, axis, 0).reshape(drawn.shape[axis], -1)[:8]
+        correlation = np.corrcoef(rows) - np.eye(len(rows))
+        assert np.abs(correlation).max() < 5 / math.sqrt(rows.shape[1])
 
 
 @pytest.mark.parametrize("axis", range(4), ids=["rounds", "clients", "items", "coordinates"])
@@ -167,6 +191,18 @@ def test_what_is_beyond_the_bound_is_scaled_down_to_it(clip):
     np.testing.assert_allclose(table, -2.0 * clip / 30, rtol=1e-6)
     np.testing.assert_allclose(rest["kernel"], np.arange(4) * clip / 30, rtol=1e-6)
     assert np.abs(table).sum() + np.abs(rest["kernel"]).sum() == pytest.approx(clip, rel=1e-6)
+
+
+@pytest.mark.parametrize("clip", [0.1, 1.0, 7.8])
+def test_for_normal_noise_the_bound_is_of_the_other_norm(clip):
+    tree = (jnp.full((3, 4), -2.0), {"kernel": jnp.arange(4.0)})  # |.|_2 = sqrt(48 + 14)
+    config = dataclasses.replace(BOUNDED, ldp_noise="gaussian")
+    sent = clipped(config, tree, jnp.float32(clip))
+    factor = clip / np.sqrt(62)
+    np.testing.assert_allclose(sent[0], -2.0 * factor, rtol=1e-6)
+    np.testing.assert_allclose(sent[1]["kernel"], np.arange(4) * factor, rtol=1e-6)
+    within = clipped(config, tree, jnp.float32(7.9))
+    np.testing.assert_array_equal(within[0], tree[0])
 
 
 @pytest.mark.parametrize("clip", [24.0, 1e6, 0.0])
@@ -208,23 +244,22 @@ def test_tables_of_half_the_bytes_are_sent_in_half_the_bytes():
 # --- uploads against a loop over clients ----------------------------------------------------------
 
 
-def drawn_noise(key, client, shapes):
+def drawn_noise(key, client, shapes, draw=jax.random.laplace):
     """A client's noise of scale 1: on its table, row by row, and on what else it sends."""
     own, (num_items, dim) = jax.random.fold_in(key, client), shapes[0]
-    rows = [jax.random.laplace(jax.random.fold_in(own, item), (dim,)) for item in range(num_items)]
+    rows = [draw(jax.random.fold_in(own, item), (dim,)) for item in range(num_items)]
     beside = [
-        jax.random.laplace(jax.random.fold_in(own, num_items + n), shape)
-        for n, shape in enumerate(shapes[1:])
+        draw(jax.random.fold_in(own, num_items + n), shape) for n, shape in enumerate(shapes[1:])
     ]
     return [np.float64(jnp.stack(rows)), *map(np.float64, beside)]
 
 
-def norm_of(move):
-    return sum(np.abs(part).sum() for part in move)
+def norm_of(move, power=1):
+    return sum((np.abs(part) ** power).sum() for part in move) ** (1 / power)
 
 
-def bounded(move, clip):
-    return [part * min(1, clip / norm_of(move)) for part in move] if clip else move
+def bounded(move, clip, power=1):
+    return [part * min(1, clip / norm_of(move, power)) for part in move] if clip else move
 
 
 def compiled_round(simulation):
@@ -273,23 +308,28 @@ def own_model(simulation, clients, client, common):
 NOISY = {"ldp_scale": 0.3, "ldp_clip": 1.0}
 AVERAGED = {
     "fedmf": FedMF(**SMALL, **NOISY, evaluated="local", lr_embedding=0.03),
+    "fedmf, gaussian": FedMF(
+        **SMALL, **NOISY, ldp_noise="gaussian", evaluated="local", lr_embedding=0.03
+    ),
     "fedncf": FedNCF(**SMALL, **NOISY, evaluated="local", lr_embedding=0.03, network_widths=(3,)),
     "pfedrec": PFedRec(**SMALL, **NOISY, **GENTLE),
 }
 
 
 @pytest.mark.parametrize("method", AVERAGED)
-@pytest.mark.slow_but("fedmf")
+@pytest.mark.slow_but("fedmf", "fedmf, gaussian")
 def test_the_sum_is_that_of_a_loop_over_clients(method):
     """Seven clients in blocks of three on two devices, of whom one sits out."""
     simulation = bound(AVERAGED[method], devices=2)
     before, draws, after_round = compiled_round(simulation)
-    common = shared(before.server)
+    common, power, draw = shared(before.server), 1, jax.random.laplace
+    if simulation.config.ldp_noise == "gaussian":
+        power, draw = 2, jax.random.normal
     counts = np.diff(simulation.federation.offsets)
     taking_part = [int(client) for client in draws.taking_part]
     assert len(taking_part) == CLIENTS - 1
     weight = {u: 1.0 if method == "pfedrec" else float(counts[u]) for u in taking_part}
-    drawn = {u: drawn_noise(KEY, u, [p.shape for p in common]) for u in taking_part}
+    drawn = {u: drawn_noise(KEY, u, [p.shape for p in common], draw) for u in taking_part}
 
     clients = after_round().clients
     moves = {
@@ -299,14 +339,15 @@ def test_the_sum_is_that_of_a_loop_over_clients(method):
         ]
         for u in taking_part
     }
-    norms = sorted(norm_of(move) for move in moves.values())
+    norms = sorted(norm_of(move, power) for move in moves.values())
     for clip, scale in ((norms[2] * 1.01, 0.3), (norms[0] / 2, 0.0), (0.0, 0.0)):
         after = after_round(ldp_clip=clip, ldp_scale=scale)
         expected = [part.copy() for part in common]
         for u, move in moves.items():
             share = weight[u] / sum(weight.values())
-            for total, part, laplace in zip(expected, bounded(move, clip), drawn[u], strict=True):
-                total += share * (part + scale * laplace)
+            sent = bounded(move, clip, power)
+            for total, part, own in zip(expected, sent, drawn[u], strict=True):
+                total += share * (part + scale * own)
         for ours, theirs in zip(shared(after.server), expected, strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=2e-6)
         for ours, clean in zip(

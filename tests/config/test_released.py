@@ -24,7 +24,7 @@ OURS = {
     "cohort": "", "data_dir": "", "columns": (), "separator": "",
     "encoding": "", "decimal": "", "order": "", "ties_latest": "first",
     "header": "auto", "block_size": 0, "size_classes": 0, "gpu_loops": "graph",
-    "table_dtype": "float32",
+    "table_dtype": "float32", "dropout": 0.0, "stragglers": 0.0,
 }  # fmt: skip
 """Of this package: rules, files, and how the work is cut. No released program has a say here."""
 
@@ -38,8 +38,11 @@ FAMILY = {
 }  # fmt: skip
 """What the released programs share."""
 
-NO_NOISE = {"ldp_scale": 0.0, "ldp_clip": 0.0}
+NO_NOISE = {"ldp_scale": 0.0, "ldp_clip": 0.0, "ldp_noise": "laplace", "ldp_delta": 1e-5}
 """Nothing is added to uploads in any default."""
+
+NO_MASKS = {"secure_sum": False}
+"""Uploads are sent as they are."""
 
 BY_ADAM = {"local_optimiser": "adam", "lr_item_factor": 80.0}
 """Clients train by Adam; the factor, of plain steps, is that of PFedRec."""
@@ -70,7 +73,7 @@ DEFAULTS = {
     },
     # hongleizhang/FedCA, backbone FCF without its own aggregation: Adam at 0.01, sample shares, the
     # new table is evaluated
-    "fedmf": NO_NOISE | BY_ADAM | {
+    "fedmf": NO_NOISE | NO_MASKS | BY_ADAM | {
         "local_training": "auto",
         "lr_embedding": 0.01, "threshold": 1e-4, "weighting": "samples", "evaluated": "global",
     },
@@ -80,13 +83,13 @@ DEFAULTS = {
         "beta1": 0.4, "beta2": 0.99, "server_steps": 1,
     },
     # hongleizhang/FedCA, backbone FedNCF: layers 32-16-8-1, Adam at 0.01 twice, decay 1e-3
-    "fedncf": NO_NOISE | BY_ADAM | {
+    "fedncf": NO_NOISE | NO_MASKS | BY_ADAM | {
         "local_training": "xla",
         "lr_embedding": 0.01, "threshold": 1e-4, "weighting": "samples", "evaluated": "global",
         "variant": "mlp", "network_widths": (16, 8), "lr_network": 0.01, "weight_decay": 1e-3,
     },
     # Zhangcx19/IJCAI-23-PFedRec: lr 0.1, lr_eta 80, one epoch, width 32, own table evaluated
-    "pfedrec": NO_NOISE | {
+    "pfedrec": NO_NOISE | NO_MASKS | {
         "dim": 32, "local_epochs": 1, "lr_network": 0.1, "lr_item_factor": 80.0,
         "evaluated": "local",
     },

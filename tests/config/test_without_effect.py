@@ -17,7 +17,8 @@ OTHER = {
     "base_temperature": 0.8, "dim": 4, "init_scale": 0.5, "client_fraction": 0.5,
     "table_dtype": "bfloat16", "adapter_loss": "ranking", "adapter_sharing": "average",
     "lr_item_factor": 3.0, "common_share": "0.5", "adapter_optimiser": "sgd",
-    "confidence": 2.0, "regularization": 2.0,
+    "ldp_noise": "gaussian", "ldp_delta": 1e-3, "confidence": 2.0, "regularization": 2.0,
+    "weighting": "uniform",
 }  # fmt: skip
 """A value of each setting beside the one that it has."""
 
@@ -38,6 +39,7 @@ CASES = {
     "fedem shrinkage": ("fedem", {"merging": "shrinkage", "local_optimiser": "sgd"}),
     "fedem features": ("fedem", {"merging": "once", "adapter": "features"}),
     "fedmf": ("fedmf", {}),
+    "pfedrec": ("pfedrec", {}),
 }
 FEW = {"rounds": 2, "eval_every": 2, "dim": 2, "local_epochs": 1, "num_negative": 3, "top_k": 3}
 

@@ -357,6 +357,30 @@ def test_with_a_fraction_of_one_everybody_takes_part():
     np.testing.assert_array_equal(np.sort(chosen), np.arange(5))
 
 
+# --- local epochs ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chance", [0.25, 1.0])
+def test_a_part_of_the_epochs_is_drawn_from_all_parts_alike(chance):
+    most, number = 5, 4000
+
+    @jax.jit
+    @jax.vmap
+    def draw(key):
+        draws = fresh(key)
+        return jnp.stack([draws.epochs(client, most, chance) for client in range(3)])
+
+    drawn = np.asarray(draw(jax.random.split(jax.random.key(8), number)))
+    assert set(np.unique(drawn)) == set(range(1, most + (chance < 1)))
+    for client in range(3):
+        part = drawn[:, client] < most
+        assert abs(part.mean() - chance) <= 4 * (chance * (1 - chance) / number) ** 0.5
+        counts = np.bincount(drawn[part, client], minlength=most)[1:]
+        assert abs(chi_square(counts, part.sum() / (most - 1))) < 4
+    correlation = np.corrcoef(drawn.T) - np.eye(3)
+    assert np.abs(correlation).max() < 5 / number**0.5
+
+
 # --- direction of a principal axis ----------------------------------------------------------------
 
 

@@ -26,6 +26,7 @@ def dataset(tmp_path):
     [
         (["--methods", "fcf"], "fcf has no ldp_scale"),
         (["--methods", "gpfedrec", "--clip", "1"], "gpfedrec has no ldp_clip"),
+        (["--methods", "gpfedrec", "--noise", "gaussian"], "gpfedrec has no ldp_noise"),
         (["--methods", "fedmf", "--scales", "-1"], "ldp_scale"),
         (["--methods", "fedmv"], "did you mean 'fedmf'"),
     ],
@@ -36,16 +37,20 @@ def test_what_takes_no_noise_is_refused(dataset, arguments, said):
 
 
 @pytest.mark.slow
-def test_a_curve_of_one_method(monkeypatch, dataset, tmp_path, capsys, pictures):
+@pytest.mark.parametrize(("kind", "norm"), [("laplace", "L1"), ("gaussian", "L2")])
+def test_a_curve_of_one_method(kind, norm, monkeypatch, dataset, tmp_path, capsys, pictures):
     monkeypatch.setattr(noise.process, "prepare_jax", lambda: None)
     monkeypatch.setattr(noise, "preset", small(noise.preset))
     out = tmp_path / "out"
     arguments = f"--dataset {dataset} --methods fedmf --scales 0 1 --seeds 2 --rounds 2 --clip 3"
+    arguments += f" --noise {kind}"
     noise.measure([*arguments.split(), "--out", str(out)])
     text = (out / "table.md").read_text()
     assert text in capsys.readouterr().out
     assert arguments in text
-    assert "L1 bound 3" in text
+    assert f"{norm} bound 3" in text
+    assert f"| {kind.capitalize()} scale |" in text
+    assert f"the {kind.capitalize()} noise" in pictures["noise.png"].axes[0].get_xlabel()
     rows = [line for line in text.splitlines() if line.startswith(("| 0 |", "| 1 |"))]
     assert len(rows) == 2
     written = [re.findall(r"0\.\d{4}", row) for row in rows]  # HR, its deviation, NDCG

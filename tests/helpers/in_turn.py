@@ -8,7 +8,7 @@ def steps_in_turn(user, table, drawn, config):
     """A step of p, then one of Q with the new p, batch by batch, until the running loss settles."""
     table, lr = table.copy(), config.lr_embedding
     lr_table, total, before = lr * len(table) * config.lr_item_factor, 0.0, np.inf
-    for epoch in range(config.local_epochs):
+    for epoch in range(len(drawn.orders)):
         for batch in drawn.batches(epoch, config.batch_size):
             items, labels = drawn.items[batch], drawn.labels[batch]
             _, slope = twin.bce(table[items] @ user, labels, "logit")

@@ -15,7 +15,22 @@ def draws_of(simulation: Simulation, number: int) -> dict[int, Drawn]:
     """By client that trains in round `number`, from 0."""
     draw = drawer(simulation)
     draws = simulation.draws(simulation.key_draws, jnp.int32(number), simulation.lists)
-    return {int(client): draw(int(client), number) for client in np.sort(draws.participants())}
+    found, config = {}, simulation.config
+    for client in map(int, np.sort(draws.participants())):
+        own = draw(client, number)
+        if config.stragglers:
+            most = draws.epochs(client, config.local_epochs, config.stragglers)
+            own = own._replace(orders=own.orders[: int(most)])
+        found[client] = own
+    return found
+
+
+def arrived_in(simulation: Simulation, number: int) -> list[int]:
+    """The clients whose upload arrives in round `number`, if all participants upload."""
+    draws = simulation.draws(simulation.key_draws, jnp.int32(number), simulation.lists)
+    participants = draws.participants()
+    arrived = draws.uploaders(participants) if simulation.config.dropout else participants
+    return [int(client) for client in np.sort(arrived)]
 
 
 def rounds_of(simulation: Simulation, number: int) -> list[tuple[Any, ...]]:

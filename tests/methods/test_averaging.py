@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import twin
 from in_turn import steps_in_turn
-from replay import draws_of, rounds_of
+from replay import arrived_in, draws_of, rounds_of
 from toy import CHANCE, checkerboard, small_federation
 
 from fedem_jax.config.settings import FedMF, PFedRec
@@ -46,7 +46,7 @@ def trained_in_turn(head, table, drawn, config, steps=None):
     `steps` receives the largest move of a row in each batch."""
     (weight, bias), table = head, table.copy()
     lr_items = config.lr_network * len(table) * config.lr_item_factor
-    for epoch in range(config.local_epochs):
+    for epoch in range(len(drawn.orders)):
         for batch in drawn.batches(epoch, config.batch_size):
             items, labels = drawn.items[batch], drawn.labels[batch]
             _, slope = twin.bce(table[items] @ weight + bias, labels, "logit")
@@ -77,8 +77,8 @@ def loop(simulation, train, start, score, rounds):
         for client, own in drawn.items():
             private[client], tables[client] = train(private[client], common, own, config)
         by_samples = getattr(config, "weighting", "uniform") == "samples"
-        weight = {u: samples[u] if by_samples else 1 for u in tables}
-        common = sum(weight[u] * tables[u] for u in tables) / sum(weight.values())
+        weight = {u: samples[u] if by_samples else 1 for u in arrived_in(simulation, number)}
+        common = sum(weight[u] * tables[u] for u in weight) / sum(weight.values())
         for client in range(clients):
             if client in tables:
                 last[client] = tables[client]
@@ -126,7 +126,32 @@ CASES = {
         steps_in_turn,
         by_product,
     ),
+    "fedmf, some uploads lost": (
+        dataclasses.replace(FEDMF, evaluated="local", dropout=0.3),
+        trained_by_adam,
+        by_product,
+    ),
+    "fedmf, masked": (
+        dataclasses.replace(FEDMF, secure_sum=True),
+        trained_by_adam,
+        by_product,
+    ),
+    "fedmf, stragglers": (
+        dataclasses.replace(FEDMF, stragglers=0.6, threshold=0.0),
+        trained_by_adam,
+        by_product,
+    ),
     "pfedrec": (PFEDREC, trained_in_turn, by_head),
+    "pfedrec, stragglers": (
+        dataclasses.replace(PFEDREC, stragglers=0.6),
+        trained_in_turn,
+        by_head,
+    ),
+    "pfedrec, some uploads lost": (
+        dataclasses.replace(PFEDREC, dropout=0.3),
+        trained_in_turn,
+        by_head,
+    ),
     "pfedrec, global": (
         dataclasses.replace(PFEDREC, evaluated="global"),
         trained_in_turn,
@@ -136,7 +161,9 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.slow_but("fedmf", "pfedrec, global")
+@pytest.mark.slow_but(
+    "fedmf", "pfedrec, global", "fedmf, some uploads lost", "fedmf, stragglers", "fedmf, masked"
+)
 def test_rounds_are_those_of_a_loop_over_clients(case):
     config, train, score = CASES[case]
     simulation, rounds = bound(config), 3

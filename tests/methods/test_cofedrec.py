@@ -1,6 +1,7 @@
 """CoFedRec against plain NumPy in float64, one client after the other, and in cases with a known
 answer."""
 
+import dataclasses
 from functools import cache, partial
 
 import jax
@@ -44,11 +45,14 @@ class Rounds:
         return state, np.asarray(info.loss[0])
 
     def chosen(self, number):
-        """Participants, and the client and the cluster that the server draws."""
+        """Clients whose table arrives; the client and the cluster that the server draws."""
         draws = self.simulation.draws(
             self.simulation.key_draws, jnp.int32(number), self.simulation.lists
         )
-        participants = np.asarray(draws.participants())
+        participants = draws.participants()
+        if self.simulation.config.dropout:
+            participants = draws.uploaders(participants)
+        participants = np.asarray(participants)
         _, key_client, key_cluster = jax.random.split(draws.server(), 3)
         client = int(jax.random.choice(key_client, participants))
         cluster = int(jax.random.randint(key_cluster, (), 0, GENTLE.num_clusters))
@@ -112,8 +116,8 @@ class Loop:
         """`cluster`: what K-means makes of the mean table of this round."""
         losses, config = np.full(len(self.tables), np.nan), self.config
         participants, client, theme = chosen
-        for u in participants:
-            drawn, total = sampled[u], 0
+        for u, drawn in sampled.items():
+            total = 0
             for epoch in range(config.local_epochs):
                 for batch in drawn.batches(epoch, config.batch_size):
                     total += self.batch(u, drawn.items[batch], drawn.labels[batch]) * len(batch)
@@ -141,6 +145,18 @@ def rounds():
 
 
 def test_rounds_are_those_of_the_loop(rounds):
+    assert len(loop_along(rounds)) > 1
+
+
+@pytest.mark.slow
+def test_a_client_whose_table_is_lost_is_in_no_mean_and_no_group():
+    rounds = Rounds(dataclasses.replace(GENTLE, dropout=0.4))
+    assert len(rounds.chosen(0)[0]) == 4
+    loop_along(rounds)
+
+
+def loop_along(rounds):
+    """Compare three rounds with the loop; the sizes of the groups."""
     state, loop, sizes = rounds.start, Loop(rounds), set()
     score, hyper = jax.jit(rounds.simulation.algorithm.score), rounds.simulation.algorithm.hyper
     for number in range(3):
@@ -164,7 +180,7 @@ def test_rounds_are_those_of_the_loop(rounds):
         gaps = np.linalg.norm(loop.mean[:, None] - means[None], axis=2)
         assert (gaps.argmin(1) == cluster).all()  # K-means of the mean table
         sizes.add(len(loop.group))
-    assert len(sizes) > 1
+    return sizes
 
 
 def test_without_weight_the_contrast_changes_nothing(rounds):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from replay import rounds_of
+from replay import arrived_in, rounds_of
 from toy import CHANCE, checkerboard, small_federation
 
 from fedem_jax.config.settings import FCF
@@ -94,7 +94,7 @@ def loop(simulation, rounds):
                 x = vector(table, liked[u], config)
                 for i, y in enumerate(table):
                     error = (1 + config.confidence * liked[u, i]) * (liked[u, i] - x @ y)
-                    sent[i] += error * x
+                    sent[i] += error * x * (u in arrived_in(simulation, number))
                 losses[u] = loss(table, x[None], liked[u : u + 1], config) / len(table)
             table = table - adam.step(-2 * sent + 2 * config.regularization * table)
         for u in present:
@@ -121,6 +121,17 @@ def test_rounds_are_those_of_a_loop_over_clients(reached):
         np.testing.assert_array_equal(np.flatnonzero(info.epochs), present)
         sat_out |= set(range(9)) - set(present)
     assert sat_out
+
+
+def test_gradients_that_do_not_arrive_are_not_in_the_sum():
+    """All participants solve for their vectors all the same."""
+    simulation = bound(dropout=0.3)
+    assert len(arrived_in(simulation, 0)) == len(participants_of(simulation, 0)) - 2 == 5
+    for mine, theirs in zip(rounds_of(simulation, 2), loop(simulation, 2), strict=True):
+        (clients, server, info, *_), (users, table, losses) = mine, theirs
+        np.testing.assert_allclose(server.items, table, **NEAR)
+        np.testing.assert_allclose(clients.user, users, **NEAR)
+        np.testing.assert_allclose(info.loss, losses, **NEAR)
 
 
 def test_an_item_met_twice_counts_once(reached):

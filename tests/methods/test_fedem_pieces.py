@@ -41,6 +41,9 @@ CASES = {
         adapter_sharing="average",
         adapter_optimiser="sgd",
     ),
+    "table, failing clients": FedEM(
+        **SMALL | {"local_epochs": 3}, **HELD_OUT, adapter="table", dropout=0.2, stragglers=0.6
+    ),
     "shrinkage": FedEM(**SMALL, merging="shrinkage", adapter="table"),
     "closed form, uniform": FedEM(
         **SMALL | {"local_optimiser": "closed-form", "lr_embedding": 0.3},
@@ -84,14 +87,16 @@ def draws_of(simulation, number, hold_out):
         samples = draws.samples(jnp.int32(client), *room, hold_out)
         count = int(samples.count)
         held = np.zeros(count, bool) if hold_out is None else np.asarray(samples.held_out)[:count]
-        parts = []
+        parts, epochs = [], config.local_epochs
+        if config.stragglers:
+            epochs = int(draws.epochs(client, epochs, config.stragglers))
         for chosen in (~held, held):
             items, labels = (np.asarray(x)[:count][chosen] for x in samples[:2])
             whole = config.batch_size >= len(samples.items)
             orders = [
                 np.arange(len(items)) if whole or not len(items) else np.asarray(
                     draws.order(client, epoch, jnp.int32(len(items)))(jnp.arange(len(items))))
-                for epoch in range(config.local_epochs)
+                for epoch in range(epochs)
             ]  # fmt: skip
             parts.append(Drawn(items, labels, orders))
         drawn[int(client)] = parts if hold_out is not None else [parts[0], parts[0]]
@@ -127,7 +132,7 @@ def slope_of_scores(scores, labels, kind):
 def fitted(theta, inputs, user, local, aggregated, drawn, config):
     """Parameters w of rho = sigmoid(w . inputs) after steps on the adapter's samples."""
     moments, away = twin.adam_init([theta]), aggregated - local
-    for epoch in range(config.local_epochs):
+    for epoch in range(len(drawn.orders)):
         for batch in drawn.batches(epoch, config.batch_size):
             items, labels = drawn.items[batch], drawn.labels[batch]
             rho = twin.sigmoid(inputs @ theta)

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 import twin_ncf
-from replay import draws_of, rounds_of
+from replay import arrived_in, draws_of, rounds_of
 from toy import CHANCE, checkerboard, small_federation
 from twin_ncf import Client, Network
 
@@ -30,7 +30,7 @@ CASES = {
     "mlp": FedNCF(**SMALL, num_negative=2, threshold=0.002, block_size=3, size_classes=1),
     "neumf": FedNCF(
         **SMALL, num_negative=1, threshold=0.02, variant="neumf", weighting="uniform",
-        evaluated="local", client_fraction=0.9, size_classes=2,
+        evaluated="local", client_fraction=0.9, size_classes=2, dropout=0.2,
     ),
 }  # fmt: skip
 DATA = {"mlp": {}, "neumf": {"clients": 12, "items": 400}}
@@ -54,11 +54,11 @@ def loop(simulation, clients: Clients, server):
             uploads[u], epochs[u] = twin_ncf.local_train(start, None, mine, config)
             users[u], networks[u] = uploads[u].user, uploads[u].network
             own[u] = {item: uploads[u].table[item] for item in mine.items}
-        shares = {u: 1 if config.weighting == "uniform" else len(mine.items)
-                  for u, mine in drawn.items()}  # fmt: skip
+        shares = {u: 1 if config.weighting == "uniform" else len(drawn[u].items)
+                  for u in arrived_in(simulation, r)}  # fmt: skip
         before, total = common, sum(shares.values())
-        common = sum(shares[u] * client.table for u, client in uploads.items()) / total
-        weights = [[shares[u] * x for x in client.network.flat()] for u, client in uploads.items()]
+        common = sum(share * uploads[u].table for u, share in shares.items()) / total
+        weights = [[share * x for x in uploads[u].network.flat()] for u, share in shares.items()]
         network = network.like([sum(each) / total for each in zip(*weights, strict=True)])
         ranked_with = [(common, network)] * number
         if config.evaluated == "local":
@@ -134,7 +134,9 @@ def test_bytes_are_those_of_table_network_and_count(case):
         2 * 3 * 6 + 6 + 6 * 3 + 3 + 3 + 1 + 2
     )  # fmt: skip
     model = 4 * (simulation.federation.num_items * 5 + weights)
-    assert simulation.algorithm.traffic == (participants * (model + 4), participants * model)
+    arrived = len(arrived_in(simulation, 0))
+    assert (arrived < participants) == (simulation.config.dropout > 0)
+    assert simulation.algorithm.traffic == (arrived * (model + 4), participants * model)
 
 
 # --- the L2 penalty -------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import twin
-from replay import draws_of, rounds_of
+from replay import arrived_in, draws_of, rounds_of
 from toy import CHANCE, checkerboard, small_federation
 
 from fedem_jax.client.local import run_epochs
@@ -27,9 +27,9 @@ SMALL = FedRAP(
 )  # fmt: skip
 CASES = {
     "as released": (SMALL, 1),
-    "as in the paper, in blocks on two devices": (
+    "as in the paper, in blocks on two devices, some uploads lost": (
         dataclasses.replace(
-            SMALL, schedule="tanh", sparsity_norm="l2", size_classes=1, block_size=4
+            SMALL, schedule="tanh", sparsity_norm="l2", size_classes=1, block_size=4, dropout=0.3
         ),
         2,
     ),
@@ -90,13 +90,13 @@ def loop(simulation, draws):
     heads = [(layer["kernel"][0, :, 0], layer["bias"][0, 0])] * clients
     own, common = list(start.items[simulation.layout.place]), server.items
     for number, drawn_by in enumerate(draws):
-        uploads, losses, rates = [], np.full(clients, np.nan), {}
+        uploads, losses, rates = {}, np.full(clients, np.nan), {}
         for u, drawn in drawn_by.items():
             heads[u], own[u], mine, losses[u], rates[u] = trained(
                 heads[u], own[u], common, drawn, config, number
             )
-            uploads.append(mine)
-        common = np.mean(uploads, axis=0)
+            uploads[u] = mine
+        common = np.mean([uploads[u] for u in arrived_in(simulation, number)], axis=0)
         scores = [(own[u] + common) @ heads[u][0] + heads[u][1] for u in range(clients)]
         yield np.stack(own), common, np.stack(scores), losses, rates
 

@@ -27,6 +27,9 @@ class Renumbered:
     def order(self, client, epoch, count):
         return self.inner.order(self.old[client], epoch, count)
 
+    def epochs(self, client, most, stragglers):
+        return self.inner.epochs(self.old[client], most, stragglers)
+
     def uploaders(self, participants):
         return self.new[self.inner.uploaders(self.old[participants])]
 
@@ -65,6 +68,21 @@ PIECES = {
 def test_neither_changes_the_pieces_beyond_the_paper(pieces):
     lab = Lab(config_of("fedem", **PIECES[pieces]))
     check_renumbered(lab, lab.run(), ORDER, PIECES[pieces])
+
+
+REALISTIC = {
+    "failing clients": {
+        "dropout": 0.4, "stragglers": 0.5, "evaluated": "local", "threshold": 0.0,
+    },
+    "masks": {"secure_sum": True},
+}  # fmt: skip
+"""FedMF with clients that fail, or that mask what they send."""
+
+
+@pytest.mark.parametrize("case", REALISTIC)
+def test_neither_changes_who_fails_or_what_masks_hide(case):
+    lab = Lab(config_of("fedmf", **REALISTIC[case]))
+    check_renumbered(lab, lab.run(), ORDER, REALISTIC[case])
 
 
 def check_renumbered(lab, result, order, changes, same_server=True):

@@ -40,6 +40,8 @@ PIECES = {
 CASES = {method: (method, {}) for method in MAY_DIVERGE} | {
     "fedem, pieces": ("fedem", PIECES),
     "fedem, shrinkage": ("fedem", {"merging": "shrinkage"}),
+    "fedmf, masks": ("fedmf", {"secure_sum": True}),
+    "fedmf, failing clients": ("fedmf", {"dropout": 0.4, "stragglers": 0.5}),
 }
 
 
