@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fedem_jax.config.registry import METHODS, register
     from fedem_jax.data.federation import Federation
     from fedem_jax.data.memory import federation
+    from fedem_jax.data.prepared import read_federation, write_federation
     from fedem_jax.data.sources import load
     from fedem_jax.errors import UserError
     from fedem_jax.evaluation.ranking import evaluate
@@ -65,9 +66,11 @@ __all__ = [
     "open_run",
     "plan",
     "preset",
+    "read_federation",
     "register",
     "run",
     "sweep",
+    "write_federation",
 ]  # fmt: skip
 
 _HOME = {
@@ -95,6 +98,8 @@ _HOME = {
     "federation": "data.memory",
     "evaluate": "evaluation.ranking",
     "load": "data.sources",
+    "read_federation": "data.prepared",
+    "write_federation": "data.prepared",
     "run": "runs.train",
     "MLflow": "watching.mlflow",
     "TensorBoard": "watching.tensorboard",

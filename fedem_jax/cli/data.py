@@ -18,7 +18,11 @@ def data(args: Sequence[str]) -> None:
     from fedem_jax.report.tables import in_terminal
     from fedem_jax.report.terminal import Terminal
 
-    dataset = options.pop("dataset")
+    dataset, out = options.pop("dataset"), options.pop("out")
+    split = {name: options.pop(name) for name in ("protocol", "seed")}
+    if out:
+        Terminal().print(_prepare(dataset, out, **split, **options))
+        return
     shown = _file(dataset, **options) if dataset else [_known()]
     Terminal().print(in_terminal(*shown))
 
@@ -45,6 +49,18 @@ def _known():
         *origins,
     ]
     return Table("", ["name", "users", "items", "rows", "file"], rows, notes, align="lrrrl")
+
+
+def _prepare(dataset: str, out: str, **how: Any) -> str:
+    from fedem_jax.data.prepared import write_federation
+    from fedem_jax.data.sources import load
+
+    federation = load(dataset or "synthetic", **how)
+    write_federation(federation, out)
+    return (
+        f"{out}: {federation.num_clients:,} clients, {federation.num_items:,} items, protocol "
+        f"{federation.protocol.name}, seed {federation.seed}, fingerprint {federation.fingerprint}"
+    )
 
 
 def _file(dataset: str, **how: Any) -> list[Any]:

@@ -184,12 +184,15 @@ class Bottleneck(FedEM):
 @dataclass(frozen=True)
 class Data:
     """List the data sets that `fedem train --dataset` knows by name. Or show how a file is read:
-    what becomes user, item, rating and time, counts, ties, and the first rows. Nothing is trained.
+    what becomes user, item, rating and time, counts, ties, and the first rows. Or split it once,
+    and write the federation to a file that other machines train on. Nothing is trained.
 
     examples:
       fedem data
       fedem data mine.csv
       fedem data mine.csv --columns customer product "" bought --separator ";"
+      fedem data ml-1m --out ml-1m.npz
+      fedem train --dataset ml-1m.npz
     """
 
     dataset: tyro.conf.Positional[str] = ""
@@ -212,6 +215,12 @@ class Data:
     """Which row of the file is the latest among equal times of a user."""
     data_dir: str = ""
     """Folder of data sets; empty: $FEDEM_DATA, else data/."""
+    out: str = ""
+    """File, ending in .npz, that the split federation is written to; empty: none is written."""
+    protocol: Literal["leak-free", "paper", "paper-p"] = "leak-free"
+    """Protocol that it is split by (--out)."""
+    seed: int = 0
+    """Seed of its candidates (--out)."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from fedem_jax.data import readers
-from fedem_jax.data.interactions import ColumnsRead, Interactions
+from fedem_jax.data.columns_read import ColumnsRead
+from fedem_jax.data.interactions import Interactions
 from fedem_jax.errors import UserError
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from fedem_jax.config.protocol import Protocol
-from fedem_jax.data.interactions import ColumnsRead
+from fedem_jax.data.columns_read import ColumnsRead
 
 
 @dataclass(frozen=True, eq=False)

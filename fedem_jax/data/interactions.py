@@ -3,37 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from fedem_jax.data.columns_read import ColumnsRead
 from fedem_jax.errors import UserError, nearest
-
-COLUMNS = ("user", "item", "rating", "time")
 
 ORDERS = ("file", "item-appearance", "random")
 """Settings `order`: what stands in for the time where a file has none."""
-
-
-class ColumnsRead(NamedTuple):
-    """What became user, item, rating and time, and how that was decided."""
-
-    user: str
-    item: str
-    rating: str
-    time: str
-    by: str
-    """name | position | setting | definition of the data set"""
-    notes: tuple[str, ...] = ()
-    """What else was found or guessed, such as the encoding."""
-    cohort: str = ""
-    """Column of the cohort, if one is declared."""
-
-    def __str__(self) -> str:
-        roles = (*COLUMNS, *(["cohort"] if self.cohort else []))
-        parts = [f"{role} = {getattr(self, role)}" for role in roles]
-        return "; ".join([f"{', '.join(parts)} (by {self.by})", *self.notes])
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,11 +15,12 @@ from fedem_jax.data import plausible
 from fedem_jax.data.cells import Table, labels, numbers
 from fedem_jax.data.columnar import columnar_table, kind_of
 from fedem_jax.data.columns import COHORT, ROLES
+from fedem_jax.data.columns_read import ColumnsRead
 from fedem_jax.data.contents import content, unpacked
 from fedem_jax.data.delimited import text_table
 from fedem_jax.data.encodings import decode
 from fedem_jax.data.fileformat import FileFormat
-from fedem_jax.data.interactions import ColumnsRead, Interactions
+from fedem_jax.data.interactions import Interactions
 from fedem_jax.errors import UserError
 
 FOUND = FileFormat()

@@ -16,6 +16,7 @@ from fedem_jax.data.download import download
 from fedem_jax.data.federation import Federation
 from fedem_jax.data.fileformat import FileFormat
 from fedem_jax.data.interactions import Interactions
+from fedem_jax.data.prepared import SUFFIX, read_federation
 from fedem_jax.data.split import split
 from fedem_jax.data.synthetic import embedded
 from fedem_jax.errors import UserError, nearest
@@ -57,7 +58,8 @@ def load(
     """Read a data set and split it into one client per user.
 
     Args:
-        dataset: a known name (`known_datasets`), or the path of a file of your own.
+        dataset: a known name (`known_datasets`), or the path of a file of your own. A path that
+            ends in `.npz` is that of a federation prepared by `fedem data NAME --out`.
         protocol: rules of the split, by name or made by `fedem_jax.config.protocol.preset`.
         seed: seed of the sampled candidates that held-out items are ranked against.
         val_file, test_file: files of the held-out rows, if the split is given; `dataset` then holds
@@ -65,8 +67,8 @@ def load(
         data_dir, form: as in `read`.
 
     Raises:
-        UserError: as in `read` and `fedem_jax.data.split.split`; or one of the two files is
-            missing.
+        UserError: as in `read`, `fedem_jax.data.split.split` and
+            `fedem_jax.data.prepared.read_federation`; or one of the two files is missing.
     """
     given, name = bool(val_file or test_file), name_of(str(dataset))
     rules = rules_of(protocol, given)
@@ -75,6 +77,13 @@ def load(
             f"{name}: split=given takes val_file and test_file, and no other split does; cut "
             "validation rows from your training file, never from the test file."
         )
+    if Path(dataset).suffix == SUFFIX and not given:
+        if FileFormat(**form) != FileFormat():
+            raise UserError(
+                f"{name}: a prepared federation has no columns and no order; leave out the "
+                "settings of a ratings file."
+            )
+        return read_federation(dataset, rules, seed)
     if given and not form.get("order") and not names_time(form):
         form["order"] = "file"
     files = [dataset, *([val_file, test_file] if given else [])]

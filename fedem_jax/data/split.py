@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-
 import numpy as np
 import pandas as pd
 
-from fedem_jax.config.protocol import Protocol, switches_of
+from fedem_jax.config.protocol import Protocol
 from fedem_jax.data.candidates import Seen, candidates
 from fedem_jax.data.cleaning import clean
 from fedem_jax.data.federation import Federation
+from fedem_jax.data.fingerprint import fingerprint
 from fedem_jax.data.interactions import Interactions
 from fedem_jax.data.parts import TEST, TRAIN, VAL, Rows, parts, usable
 from fedem_jax.errors import UserError
@@ -111,10 +109,7 @@ def _federation(
         {field: _frozen(values.astype(np.int32)) for field, values in group.items()}
         for group in (arrays, ends)
     )
-    hashed = arrays if protocol.split == "leave-one-out" else arrays | ends
     cohort = _cohorts(frame, name)
-    if cohort.any():
-        hashed = hashed | {"cohort": cohort}
     return Federation(
         name=name,
         protocol=protocol,
@@ -123,7 +118,7 @@ def _federation(
         item_ids=_frozen(item_ids),
         cohort=_frozen(cohort),
         seed=seed,
-        fingerprint=_fingerprint(hashed, protocol),
+        fingerprint=fingerprint(arrays | ends | {"cohort": cohort}, protocol),
         columns_read=interactions.columns_read,
         cleaning=cleaning
         | {
@@ -199,12 +194,3 @@ def _offsets(sizes: np.ndarray) -> np.ndarray:
 def _frozen(values: np.ndarray) -> np.ndarray:
     values.flags.writeable = False
     return values
-
-
-def _fingerprint(arrays: dict[str, np.ndarray], protocol: Protocol) -> str:
-    """Hash of what a method can see: the arrays and the switches of the protocol, not its name."""
-    digest = hashlib.sha256(json.dumps(switches_of(protocol), sort_keys=True).encode())
-    for field, values in arrays.items():
-        digest.update(f"{field}{values.shape}".encode())
-        digest.update(np.ascontiguousarray(values, "<i4").tobytes())
-    return digest.hexdigest()[:16]
