@@ -48,6 +48,7 @@ def test_each_shows_itself(named, data, tmp_path):
     assert matplotlib.image.imread(picture).std() > 0.01
 
 
+@pytest.mark.slow
 def test_a_comparison_is_that_of_the_single_runs(data):
     result = fj.compare(["fedmf", "popularity"], data, seeds=2, **SMALL)
     alone = fj.run(fj.preset(dataset=data.name, method="fedmf", seed=1, **SMALL), data).per_client

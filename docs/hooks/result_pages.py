@@ -25,9 +25,10 @@ QUESTIONS = {
 """Pages by name: the question, and the sections of `experiments/README.md` that answer it."""
 
 OTHER = "More results"
-COPIED = ("*.md", "*.png", "compare/*.md", "compare/*.png", "pictures/*.png", "theory/*.png")
-COPIED += ("theory/*.py", "regimes/*.py")
-COPIED += ("bench/*.md", "bench/*.png", "regimes/*.md", "regimes/*.png")
+COPIED = (
+    "*.md", "*.png", "bench/*.md", "bench/*.png", "compare/*.md", "compare/*.png", "pictures/*.png",
+    "regimes/*.md", "regimes/*.png", "regimes/*.py", "theory/*.png", "theory/*.py",
+)  # fmt: skip
 """Files of `experiments/` that its pages link to."""
 
 

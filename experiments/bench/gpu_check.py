@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
@@ -200,7 +201,7 @@ def compile_case(data: str, method: str, path: str, options: argparse.Namespace)
         mock.patch("jax.device_put", shapes),
         mock.patch("fedem_jax.runs.memory.device_memory", return_value=MEMORY),
         mock.patch("fedem_jax.client.paths.agrees", return_value=False),
-        use_abstract_mesh(abstract_mesh()),
+        use_abstract_mesh(abstract_mesh()) if path == "fused" else nullcontext(),
     ):
         simulation = Simulation(config, federation, topology.devices[:1])
         state = jax.eval_shape(

@@ -11,7 +11,6 @@ aggregated, since only then the server has a table for it.
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +32,7 @@ from fedem_jax.data.sources import federation_of
 from fedem_jax.errors import UserError
 from fedem_jax.evaluation.ranking import rank_all
 from fedem_jax.evaluation.records import Setting
+from fedem_jax.higher import higher
 from fedem_jax.methods import bind
 from fedem_jax.models.losses import LOSSES
 from fedem_jax.runs.observers import Observer, Observers
@@ -91,7 +91,7 @@ class Bottleneck:
     @property
     def table(self) -> pd.DataFrame:
         """A row for each item table: means over clients of `hr`, `ndcg`, `loss` and `distance`."""
-        stages = self._found("bottleneck_figures").summarised(self)["stages"]
+        stages = higher("analysis.bottleneck_figures").summarised(self)["stages"]
         return pd.DataFrame(
             {
                 stage: {name: figures.mean for name, figures in stages[stage].items()}
@@ -102,12 +102,8 @@ class Bottleneck:
     def plot(self, path: str | Path) -> Path:
         """Draw the three stages over the rounds into a file, PNG or any format that Matplotlib
         knows."""
-        self._found("bottleneck_charts").draw_stages(self, Path(path))
+        higher("analysis.bottleneck_charts").draw_stages(self, Path(path))
         return Path(path)
-
-    def _found(self, module: str) -> Any:
-        """A module that shows this class, so it is found by name, as in the front door."""
-        return importlib.import_module(f"fedem_jax.analysis.{module}")
 
 
 def bottleneck(

@@ -5,7 +5,6 @@ It applies to every method. Nothing here compiles or trains a round.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +18,7 @@ from fedem_jax.core.layout import Layout, SizeClass
 from fedem_jax.core.size_classes import ClientLoad
 from fedem_jax.data.federation import Federation
 from fedem_jax.data.sources import federation_of
+from fedem_jax.higher import higher
 from fedem_jax.runs.memory import MemoryPlan
 from fedem_jax.runs.simulation import Simulation
 from fedem_jax.units import in_bytes
@@ -91,8 +91,7 @@ class Plan(NamedTuple):
     def plot(self, path: str | Path) -> Path:
         """Draw what lies in the memory of a device into a file, PNG or any format that Matplotlib
         knows."""
-        # the picture shows this class, so it is found by name, as in the front door
-        importlib.import_module("fedem_jax.analysis.cost_chart").memory_chart(self, path)
+        higher("analysis.cost_chart").memory_chart(self, path)
         return Path(path)
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from fedem_jax.config.protocol import Protocol
+from fedem_jax.higher import higher
 from fedem_jax.storage.files import disk_errors
 
 AUDIT = "audit.json"
@@ -130,8 +130,7 @@ class Audit:
     def plot(self, path: str | Path) -> Path:
         """Draw the levels of Local-only, chance and popularity into a file, PNG or any format that
         Matplotlib knows."""
-        # the picture shows this class, so it is found by name, as in the front door
-        importlib.import_module("fedem_jax.analysis.audit_chart").levels_chart(self, path)
+        higher("analysis.audit_chart").levels_chart(self, path)
         return Path(path)
 
     @property

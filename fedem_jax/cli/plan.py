@@ -13,11 +13,8 @@ def plan(args: Sequence[str]) -> None:
     config = settings(Plan, "fedem plan", args)[0].settings
     process.prepare_jax()
 
-    from fedem_jax.analysis.cost import plan_run
+    from fedem_jax.analysis import cost
     from fedem_jax.analysis.cost_tables import shown
-    from fedem_jax.data.sources import federation_of
     from fedem_jax.report.terminal import Terminal
-    from fedem_jax.runs.simulation import Simulation
 
-    simulation = Simulation(config, federation_of(config))
-    Terminal().print(shown(plan_run(simulation)))
+    Terminal().print(shown(cost.plan(config)))

@@ -96,9 +96,7 @@ def read_federation(
     return found
 
 
-def _federation(
-    arrays: dict[str, Any], facts: dict[str, Any], protocol: Protocol
-) -> Federation:
+def _federation(arrays: dict[str, Any], facts: dict[str, Any], protocol: Protocol) -> Federation:
     for name in LABELS:
         if arrays[name].dtype.kind == "U":
             arrays[name] = arrays[name].astype(object)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +20,7 @@ from fedem_jax.evaluation.metrics import metric_title, summarise
 from fedem_jax.evaluation.ranking import held_out_ranks
 from fedem_jax.evaluation.records import PARTS, Metrics, Part, Record, Summary
 from fedem_jax.evaluation.summary import per_client
+from fedem_jax.higher import higher
 from fedem_jax.runs.asking import Clients
 from fedem_jax.runs.labels import clients_of, items_of
 from fedem_jax.runs.names import PER_CLIENT
@@ -249,11 +249,11 @@ class Result:
 
     def plot(self, path: str | Path) -> Path:
         """Draw the learning curves into a file, PNG or any format that Matplotlib knows."""
-        # the picture belongs to a higher layer, so it is found by name, as in the front door
-        curves = importlib.import_module("fedem_jax.report.curves")
         method, dataset = self.summary["method"], self.summary["dataset"]
         run = Run(self.config, self.records, self.summary)
-        curves.learning_curves([(method, run)], path, title=f"{method} on {dataset}")
+        higher("report.curves").learning_curves(
+            [(method, run)], path, title=f"{method} on {dataset}"
+        )
         return Path(path)
 
     def _state(self, which: Which) -> State:

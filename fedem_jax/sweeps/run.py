@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,6 +31,7 @@ from fedem_jax.errors import UserError
 from fedem_jax.evaluation.popularity import popularity
 from fedem_jax.evaluation.records import Metrics, TestMetrics
 from fedem_jax.evaluation.summary import chance
+from fedem_jax.higher import higher
 from fedem_jax.runs.simulation import check_list, device_name, versions
 from fedem_jax.storage.files import disk_errors, parse, put, read
 from fedem_jax.storage.lock import exclusive
@@ -81,9 +81,7 @@ class SweepResult:
     def plot(self, path: str | Path) -> Path:
         """Draw the deciding metric against each varied setting into a file, PNG or any format that
         Matplotlib knows."""
-        # the picture shows this class, so it is found by name, as in the front door
-        charts = importlib.import_module("fedem_jax.sweeps.charts")
-        charts.effects_chart(self, path)
+        higher("sweeps.charts").effects_chart(self, path)
         return Path(path)
 
 

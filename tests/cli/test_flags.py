@@ -220,9 +220,8 @@ def work(monkeypatch, tmp_path) -> SimpleNamespace:
     def trial(config, *_):
         given.configs.append(config)
 
-    replace("analysis.cost", plan_run=lambda _: None)
+    replace("analysis.cost", plan=trial)
     replace("analysis.cost_tables", shown=lambda _: "")
-    replace("runs.simulation", Simulation=trial)
 
     auditing = importlib.import_module("fedem_jax.analysis.audit")
     audit = auditing.audit
@@ -375,7 +374,8 @@ def test_every_flag_of_report_reaches_what_it_draws(work):
 def test_no_command_is_left_out():
     others = {"audit", "bottleneck", "compare", "report", "data", "recommend", "export"}
     assert set(cli.COMMANDS) == {*FULL, *others}  # test_recommend_command.py has the last two
-    assert set(flags_of("data")) == {"dataset", "data_dir", *FileFormat._fields}
+    own = {"dataset", "data_dir", "out", "protocol", "seed"}
+    assert set(flags_of("data")) == own | set(FileFormat._fields)
 
 
 @pytest.mark.parametrize(("command", "flag"), STARTS)

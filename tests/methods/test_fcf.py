@@ -123,6 +123,7 @@ def test_rounds_are_those_of_a_loop_over_clients(reached):
     assert sat_out
 
 
+@pytest.mark.slow
 def test_gradients_that_do_not_arrive_are_not_in_the_sum():
     """All participants solve for their vectors all the same."""
     simulation = bound(dropout=0.3)

@@ -126,6 +126,7 @@ def test_who_raises_is_named_and_all_are_closed(config, federation, tmp_path):
     assert not (tmp_path / "x" / "summary.json").exists()
 
 
+@pytest.mark.slow
 def test_a_comparison_has_observers_of_each_run(federation):
     made = {}
 
