@@ -1,5 +1,7 @@
 """The fused kernel, interpreted, against local training by XLA."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,7 +28,9 @@ from fedem_jax.models.adapter import Adapter
 from fedem_jax.models.losses import LOSSES
 from fedem_jax.models.mf import MF
 from fedem_jax.models.scoring import scoring
+from fedem_jax.runs.simulation import Simulation
 from fedem_jax.runs.train import run
+from fedem_jax.sweeps.stack import Stack
 
 CLOSE = 1e-5
 
@@ -275,6 +279,26 @@ def test_five_rounds_of_a_federation_rank_alike(method, own):
     for xla, ours in zip(by_xla, by_fused, strict=True):
         assert ours["val_full"] == xla["val_full"]
         np.testing.assert_allclose(ours["loss"], xla["loss"], rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "own"), [("fedmf", {}), ("fedem", {"aggregation_fraction": 0.5})], ids=str
+)
+def test_trials_of_a_sweep_side_by_side_end_alike(method, own):
+    federation, reports = small_federation(), {}
+    for path in ("xla", "fused"):
+        config = preset(
+            "released", method=method, rounds=3, top_k=3, dim=8, local_epochs=2, batch_size=16,
+            block_size=2, local_training=path, **own,
+        )  # fmt: skip
+        trials = [dataclasses.replace(config, lr_embedding=rate) for rate in (0.02, 0.05, 0.1)]
+        numbers = Simulation(config, federation).algorithm.hyper._fields
+        stack = Stack(config.as_program(numbers), {config.seed: federation}, 3, 3)
+        reports[path], _ = stack.run(trials, [1, 2, 3])
+    xla, fused = reports["xla"], reports["fused"]
+    np.testing.assert_array_equal(fused.counts, xla.counts)
+    np.testing.assert_allclose(fused.loss, xla.loss, rtol=1e-5)
 
 
 @pytest.mark.parametrize("path", ["xla", "fused"])

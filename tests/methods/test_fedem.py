@@ -37,9 +37,11 @@ the first 40 federations, where the gradient of a hidden unit is at one step nex
 class Rounds(golden_check.Replay):
     """Rounds on one device whose draws are those of a trace."""
 
-    def __init__(self, trace, merging, federation=None):
+    def __init__(self, trace, merging, federation=None, path="xla"):
         config = golden_check.configuration(trace)
-        config = dataclasses.replace(config, bce="logit", merging=merging, size_classes=2)
+        config = dataclasses.replace(
+            config, bce="logit", merging=merging, size_classes=2, local_training=path
+        )
         federation = federation or golden_check.federation(trace)
         Simulation.__init__(self, config, federation, jax.devices()[:1])
         self.trace = trace
@@ -100,6 +102,12 @@ def per_batch():
 def test_rounds_are_those_of_the_twin(per_batch):
     trace, rounds = per_batch
     assert_equal_to_twin(rounds, trace)
+
+
+@pytest.mark.slow
+def test_rounds_in_one_kernel_are_those_of_the_twin(per_batch):
+    trace, _ = per_batch
+    assert_equal_to_twin(Rounds(trace, "per-batch", path="fused").run(), trace)
 
 
 @pytest.mark.parametrize("merging", ["once", "none"])
