@@ -35,7 +35,7 @@ from gpu_thunks import Loop, loops_of
 REAL = ("filmtrust", "ml-1m")
 SHORT = 0.85
 """Least share of the compiler's bytes that a plan must have."""
-SPILLED = {"plain": 96, "merging": 1024}
+SPILLED = {"plain": 128, "merging": 1024}
 """Most bytes a thread that a kernel may spill. The plain one is fastest with a few (`WARPS`)."""
 DUMPED = "*jit__rounds.thunk_sequence_after_thunk_passes.txt"
 

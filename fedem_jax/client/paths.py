@@ -26,7 +26,7 @@ from fedem_jax.models.scoring import scoring
 Fusable = LocalOnly | FedMF | FedEM
 """Settings of methods that have a kernel."""
 CLOSE = 1e-4
-"""Most difference between the two paths in the self-test; on an H100 it is 1e-6."""
+"""Most difference between the two paths in the self-test."""
 CLIENTS, ROWS, SAMPLES, BATCH, EPOCHS = 4, 40, 50, 16, 3
 """Of the self-test: partial batches, rows met twice in a batch, more than one chunk of steps."""
 

@@ -133,10 +133,6 @@ class FedEM(LocalPrivacy, LocalOptimiser, FusedClients, ServedClients):
             )
         if self.backbone == "ncf":
             self.refuse_network("backbone=ncf")
-        if self.local_training == "fused" and self.without_kernel:
-            raise UserError(
-                f"local_training: fused has no kernel for {self.without_kernel}; give xla."
-            )
 
     @property
     def without_kernel(self) -> str:
@@ -152,7 +148,7 @@ class FedEM(LocalPrivacy, LocalOptimiser, FusedClients, ServedClients):
                 return "adapter without a hidden layer"
         unknown = (name for name, values in known.items() if getattr(self, name) not in values)
         name = next(unknown, "")
-        return f"{name}={getattr(self, name)}" if name else ""
+        return f"{name}={getattr(self, name)}" if name else super().without_kernel
 
     def refusals(self) -> dict[str, str]:
         closed = {"stragglers": "a closed form has no epochs"} if self.closed_form else {}

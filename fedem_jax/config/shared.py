@@ -23,6 +23,10 @@ class AdamClients(Config):
     """A client stops early if its running loss changes by less than this share in an epoch."""
 
 
+MOST_PLACES = 1024
+"""Most samples of a step that the registers of a kernel have room for."""
+
+
 @dataclass(frozen=True)
 class FusedClients(Config):
     """Clients whose local training may be one kernel."""
@@ -35,7 +39,14 @@ class FusedClients(Config):
     @property
     def without_kernel(self) -> str:
         """What keeps local training from being one kernel; empty: nothing."""
-        return ""
+        return f"batch_size={self.batch_size}" if self.batch_size > MOST_PLACES else ""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.local_training == "fused" and self.without_kernel:
+            raise UserError(
+                f"local_training: fused has no kernel for {self.without_kernel}; give xla."
+            )
 
 
 def is_fused(config: Config) -> bool:
