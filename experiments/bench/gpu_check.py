@@ -14,6 +14,7 @@ that a kernel spills more than `SPILLED` bytes.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import re
@@ -22,14 +23,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_type_hints
 from unittest import mock
 
-from gpu_target import CORES, H100, MEMORY, NAME
+from gpu_target import H100, MEMORY
 from gpu_thunks import Loop, loops_of
 
 REAL = ("filmtrust", "ml-1m")
@@ -184,7 +185,6 @@ def compile_case(data: str, method: str, path: str, options: argparse.Namespace)
     """Compile a round of a method for the H100."""
     import jax
     from jax.experimental import topologies
-    from jax.sharding import use_abstract_mesh
 
     from fedem_jax.config.presets import preset
     from fedem_jax.core.algorithm import State
@@ -201,7 +201,7 @@ def compile_case(data: str, method: str, path: str, options: argparse.Namespace)
         mock.patch("jax.device_put", shapes),
         mock.patch("fedem_jax.runs.memory.device_memory", return_value=MEMORY),
         mock.patch("fedem_jax.client.paths.agrees", return_value=False),
-        use_abstract_mesh(abstract_mesh()) if path == "fused" else nullcontext(),
+        pallas_on_h100(),
     ):
         simulation = Simulation(config, federation, topology.devices[:1])
         state = jax.eval_shape(
@@ -215,16 +215,15 @@ def compile_case(data: str, method: str, path: str, options: argparse.Namespace)
     return Compiled(f"{method}, {data}, {path}", seconds, simulation.memory.total, needed)
 
 
-def abstract_mesh() -> Any:
-    """A mesh of the H100, which Pallas asks for the kind of the device."""
-    from jax.sharding import AbstractDevice, AbstractMesh, AxisType
+def pallas_on_h100() -> AbstractContextManager[Any]:
+    """Pallas takes the H100 for the device at hand. Before 0.11 it does not ask for one."""
+    import jax
 
-    from fedem_jax.core.layout import AXIS
-
-    facts = {"device_kind": NAME, "num_cores": CORES, "platform": "gpu"}
-    known = {field.name for field in fields(AbstractDevice)}
-    device = AbstractDevice(**{name: fact for name, fact in facts.items() if name in known})
-    return AbstractMesh((1,), (AXIS,), axis_types=(AxisType.Auto,), abstract_device=device)
+    if jax.__version_info__ < (0, 11):
+        return nullcontext()
+    gpu_info = importlib.import_module("jax._src.pallas.triton.gpu_info")
+    known = gpu_info.get_gpu_info_from_version(gpu_info.GpuVersion.H100)
+    return mock.patch.object(gpu_info, "get_gpu_info", return_value=known)
 
 
 def shapes(tree: Any, sharding: Any = None, **_: Any) -> Any:

@@ -8,12 +8,9 @@ that knows no loops in CUDA graphs.
 MEMORY = 84_929_347_584
 """Bytes of device memory."""
 
-NAME, CORES = "NVIDIA H100 80GB HBM3", 132
-"""Its name, and its multiprocessors."""
-
 H100 = f"""
 platform_name: "CUDA"
-device_description_str: "{NAME}"
+device_description_str: "NVIDIA H100 80GB HBM3"
 dnn_version_info {{ major: 9 minor: 10 }}
 runtime_version {{ major: 13 minor: 0 patch: 0 }}
 gpu_device_info {{
@@ -22,7 +19,7 @@ gpu_device_info {{
   kernel_mode_driver_version: "580.65.6"
   runtime_version: "13.0.0"
   compile_time_toolkit_version: "13.0.0"
-  core_count: {CORES}
+  core_count: 132
   fpus_per_core: 128
   clock_rate_ghz: 1.98
   threads_per_warp: 32
