@@ -120,6 +120,11 @@ def compare(
     Raises:
         UserError: an unknown method or setting, a value out of range, unusable data, or no method
             that can run.
+
+    Examples:
+        >>> result = fj.compare(["fcf", "popularity"], seeds=1, rounds=1)
+        >>> list(result.table.index)
+        ['fcf', 'popularity']
     """
     if federation is not None:
         rules = as_settings(federation.protocol)
