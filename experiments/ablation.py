@@ -105,11 +105,10 @@ def ablate(args: Sequence[str]) -> None:
         out=options.out or str(Path("results") / f"ablation-{stem}-{options.protocol}"),
         data_dir=options.data_dir,
     )
-    failed = run_missing(comparison)
-    command = f"python experiments/ablation.py {shlex.join(args)}".rstrip()
     console = Terminal()
-    console.print(write_up(comparison, failed, command))
-    methods = gather(comparison, failed)
+    methods = gather(comparison, run_missing(comparison, console))
+    command = f"python experiments/ablation.py {shlex.join(args)}".rstrip()
+    console.print(write_up(methods, comparison.directory, command, console.say))
     run, picture = first_run(methods), comparison.directory / "ablation.png"
     title = f"FedEM, part by part: {run['dataset']}, protocol {run['protocol']}"
     summaries = standings(methods)[1]

@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from skeleton import CODE, PAGE
 from toy import small_federation
 
 from fedem_jax.config.registry import METHODS, Method
@@ -14,14 +15,11 @@ from fedem_jax.evaluation.summary import PARTS
 from fedem_jax.runs.simulation import Simulation
 from fedem_jax.runs.train import run
 
-PAGE = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text()
-
 
 @pytest.fixture(scope="module")
 def skeleton():
-    (code,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
     scope: dict = {"__name__": "skeleton"}
-    exec(compile(code, "CONTRIBUTING.md", "exec"), scope)
+    exec(compile(CODE, "CONTRIBUTING.md", "exec"), scope)
     return scope
 
 

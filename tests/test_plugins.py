@@ -2,12 +2,12 @@
 
 import dataclasses
 import re
-from pathlib import Path
 from types import SimpleNamespace
 
 import jax.numpy as jnp
 import pandas as pd
 import pytest
+from skeleton import CODE, REGISTERED
 
 import fedem_jax as fj
 from fedem_jax.cli import main as cli
@@ -16,9 +16,6 @@ from fedem_jax.config.settings import AdamClients, FedMF
 from fedem_jax.runs.simulation import Simulation
 from fedem_jax.testing import check_method
 
-PAGE = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text()
-(CODE,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
-REGISTERED = CODE + "\n\nimport fedem_jax as fj\n\nfj.register(Skeleton, skeleton)\n"
 GENTLE = {"dim": 4, "lr_embedding": 0.03, "local_epochs": 2, "bce": "logit", "top_k": 3}
 
 

@@ -57,6 +57,11 @@ def audit(
 
     Raises:
         UserError: unusable data or settings.
+
+    Examples:
+        >>> config = fj.preset("released", method="local-only", rounds=2, dim=4, size_classes=1)
+        >>> fj.audit(config).leaks
+        False
     """
     if isinstance(config, Federation):
         federation = config

@@ -124,6 +124,12 @@ def bottleneck(
 
     Raises:
         UserError: unusable data or settings.
+
+    Examples:
+        >>> config = fj.preset("released", method="fedem", rounds=1, dim=4, size_classes=1)
+        >>> study = fj.bottleneck(config, alone=2)
+        >>> study.rounds["round"].unique().tolist()
+        [1]
     """
     if not config.downloads:
         raise UserError("merging: none merges nothing, so there is nothing to compare.")

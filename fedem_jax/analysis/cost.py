@@ -120,6 +120,11 @@ def plan(config: Config, federation: Federation | None = None) -> Plan:
 
     Raises:
         UserError: unusable data or settings.
+
+    Examples:
+        >>> plan = fj.plan(fj.preset("released", method="fedmf", dim=4))
+        >>> plan.memory.fits, plan.traffic.up > 0
+        (True, True)
     """
     return plan_run(Simulation(config, federation_of(config) if federation is None else federation))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import signal
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ from fedem_jax.errors import Stopped
 from fedem_jax.storage.files import check_room
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from fedem_jax.comparisons.plan import Comparison
 
 
@@ -36,17 +39,28 @@ def compare(args: Sequence[str]) -> None:
         keep=options.keep,
         data_dir=options.data_dir,
     )
-    failed = run_missing(comparison)
 
-    from fedem_jax.comparisons.tables import write_up
     from fedem_jax.report.terminal import Terminal
 
+    console = Terminal(stderr=options.json, quiet=options.quiet)
+    failed = run_missing(comparison, console)
+
+    from fedem_jax.comparisons.results import gather
+    from fedem_jax.comparisons.tables import as_dict, write_up
+
+    methods, out = gather(comparison, failed), comparison.directory
     command = f"fedem compare {shlex.join(args)}".rstrip()
-    Terminal().print(write_up(comparison, failed, command, options.reach))
+    console.print(write_up(methods, out, command, console.say, options.reach))
+    if options.json:
+        print(json.dumps(as_dict(methods, out, options.reach), indent=2, allow_nan=False))
 
 
-def run_missing(comparison: Comparison) -> dict[str, str]:
-    """Run what a comparison still lacks. Returns why runs failed, by name of the contender."""
+def run_missing(comparison: Comparison, console: Console) -> dict[str, str]:
+    """Run what a comparison still lacks, and show it on a console.
+
+    Returns:
+        Why runs failed, by name of the contender.
+    """
     from fedem_jax.comparisons.run import kept_bytes, missing, run_all
 
     missing_runs = missing(comparison)
@@ -54,14 +68,12 @@ def run_missing(comparison: Comparison) -> dict[str, str]:
         return {}
 
     from fedem_jax.data.sources import federation_of
-    from fedem_jax.report.terminal import Terminal
 
-    console = Terminal()
     federation = federation_of(missing_runs[0].config)
     process.prepare_jax()
 
     from fedem_jax.cli.signals import Stopping
-    from fedem_jax.comparisons.progress import Watch, opening, paces_of
+    from fedem_jax.comparisons.progress import Watch, idle_switches, opening, paces_of
 
     kept = kept_bytes(missing_runs, federation)
     remedy = "make room, give another --out, or keep none (--keep none)"
@@ -69,6 +81,8 @@ def run_missing(comparison: Comparison) -> dict[str, str]:
     console.print(opening(comparison, missing_runs, federation, kept))
     watch = Watch(missing_runs, paces_of(comparison, missing_runs), console)
     with watch, Stopping(watch.say) as stop:
+        for sentence in idle_switches(comparison):
+            watch.say(sentence)
         try:
             return run_all(comparison.directory, missing_runs, watch, stop)
         except KeyboardInterrupt as interrupt:

@@ -155,6 +155,11 @@ class Compare:
     bytes are shown before the first run."""
     data_dir: str = ""
     """Folder of data sets; empty: $FEDEM_DATA, else data/."""
+    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Show nothing but warnings and errors, on standard error."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print one JSON object with the numbers of table.csv on standard output, and the progress on
+    standard error."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import tyro
 from fedem_jax.cli import process
 from fedem_jax.cli.options import Tracker, Train, settings
 from fedem_jax.config.base import Config
+from fedem_jax.storage.files import plain
 from fedem_jax.sweeps.description import Sweep
 from fedem_jax.sweeps.space import space
 
@@ -76,8 +78,9 @@ class SweepCommand(Train):
 
     resume: tyro.conf.Suppress[tyro.conf.Fixed[str]] = ""
     alternatives: tyro.conf.Suppress[tyro.conf.Fixed[Literal["auto", "yes", "no"]]] = "no"
-    quiet: tyro.conf.Suppress[tyro.conf.Fixed[bool]] = False
-    json: tyro.conf.Suppress[tyro.conf.Fixed[bool]] = False
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print one JSON object with all settings, the best first, on standard output, and the progress
+    on standard error."""
     log_to: tyro.conf.Suppress[tyro.conf.Fixed[tuple[Tracker, ...]]] = ()
 
 
@@ -101,16 +104,19 @@ def sweep(args: Sequence[str]) -> None:
     from fedem_jax.report.terminal import Terminal
     from fedem_jax.sweeps.progress import Watch
     from fedem_jax.sweeps.run import run_sweep
-    from fedem_jax.sweeps.tables import write_up
+    from fedem_jax.sweeps.tables import as_dict, write_up
 
-    console = Terminal()
+    console = Terminal(stderr=options.json, quiet=options.quiet)
     try:
         with Watch(console) as watch:
             result = run_sweep(plan, out, width=options.width, chunk=options.chunk, watch=watch)
     except KeyboardInterrupt:
         hint = f"{out} keeps the finished trials; the same command goes on." if out.exists() else ""
         raise KeyboardInterrupt(hint) from None
-    console.print(write_up(result, out, f"fedem sweep {shlex.join(args)}"), soft_wrap=True)
+    command = f"fedem sweep {shlex.join(args)}"
+    console.print(write_up(result, out, command, console.say), soft_wrap=True)
+    if options.json:
+        print(json.dumps(as_dict(result, out), indent=2, allow_nan=False, default=plain))
 
 
 def folder(config: Config) -> Path:

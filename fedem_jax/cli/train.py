@@ -51,7 +51,7 @@ def train(args: Sequence[str]) -> None:
 
     from fedem_jax.cli.signals import Stopping
     from fedem_jax.report.pictures import draw_run
-    from fedem_jax.report.progress import Progress, Quiet
+    from fedem_jax.report.progress import Progress
     from fedem_jax.report.tables import written_files
     from fedem_jax.report.terminal import Terminal
     from fedem_jax.runs.directory import RunDirectory
@@ -66,8 +66,7 @@ def train(args: Sequence[str]) -> None:
         notes.append(f"{without_effect(idle, config.method)}.")
 
     console = Terminal(stderr=options.json, quiet=options.quiet)
-    shown = Quiet() if options.quiet else Progress(console, out)
-    with shown as progress, Stopping(progress.say) as stop:
+    with Progress(console, out) as progress, Stopping(progress.say) as stop:
         for note in notes:
             progress.say(note)
         try:

@@ -120,6 +120,11 @@ def compare(
     Raises:
         UserError: an unknown method or setting, a value out of range, unusable data, or no method
             that can run.
+
+    Examples:
+        >>> result = fj.compare(["fcf", "popularity"], seeds=1, rounds=1)
+        >>> list(result.table.index)
+        ['fcf', 'popularity']
     """
     if federation is not None:
         rules = as_settings(federation.protocol)
@@ -135,17 +140,17 @@ def compare(
             rounds=whole("rounds", rounds), start=start, settings=settings, out=out, keep=keep,
             data_dir=str(settings.pop("data_dir", "")),
         )  # fmt: skip
-        failed = {}
+        failed, watch = {}, watch or Silent()
         if todo := missing(comparison):
             failed = run_all(
-                comparison.directory, todo, watch or Silent(), federation=federation,
-                observers=observers,
-            )  # fmt: skip
+                comparison.directory, todo, watch, federation=federation, observers=observers
+            )
         result = ComparisonResult(gather(comparison, failed), Path(out) if directory else None)
         if all(each.failed for each in result.methods):
             raise UserError(f"no method could run; {result.methods[0].failed}")
         if directory is not None:
-            write_up(comparison, failed, f"fedem_jax.compare({list(methods)}, ...)")
+            command = f"fedem_jax.compare({list(methods)}, ...)"
+            write_up(result.methods, Path(out), command, watch.say)
     return result
 
 

@@ -17,6 +17,7 @@ from fedem_jax.evaluation.metrics import metric_title
 from fedem_jax.evaluation.records import Record, Summary
 from fedem_jax.report.progress import live_bar
 from fedem_jax.report.run_tables import kept_states
+from fedem_jax.report.terminal import say
 from fedem_jax.runs.reading import read_run
 from fedem_jax.units import counted, in_words
 
@@ -53,7 +54,7 @@ class Watch(Watcher):
 
     def say(self, sentence: str) -> None:
         """Show a sentence, above the bars."""
-        self._console.print(Text(sentence, "dim"), soft_wrap=True)
+        say(self._console, sentence, "dim")
 
     def begin(self, run: PlannedRun) -> None:
         """Show which run has started."""
@@ -79,22 +80,23 @@ class Watch(Watcher):
         del self._ahead[0]
         metric = f"hr@{summary['top_k']}"
         value = summary["headline"]["test"][metric]
-        self._line(run, f"{metric_title(metric)} {value:.4f}, {in_words(seconds)}")
+        line = self._line(run, f"{metric_title(metric)} {value:.4f}, {in_words(seconds)}")
+        self._console.print(Text(line), soft_wrap=True)
 
     def fail(self, run: PlannedRun, reason: str) -> None:
         """Show why a method is left out."""
         others = [planned for planned in self._ahead if planned.name != run.name]
         self._total -= len(self._ahead) - len(others) - 1
         self._ahead = others
-        self._line(run, f"failed; {reason}")
+        say(self._console, self._line(run, f"failed; {reason}"))
 
-    def _line(self, run: PlannedRun, result: str) -> None:
-        """Show the line of a run that has ended."""
+    def _line(self, run: PlannedRun, result: str) -> str:
+        """The line of a run that has ended."""
         done = self._total - len(self._ahead)
         seconds = time_left(self._ahead, self._paces)
         left = f" ({in_words(seconds)} left)" if seconds else ""
         number = f"{done:>{len(str(self._total))}}/{self._total}"
-        self._console.print(Text(f"{number} {run}: {result}{left}"), soft_wrap=True)
+        return f"{number} {run}: {result}{left}"
 
     def _show(self, rounds: int) -> None:
         """Put the number of the run and the time left beside the upper bar."""
@@ -117,16 +119,20 @@ def opening(
     runs = comparison.runs()
     methods, done = len(runs) // comparison.seeds, len(runs) - len(todo)
     finished = f", {done} of them finished" if done else ""
-    idle = [
-        f"\n{without_effect(each.idle, each.name)}." for each in comparison.contenders if each.idle
-    ]
     states = f"\nstates: {kept_states(kept)}" if kept else ""
     return Text(
         f"{federation.name}, protocol {federation.protocol.name}: {federation.num_clients:,} "
         f"clients, {federation.num_items:,} items\n"
         f"{counted(methods, 'method')} x {counted(comparison.seeds, 'seed')} = "
-        f"{counted(len(runs), 'run')}{finished}{states}{''.join(idle)}"
+        f"{counted(len(runs), 'run')}{finished}{states}"
     )
+
+
+def idle_switches(comparison: Comparison) -> list[str]:
+    """Sentences on the methods' own settings that change nothing."""
+    return [
+        f"{without_effect(each.idle, each.name)}." for each in comparison.contenders if each.idle
+    ]
 
 
 def time_left(runs: Sequence[PlannedRun], paces: dict[str, float]) -> float:

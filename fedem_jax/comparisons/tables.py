@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from fedem_jax.comparisons.plan import Comparison
-from fedem_jax.comparisons.results import MethodRuns, gather
-from fedem_jax.comparisons.standings import MethodSummary, as_csv, published, rounds_to, standings
+from fedem_jax.comparisons.results import MethodRuns
+from fedem_jax.comparisons.standings import (
+    MethodSummary,
+    as_csv,
+    as_row,
+    published,
+    rounds_to,
+    standings,
+)
 from fedem_jax.config.protocol import SELECTED
 from fedem_jax.config.references import Popularity
 from fedem_jax.errors import UserError
@@ -29,27 +36,29 @@ from fedem_jax.report.tables import (
     mean_cell,
     written_files,
 )
-from fedem_jax.storage.files import disk_errors, drawing
+from fedem_jax.storage.files import disk_errors, drawing, finite
 from fedem_jax.units import in_bytes, in_seconds
 
 TABLE, NUMBERS, PICTURE = "table.md", "table.csv", "comparison.png"
 
 
 def write_up(
-    comparison: Comparison, failed: dict[str, str], command: str, reach: float = 0.0
-) -> Shown:
+    methods: Sequence[MethodRuns], directory: Path, command: str, say: Callable[[str], Any],
+    reach: float = 0.0,
+) -> Shown:  # fmt: skip
     """Write the tables and the picture of finished runs, and their report if its plotting library
     is installed. Returns what the terminal shows.
 
     Args:
-        failed: why methods failed, by name.
+        methods: their runs, read back.
+        directory: of the comparison.
         command: reproduces the comparison; stands in the tables.
+        say: takes a sentence on each picture that cannot be drawn.
         reach: validation HR; the rounds and bytes that reach it are reported; 0: none.
 
     Raises:
-        UserError: all methods failed, or a file cannot be read or written.
+        UserError: all methods failed, or a file cannot be written.
     """
-    methods = gather(comparison, failed)
     reference, summaries = standings(methods)
     if all(summary.failed for summary in summaries):
         raise UserError(f"no method could run; {summaries[0].name}: {summaries[0].failed}")
@@ -57,22 +66,39 @@ def write_up(
     tables = all_tables(run, reference, summaries)
     if reach:
         tables.append(_price(methods, summaries, reach))
-    directory = comparison.directory
     with disk_errors(directory, "give another --out"):
         (directory / TABLE).write_text(document(methods, tables, command), encoding="utf-8")
         as_csv(summaries, directory / NUMBERS)
-    undrawn: list[str] = []
-    with drawing(directory / PICTURE, undrawn.append):
+    with drawing(directory / PICTURE, say):
         draw(directory / PICTURE, run, reference, summaries)
     files = [TABLE, NUMBERS]
     if can_draw():
         from fedem_jax.comparisons.page import comparison_page
 
-        with drawing(directory / REPORT, undrawn.append):
+        with drawing(directory / REPORT, say):
             comparison_page(methods, reference, summaries, tables, directory / REPORT, command)
             files.append(REPORT)
     files.append(f"{PICTURE} and a folder for each run")
-    return in_terminal(*tables, "", *undrawn, written_files(directory, files))
+    return in_terminal(*tables, "", written_files(directory, files))
+
+
+def as_dict(methods: Sequence[MethodRuns], directory: Path, reach: float = 0.0) -> dict[str, Any]:
+    """What `fedem compare --json` prints: the data, and a row for each method as in table.csv.
+
+    Args:
+        methods: their runs, read back; at least one has not failed.
+        directory: of the comparison.
+        reach: as in `write_up`; each row then has `rounds_to_reach`, None where that is never.
+    """
+    reference, summaries = standings(methods)
+    run, rows = first_run(methods), []
+    for runs, summary in zip(methods, summaries, strict=True):
+        row = finite(as_row(summary))
+        if reach and not runs.failed:
+            row["rounds_to_reach"] = rounds_to(runs, reach)
+        rows.append(row)
+    about = {name: run[name] for name in ("dataset", "protocol", "clients", "items")}
+    return {"directory": str(directory), **about, "reference": reference or None, "methods": rows}
 
 
 def write_report(methods: Sequence[MethodRuns], path: Path) -> None:

@@ -61,6 +61,11 @@ def preset(
     Raises:
         UserError: the preset, the method or a setting is unknown, a setting does not accept its
             value, or no tuned settings exist.
+
+    Examples:
+        >>> config = fj.preset("released", method="fedmf", rounds=20, dim=8)
+        >>> config.method, config.rounds, config.dim
+        ('fedmf', 20, 8)
     """
     if name not in PRESETS:
         raise UserError(f"preset: '{name}' is unknown; {nearest(str(name), list(PRESETS))}.")

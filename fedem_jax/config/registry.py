@@ -83,6 +83,18 @@ def register(settings: type[Config], algorithm: Callable[..., Any]) -> None:
 
     Raises:
         UserError: the settings are of another kind, or their name is no name or is taken.
+
+    Examples:
+        >>> from dataclasses import dataclass
+        >>> from fedem_jax.config.settings import FedMF
+        >>> from fedem_jax.methods.fedmf import fedmf
+        >>> @dataclass(frozen=True)
+        ... class Narrow(FedMF):
+        ...     method: str = "narrow"
+        ...     dim: int = 4
+        >>> fj.register(Narrow, fedmf)
+        >>> fj.preset("released", method="narrow").dim
+        4
     """
     known = isinstance(settings, type) and issubclass(settings, Config)
     if not (known and dataclasses.is_dataclass(settings) and callable(algorithm)):

@@ -55,6 +55,18 @@ def federation(
         UserError: as in `fedem_jax.data.readers.read` and `fedem_jax.data.split.split`; or the name
             is that of a known data set, whose published numbers are not those of your table; or
             one of `val` and `test` is missing.
+
+    Examples:
+        >>> import numpy as np
+        >>> users = np.repeat(["ann", "bob", "cem"], 12)
+        >>> items = np.concatenate([np.arange(12) + shift for shift in (0, 40, 100)])
+        >>> table = {"user": users, "item": items, "day": np.arange(36)}
+        >>> rules = fj.Config(num_candidates=9).rules()
+        >>> shop = fj.federation(table, rules, user="user", item="item", time="day", name="shop")
+        >>> shop.num_clients, shop.num_items
+        (3, 36)
+        >>> shop.user_ids.tolist()
+        ['ann', 'bob', 'cem']
     """
     if is_known(name):
         raise UserError(f"name: '{name}' is that of a known data set; give another one.")

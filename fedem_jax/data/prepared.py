@@ -30,6 +30,9 @@ def write_federation(federation: Federation, path: str | Path) -> None:
 
     Raises:
         UserError: the path has another ending, or cannot be written.
+
+    Examples:
+        >>> fj.write_federation(fj.load("synthetic"), "shop.npz")
     """
     path = Path(path)
     if path.suffix != SUFFIX:
@@ -67,6 +70,11 @@ def read_federation(
     Raises:
         UserError: the file is missing, is none of these, or was altered. Or it was prepared by
             another protocol or with another seed.
+
+    Examples:
+        >>> fj.write_federation(fj.load("synthetic"), "shop.npz")
+        >>> fj.read_federation("shop.npz").num_clients
+        600
     """
     path = Path(path)
     try:

@@ -69,6 +69,11 @@ def load(
     Raises:
         UserError: as in `read`, `fedem_jax.data.split.split` and
             `fedem_jax.data.prepared.read_federation`; or one of the two files is missing.
+
+    Examples:
+        >>> shop = fj.load("synthetic")
+        >>> shop.num_clients, shop.num_items
+        (600, 593)
     """
     given, name = bool(val_file or test_file), name_of(str(dataset))
     rules = rules_of(protocol, given)

@@ -224,6 +224,14 @@ def evaluate(federation: Federation, scores: Any, k: Any = 10) -> dict[str, dict
 
     Raises:
         UserError: the scores have another shape, are no numbers, NaN or +inf, or `k` is no cutoff.
+
+    Examples:
+        >>> import numpy as np
+        >>> shop = fj.load("synthetic")
+        >>> popularity = np.bincount(shop.items, minlength=shop.num_items)  # [I]
+        >>> metrics = fj.evaluate(shop, popularity[None])
+        >>> round(metrics["test"]["hr@10"], 3)
+        0.375
     """
     k = whole("k", k, 1)
     scores, shape = np.asarray(scores), (federation.num_clients, federation.num_items)

@@ -17,14 +17,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.progress import Progress as Bar
-from rich.text import Text
 
 from fedem_jax.config.base import Config
 from fedem_jax.evaluation.metrics import metric_title
 from fedem_jax.evaluation.records import Record, Setting, Summary
 from fedem_jax.report.run_tables import closing, opening
 from fedem_jax.report.tables import written_files
-from fedem_jax.report.terminal import Terminal
+from fedem_jax.report.terminal import Terminal, say
 from fedem_jax.runs.names import CURVES, METRICS, PER_CLIENT, RHO_PICTURE, SUMMARY
 from fedem_jax.runs.observers import Observer
 from fedem_jax.units import in_seconds
@@ -123,20 +122,9 @@ class Progress(Observer):
 
     def say(self, sentence: str) -> None:
         """Show a sentence, above the bar if there is one."""
-        self._console.print(Text(sentence), soft_wrap=True)
+        say(self._console, sentence)
 
     def _stop(self) -> None:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
-
-
-class Quiet(Progress):
-    """The same without a sight of it: only sentences are shown, on standard error."""
-
-    def __init__(self):
-        super().__init__(Terminal(quiet=True))
-
-    def say(self, sentence: str) -> None:
-        """Show a sentence."""
-        Terminal(stderr=True).say(sentence)

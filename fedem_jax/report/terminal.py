@@ -19,9 +19,15 @@ class Terminal(Console):
             self.width, self.height = shutil.get_terminal_size()
 
     def say(self, sentence: str) -> None:
-        """Print a sentence in one line, as it stands."""
-        self.print(Text(sentence), soft_wrap=True)
+        """Print a sentence, as the function `say` does."""
+        say(self, sentence)
 
     def on_broken_pipe(self) -> None:
         """Let the command end with the status of a closed pipe; rich would end it with 1."""
         raise BrokenPipeError
+
+
+def say(console: Console, sentence: str, style: str = "") -> None:
+    """Print a sentence in one line, as it stands; if the console is quiet, on standard error."""
+    shown = Terminal(stderr=True) if console.quiet else console
+    shown.print(Text(sentence, style), soft_wrap=True)

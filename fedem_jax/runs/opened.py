@@ -31,6 +31,13 @@ def open_run(
     Raises:
         UserError: a file of the run is missing or broken; its data were in memory and `federation`
             is None; or the data are not those of the run.
+
+    Examples:
+        >>> config = fj.preset("released", method="popularity", rounds=1)
+        >>> first = fj.run(config, directory="results/first")
+        >>> again = fj.open_run("results/first")
+        >>> again.recommend(k=5).equals(first.recommend(k=5))
+        True
     """
     path = Path(path)
     config, records, summary = read_run(path)

@@ -58,6 +58,14 @@ def run(
             method, with other sizes or labels.
         CannotResume: the run in `directory` cannot be resumed.
         Stopped: `stop` ended the run; `directory` holds what was reached.
+
+    Examples:
+        >>> config = fj.preset("released", method="fedmf", rounds=2, dim=4, size_classes=1)
+        >>> result = fj.run(config)
+        >>> list(result.curve.index)
+        [1, 2]
+        >>> result.recommend(k=3).shape  # 600 clients
+        (1800, 4)
     """
     if federation is None:
         federation = federation_of(config)

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,14 @@ def append(path: Path, text: str) -> None:
 def json_line(value: dict[str, Any]) -> str:
     """An object as a line of JSON."""
     return json.dumps(value, default=plain) + "\n"
+
+
+def finite(values: dict[str, Any]) -> dict[str, Any]:
+    """The values with None for numbers that are not finite, which JSON cannot hold."""
+    return {
+        name: None if isinstance(value, float) and not isfinite(value) else value
+        for name, value in values.items()
+    }
 
 
 def plain(value: Any) -> Any:

@@ -13,6 +13,7 @@ from fedem_jax.data.federation import Federation
 from fedem_jax.evaluation.metrics import full_title
 from fedem_jax.report.progress import live_bar
 from fedem_jax.report.tables import Row, Table, in_terminal
+from fedem_jax.report.terminal import say
 from fedem_jax.sweeps.description import Sweep
 from fedem_jax.sweeps.results import TrialResults
 from fedem_jax.sweeps.runner import Shape
@@ -52,6 +53,8 @@ class Watch:
         if first_batch:
             self._sweep = sweep
             self._console.print(Text(opening(sweep, federation)), soft_wrap=True)
+            if idle := idle_settings(sweep):
+                say(self._console, idle)
             if 1 < len(shapes) <= MOST_SHAPES:
                 self._console.print(in_terminal(listing(sweep, shapes)))
         chunks = sum(shape.chunks for shape in shapes)
@@ -139,17 +142,15 @@ def opening(sweep: Sweep, federation: Federation) -> str:
         f"{federation.num_clients:,} clients, {federation.num_items:,} items\n"
         f"{number} {kind[sweep.search]} x {counted(seeds, 'seed')} = {counted(trials, 'trial')} of "
         f"{counted(sweep.config.rounds, 'round')}{halving}\n"
-        f"varied: {'  '.join(map(str, sweep.varied))}{_idle(sweep)}"
+        f"varied: {'  '.join(map(str, sweep.varied))}"
     )
 
 
-def _idle(sweep: Sweep) -> str:
-    """Which varied settings change nothing, in a sentence on a line of its own."""
+def idle_settings(sweep: Sweep) -> str:
+    """A sentence on the varied settings that change nothing; empty: there are none."""
     if not (idle := sweep.idle()):
         return ""
-    return (
-        f"\n{without_effect(idle, sweep.config.method)}; trials that differ in nothing else agree."
-    )
+    return f"{without_effect(idle, sweep.config.method)}; trials that differ in nothing else agree."
 
 
 def listing(sweep: Sweep, shapes: Sequence[Shape]) -> Table:

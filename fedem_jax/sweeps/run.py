@@ -124,6 +124,14 @@ def sweep(
     Raises:
         UserError: settings that exclude each other or do not fit into memory, unusable data, a
             folder that holds another sweep or is in use, or no setting that stayed finite.
+
+    Examples:
+        >>> config = fj.preset("released", method="fedmf", rounds=1, dim=4, size_classes=1)
+        >>> result = fj.sweep(config, {"lr_embedding": [0.1, 1.0]}, seeds=2)
+        >>> len(result.trials), len(result.table)
+        (4, 2)
+        >>> result.best.lr_embedding in (0.1, 1.0)
+        True
     """
     each = seeds if isinstance(seeds, Iterable) else range(whole("seeds", seeds))
     described = Sweep(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from fedem_jax.report.tables import (
     styled,
     written_files,
 )
-from fedem_jax.storage.files import disk_errors, drawing
+from fedem_jax.storage.files import disk_errors, drawing, finite
 from fedem_jax.sweeps.progress import in_brief
 from fedem_jax.sweeps.results import CURVES, TRIALS, TRIALS_CSV
 from fedem_jax.sweeps.run import SweepResult
@@ -39,12 +39,15 @@ TOP = 10
 """Most settings that the tables list."""
 
 
-def write_up(result: SweepResult, directory: Path, command: str) -> Shown:
+def write_up(
+    result: SweepResult, directory: Path, command: str, say: Callable[[str], Any]
+) -> Shown:
     """Write tables, pictures, the winner's settings, and the report if its plotting library is
     installed. Returns what the terminal shows.
 
     Args:
         command: reproduces the sweep; stands in the tables.
+        say: takes a sentence on each picture that cannot be drawn.
 
     Raises:
         UserError: a file cannot be written.
@@ -55,24 +58,36 @@ def write_up(result: SweepResult, directory: Path, command: str) -> Shown:
         (directory / TABLE).write_text(document(result, command), encoding="utf-8")
         result.best.save(directory / BEST)
         (directory / ENTRY).write_text(as_preset(result, command), encoding="utf-8")
-    undrawn: list[str] = []
     for draw, name in ((effects_chart, EFFECTS), (settings_chart, SETTINGS_PICTURE)):
-        with drawing(directory / name, undrawn.append):
+        with drawing(directory / name, say):
             draw(result, directory / name)
     files = [TABLE, BEST, EFFECTS, SETTINGS_PICTURE, TRIALS, TRIALS_CSV, CURVES]
     if can_draw():
-        with drawing(directory / REPORT, undrawn.append):
+        with drawing(directory / REPORT, say):
             write_report(result, directory / REPORT, command)
             files.append(REPORT)
     return in_terminal(
         best_settings(result, ("val",)),
         f"\n{outcome(result)}\n",
-        *undrawn,
         styled("as an entry of fedem_jax/config/tuned.toml:", "dim"),
         as_preset(result, command),
         written_files(directory, files),
         f"fedem train --config {directory / BEST}   runs the winner",
     )
+
+
+def as_dict(result: SweepResult, directory: Path) -> dict[str, Any]:
+    """What `fedem sweep --json` prints: the data, all settings, the best first, and the winner."""
+    return {
+        "directory": str(directory),
+        "method": result.best.method,
+        **result.about,
+        "metric": result.sweep.metric,
+        "varied": [each.name for each in result.sweep.varied],
+        "seeds": list(result.sweep.seeds),
+        "settings": [finite(row) for row in result.settings.to_dict("records")],
+        "best": dataclasses.asdict(result.best),
+    }
 
 
 def write_report(result: SweepResult, path: Path, command: str = "") -> None:

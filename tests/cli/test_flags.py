@@ -65,7 +65,7 @@ OWN: dict[str, dict[str, Any]] = {
 """Values of the flags that are no settings of a method."""
 
 TESTED_ELSEWHERE = ("alternatives", "quiet", "json", "log_to")
-"""Flags of `fedem train` that change no setting."""
+"""Flags that change no setting."""
 
 FULL = ("train", "plan", "sweep")
 """Commands that take all settings of any method."""
@@ -138,7 +138,7 @@ def values_of(command: str, method: str = "") -> dict[str, Any]:
             ("sweep", "patience"),
         ):  # which a sweep refuses
             continue
-        if command == "train" and name in TESTED_ELSEWHERE:
+        if name in TESTED_ELSEWHERE:
             continue
         if name == "method":
             values[name] = method
@@ -284,10 +284,11 @@ def work(monkeypatch, tmp_path) -> SimpleNamespace:
     replace("sweeps.run", run_sweep=swept, Runner=runner, check_list=lambda *_: None)
     replace("sweeps.tables", write_up=written)
 
-    def compared(comparison, failed, command, reach=0.0):
-        keep(out=str(comparison.directory), reach=reach, failed=failed)
+    def compared(methods, directory, command, say, reach=0.0):
+        keep(out=str(directory), reach=reach)
         return ""
 
+    replace("comparisons.results", gather=lambda _, failed: keep(failed=failed))
     replace("comparisons.tables", write_up=compared)
 
     def read(path):

@@ -1,6 +1,7 @@
 """`fedem sweep`: flags, what is shown, what is left behind."""
 
 import dataclasses
+import json
 import re
 
 import numpy as np
@@ -85,6 +86,46 @@ def test_a_sweep_says_what_is_to_come_and_leaves_the_winner(tmp_path, capsys, mo
         cli.main([*SWEEP.split(), "--top-k", "4"])
     assert end.value.code == 2
     assert "holds another sweep (config top_k 5, now 4)" in capsys.readouterr().err
+
+
+def test_quiet_shows_warnings_alone(tmp_path, capsys, monkeypatch):
+    def broken(*_):
+        raise ValueError("no font")
+
+    monkeypatch.setattr("fedem_jax.sweeps.charts.effects_chart", broken)
+    monkeypatch.setattr(Slope, "without_effect", lambda _: ("dim",))
+    cli.main([*SWEEP.split(), "--quiet"])
+    out, err = capsys.readouterr()
+    assert out == ""
+    idle, undrawn = err.splitlines()
+    assert idle.startswith("dim: without effect on slope")
+    assert undrawn == "s/effects.png: cannot be drawn (no font)."
+    assert (tmp_path / "s" / "table.md").exists()
+
+
+def test_json_is_one_object_and_nothing_else(tmp_path, capsys):
+    cli.main([*SWEEP.split(), "--json"])
+    out, err = capsys.readouterr()
+    assert "12/12" in err
+    found = json.loads(out, parse_constant=pytest.fail)
+    assert found["best"] == json.loads((tmp_path / "s" / "best.json").read_text())
+    assert found["metric"] == "val hr@5"
+    assert (found["varied"], found["seeds"]) == (["speed", "dim"], [0, 1])
+    about = json.loads((tmp_path / "s" / "about.json").read_text())
+    assert found | about == found
+    first, *_, last = found["settings"]
+    assert len(found["settings"]) == 6
+    assert (first["speed"], first["dim"], first["status"]) == (1.0, 4, "done")
+    assert last["status"].startswith("diverged")
+    cli.main([*SWEEP.split(), "--json", "--quiet"])  # nothing is left to run
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert json.loads(out)["settings"] == found["settings"]
+    cli.main(
+        ["sweep", "--method", "slope", "--rounds", "1", "--vary", "dim=4,8", "--json", "--quiet"]
+    )
+    rows = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)["settings"]
+    assert [row["val hr@5 sd"] for row in rows] == [None, None]  # of a single seed
 
 
 @pytest.mark.parametrize("select", SELECTED)

@@ -391,6 +391,44 @@ def test_a_method_that_fails_is_a_line_that_says_why(fake, tmp_path, capsys):
     assert "5/8 fedmf seed 1: failed" in capsys.readouterr().out
 
 
+def test_quiet_shows_warnings_alone(fake, tmp_path, capsys):
+    compare("--quiet", "--seeds", "2", "--methods", "fedem")
+    assert capsys.readouterr() == ("", "")
+    assert (tmp_path / "c" / "table.md").exists()
+    fake.failing = "fedmf"
+    compare("--quiet", "--seeds", "2", "--methods", "fedem", "fedmf", "fcf:batch_size=8")
+    out, err = capsys.readouterr()
+    assert out == ""
+    idle, failed = err.splitlines()
+    assert idle == "batch_size: without effect on fcf:batch_size=8 with these settings."
+    assert "/4 fedmf seed 1: failed; round 3: scores are not finite" in failed
+
+
+def test_json_is_one_object_and_nothing_else(fake, tmp_path, capsys):
+    fake.failing = "fedmf"
+    compare(*THREE, "--json", "--reach", "0.01")
+    out, err = capsys.readouterr()
+    assert "Costs" in err
+    found = json.loads(out, parse_constant=pytest.fail)
+    rows = {row["method"]: row for row in found.pop("methods")}
+    data = federation()
+    assert found == {
+        "directory": "c", "dataset": "synthetic", "protocol": "leak-free",
+        "clients": data.num_clients, "items": data.num_items, "reference": "fedem",
+    }  # fmt: skip
+    assert list(rows["fedmf"]) == ["method", "failed"]
+    assert rows["fedem"].pop("rounds_to_reach") >= 1
+    written = table(tmp_path / "c" / "table.csv")["fedem"]
+    assert {name: str(value) for name, value in rows["fedem"].items()} == {
+        name: value for name, value in written.items() if name in rows["fedem"]
+    }
+    compare("--methods", "fedem", "--seeds", "1", "--json", "--quiet")  # has finished
+    out, err = capsys.readouterr()
+    assert err == ""
+    (row,) = json.loads(out, parse_constant=pytest.fail)["methods"]
+    assert row["test hr@10 sd"] is None  # of a single seed
+
+
 def test_nothing_but_failures_is_an_error(fake, capsys):
     fake.failing = "fedmf"
     with pytest.raises(SystemExit) as exit_:

@@ -1,18 +1,14 @@
 """What a sweep says beside its table: best values that are level, settings without effect, pictures
 that cannot be drawn."""
 
-import io
-
 import pandas as pd
 import pytest
-from rich.console import Console
-from toy import small_federation
 
 from fedem_jax.config.fedem import FedEM
 from fedem_jax.config.presets import preset
 from fedem_jax.sweeps import charts
 from fedem_jax.sweeps.description import Sweep
-from fedem_jax.sweeps.progress import opening
+from fedem_jax.sweeps.progress import idle_settings
 from fedem_jax.sweeps.run import SweepResult, sweep
 from fedem_jax.sweeps.space import space
 from fedem_jax.sweeps.tables import notes, write_up
@@ -68,7 +64,7 @@ def test_a_setting_that_is_varied_without_effect_is_said_first(method, settings,
     config = preset("released", method=method, **settings)
     wanted = Sweep(config, space(type(config), vary), (0,))
     assert wanted.idle() == idle
-    said = opening(wanted, small_federation())
+    said = idle_settings(wanted)
     assert ("without effect" in said) == bool(idle)
     if idle:
         assert f"{idle[0]}: without effect on {method} with these settings;" in said
@@ -93,9 +89,9 @@ def test_a_picture_that_cannot_be_drawn_costs_a_sentence(tmp_path, monkeypatch):
         raise ValueError("no font")
 
     monkeypatch.setattr(charts, "effects_chart", broken)
-    file = io.StringIO()
-    Console(file=file, width=300).print(write_up(found, tmp_path, "fedem sweep"))
-    assert f"{tmp_path / 'effects.png'}: cannot be drawn (no font)." in file.getvalue()
+    said = []
+    write_up(found, tmp_path, "fedem sweep", said.append)
+    assert said == [f"{tmp_path / 'effects.png'}: cannot be drawn (no font)."]
     left = {path.name for path in tmp_path.iterdir()}
     assert {"table.md", "best.json", "tuned.toml", "settings.png"} <= left
     assert "effects.png" not in left

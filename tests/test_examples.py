@@ -1,0 +1,37 @@
+"""The examples in the docstrings of the public functions, as they stand there."""
+
+import doctest
+import inspect
+
+import pytest
+
+import fedem_jax as fj
+
+FUNCTIONS = [name for name in dir(fj) if inspect.isfunction(getattr(fj, name))]
+
+
+def test_the_functions_are_found():
+    assert {"load", "federation", "run", "open_run", "compare", "sweep", "register"} <= {*FUNCTIONS}
+
+
+@pytest.fixture
+def methods():
+    """What an example registers is forgotten after it."""
+    before = dict(fj.METHODS)
+    yield
+    fj.METHODS.clear()
+    fj.METHODS.update(before)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.usefixtures("methods")
+def test_an_example_gives_what_it_says(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    text = inspect.getdoc(getattr(fj, name)) or ""
+    assert "\nExamples:\n" in text
+    example = doctest.DocTestParser().get_doctest(
+        text, {"fj": fj, "__name__": "example"}, name, None, None
+    )
+    runner = doctest.DocTestRunner()
+    runner.run(example)
+    assert runner.summarize(verbose=False) == (0, len(example.examples)), capsys.readouterr().out
