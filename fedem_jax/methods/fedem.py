@@ -279,7 +279,9 @@ def number_of_tables(config: FedEM, layout: Layout, uploaders: int) -> int:
     cohorts = int(layout.cohort.max()) + 1
     if config.aggregation == "cohort" and cohorts == 1:
         raise UserError(
-            "aggregation: cohort needs declared cohorts; give `--cohort COLUMN`, or another value."
+            "aggregation: cohort needs declared cohorts; give `--cohort COLUMN`, or another value. "
+            "Settings made for the embedded data have it: in Python, also give "
+            "`fj.preset(dataset=NAME)`."
         )
     return {"avg": 1, "cohort": cohorts}.get(config.aggregation, uploaders)
 
