@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
 from jaxtyping import Array, Float, Int
 
 CHUNK = 8
@@ -122,6 +121,8 @@ def train_client(
         epochs, batch, places, tile, offset: sizes and the offset of the early stop.
         barrier: waits until the program's threads see each other's writes.
     """
+    from jax.experimental.pallas import triton  # as in `fit_fused`
+
     made: Any = Made(*outputs)
     height, dim = made.memory.table.shape
     tables = made.memory[:3]

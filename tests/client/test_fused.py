@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from gpu_check import pallas_on_h100
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy import small_federation
@@ -220,7 +221,8 @@ def test_a_step_visits_the_rows_of_its_samples_and_then_the_spare_one():
 def lowered(one, *args) -> str:
     """The program of four clients, lowered for a GPU."""
     traced = jax.jit(jax.vmap(one)).trace(*(jnp.ones((4, *shape)) for shape in args))
-    return traced.lower(lowering_platforms=("cuda",)).as_text()
+    with pallas_on_h100():
+        return traced.lower(lowering_platforms=("cuda",)).as_text()
 
 
 def some_samples() -> ClientSamples:
