@@ -50,7 +50,7 @@ def fit_of(
         )
         return {"user": user}, table, trained
 
-    return fused if config.local_training == "fused" else by_xla
+    return fused if is_fused(config) else by_xla
 
 
 def elastic_fit_of(
@@ -83,7 +83,7 @@ def elastic_fit_of(
         )  # fmt: skip
         return adapter, {"user": user}, table, trained
 
-    return fused if config.local_training == "fused" else by_xla
+    return fused if is_fused(config) else by_xla
 
 
 def fused_steps(optimiser: Optimiser, lr: Float[Array, ""]) -> Adam | InTurn:
