@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from fedem_jax.runs.result import Result
     from fedem_jax.runs.simulation import Simulation
     from fedem_jax.runs.train import run
-    from fedem_jax.sweeps.run import SweepResult, sweep
+    from fedem_jax.sweeps.run import sweep
+    from fedem_jax.sweeps.sweep_result import SweepResult
     from fedem_jax.watching.mlflow import MLflow
     from fedem_jax.watching.tensorboard import TensorBoard
     from fedem_jax.watching.wandb import WandB
@@ -91,7 +92,7 @@ _HOME = {
     "Observer": "runs.observers",
     "Result": "runs.result",
     "open_run": "runs.opened",
-    "SweepResult": "sweeps.run",
+    "SweepResult": "sweeps.sweep_result",
     "sweep": "sweeps.run",
     "Simulation": "runs.simulation",
     "UserError": "errors",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -68,6 +68,31 @@ def stacked_as(
     return memory, -(-trials // -(-trials // most))
 
 
+def arguments(sweep: Sweep, federation: Federation) -> tuple[str, ...]:
+    """Names of the settings that a program takes as arguments."""
+    hyper = Simulation(sweep.config, federation).algorithm.hyper
+    return getattr(hyper, "_fields", ())
+
+
+def in_line(sweep: Sweep, numbers: Collection[str]) -> list[TrialId]:
+    """All trials of a grid or of a random search, in the order that shards cut: program by program,
+    and in it setting by setting.
+
+    So a shard compiles few programs: all shards together compile at most one more for each cut.
+    All seeds of a setting are in one shard, unless a cut is among them, so that a lost shard leaves
+    the others whole.
+
+    Args:
+        sweep: the description.
+        numbers: as `arguments` gives them.
+    """
+    groups: dict[Config, list[int]] = {}
+    for number, setting in enumerate(sweep.settings()):
+        program = sweep.config_of(setting, sweep.seeds[0]).as_program(numbers)
+        groups.setdefault(program, []).append(number)
+    return [(n, seed) for group in groups.values() for n in group for seed in sweep.seeds]
+
+
 class Runner:
     """Runs batches of trials of one sweep."""
 
@@ -93,8 +118,7 @@ class Runner:
         self.sweep, self.results, self.watch = sweep, results, watch
         self._federations, self._width, self._chunk = federations, width, chunk
         self._federation = next(iter(federations.values()))
-        hyper = Simulation(sweep.config, self._federation).algorithm.hyper
-        self._numbers: tuple[str, ...] = getattr(hyper, "_fields", ())
+        self._numbers = arguments(sweep, self._federation)
         self._stacks: dict[tuple[Config, int, int], Stack] = {}
         self._states: dict[TrialId, Any] = {}
         self._running = 0.0
@@ -145,6 +169,9 @@ class Runner:
         keys = [(number, seed) for seed in self.sweep.seeds for number in numbers]
         if batch.survive:
             keys = [(number, seed) for number in numbers for seed in self.sweep.seeds]
+        if self.sweep.shard and self.sweep.search != "optuna":
+            own = set(self.sweep.shard.cut(in_line(self.sweep, self._numbers)))
+            keys = [key for key in keys if key in own]
         settings = self.results.settings
         return [((n, seed), self.sweep.config_of(settings[n], seed)) for n, seed in keys]
 

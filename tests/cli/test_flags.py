@@ -64,7 +64,7 @@ OWN: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """Values of the flags that are no settings of a method."""
 
-TESTED_ELSEWHERE = ("alternatives", "quiet", "json", "log_to")
+TESTED_ELSEWHERE = ("alternatives", "quiet", "json", "log_to", "shard", "collect", "storage")
 """Flags that change no setting."""
 
 FULL = ("train", "plan", "sweep")
