@@ -45,10 +45,8 @@ class Shard(NamedTuple):
             raise UserError(f"shard: '{text}' is no part of a sweep; write i/n, such as 3/8.")
         number, of = map(int, found.groups())
         if not 1 <= number <= of:
-            raise UserError(
-                f"shard: there is no part {number} of {of}; parts count from 1 to {of}, so add 1 "
-                "to an index that counts from 0."
-            )
+            hint = "" if number else ", so add 1 to an index that counts from 0"
+            raise UserError(f"shard: there is no part {number} of {of}; they count from 1{hint}.")
         return cls(number, of)
 
     def folder(self, out: Path) -> Path:

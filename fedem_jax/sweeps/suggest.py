@@ -7,6 +7,7 @@ the trials of all in a storage: a journal, which any shared folder can hold, or 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +21,9 @@ from fedem_jax.sweeps.space import Setting, Values
 
 SHARD = "shard"
 """Attribute of a trial in a storage: the shard that asked for it."""
+WAITS, FROM_DATABASE = (0.5, 1.0, 2.0), ("IntegrityError", "OperationalError", "ProgrammingError")
+"""Seconds before a database is opened again, and errors after which it is: those that shards which
+start at once give each other, as all make its tables."""
 
 
 def suggestions(
@@ -84,19 +88,24 @@ def _study(optuna: Any, storage: str, name: str) -> Any:
     Raises:
         UserError: the storage cannot be opened.
     """
-    try:
-        opened = storage or None
-        if storage.endswith(JOURNAL):
-            backend = optuna.storages.journal.JournalFileBackend(storage)
-            opened = optuna.storages.JournalStorage(backend)
-        return optuna.create_study(
-            study_name=name, storage=opened, direction="maximize", load_if_exists=True
-        )
-    except Exception as error:
-        raise UserError(
-            f"storage: {without_password(storage)} cannot be opened ({in_short(error)}); give the "
-            "path of a file that ends in .journal, or the URL of a database that Optuna reaches."
-        ) from None
+    waits = list(WAITS)
+    while True:
+        try:
+            opened = storage or None
+            if storage.endswith(JOURNAL):
+                backend = optuna.storages.journal.JournalFileBackend(storage)
+                opened = optuna.storages.JournalStorage(backend)
+            return optuna.create_study(
+                study_name=name, storage=opened, direction="maximize", load_if_exists=True
+            )
+        except Exception as error:
+            if not waits or type(error).__name__ not in FROM_DATABASE:
+                raise UserError(
+                    f"storage: {without_password(storage)} cannot be opened ({in_short(error)}); "
+                    "give the path of a file that ends in .journal, or the URL of a database that "
+                    "Optuna reaches."
+                ) from None
+        time.sleep(waits.pop(0))
 
 
 def _distribution(optuna: Any, values: Values) -> Any:

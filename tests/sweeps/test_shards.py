@@ -77,8 +77,8 @@ def test_the_trials_of_a_program_and_of_a_setting_are_neighbours():
         ("3", "'3' is no part of a sweep; write i/n"),
         ("1/2/3", "is no part of a sweep"),
         ("-1/2", "is no part of a sweep"),
-        ("0/8", "no part 0 of 8; parts count from 1 to 8, so add 1 to an index"),
-        ("9/8", "no part 9 of 8"),
+        ("0/8", "no part 0 of 8; they count from 1, so add 1 to an index"),
+        ("9/8", r"no part 9 of 8; they count from 1\."),
     ],
 )
 def test_a_part_that_does_not_exist_is_refused(text, message):
@@ -215,6 +215,26 @@ def test_a_search_by_one_process_may_be_kept_too(tmp_path):
     again = sweep(CONFIG, ["speed=log:0.01:5"], watch=watch, **how)
     same(again.trials, first.trials)
     assert watch.trials == 2  # nothing else was asked for
+
+
+def test_shards_that_make_a_database_at_once_try_again(tmp_path, monkeypatch):
+    optuna = pytest.importorskip("optuna")
+    created, refused = optuna.create_study, type("IntegrityError", (Exception,), {})
+    left = [1, 1]
+
+    def create_study(**how):
+        if left:
+            left.pop()
+            raise refused("table exists")
+        return created(**how)
+
+    monkeypatch.setattr(optuna, "create_study", create_study)
+    monkeypatch.setattr("fedem_jax.sweeps.suggest.WAITS", (0.0,))
+    how = {"search": "optuna", "trials": 1, "storage": str(tmp_path / "one.journal")}
+    with pytest.raises(UserError, match=r"cannot be opened \(table exists\)"):
+        sweep(CONFIG, ["speed=1,2"], **how)
+    left.append(1)
+    assert len(sweep(CONFIG, ["speed=1,2"], **how).trials) == 1
 
 
 # --- what does not go together --------------------------------------------------------------------
