@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from fedem_jax.runs.simulation import Simulation
     from fedem_jax.runs.train import run
     from fedem_jax.sweeps.run import sweep
+    from fedem_jax.sweeps.runner import Watcher
     from fedem_jax.sweeps.sweep_result import SweepResult
     from fedem_jax.watching.mlflow import MLflow
     from fedem_jax.watching.tensorboard import TensorBoard
@@ -57,6 +58,7 @@ __all__ = [
     "TensorBoard",
     "UserError",
     "WandB",
+    "Watcher",
     "__version__",
     "audit",
     "bottleneck",
@@ -94,6 +96,7 @@ _HOME = {
     "open_run": "runs.opened",
     "SweepResult": "sweeps.sweep_result",
     "sweep": "sweeps.run",
+    "Watcher": "sweeps.runner",
     "Simulation": "runs.simulation",
     "UserError": "errors",
     "federation": "data.memory",

@@ -27,6 +27,7 @@ from fedem_jax.runs.simulation import check_list, device_name, versions
 from fedem_jax.storage.lock import exclusive
 from fedem_jax.sweeps.collect import check_shards, gather
 from fedem_jax.sweeps.description import HALVING, Sweep
+from fedem_jax.sweeps.kept import KeptStates
 from fedem_jax.sweeps.plans import fingerprint
 from fedem_jax.sweeps.results import TrialResults
 from fedem_jax.sweeps.runner import Runner, Watcher, arguments
@@ -58,6 +59,7 @@ def sweep(
     shard: str = "",
     storage: str = "",
     collect: bool = False,
+    keep_states: bool = False,
 ) -> SweepResult:
     """Run many trials of a method and find its best setting by validation.
 
@@ -76,11 +78,13 @@ def sweep(
         out: folder that stores finished trials, which are not run again; "": none.
         width: trials side by side; 0: as many as fit on an accelerator, one on a CPU.
         chunk: trials of one call; 0: as many as run side by side.
-        watch: follows the sweep.
+        watch: follows the sweep, and may end it; a `Watcher`.
         shard: `i/n` runs part i of n, counted from 1, in a folder of its own in `out`; "": all.
         storage: where a search by `optuna` keeps its trials, and its shards share them: the path of
             a file that ends in .journal, or the URL of a database; "": in memory.
         collect: gather all shards in `out`, and run nothing.
+        keep_states: keep the model of each trial, at its best validation round, in `out` or in
+            memory, for `SweepResult.run`.
 
     Raises:
         UserError: settings that exclude each other or do not fit into memory, unusable data, a
@@ -108,15 +112,20 @@ def sweep(
         shard=Shard.read(shard) if shard else None,
         storage=storage,
     )
+    if keep_states:
+        _check_keeping(described, collect)
     if collect:
         return collect_sweep(described, out, federation)
     width, chunk = whole("width", width), whole("chunk", chunk)
-    return run_sweep(described, out, width=width, chunk=chunk, watch=watch, federation=federation)
+    return run_sweep(
+        described, out, width=width, chunk=chunk, watch=watch, federation=federation,
+        keep_states=keep_states,
+    )  # fmt: skip
 
 
 def run_sweep(
     sweep: Sweep, out: str | Path = "", *, width: int = 0, chunk: int = 0,
-    watch: Watcher | None = None, federation: Federation | None = None,
+    watch: Watcher | None = None, federation: Federation | None = None, keep_states: bool = False,
 ) -> SweepResult:  # fmt: skip
     """Run a sweep from its description.
 
@@ -125,8 +134,9 @@ def run_sweep(
         out: folder that stores finished trials, which are not run again; "": none.
         width: trials side by side; 0: as many as fit on an accelerator, one on a CPU.
         chunk: trials of one call; 0: as many as run side by side.
-        watch: follows the sweep.
+        watch: follows the sweep, and may end it.
         federation: the data, as for `sweep`.
+        keep_states: as for `sweep`.
 
     Raises:
         UserError: as for the function `sweep`.
@@ -142,21 +152,28 @@ def run_sweep(
     with exclusive(folder) if folder else nullcontext():
         if folder:
             results.keep_in(folder, plan, sweep.may_grow())
-        runner = Runner(sweep, federations, results, width=width, chunk=chunk, watch=watch)
+        kept = KeptStates(folder) if keep_states else None
+        runner = Runner(
+            sweep, federations, results, width=width, chunk=chunk, watch=watch, kept=kept
+        )
         at_once = runner.at_once if sweep.search == "optuna" else 1
         try:
             for batch in batches(sweep, results, at_once, fingerprint(plan)):
                 runner.run(batch)
+                if runner.ended_early:
+                    break
         finally:
             results.save()
     running, compiling = runner.seconds
     host = time.perf_counter() - begun - running - compiling
-    about = {
+    about: dict[str, Any] = {
         "device": device_name(),
         "versions": versions(),
         "seconds": {"running": running, "compiling": compiling, "host": host},
     }
-    return end(sweep, federations, results, plan, about, folder)
+    if runner.ended_early:
+        about["ended_early"] = runner.ended_early
+    return end(sweep, federations, results, plan, about, folder, kept)
 
 
 def collect_sweep(
@@ -188,6 +205,17 @@ def collect_sweep(
     host = time.perf_counter() - begun
     about["seconds"] = {"running": 0.0, "compiling": 0.0, "host": host}
     return end(sweep, federations, results, plan, about, out)
+
+
+def _check_keeping(sweep: Sweep, collect: bool) -> None:
+    """Refuse to keep the states of what does not run as a whole, or reports another round."""
+    for name, given in (("halving", sweep.halving), ("shard", sweep.shard), ("collect", collect)):
+        if given:
+            raise UserError(f"keep_states: does not go with {name}; leave one of them out.")
+    if sweep.select != "val":
+        raise UserError(
+            "keep_states: keeps the round that `fj.run` reports, the best by val; leave select out."
+        )
 
 
 def _shared(out: str | Path) -> Path:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,8 +20,10 @@ from fedem_jax.evaluation.popularity import popularity
 from fedem_jax.evaluation.records import Metrics, TestMetrics
 from fedem_jax.evaluation.summary import chance
 from fedem_jax.higher import higher
+from fedem_jax.runs.result import Result
 from fedem_jax.storage.files import disk_errors, parse, put, read
 from fedem_jax.sweeps.description import Sweep
+from fedem_jax.sweeps.kept import KeptStates
 from fedem_jax.sweeps.plans import ABOUT, fingerprint, plan_in
 from fedem_jax.sweeps.results import TrialResults
 from fedem_jax.sweeps.space import space
@@ -44,7 +46,10 @@ class SweepResult:
     about: dict[str, Any]
     """`fingerprint` of the plan; the data: `dataset`, `clients`, `items`, `protocol`, `splits` by
     seed, levels of `chance` and of `popularity` (its mean over the seeds); `device` and `versions`;
-    `seconds` of this call: in compiled programs (`running`), `compiling`, and the rest (`host`)."""
+    `seconds` of this call: in compiled programs (`running`), `compiling`, and the rest (`host`);
+    `ended_early`, why its watcher ended it, if it did."""
+    _model: Callable[[int, int], Result] | None = field(default=None, repr=False)
+    """Gives the trial of a setting and seed, if their models were kept."""
 
     def __repr__(self) -> str:
         winner, metric = self.table.iloc[0], self.sweep.metric
@@ -60,6 +65,28 @@ class SweepResult:
     def table(self) -> pd.DataFrame:
         """One row per setting, the best first."""
         return self.settings
+
+    def run(self, setting: int | None = None, seed: int | None = None) -> Result:
+        """A trial as `fedem_jax.run` would return it, with its model at its best validation round.
+
+        Its records hold HR@K and NDCG@K alone, but for that round; the last state is not kept.
+
+        Args:
+            setting: its number in `trials` and `table`; None: the winner.
+            seed: its seed; None: the first one.
+
+        Raises:
+            UserError: the sweep ran without `keep_states`, there is no such trial, or it diverged.
+        """
+        setting = int(self.settings["setting"].iloc[0]) if setting is None else setting
+        seed = self.sweep.seeds[0] if seed is None else seed
+        if self._model is None:
+            raise UserError("run: no models were kept; run the sweep with keep_states=True.")
+        row = self.trials[(self.trials["setting"] == setting) & (self.trials["seed"] == seed)]
+        if row.empty or row["status"].iloc[0] != "done":
+            status = "is not in this sweep" if row.empty else row["status"].iloc[0]
+            raise UserError(f"run: setting {setting} with seed {seed} has no model: it {status}.")
+        return self._model(setting, seed)
 
     def plot(self, path: str | Path) -> Path:
         """Draw the deciding metric against each varied setting into a file, PNG or any format that
@@ -97,6 +124,7 @@ def end(
     plan: dict[str, Any],
     about: dict[str, Any],
     out: Path | None,
+    kept: KeptStates | None = None,
 ) -> SweepResult:
     """Rank what a sweep found, and write what it is about.
 
@@ -107,6 +135,7 @@ def end(
         plan: all that the trials depend on.
         about: where and how they ran.
         out: folder that gets `about.json`; None: none.
+        kept: the states of all trials; None: they were not kept.
 
     Raises:
         UserError: no setting stayed finite, or the file cannot be written.
@@ -125,14 +154,27 @@ def end(
     }
     result = _result(sweep, results, about)
     if not sweep.shard and result.settings["status"].iloc[0] != "done":
+        if "ended_early" in about:
+            raise UserError(
+                f"sweep: ended early ({about['ended_early']}) before a setting had all its seeds; "
+                "let it run longer."
+            )
         raise UserError(
             "sweep: no setting stayed finite with every seed up to its last round; try smaller "
             "step sizes."
         )
-    if out:
+    if out and not (sweep.shard and "ended_early" in about):
         with disk_errors(out, "its tables hold what was finished"):
             put(out / ABOUT, lambda file: file.write_text(json.dumps(about, indent=2) + "\n"))
-    return result
+    if kept is None:
+        return result
+
+    def model(setting: int, seed: int) -> Result:
+        config = sweep.config_of(results.settings[setting], seed)
+        curve = results.curves[setting, seed]
+        return kept.result((setting, seed), config, federations[seed], curve, about)
+
+    return replace(result, _model=model)
 
 
 def _result(sweep: Sweep, results: TrialResults, about: dict[str, Any]) -> SweepResult:

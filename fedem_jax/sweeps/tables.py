@@ -169,6 +169,8 @@ def notes(result: SweepResult) -> list[str]:
         f"stopped early. Validation at each trial's best round, {spread}; chosen by "
         f"{_title(result.sweep.metric)}."
     ]
+    if "ended_early" in result.about:
+        sentences.append(f"Ended early: {result.about['ended_early']}.")
     level = level_values(result)
     sentences += [
         f"The best values of {name} are level: {', '.join(values)}; the first of them is listed "
