@@ -271,7 +271,7 @@ def work(monkeypatch, tmp_path) -> SimpleNamespace:
         with suppress(ArrivedError):
             run_sweep(*args, **how)
 
-    def runner(wanted, federations, ledger, *, width, chunk, watch):
+    def runner(wanted, federations, ledger, *, width, chunk, watch, kept):
         given.configs.append(wanted.config)
         arrived(
             space=str(wanted.varied[0]), vary=tuple(map(str, wanted.varied[1:])),
