@@ -56,8 +56,6 @@ def gather(
     if not found:
         raise UserError(f"{out / SHARDS}: holds no shard; run --shard 1/n to n/n first.")
     results = TrialResults(sweep)
-    if sweep.search != "optuna":
-        results.settings = sweep.settings()
     for shard in found:
         part = TrialResults(sweep)
         part.read(shard.folder(out))

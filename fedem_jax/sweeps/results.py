@@ -146,10 +146,11 @@ class TrialResults:
         return ranked.drop(columns="order").reset_index(drop=True)
 
     def take(self, other: TrialResults) -> None:
-        """Add the trials of other results. Of a trial in both, the results here stay."""
+        """Add the settings of other results, in their order, and their trials. Of a trial in both,
+        the results here stay."""
+        numbers = [self.number_of(setting) for setting in other.settings]
         for (number, seed), curve in other.curves.items():
-            key = (self.number_of(other.settings[number]), seed)
-            self.curves.setdefault(key, curve)
+            self.curves.setdefault((numbers[number], seed), curve)
 
     def curve_table(self) -> pd.DataFrame:
         """One row per evaluated round of each trial."""

@@ -147,7 +147,7 @@ def test_a_watcher_may_end_a_sweep_which_then_has_its_table(tmp_path):
 
 
 def test_a_sweep_that_ended_too_early_says_so(tmp_path):
-    pytest.importorskip("optuna")
+    optuna = pytest.importorskip("optuna")
     how = {"federation": FEDERATION, "watch": Counted(most=1)}
     message = r"ended early \(Counted asked for it\) before a setting had all its seeds"
     with pytest.raises(UserError, match=message):
@@ -155,5 +155,8 @@ def test_a_sweep_that_ended_too_early_says_so(tmp_path):
     search = {"search": "optuna", "trials": 2, "storage": str(tmp_path / "s.journal")}
     how = {"federation": FEDERATION, "out": tmp_path, **search}
     sweep(CONFIG, ["speed=0.1:1"], shard="1/1", watch=Counted(most=1), **how)
+    backend = optuna.storages.journal.JournalFileBackend(search["storage"])
+    (study,) = optuna.get_all_study_summaries(optuna.storages.JournalStorage(backend))
+    assert study.n_trials == 1  # nothing else was asked for
     with pytest.raises(UserError, match="1/1 has not ended"):
         sweep(CONFIG, ["speed=0.1:1"], collect=True, **how)

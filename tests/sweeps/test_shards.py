@@ -17,7 +17,7 @@ from fedem_jax.sweeps.shards import Shard, Unfinished, without_password
 from fedem_jax.sweeps.space import space
 
 CONFIG = Slope(dataset="small", rounds=2, eval_every=2)
-VARY = ["dim=4,8", "speed=0.1,1,20"]
+VARY = ["speed=0.1,1,20", "dim=4,8"]
 
 
 @pytest.fixture(autouse=True)
