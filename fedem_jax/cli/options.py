@@ -61,6 +61,13 @@ class Train:
     log_to: tuple[Tracker, ...] = ()
     """Trackers that the run is also written for, below its directory. Each needs the extra of its
     name. --resume goes on with them."""
+    coordinator: Annotated[str, tyro.conf.arg(metavar="HOST:PORT")] = ""
+    """Address of the first process, where several run together. All of them get the same command
+    and the same --out, and each its --process-id. srun and mpirun give these three on their own."""
+    process_id: int = -1
+    """Number of this process, from 0. The first one writes the run directory and shows the run."""
+    num_processes: int = 0
+    """Number of processes."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +116,9 @@ class Plan(Train):
     quiet: tyro.conf.Suppress[tyro.conf.Fixed[bool]] = False
     json: tyro.conf.Suppress[tyro.conf.Fixed[bool]] = False
     log_to: tyro.conf.Suppress[tyro.conf.Fixed[tuple[Tracker, ...]]] = ()
+    coordinator: tyro.conf.Suppress[tyro.conf.Fixed[str]] = ""
+    process_id: tyro.conf.Suppress[tyro.conf.Fixed[int]] = -1
+    num_processes: tyro.conf.Suppress[tyro.conf.Fixed[int]] = 0
 
 
 @dataclass(frozen=True)

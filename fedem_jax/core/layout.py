@@ -65,6 +65,11 @@ class Layout(NamedTuple):
     """Declared cohort of each client, which the server knows; all 0 if none is declared."""
 
     @property
+    def device(self) -> Any:
+        """The first device that is of this process."""
+        return self.mesh.local_devices[0]
+
+    @property
     def padded(self) -> int:
         """Length of the client axis: a multiple of the number of devices."""
         return self.shard * self.mesh.size

@@ -64,7 +64,8 @@ OWN: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """Values of the flags that are no settings of a method."""
 
-TESTED_ELSEWHERE = ("alternatives", "quiet", "json", "log_to")
+TOGETHER = ("coordinator", "process_id", "num_processes")
+TESTED_ELSEWHERE = ("alternatives", "quiet", "json", "log_to", *TOGETHER)
 """Flags that change no setting."""
 
 FULL = ("train", "plan", "sweep")
