@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from fedem_jax.cli.options import Train
 from fedem_jax.cli.sweep import SweepCommand
 from fedem_jax.config.registry import METHODS
 
@@ -20,7 +21,7 @@ def test_the_pages_are_found():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_flags_of_the_commands_are_settings(page):
-    kinds = [*(method.settings for method in METHODS.values()), SweepCommand]
+    kinds = [*(method.settings for method in METHODS.values()), SweepCommand, Train]
     fields = [field.name for kind in kinds for field in dataclasses.fields(kind)]
     known = {f"--{name.replace('_', '-')}" for name in fields} | OF_COMMANDS
     blocks = re.findall(r"^```sh\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)

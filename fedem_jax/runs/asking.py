@@ -13,6 +13,7 @@ from jax import lax
 from jaxtyping import Float, Int
 
 from fedem_jax.core.algorithm import State
+from fedem_jax.core.processes import on_host
 from fedem_jax.core.table_storage import from_storage
 from fedem_jax.errors import UserError
 from fedem_jax.runs.simulation import Simulation
@@ -144,7 +145,7 @@ class Clients:
                      for values in (place, clients, *each)]  # fmt: skip
             with jax.default_matmul_precision("highest"):
                 found = program(state, self._simulation.lists, asked)
-            parts.append(jax.tree.map(lambda x, seat=seat: np.asarray(x)[seat], found))
+            parts.append(jax.tree.map(lambda x, seat=seat: x[seat], on_host(found)))
             order.append(now)
         back = np.argsort(np.concatenate(order))
         return jax.tree.map(lambda *parts: np.concatenate(parts)[back], *parts)

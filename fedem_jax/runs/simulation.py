@@ -342,6 +342,8 @@ def versions() -> dict[str, str]:
 
 
 def device_name(devices: Sequence[Any] = ()) -> str:
-    """Number and kind of the devices; empty: of all."""
+    """Number and kind of the devices, and of processes if there are several; empty: of all."""
     devices = devices or jax.devices()
-    return f"{len(devices)} x {devices[0].device_kind}"
+    processes = len({device.process_index for device in devices})
+    name = f"{len(devices)} x {devices[0].device_kind}"
+    return f"{name} in {processes} processes" if processes > 1 else name
