@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
@@ -79,7 +80,8 @@ def on_devices(
         jax.tree.structure(start), [arrays[_name(path)] for path, _ in _leaves(start)]
     )
     now = Places.of(layout)
-    if not before.same(now):
+    shapes = [jax.tree.map(jnp.shape, state) for state in (start, saved)]
+    if not before.same(now) or shapes[0] != shapes[1]:
         saved = _moved(saved, before, now, start, algorithm)
 
     def device(new, values):
@@ -115,7 +117,11 @@ def _moved(saved: State, before: Places, now: Places, start: State, algorithm: A
 def _rows_moved(new: SparseTables, old: SparseTables, before: Places, now: Places) -> SparseTables:
     """Sparse tables with the rows of every client at its new place.
 
-    A device holds the rows of all its clients in one array, client after client.
+    A device holds the rows of all its clients in one array, client after client. The size classes
+    say for how many rows of a client there is room.
+
+    Raises:
+        ValueError: there is less room than the client has rows.
     """
 
     def first(rows: SparseTables, places: Places) -> np.ndarray:
@@ -126,10 +132,14 @@ def _rows_moved(new: SparseTables, old: SparseTables, before: Places, now: Place
 
     new = on_host(new)
     items, table = np.array(new.items), np.array(new.table)
-    counts = new.count[now.place]
-    for target, source, count in zip(first(new, now), first(old, before), counts, strict=True):
-        items[target : target + count] = old.items[source : source + count]
-        table[target : target + count] = old.table[source : source + count]
+    unused, room, counts = items.max(), new.count[now.place], old.count[before.place]
+    places = zip(first(new, now), first(old, before), room, counts, strict=True)
+    for target, source, most, count in places:
+        kept = min(most, count)
+        if (old.items[source + kept : source + count] != unused).any():
+            raise ValueError("a client keeps more rows than there is room for")
+        items[target : target + kept] = old.items[source : source + kept]
+        table[target : target + kept] = old.table[source : source + kept]
     return new._replace(items=items, table=table)
 
 
