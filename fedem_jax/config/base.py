@@ -184,7 +184,8 @@ class Config:
     block_size: Natural = 0
     """Clients that train at the same time; 0: chosen for the device."""
     size_classes: Natural = 0
-    """Maximum number of size classes of clients; 0: as few as keep the padding small."""
+    """Maximum number of size classes of clients; 0: as few as keep the padding small, and on a CPU
+    only as many as save more time than they take to compile."""
     gpu_loops: Literal["graph", "host"] = "graph"
     """Who runs the loops of a round on an NVIDIA GPU: graph = CUDA graphs that hold whole loops;
     host = the host starts each pass, which takes longer."""
