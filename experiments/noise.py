@@ -29,8 +29,9 @@ from fedem_jax.report.terminal import Terminal
 from fedem_jax.storage.files import disk_errors
 from fedem_jax.sweeps.description import Sweep
 from fedem_jax.sweeps.progress import Watch
-from fedem_jax.sweeps.run import SweepResult, run_sweep
+from fedem_jax.sweeps.run import run_sweep
 from fedem_jax.sweeps.space import space
+from fedem_jax.sweeps.sweep_result import SweepResult
 
 METHODS = ("fedem", "fedmf", "pfedrec")
 """The methods that are measured by default; their uploads take noise."""

@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from fedem_jax.runs.result import Result
     from fedem_jax.runs.simulation import Simulation
     from fedem_jax.runs.train import run
-    from fedem_jax.sweeps.run import SweepResult, sweep
+    from fedem_jax.sweeps.run import sweep
+    from fedem_jax.sweeps.runner import Watcher
+    from fedem_jax.sweeps.sweep_result import SweepResult
     from fedem_jax.watching.mlflow import MLflow
     from fedem_jax.watching.tensorboard import TensorBoard
     from fedem_jax.watching.wandb import WandB
@@ -56,6 +58,7 @@ __all__ = [
     "TensorBoard",
     "UserError",
     "WandB",
+    "Watcher",
     "__version__",
     "audit",
     "bottleneck",
@@ -91,8 +94,9 @@ _HOME = {
     "Observer": "runs.observers",
     "Result": "runs.result",
     "open_run": "runs.opened",
-    "SweepResult": "sweeps.run",
+    "SweepResult": "sweeps.sweep_result",
     "sweep": "sweeps.run",
+    "Watcher": "sweeps.runner",
     "Simulation": "runs.simulation",
     "UserError": "errors",
     "federation": "data.memory",

@@ -44,8 +44,8 @@ def _write_report(directories: Sequence[Path], page: Path) -> None:
     from fedem_jax.comparisons.tables import NUMBERS
     from fedem_jax.comparisons.tables import write_report as of_comparison
     from fedem_jax.report.terminal import Terminal
-    from fedem_jax.sweeps.results import PLAN
-    from fedem_jax.sweeps.run import open_sweep
+    from fedem_jax.sweeps.plans import PLAN
+    from fedem_jax.sweeps.sweep_result import open_sweep
     from fedem_jax.sweeps.tables import write_report as of_sweep
 
     if len(directories) > 1:

@@ -15,8 +15,10 @@ import tyro
 from fedem_jax.cli import process
 from fedem_jax.cli.options import Tracker, Train, settings
 from fedem_jax.config.base import Config
+from fedem_jax.errors import UserError
 from fedem_jax.storage.files import plain
 from fedem_jax.sweeps.description import Sweep
+from fedem_jax.sweeps.shards import Shard, Unfinished, without_password
 from fedem_jax.sweeps.space import space
 
 
@@ -41,12 +43,18 @@ class SweepCommand(Train):
     missing. So a sweep may be stopped at any time, and seeds or random trials may be added later. A
     trial that diverges is recorded as such and does not affect the others.
 
+    On a cluster, job i of n gives --shard i/n: --shard $SLURM_ARRAY_TASK_ID/8 where the array is
+    1-8, --shard $((JOB_COMPLETION_INDEX + 1))/8 in a Job of Kubernetes, which counts from 0. In the
+    end --collect in place of --shard makes the tables of all.
+
     examples:
       fedem sweep --rounds 20 --vary lr_embedding=0.01,0.03,0.1 --vary dim=8,16
       fedem sweep --dataset filmtrust --method fedmf --seeds 3 --vary lr_embedding=log:1e-3:1e-1:5
       fedem sweep --dataset ml-100k --search random --trials 30 --vary lr_embedding=log:1e-3:1 \\
         --vary init_scale=0.1,0.3,1 --vary local_epochs=1,2,5,10 --halving 3
       fedem sweep --space space.toml --search optuna --trials 40
+      fedem sweep --seeds 5 --vary lr_embedding=log:1e-3:1:40 --shard 3/8
+      fedem sweep --seeds 5 --vary lr_embedding=log:1e-3:1:40 --collect
       fedem train --config results/sweep-ml-100k-fedem-leak-free/best.json
     """
 
@@ -75,6 +83,15 @@ class SweepCommand(Train):
     """Trials that run at the same time; 0: as many as fit on an accelerator, one on a CPU."""
     chunk: int = 0
     """Trials of one call of the program; the tables are written after each call. 0: WIDTH."""
+    shard: Annotated[str, tyro.conf.arg(metavar="I/N")] = ""
+    """Run part I of N, counted from 1, in OUT/shards/I-of-N; empty: run all. Each part has about
+    as many trials, and compiles few programs. The same command resumes it."""
+    collect: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Run nothing; make tables, pictures and best.json of all shards in OUT. If shards are missing
+    or unfinished, say which, and how each runs again (exit status 2)."""
+    storage: Annotated[str, tyro.conf.arg(metavar="PATH|URL")] = ""
+    """Where the shards of --search optuna share their trials: a file ending in .journal in a folder
+    that all see, or a database, such as sqlite:///search.db or postgresql://user@host/name."""
 
     resume: tyro.conf.Suppress[tyro.conf.Fixed[str]] = ""
     alternatives: tyro.conf.Suppress[tyro.conf.Fixed[Literal["auto", "yes", "no"]]] = "no"
@@ -100,26 +117,47 @@ def sweep(args: Sequence[str]) -> None:
         search_seed=options.search_seed,
         select=options.select,
         halving=options.halving,
+        shard=Shard.read(options.shard) if options.shard else None,
+        storage=options.storage,
     )
     out = Path(config.out) if config.out else folder(config)
     process.prepare_jax()
 
     from fedem_jax.report.terminal import Terminal
     from fedem_jax.sweeps.progress import Watch
-    from fedem_jax.sweeps.run import run_sweep
+    from fedem_jax.sweeps.run import collect_sweep, run_sweep
     from fedem_jax.sweeps.tables import as_dict, write_up
 
     console = Terminal(stderr=options.json, quiet=options.quiet)
     try:
-        with Watch(console) as watch:
-            result = run_sweep(plan, out, width=options.width, chunk=options.chunk, watch=watch)
+        if options.collect:
+            result = collect_sweep(plan, out)
+        else:
+            with Watch(console) as watch:
+                result = run_sweep(plan, out, width=options.width, chunk=options.chunk, watch=watch)
+    except Unfinished as error:
+        commands = [command_of(args, shard) for shard in error.shards]
+        raise UserError(
+            "\n  ".join([f"{error.found}; run again, then collect:", *commands])
+        ) from None
     except KeyboardInterrupt:
         hint = f"{out} keeps the finished trials; the same command goes on." if out.exists() else ""
         raise KeyboardInterrupt(hint) from None
-    command = f"fedem sweep {shlex.join(args)}"
-    console.print(write_up(result, out, command, console.say), soft_wrap=True)
+    if plan.shard:
+        out = plan.shard.folder(out)
+        console.print(f"shard {plan.shard} has ended; once all have, --collect makes the tables")
+    else:
+        console.print(write_up(result, out, command_of(args), console.say), soft_wrap=True)
     if options.json:
         print(json.dumps(as_dict(result, out), indent=2, allow_nan=False, default=plain))
+
+
+def command_of(args: Sequence[str], shard: Shard | None = None) -> str:
+    """The command with these arguments, without passwords; with `shard`, the one that runs it."""
+    args = list(args)
+    if shard:
+        args[args.index("--collect") : args.index("--collect") + 1] = ["--shard", str(shard)]
+    return without_password(f"fedem sweep {shlex.join(args)}")
 
 
 def folder(config: Config) -> Path:

@@ -108,7 +108,7 @@ class Observers(Observer):
                 observer.on_end(summary, per_client)
 
 
-def reason(observer: Observer, answer: str | bool | None) -> str:
+def reason(observer: object, answer: str | bool | None) -> str:
     """Why an observer wants the run to end, in words; nothing if it does not."""
     if isinstance(answer, str):
         return answer

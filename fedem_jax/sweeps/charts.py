@@ -16,8 +16,8 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from fedem_jax.evaluation.metrics import metric_title
 from fedem_jax.report.style import COLOURS, GREY, frame, legend_above, line_key, new_figure, save
-from fedem_jax.sweeps.run import SweepResult
 from fedem_jax.sweeps.space import Values, as_text
+from fedem_jax.sweeps.sweep_result import SweepResult
 from fedem_jax.units import counted
 
 BINS = 6

@@ -9,12 +9,18 @@ from typing import Any
 
 from fedem_jax.config.base import INERT, Config
 from fedem_jax.errors import UserError, nearest
+from fedem_jax.sweeps.shards import Shard, check_storage
 from fedem_jax.sweeps.space import Setting, Values, drawn, grid
 
 SEARCHES = ("grid", "random", "optuna")
 SELECTIONS = ("val", "val_full")
 """Validation metrics that settings and rounds may be chosen by: ranks among the sampled candidates,
 or among all items."""
+HALVING = (
+    "halving: compares all settings with each other, and a shard has only its own; leave --halving "
+    "out, or run the sweep without --shard."
+)
+"""Why successive halving has no shards."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,11 @@ class Sweep:
     halving: int = 0
     """Successive halving: only the best 1/`halving` of the settings run on after each step; 0: all
     settings run all rounds."""
+    shard: Shard | None = None
+    """The part of the trials that is run; None: all."""
+    storage: str = ""
+    """Where a search by Optuna keeps its trials, and its shards share them: the path of a journal
+    or the URL of a database; empty: in memory."""
 
     def __post_init__(self):
         for name, known in (("search", SEARCHES), ("select", SELECTIONS)):
@@ -60,9 +71,32 @@ class Sweep:
             raise UserError(f"halving: {self.halving} drops nothing; give at least 2.")
         if self.halving and self.search == "optuna":
             raise UserError("halving: goes with --search grid or random, not with optuna.")
+        self._check_shard()
         settings = self.settings() if self.search != "optuna" else self._extremes()
         for setting in settings:
             self.config_of(setting, self.seeds[0])
+
+    def _check_shard(self) -> None:
+        optuna = self.search == "optuna"
+        if self.storage and not optuna:
+            raise UserError("storage: is for --search optuna; leave it out.")
+        if self.storage:
+            check_storage(self.storage)
+        if not self.shard:
+            return
+        if self.halving:
+            raise UserError(HALVING)
+        if optuna and not self.storage:
+            raise UserError(
+                "storage: shards share what a search by optuna has found; give the same --storage "
+                "PATH.journal to all, or --search random."
+            )
+        units = self.trials if optuna else len(self.settings()) * len(self.seeds)
+        if self.shard.of > units:
+            raise UserError(
+                f"shard: {self.shard.of} parts of {units} leave some without any; give at most "
+                f"{min(self.shard.number, units)}/{units}."
+            )
 
     @property
     def metric(self) -> str:

@@ -11,8 +11,8 @@ from fedem_jax.pages.page import Section
 from fedem_jax.pages.run_page import settings_table
 from fedem_jax.report.tables import Row, Table, mean_cell
 from fedem_jax.sweeps.progress import in_brief
-from fedem_jax.sweeps.run import SweepResult
 from fedem_jax.sweeps.space import as_text
+from fedem_jax.sweeps.sweep_result import SweepResult
 from fedem_jax.units import counted
 
 CURVES_SHOWN = 8

@@ -69,7 +69,8 @@ class Watch:
         )
         if first_batch or not by_batch:
             self._console.print(Text(batch, "dim"), soft_wrap=True)
-            self._done, self._total = 0, sweep.trials * len(sweep.seeds) if by_batch else left
+            asked = len(sweep.shard.cut(range(sweep.trials))) if sweep.shard else sweep.trials
+            self._done, self._total = 0, asked * len(sweep.seeds) if by_batch else left
         self._ahead = [(shape, len(shape.trials)) for shape in shapes]
         self._begun = time.monotonic()
         self._show("compiling")
@@ -137,11 +138,12 @@ def opening(sweep: Sweep, federation: Federation) -> str:
     seeds, trials = len(sweep.seeds), number * len(sweep.seeds)
     kind = {"grid": "settings", "random": "settings drawn", "optuna": "settings by Optuna"}
     halving = f", the best 1/{sweep.halving} go on" if sweep.halving else ""
+    part = f"; shard {sweep.shard} of them" if sweep.shard else ""
     return (
         f"{sweep.config.method} on {federation.name}, protocol {federation.protocol.name}: "
         f"{federation.num_clients:,} clients, {federation.num_items:,} items\n"
         f"{number} {kind[sweep.search]} x {counted(seeds, 'seed')} = {counted(trials, 'trial')} of "
-        f"{counted(sweep.config.rounds, 'round')}{halving}\n"
+        f"{counted(sweep.config.rounds, 'round')}{halving}{part}\n"
         f"varied: {'  '.join(map(str, sweep.varied))}"
     )
 

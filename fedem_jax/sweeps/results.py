@@ -13,7 +13,6 @@ any time. Trials in the tables do not run again.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from collections.abc import Sequence
@@ -24,15 +23,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from fedem_jax.config.registry import settings_of
 from fedem_jax.errors import UserError
 from fedem_jax.runs.checks import check_untaken
 from fedem_jax.storage.files import disk_errors, put
-from fedem_jax.sweeps.description import data_name
+from fedem_jax.sweeps.description import Sweep
+from fedem_jax.sweeps.plans import PLAN, check_same, plan_in
 from fedem_jax.sweeps.space import Setting, as_text
 
-PLAN, TRIALS, TRIALS_CSV, CURVES = "sweep.json", "trials.parquet", "trials.csv", "curves.parquet"
-ABOUT = "about.json"
+TRIALS, TRIALS_CSV, CURVES = "trials.parquet", "trials.csv", "curves.parquet"
 
 PLACES, LAST = {"done": 0, "stopped early": 1}, 2
 """Order of the settings in a ranking, by status; all others come last."""
@@ -73,16 +71,10 @@ class Curve(NamedTuple):
 class TrialResults:
     """Curves by setting and seed, optionally stored in a folder."""
 
-    def __init__(self, names: Sequence[str], k: int, rounds: int, select: str):
-        """
-        Args:
-            names: names of the varied settings.
-            k: K of the metrics.
-            rounds: rounds of a complete trial.
-            select: ranking that decides, `val` or `val_full`.
-        """
-        self.names, self.rounds, self.k = list(names), rounds, k
-        self.metric, self.second = f"{select} hr@{k}", f"{select} ndcg@{k}"
+    def __init__(self, sweep: Sweep):
+        self.names = [values.name for values in sweep.varied]
+        self.rounds, self.k = sweep.config.rounds, sweep.config.top_k
+        self.metric, self.second = f"{sweep.select} hr@{self.k}", f"{sweep.select} ndcg@{self.k}"
         self.settings: list[Setting] = []
         self.curves: dict[TrialId, Curve] = {}
         self._directory: Path | None = None
@@ -153,6 +145,12 @@ class TrialResults:
         ranked = ranked.sort_values(by, ascending=[True, False, False, False, True])
         return ranked.drop(columns="order").reset_index(drop=True)
 
+    def take(self, other: TrialResults) -> None:
+        """Add the trials of other results. Of a trial in both, the results here stay."""
+        for (number, seed), curve in other.curves.items():
+            key = (self.number_of(other.settings[number]), seed)
+            self.curves.setdefault(key, curve)
+
     def curve_table(self) -> pd.DataFrame:
         """One row per evaluated round of each trial."""
         parts = [
@@ -175,7 +173,7 @@ class TrialResults:
         """
         self._plan = plan
         if (directory / PLAN).exists():
-            _refuse_other(directory, plan_in(directory).get("plan", {}), plan, may_grow)
+            check_same(directory, plan, may_grow)
             self.read(directory)
         else:
             check_untaken(directory)
@@ -232,61 +230,6 @@ class TrialResults:
             diverged = int(row["rounds"]) if row["status"].startswith("diverged") else 0
             values = {name: part[name].to_numpy() for name in names}
             self.curves[key] = Curve(values, diverged, float(row["seconds"]))
-
-
-def _refuse_other(
-    directory: Path, saved: dict[str, Any], plan: dict[str, Any], may_grow: Sequence[str]
-) -> None:
-    """Refuse a folder whose plan differs in more than what may grow.
-
-    A setting that an earlier version lacked had its default.
-    """
-    defaults = dataclasses.asdict(settings_of(plan["config"]["method"])())
-    known = {name: defaults[name] for name in plan["config"]}
-    saved = saved | {"config": json.loads(json.dumps(known)) | saved.get("config", {})}
-    old, new = flat(saved), flat(json.loads(json.dumps(plan)))
-    if isinstance(old.get("config dataset"), str):  # earlier versions kept the whole path
-        old["config dataset"] = data_name(old["config dataset"])
-    changed = [
-        f"{name} {old.get(name)!r}, now {new.get(name)!r}"
-        for name in dict.fromkeys([*old, *new])
-        if old.get(name) != new.get(name) and name not in may_grow
-        # `seeds` already names an added or a dropped seed
-        if not (name.startswith("splits ") and (name not in old or name not in new))
-    ]
-    if changed:
-        raise UserError(
-            f"{directory}: holds another sweep ({'; '.join(changed)}); give another --out or "
-            "remove that folder."
-        )
-
-
-def flat(plan: dict[str, Any]) -> dict[str, Any]:
-    """A plan without nested dictionaries; their entries are named `outer inner`."""
-    return {
-        f"{name} {key}".rstrip(): entry
-        for name, value in plan.items()
-        for key, entry in (value if isinstance(value, dict) else {"": value}).items()
-    }
-
-
-def plan_in(directory: Path) -> dict[str, Any]:
-    """What `sweep.json` of a folder holds: the `plan` of the sweep, and its `settings`.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
-    return _json(directory / PLAN)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); remove the folder.") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: describes no sweep; remove the folder.")
-    return content
 
 
 def _table(path: Path) -> pd.DataFrame:

@@ -10,79 +10,34 @@ choose nothing.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from fedem_jax.config.base import Config
-from fedem_jax.config.registry import settings_of
-from fedem_jax.config.values import from_data, whole
+from fedem_jax.config.values import whole
 from fedem_jax.data.federation import Federation
 from fedem_jax.data.sources import federation_of
 from fedem_jax.errors import UserError
-from fedem_jax.evaluation.popularity import popularity
-from fedem_jax.evaluation.records import Metrics, TestMetrics
-from fedem_jax.evaluation.summary import chance
-from fedem_jax.higher import higher
 from fedem_jax.runs.simulation import check_list, device_name, versions
-from fedem_jax.storage.files import disk_errors, parse, put, read
 from fedem_jax.storage.lock import exclusive
-from fedem_jax.sweeps.description import Sweep
-from fedem_jax.sweeps.results import ABOUT, TrialResults, plan_in
-from fedem_jax.sweeps.runner import Runner, Watcher
+from fedem_jax.sweeps.collect import check_shards, gather
+from fedem_jax.sweeps.description import HALVING, Sweep
+from fedem_jax.sweeps.kept import KeptStates
+from fedem_jax.sweeps.plans import fingerprint
+from fedem_jax.sweeps.results import TrialResults
+from fedem_jax.sweeps.runner import Runner, Watcher, arguments
 from fedem_jax.sweeps.search import batches
+from fedem_jax.sweeps.shards import Shard
 from fedem_jax.sweeps.space import space
+from fedem_jax.sweeps.sweep_result import SweepResult, end
 
 Whole = float | np.number
 """A whole number of Python or NumPy."""
-
-
-@dataclass(frozen=True)
-class SweepResult:
-    """The results of a sweep."""
-
-    sweep: Sweep
-    trials: pd.DataFrame
-    """One row per trial: setting, seed, varied values, `status`, rounds, and the metrics at its
-    best validation round."""
-    curves: pd.DataFrame
-    """One row per evaluated round of each trial."""
-    settings: pd.DataFrame
-    """One row per setting, the best first: mean and standard deviation over the seeds."""
-    best: Config
-    """The best setting with the first seed."""
-    about: dict[str, Any]
-    """`fingerprint` of the plan; the data: `dataset`, `clients`, `items`, `protocol`, `splits` by
-    seed, levels of `chance` and of `popularity` (its mean over the seeds); `device` and `versions`;
-    `seconds` of this call: in compiled programs (`running`), `compiling`, and the rest (`host`)."""
-
-    def __repr__(self) -> str:
-        winner, metric = self.table.iloc[0], self.sweep.metric
-        values = ", ".join(f"{each.name}={winner[each.name]}" for each in self.sweep.varied)
-        return (
-            f"<SweepResult: {self.sweep.config.method} on {self.about['dataset']}, "
-            f"{self.about['protocol']}: {len(self.trials)} trials of {len(self.table)} settings; "
-            f"best by {metric} {winner[metric]:.4f}: {values}>"
-        )
-
-    @property
-    def table(self) -> pd.DataFrame:
-        """One row per setting, the best first."""
-        return self.settings
-
-    def plot(self, path: str | Path) -> Path:
-        """Draw the deciding metric against each varied setting into a file, PNG or any format that
-        Matplotlib knows."""
-        higher("sweeps.charts").effects_chart(self, path)
-        return Path(path)
 
 
 def sweep(
@@ -101,6 +56,10 @@ def sweep(
     width: Whole = 0,
     chunk: Whole = 0,
     watch: Watcher | None = None,
+    shard: str = "",
+    storage: str = "",
+    collect: bool = False,
+    keep_states: bool = False,
 ) -> SweepResult:
     """Run many trials of a method and find its best setting by validation.
 
@@ -119,11 +78,18 @@ def sweep(
         out: folder that stores finished trials, which are not run again; "": none.
         width: trials side by side; 0: as many as fit on an accelerator, one on a CPU.
         chunk: trials of one call; 0: as many as run side by side.
-        watch: follows the sweep.
+        watch: follows the sweep, and may end it; a `Watcher`.
+        shard: `i/n` runs part i of n, counted from 1, in a folder of its own in `out`; "": all.
+        storage: where a search by `optuna` keeps its trials, and its shards share them: the path of
+            a file that ends in .journal, or the URL of a database; "": in memory.
+        collect: gather all shards in `out`, and run nothing.
+        keep_states: keep the model of each trial, at its best validation round, in `out` or in
+            memory, for `SweepResult.run`.
 
     Raises:
         UserError: settings that exclude each other or do not fit into memory, unusable data, a
-            folder that holds another sweep or is in use, or no setting that stayed finite.
+            folder that holds another sweep or is in use, shards that are missing, or no setting
+            that stayed finite.
 
     Examples:
         >>> config = fj.preset("released", method="fedmf", rounds=1, dim=4, size_classes=1)
@@ -143,14 +109,23 @@ def sweep(
         search_seed=whole("search_seed", search_seed),
         select=select,
         halving=whole("halving", halving),
+        shard=Shard.read(shard) if shard else None,
+        storage=storage,
     )
+    if keep_states:
+        _check_keeping(described, collect)
+    if collect:
+        return collect_sweep(described, out, federation)
     width, chunk = whole("width", width), whole("chunk", chunk)
-    return run_sweep(described, out, width=width, chunk=chunk, watch=watch, federation=federation)
+    return run_sweep(
+        described, out, width=width, chunk=chunk, watch=watch, federation=federation,
+        keep_states=keep_states,
+    )  # fmt: skip
 
 
 def run_sweep(
     sweep: Sweep, out: str | Path = "", *, width: int = 0, chunk: int = 0,
-    watch: Watcher | None = None, federation: Federation | None = None,
+    watch: Watcher | None = None, federation: Federation | None = None, keep_states: bool = False,
 ) -> SweepResult:  # fmt: skip
     """Run a sweep from its description.
 
@@ -159,97 +134,104 @@ def run_sweep(
         out: folder that stores finished trials, which are not run again; "": none.
         width: trials side by side; 0: as many as fit on an accelerator, one on a CPU.
         chunk: trials of one call; 0: as many as run side by side.
-        watch: follows the sweep.
+        watch: follows the sweep, and may end it.
         federation: the data, as for `sweep`.
+        keep_states: as for `sweep`.
 
     Raises:
         UserError: as for the function `sweep`.
     """
-    begun, config = time.perf_counter(), sweep.config
-    federations = {
-        seed: federation or federation_of(dataclasses.replace(config, seed=seed))
-        for seed in sweep.seeds
-    }
-    federation = federations[sweep.seeds[0]]
-    check_list(config, federation)
-    names = [values.name for values in sweep.varied]
-    results = TrialResults(names, config.top_k, config.rounds, sweep.select)
-    plan = sweep.plan({seed: each.fingerprint for seed, each in federations.items()})
-    with exclusive(Path(out)) if out else nullcontext():
-        if out:
-            results.keep_in(Path(out), plan, sweep.may_grow())
-        runner = Runner(sweep, federations, results, width=width, chunk=chunk, watch=watch)
+    begun = time.perf_counter()
+    federations, plan = _data_and_plan(sweep, federation)
+    folder = Path(out) if out else None
+    if sweep.shard:
+        folder = _shared(out)
+        check_shards(folder, sweep, plan)
+        folder = sweep.shard.folder(folder)
+    results = TrialResults(sweep)
+    with exclusive(folder) if folder else nullcontext():
+        if folder:
+            results.keep_in(folder, plan, sweep.may_grow())
+        kept = KeptStates(folder) if keep_states else None
+        runner = Runner(
+            sweep, federations, results, width=width, chunk=chunk, watch=watch, kept=kept
+        )
         at_once = runner.at_once if sweep.search == "optuna" else 1
         try:
-            for batch in batches(sweep, results, at_once):
+            for batch in batches(sweep, results, at_once, fingerprint(plan)):
                 runner.run(batch)
+                if runner.ended_early:
+                    break
         finally:
             results.save()
-    ranked = results.ranking(sweep.seeds)
-    if ranked.empty or ranked["status"].iloc[0] != "done":
-        raise UserError(
-            "sweep: no setting stayed finite with every seed up to its last round; try smaller "
-            "step sizes."
-        )
-    best = sweep.config_of(results.settings[ranked["setting"].iloc[0]], sweep.seeds[0])
-    tables = (results.trials(), results.curve_table(), ranked)
     running, compiling = runner.seconds
-    about = {
-        "fingerprint": hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()[:16],
-        "dataset": federation.name,
-        "clients": federation.num_clients,
-        "items": federation.num_items,
-        "protocol": federation.protocol.name,
-        "splits": plan["splits"],
-        "chance": chance(federation, config.top_k),
-        "popularity": _mean_popularity(list(federations.values()), config.top_k),
+    host = time.perf_counter() - begun - running - compiling
+    about: dict[str, Any] = {
         "device": device_name(),
         "versions": versions(),
-        "seconds": {
-            "running": running,
-            "compiling": compiling,
-            "host": time.perf_counter() - begun - running - compiling,
-        },
+        "seconds": {"running": running, "compiling": compiling, "host": host},
     }
-    if out:
-        with disk_errors(Path(out), "its tables hold what was finished"):
-            put(Path(out) / ABOUT, lambda file: file.write_text(json.dumps(about, indent=2) + "\n"))
-    return SweepResult(sweep, *tables, best=best, about=about)
+    if runner.ended_early:
+        about["ended_early"] = runner.ended_early
+    return end(sweep, federations, results, plan, about, folder, kept)
 
 
-def open_sweep(directory: Path) -> SweepResult:
-    """Read a finished sweep back from its folder.
+def collect_sweep(
+    sweep: Sweep, out: str | Path, federation: Federation | None = None
+) -> SweepResult:
+    """Gather the shards in the folder of a sweep, as if one process had run it.
+
+    Args:
+        sweep: the description, without a shard.
+        out: the folder of the sweep.
+        federation: the data, as for `sweep`.
 
     Raises:
-        UserError: a file is missing or broken, or the sweep has not ended.
+        Unfinished: a shard is missing or has not ended.
+        UserError: there is no shard, one is of another sweep or division, or as for `sweep`.
     """
-    about = parse(directory / ABOUT, read(directory / ABOUT))
-    plan = plan_in(directory)["plan"]
-    kind = settings_of(plan["config"]["method"])
-    values = {name: from_data(kind, name, value) for name, value in plan["config"].items()}
-    names = ("search", "trials", "search_seed", "select", "halving")
-    sweep = Sweep(
-        config=kind(**values),
-        varied=space(kind, plan["vary"]),
-        seeds=tuple(plan["seeds"]),
-        **{name: plan[name] for name in names},
-    )
-    config = sweep.config
-    varied = [values.name for values in sweep.varied]
-    results = TrialResults(varied, config.top_k, config.rounds, sweep.select)
-    results.read(directory)
-    ranked = results.ranking(sweep.seeds)
-    best = sweep.config_of(results.settings[ranked["setting"].iloc[0]], sweep.seeds[0])
-    return SweepResult(
-        sweep, results.trials(), results.curve_table(), ranked, best=best, about=about
-    )
+    begun, out = time.perf_counter(), _shared(out)
+    if sweep.shard:
+        raise UserError("collect: makes the tables of all shards; leave --shard out.")
+    if sweep.halving:
+        raise UserError(HALVING)
+    federations, plan = _data_and_plan(sweep, federation)
+    found, about = gather(out, sweep, plan, arguments(sweep, federations[sweep.seeds[0]]))
+    results = TrialResults(sweep)
+    with exclusive(out):
+        results.keep_in(out, plan, sweep.may_grow())
+        results.take(found)
+        results.save()
+    host = time.perf_counter() - begun
+    about["seconds"] = {"running": 0.0, "compiling": 0.0, "host": host}
+    return end(sweep, federations, results, plan, about, out)
 
 
-def _mean_popularity(federations: Sequence[Federation], k: int) -> TestMetrics:
-    """Metrics of a ranking by popularity, averaged over splits."""
-    each = [popularity(federation, k) for federation in federations]
+def _check_keeping(sweep: Sweep, collect: bool) -> None:
+    """Refuse to keep the states of what does not run as a whole, or reports another round."""
+    for name, given in (("halving", sweep.halving), ("shard", sweep.shard), ("collect", collect)):
+        if given:
+            raise UserError(f"keep_states: does not go with {name}; leave one of them out.")
+    if sweep.select != "val":
+        raise UserError(
+            "keep_states: keeps the round that `fj.run` reports, the best by val; leave select out."
+        )
 
-    def mean(part: Literal["test", "test_full"]) -> Metrics:
-        return {name: float(np.mean([of[part][name] for of in each])) for name in each[0][part]}
 
-    return {"test": mean("test"), "test_full": mean("test_full")}
+def _shared(out: str | Path) -> Path:
+    """The folder that all shards share."""
+    if not out:
+        raise UserError("shard: needs a folder that all shards share; give `out`.")
+    return Path(out)
+
+
+def _data_and_plan(
+    sweep: Sweep, federation: Federation | None
+) -> tuple[dict[int, Federation], dict[str, Any]]:
+    """The data by seed, and all that the trials depend on."""
+    federations = {
+        seed: federation or federation_of(dataclasses.replace(sweep.config, seed=seed))
+        for seed in sweep.seeds
+    }
+    check_list(sweep.config, federations[sweep.seeds[0]])
+    return federations, sweep.plan({seed: each.fingerprint for seed, each in federations.items()})

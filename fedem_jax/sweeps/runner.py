@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from fedem_jax.config.base import Config
 from fedem_jax.data.federation import Federation
-from fedem_jax.runs.memory import MemoryPlan, bytes_of, free_memory, plan_stack
+from fedem_jax.runs.memory import USABLE, MemoryPlan, bytes_of, free_memory, plan_stack
+from fedem_jax.runs.observers import reason
 from fedem_jax.runs.simulation import Simulation
 from fedem_jax.sweeps.description import Sweep
+from fedem_jax.sweeps.kept import KeptStates
 from fedem_jax.sweeps.results import Curve, TrialId, TrialResults
 from fedem_jax.sweeps.search import Batch
 from fedem_jax.sweeps.stack import Report, Stack, metrics_of
@@ -68,6 +70,40 @@ def stacked_as(
     return memory, -(-trials // -(-trials // most))
 
 
+def with_copy(memory: MemoryPlan, width: int) -> tuple[MemoryPlan, int]:
+    """The memory of a trial of which a second state is kept, and how many of `width` then fit."""
+    state = memory.clients + memory.server
+    scratch = {phase: size + state for phase, size in memory.scratch.items()}
+    more = memory._replace(scratch=scratch, advice="leave keep_states out")
+    room = int(USABLE * memory.limit - memory.data) // (more.total - memory.data)
+    return more, max(1, min(width, room))
+
+
+def arguments(sweep: Sweep, federation: Federation) -> tuple[str, ...]:
+    """Names of the settings that a program takes as arguments."""
+    hyper = Simulation(sweep.config, federation).algorithm.hyper
+    return getattr(hyper, "_fields", ())
+
+
+def in_line(sweep: Sweep, numbers: Collection[str]) -> list[TrialId]:
+    """All trials of a grid or of a random search, in the order that shards cut: program by program,
+    and in it setting by setting.
+
+    So a shard compiles few programs: all shards together compile at most one more for each cut.
+    All seeds of a setting are in one shard, unless a cut is among them, so that a lost shard leaves
+    the others whole.
+
+    Args:
+        sweep: the description.
+        numbers: as `arguments` gives them.
+    """
+    groups: dict[Config, list[int]] = {}
+    for number, setting in enumerate(sweep.settings()):
+        program = sweep.config_of(setting, sweep.seeds[0]).as_program(numbers)
+        groups.setdefault(program, []).append(number)
+    return [(n, seed) for group in groups.values() for n in group for seed in sweep.seeds]
+
+
 class Runner:
     """Runs batches of trials of one sweep."""
 
@@ -80,6 +116,7 @@ class Runner:
         width: int = 0,
         chunk: int = 0,
         watch: Watcher | None = None,
+        kept: KeptStates | None = None,
     ):
         """
         Args:
@@ -88,13 +125,15 @@ class Runner:
             results: receives the results; trials in it are not run again.
             width: trials side by side; 0: as many as fit on an accelerator, one on a CPU.
             chunk: trials of one call; 0: as many as run side by side.
-            watch: follows the sweep.
+            watch: follows the sweep, and may end it.
+            kept: receives the states of all trials; None: they are not kept.
         """
-        self.sweep, self.results, self.watch = sweep, results, watch
+        self.sweep, self.results, self.watch, self.kept = sweep, results, watch, kept
+        self.ended_early = ""
+        """Why the watcher wants the sweep to end; empty: it does not."""
         self._federations, self._width, self._chunk = federations, width, chunk
         self._federation = next(iter(federations.values()))
-        hyper = Simulation(sweep.config, self._federation).algorithm.hyper
-        self._numbers: tuple[str, ...] = getattr(hyper, "_fields", ())
+        self._numbers = arguments(sweep, self._federation)
         self._stacks: dict[tuple[Config, int, int], Stack] = {}
         self._states: dict[TrialId, Any] = {}
         self._running = 0.0
@@ -119,7 +158,8 @@ class Runner:
             self.watch.plan(self.sweep, self._federation, shapes)
         for shape in shapes:
             for start in range(0, len(shape.trials), shape.chunk):
-                self._run_chunk(shape, shape.trials[start : start + shape.chunk], batch)
+                if not self.ended_early:
+                    self._run_chunk(shape, shape.trials[start : start + shape.chunk], batch)
 
     def shapes(self, batch: Batch) -> list[Shape]:
         """The missing trials of a batch, by program.
@@ -129,12 +169,19 @@ class Runner:
         groups: dict[tuple[Config, int], list[tuple[TrialId, Config]]] = {}
         for key, config in self._trials(batch):
             curve = self.results.curves.get(key)
-            if curve and (curve.diverged or curve.rounds >= batch.rounds):
+            kept = self.kept is None or key in self.kept
+            if curve and (curve.diverged or (curve.rounds >= batch.rounds and kept)):
                 continue
             first = curve.rounds if curve and key in self._states else 0
             program = config.as_program(self._numbers)
             groups.setdefault((program, first), []).append((key, config))
-        return [self._shape(*group, trials, batch) for group, trials in groups.items()]
+        shapes = [self._shape(*group, trials, batch) for group, trials in groups.items()]
+        if self.kept:
+            self.kept.check_room(sum(
+                len(shape.trials) * (m.clients * m.devices + m.server)
+                for shape in shapes for m in [shape.memory]
+            ))  # fmt: skip
+        return shapes
 
     def _trials(self, batch: Batch) -> list[tuple[TrialId, Config]]:
         """All trials of a batch: seed by seed, so that every setting has a result early.
@@ -145,6 +192,9 @@ class Runner:
         keys = [(number, seed) for seed in self.sweep.seeds for number in numbers]
         if batch.survive:
             keys = [(number, seed) for number in numbers for seed in self.sweep.seeds]
+        if self.sweep.shard and self.sweep.search != "optuna":
+            own = set(self.sweep.shard.cut(in_line(self.sweep, self._numbers)))
+            keys = [key for key in keys if key in own]
         settings = self.results.settings
         return [((n, seed), self.sweep.config_of(settings[n], seed)) for n, seed in keys]
 
@@ -152,6 +202,8 @@ class Runner:
         self, program: Config, first: int, trials: list[tuple[TrialId, Config]], batch: Batch
     ) -> Shape:
         memory, width = stacked_as(program, self._federation, len(trials), self._width)
+        if self.kept:
+            memory, width = with_copy(memory, width)
         memory.check()
         chunk = width * max(1, min(self._chunk, len(trials)) // width)
         each = program.eval_every
@@ -164,7 +216,8 @@ class Runner:
         stack, begun = self._stack(shape), time.perf_counter()
         compiled = stack.compiling
         before = [self._states.pop(key) for key, _ in trials] if shape.first else []
-        configs, keep = [config for _, config in trials], bool(batch.survive)
+        configs = [config for _, config in trials]
+        keep = "best" if self.kept else "last" if batch.survive else ""
         report, states = stack.run(configs, shape.ends, shape.first, before, keep=keep)
         seconds = time.perf_counter() - begun - (stack.compiling - compiled)
         self._running += seconds
@@ -173,13 +226,18 @@ class Runner:
             known = self.results.curves.get(key)
             self.results.curves[key] = known.then(curve) if known and shape.first else curve
         for (key, _), state in zip(trials, states, strict=bool(states)):
-            if bytes_of([*self._states.values(), state]) <= self._room:
+            if self.kept:
+                if not self.results.curves[key].diverged:
+                    layout = stack.simulation.layout
+                    self.kept.put(key, int(state.round), state.state, layout)
+            elif bytes_of([*self._states.values(), state]) <= self._room:
                 self._states[key] = state
         if batch.survive:
             self._drop_states(batch)
         self.results.save(sparing=True)
         if self.watch:
-            self.watch.chunk(shape, self.results, len(trials), seconds)
+            answer = self.watch.chunk(shape, self.results, len(trials), seconds)
+            self.ended_early = reason(self.watch, answer)
 
     def _curve(self, report: Report, place: int, ends: Sequence[int], seconds: float) -> Curve:
         sound = report.sound[place]
@@ -212,10 +270,23 @@ class Runner:
 
 @runtime_checkable
 class Watcher(Protocol):
-    """Follows a sweep, such as a progress bar."""
+    """Follows a sweep, such as a progress bar, and may end it early."""
 
     def plan(self, sweep: Sweep, federation: Federation, shapes: Sequence[Shape]) -> None:
         """Called before a batch starts, with the shapes to run."""
 
-    def chunk(self, shape: Shape, results: TrialResults, trials: int, seconds: float) -> None:
-        """Called after each chunk, with its number of trials and its time, seconds."""
+    def chunk(
+        self, shape: Shape, results: TrialResults, trials: int, seconds: float
+    ) -> str | bool | None:
+        """Called after each chunk of trials.
+
+        Args:
+            shape: what the trials share.
+            results: those of all trials so far; `results.trials()` is a table.
+            trials: number of trials of the chunk.
+            seconds: its time.
+
+        Returns:
+            A reason, or True, to end the sweep now. It then has its tables as any other, and the
+            reason stands in `SweepResult.about` as `ended_early`. None or False lets it go on.
+        """

@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +58,20 @@ class Report(NamedTuple):
     """False where a loss or a score was not finite."""
 
 
+class Best(NamedTuple):
+    """A trial at its best validation round so far."""
+
+    state: Any
+    hits: Float[Any, ""]
+    """Its HR@K on validation, times the clients."""
+    round: Any
+
+    def or_later(self, state: Any, round: Any, hits: Float[Array, ""]) -> Best:
+        """The later state, unless its HR@K is lower: the latest of several, as in a run."""
+        choose = partial(jnp.where, hits >= self.hits)
+        return jax.tree.map(choose, Best(state, hits, round), self)
+
+
 class Stack:
     """Runs trials that differ only in the arguments of one program.
 
@@ -84,11 +98,11 @@ class Stack:
         self._hyper = type(self.simulation.algorithm.hyper)
         self._splits = {seed: number for number, seed in enumerate(federations)}
         self._held_out = self._all_held_out(list(federations.values()))
-        self._programs: dict[tuple[bool, bool, int], Any] = {}
+        self._programs: dict[tuple[bool, str, int], Any] = {}
 
     def run(
         self, configs: Sequence[Config], ends: Sequence[int], first: int = 0,
-        states: Sequence[Any] = (), keep: bool = False,
+        states: Sequence[Any] = (), keep: Literal["", "last", "best"] = "",
     ) -> tuple[Report, list[Any]]:  # fmt: skip
         """Run at most a chunk of trials. Returns their reports, stacked, and their states.
 
@@ -97,7 +111,8 @@ class Stack:
             ends: rounds after which they are evaluated, from 1, in rising order.
             first: rounds that they have done.
             states: their states after those rounds; empty: they start with the first round.
-            keep: whether to return the states, on the host; else the list is empty.
+            keep: "last": return the last states, on the host; "best": return each trial's `Best`;
+                "": return none.
         """
         before = _stacked(self._filled(states)) if states else None
         bounds = np.array([[first, *ends[:-1]], ends], np.int32)
@@ -118,10 +133,12 @@ class Stack:
         parts = range(len(configs))
         return report, [jax.tree.map(lambda leaf, n=n: leaf[n].copy(), after) for n in parts]
 
-    def _chunk(self, keep: bool, states, members, bounds, lists, held_out) -> tuple[Any, Report]:
+    def _chunk(self, keep: str, states, members, bounds, lists, held_out) -> tuple[Any, Report]:
         def one(state, member):
-            state, report = self._one(state, member, bounds, lists, held_out)
-            return state if keep else None, report
+            (state, best), report = self._one(
+                keep == "best", state, member, bounds, lists, held_out
+            )
+            return {"": None, "last": state, "best": best}[keep], report
 
         group = one if self.width == 1 else jax.vmap(one, axis_name=TRIAL)
         if self.chunk == self.width > 1:
@@ -135,8 +152,8 @@ class Stack:
         """As many values as a chunk holds; the last one fills the remaining places."""
         return [*values, *[values[-1]] * (self.chunk - len(values))]
 
-    def _one(self, state, member: Member, bounds, lists: Lists, held_out: HeldOut):
-        """Run one trial, without the trial axis."""
+    def _one(self, keep: bool, state, member: Member, bounds, lists: Lists, held_out: HeldOut):
+        """Run one trial, without the trial axis; with `keep` its best state comes along."""
         key_init, key_draws = jax.random.split(jax.random.key(member.seed))
         own = jax.tree.map(lambda leaf: leaf[member.split], held_out)
         if state is None:
@@ -150,15 +167,21 @@ class Stack:
             draws = self.simulation.draws(key_draws, number, lists)
             return method.round(draws, carry[0], member.hyper)
 
-        def segment(state, bounds):
-            first, end = bounds
+        def segment(carry, bounds):
+            (state, best), (first, end) = carry, bounds
             info = jax.eval_shape(round, first, (state, None))[1]
             empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), info)
             state, info = lax.fori_loop(first, end, round, (state, empty))
             ranks = rank_all(method, layout, state, lists, own, member.hyper, ranking)
-            return state, self._report(info, ranks, own, present)
+            report = self._report(info, ranks, own, present)
+            if best is not None:
+                best = best.or_later(state, end, (report.counts[0, 0] * hits).sum())
+            return (state, best), report
 
-        return lax.scan(segment, state, (bounds[0], bounds[1]))
+        k = self.simulation.config.top_k
+        hits = jnp.asarray(hit_rate(_ranks_to(k), k), jnp.float32)
+        best = Best(state, jnp.float32(-1), jnp.int32(0)) if keep else None
+        return lax.scan(segment, (state, best), (bounds[0], bounds[1]))
 
     def _report(self, info: Info, ranks: Ranks, own: HeldOut, present: Bool[Array, " C"]) -> Report:
         trained = present & (info.epochs > 0)

@@ -29,8 +29,8 @@ from fedem_jax.report.tables import (
 from fedem_jax.storage.files import disk_errors, drawing, finite
 from fedem_jax.sweeps.progress import in_brief
 from fedem_jax.sweeps.results import CURVES, TRIALS, TRIALS_CSV
-from fedem_jax.sweeps.run import SweepResult
 from fedem_jax.sweeps.space import FIXED, Values, as_text
+from fedem_jax.sweeps.sweep_result import SweepResult
 from fedem_jax.units import counted
 
 TABLE, BEST, ENTRY = "table.md", "best.json", "tuned.toml"
@@ -169,6 +169,8 @@ def notes(result: SweepResult) -> list[str]:
         f"stopped early. Validation at each trial's best round, {spread}; chosen by "
         f"{_title(result.sweep.metric)}."
     ]
+    if "ended_early" in result.about:
+        sentences.append(f"Ended early: {result.about['ended_early']}.")
     level = level_values(result)
     sentences += [
         f"The best values of {name} are level: {', '.join(values)}; the first of them is listed "

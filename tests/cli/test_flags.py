@@ -64,7 +64,7 @@ OWN: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """Values of the flags that are no settings of a method."""
 
-TOGETHER = ("coordinator", "process_id", "num_processes")
+TOGETHER = ("coordinator", "process_id", "num_processes", "shard", "collect", "storage")
 TESTED_ELSEWHERE = ("alternatives", "quiet", "json", "log_to", *TOGETHER)
 """Flags that change no setting."""
 
@@ -272,7 +272,7 @@ def work(monkeypatch, tmp_path) -> SimpleNamespace:
         with suppress(ArrivedError):
             run_sweep(*args, **how)
 
-    def runner(wanted, federations, ledger, *, width, chunk, watch):
+    def runner(wanted, federations, ledger, *, width, chunk, watch, kept):
         given.configs.append(wanted.config)
         arrived(
             space=str(wanted.varied[0]), vary=tuple(map(str, wanted.varied[1:])),

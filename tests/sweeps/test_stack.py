@@ -109,7 +109,7 @@ def test_no_loop_copies_the_tables_of_all_clients(method):
     stack = Stack(config, FEDERATIONS, width=5, chunk=5)
     bounds = np.array([[0, 1], [1, 2]], np.int32)
     args = (None, stack._members([config]), bounds, stack.simulation.lists, stack._held_out)
-    jaxpr = jax.make_jaxpr(lambda *args: stack._chunk(False, *args))(*args)
+    jaxpr = jax.make_jaxpr(lambda *args: stack._chunk("", *args))(*args)
     shard, items = stack.simulation.layout.shard, FEDERATION.num_items
     assert shard == 4  # not the width of a block, which may well be selected
     found = list(equations(jaxpr.jaxpr))

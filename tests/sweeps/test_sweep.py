@@ -15,7 +15,7 @@ from fedem_jax.runs.train import run
 from fedem_jax.storage.lock import LOCK, Lock
 from fedem_jax.sweeps import run as sweeping
 from fedem_jax.sweeps.description import Sweep
-from fedem_jax.sweeps.results import PLAN
+from fedem_jax.sweeps.plans import PLAN
 from fedem_jax.sweeps.run import sweep
 from fedem_jax.sweeps.search import Rung, rungs
 
