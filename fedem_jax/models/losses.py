@@ -1,4 +1,4 @@
-"""Losses of logits: binary cross-entropy, stable or as in the released programs; and ranking."""
+"""Losses of logits: binary cross-entropy, stable or as in the released programs; BPR; softmax."""
 
 from __future__ import annotations
 
@@ -42,8 +42,34 @@ def _backward(residual, cotangent):
 probability_bce.defvjp(_forward, _backward)
 
 
-def ranking_loss(
-    logit: Float[Array, " B"], label: Float[Array, " B"], count: Float[Array, " B"]
+BCE: dict[str, Callable[[Array, Array], Array]] = {
+    "logit": logit_bce,
+    "probability": probability_bce,
+}
+"""Forms of the cross-entropy of a sample."""
+
+
+def bpr_loss(
+    logit: Float[Array, " B"], label: Float[Array, " B"], weight: Float[Array, " B"]
+) -> Float[Array, ""]:
+    """-log s(z_p - z_n), mean over all pairs of a positive p and a negative n of a batch.
+
+    That is BPR-Opt without its regulariser (Rendle, Freudenthaler, Gantner, Schmidt-Thieme, UAI
+    2009, Section 4.1), s the sigmoid. It is 0 without a positive or without a negative.
+
+    Args:
+        logit: z.
+        label: 1 for a positive, 0 for a negative.
+        weight: how many samples each entry stands for; 0: none. A pair counts their product.
+    """
+    positive, negative = jnp.where(label > 0, weight, 0.0), jnp.where(label > 0, 0.0, weight)
+    each = jax.nn.softplus(logit[None, :] - logit[:, None])  # [positives, negatives]
+    total = jnp.sum(positive[:, None] * negative[None, :] * each)
+    return total / jnp.maximum(positive.sum() * negative.sum(), 1.0)
+
+
+def softmax_loss(
+    logit: Float[Array, " B"], label: Float[Array, " B"], weight: Float[Array, " B"]
 ) -> Float[Array, ""]:
     """Minus the log of the softmax of a positive among all negatives, mean over the positives:
 
@@ -54,16 +80,10 @@ def ranking_loss(
     Args:
         logit: z.
         label: 1 for a positive, 0 for a negative.
-        count: how many samples each entry stands for; 0: none.
+        weight: how many samples each entry stands for; 0: none.
     """
-    negative, positive = (label <= 0) & (count > 0), jnp.where(label > 0, count, 0.0)
-    weighed = logit + jnp.log(jnp.where(negative, count, 1.0))
+    negative, positive = (label <= 0) & (weight > 0), jnp.where(label > 0, weight, 0.0)
+    weighed = logit + jnp.log(jnp.where(negative, weight, 1.0))
     others = jax.nn.logsumexp(jnp.where(negative, weighed, -1e30))
     each = jax.nn.softplus(others - logit)
     return jnp.sum(positive * each) / jnp.maximum(positive.sum(), 1.0)
-
-
-LOSSES: dict[str, Callable[[Array, Array], Array]] = {
-    "logit": logit_bce,
-    "probability": probability_bce,
-}

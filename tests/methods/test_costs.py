@@ -123,6 +123,16 @@ def test_memory_is_planned(method, lab):
     assert memory.total == memory.data + 4 * (sum(HELD[method]) + largest)
 
 
+@pytest.mark.parametrize("loss", ["softmax", "bpr"])
+def test_pairs_of_samples_are_planned_with(loss):
+    """Twice 16 by 16 numbers for each client side by side."""
+    plain, other = (
+        Simulation(config_of("fedmf", **by), small_federation()).algorithm.scratch(3)
+        for by in ({}, {"loss": loss})
+    )
+    assert other["train"] - plain["train"] == (3 * 2 * 16**2 if loss == "bpr" else 0)
+
+
 SENT = {
     "fedem": ((1, 4), (1, 0)),
     "local-only": ((0, 0), (0, 0)),
