@@ -29,7 +29,7 @@ class FedEM(LocalPrivacy, LocalOptimiser, FusedClients, ServedClients):
     method: str = "fedem"
     backbone: Backbone = "mf"
     """Model of a client: mf = inner product, as released; ncf = a network of user vector and item
-    row, which never leaves the client; or a name that fj.register_backbone gave."""
+    row, which never leaves the client; or a name that fj.register_backbone was given."""
     lr_embedding: Positive = 0.1
     local_optimiser: Literal["adam", "sgd", "closed-form"] = "adam"
     """How local training moves user vector and item table: adam = both together by Adam, as

@@ -9,6 +9,7 @@ from fedem_jax.config.base import Config, share_of
 from fedem_jax.config.plugins import Loss
 from fedem_jax.config.ranges import Positive, Range, Share, Weight
 from fedem_jax.errors import UserError
+from fedem_jax.models.names import PAIRED_AT_ONCE
 
 Decay = Annotated[float, Range(0, 0.9999)]
 """Decay of a running mean: the share that a step keeps."""
@@ -19,15 +20,16 @@ class SampledClients(Config):
     """Clients that train by mini-batches of samples."""
 
     loss: Loss = "bce"
-    """Loss of local training: bce = cross-entropy of each sample; bpr = minus the log of the
-    sigmoid of z_p - z_n, mean over all pairs of a positive p and a negative n of the batch; softmax
-    = minus the log of the softmax of a positive among the negatives of its batch; or a name that
-    fj.register_loss gave (bce then is the only one with two forms, see `bce`)."""
+    """Loss of local training: bce = cross-entropy of each sample, in the form that the setting bce
+    names; bpr = minus the log of the sigmoid of z_p - z_n, mean over all pairs of a positive p and
+    a negative n of a batch; softmax = minus the log of the softmax of a positive among the
+    negatives of its batch; or a name that fj.register_loss was given."""
 
     @property
     def pairs(self) -> int:
-        """Numbers that a step keeps for the pairs of its samples, where the loss may have pairs."""
-        return 0 if self.loss in ("bce", "softmax") else 2 * self.batch_size**2
+        """Numbers that a step keeps for pairs of its samples; a registered loss may have all."""
+        at_once = {"bce": 0, "softmax": 0, "bpr": 2 * PAIRED_AT_ONCE}
+        return 2 * self.batch_size * at_once.get(self.loss, self.batch_size)
 
     def without_effect(self) -> tuple[str, ...]:
         return super().without_effect() if self.loss == "bce" else ("bce",)

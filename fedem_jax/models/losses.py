@@ -6,7 +6,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
+
+from fedem_jax.models.names import PAIRED_AT_ONCE
 
 
 def logit_bce(logit: Float[Array, "*n"], label: Float[Array, "*n"]) -> Float[Array, "*n"]:
@@ -49,6 +52,7 @@ BCE: dict[str, Callable[[Array, Array], Array]] = {
 """Forms of the cross-entropy of a sample."""
 
 
+@jax.custom_vjp
 def bpr_loss(
     logit: Float[Array, " B"], label: Float[Array, " B"], weight: Float[Array, " B"]
 ) -> Float[Array, ""]:
@@ -62,10 +66,38 @@ def bpr_loss(
         label: 1 for a positive, 0 for a negative.
         weight: how many samples each entry stands for; 0: none. A pair counts their product.
     """
+    return _bpr(logit, label, weight)[0]
+
+
+def _bpr(logit, label, weight):
+    """Loss and its slope by the logit: a few positives at a time, and only as many as there are, so
+    that a batch has P B pairs and not B B."""
     positive, negative = jnp.where(label > 0, weight, 0.0), jnp.where(label > 0, 0.0, weight)
-    each = jax.nn.softplus(logit[None, :] - logit[:, None])  # [positives, negatives]
-    total = jnp.sum(positive[:, None] * negative[None, :] * each)
-    return total / jnp.maximum(positive.sum() * negative.sum(), 1.0)
+    first = jnp.argsort(positive <= 0, stable=True)  # places of the positives, then the others
+    first = jnp.pad(first, (0, PAIRED_AT_ONCE), constant_values=len(logit))
+
+    def some(number, carry):
+        loss, slope = carry
+        at = lax.dynamic_slice_in_dim(first, number * PAIRED_AT_ONCE, PAIRED_AT_ONCE)
+        own, count = (each.at[at].get(mode="fill", fill_value=0.0) for each in (logit, positive))
+        gap, pairs = logit[None, :] - own[:, None], count[:, None] * negative[None, :]
+        small = jnp.exp(-jnp.abs(gap))
+        wrong = pairs * jnp.where(gap > 0, 1.0, small) / (1 + small)  # s(z_n - z_p)
+        loss = loss + jnp.sum(pairs * (jnp.maximum(gap, 0.0) + jnp.log1p(small)))
+        slope = (slope + wrong.sum(axis=0)).at[at].add(-wrong.sum(axis=1), mode="drop")
+        return loss, slope
+
+    times = -(-jnp.sum(positive > 0) // PAIRED_AT_ONCE)
+    loss, slope = lax.fori_loop(0, times, some, (jnp.float32(0), jnp.zeros_like(logit)))
+    total = jnp.maximum(positive.sum() * negative.sum(), 1.0)
+    return loss / total, slope / total
+
+
+def _backward_bpr(slope, cotangent):
+    return cotangent * slope, jnp.zeros_like(slope), jnp.zeros_like(slope)
+
+
+bpr_loss.defvjp(_bpr, _backward_bpr)
 
 
 def softmax_loss(

@@ -19,6 +19,8 @@ LOSSES: dict[str, Part] = {
 }
 """Losses of local training: functions `(logit [B], label [B], weight [B]) -> loss`, but for `bce`,
 which is a sum over the samples and has two forms."""
+PAIRED_AT_ONCE = 32
+"""Positives that `bpr` pairs with a batch at a time."""
 BACKBONES: dict[str, Part] = {"mf": "mf:MF", "ncf": "ncf:NCF"}
 """Backbones of a client: `dim -> flax module`."""
 
