@@ -178,7 +178,7 @@ def as_weighed(
     objective: Objective, share: Float[Array, " B"], present: Bool[Array, " B"]
 ) -> Float[Array, " B"]:
     """The weights that an objective takes, of shares of a batch's samples."""
-    return share * present.sum() if isinstance(objective, LossOfBatch) else share
+    return jnp.round(share * present.sum()) if isinstance(objective, LossOfBatch) else share
 
 
 def loss_of_rows(

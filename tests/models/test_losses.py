@@ -59,6 +59,8 @@ def test_the_gradient_is_scaled_by_what_comes_from_above():
 # --- losses of a batch ----------------------------------------------------------------------------
 
 OF_BATCH = {"softmax": softmax_loss, "bpr": bpr_loss}
+BOTH = {name: jax.jit(jax.value_and_grad(loss)) for name, loss in OF_BATCH.items()}
+"""`(logit, label, weight) -> (loss, its slope by the logit)`."""
 
 
 @pytest.mark.parametrize("name", OF_BATCH)
@@ -78,10 +80,17 @@ def test_a_loss_of_a_batch_is_that_of_a_loop_over_samples(name, label, count):
     loss, of_samples = PLAIN[name](logit[samples], label[samples])
     slope = np.zeros(len(logit))
     np.add.at(slope, samples, of_samples)
-    both = jax.value_and_grad(OF_BATCH[name])
-    found = both(*map(jnp.float32, (logit, label, count)))
+    found = BOTH[name](*map(jnp.float32, (logit, label, count)))
     for ours, theirs in zip(found, (loss, slope), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_more_positives_than_are_paired_at_once_are_all_paired():
+    rng = np.random.default_rng(1)
+    logit, label = rng.normal(size=90), rng.permutation(np.arange(90) < 70).astype(float)
+    found = BOTH["bpr"](*map(jnp.float32, (logit, label, np.ones(90))))
+    for ours, theirs in zip(found, PLAIN["bpr"](logit, label), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -95,9 +104,12 @@ def test_the_slopes_of_the_loops_are_those_of_differences(name):
 
 @pytest.mark.parametrize("name", OF_BATCH)
 def test_a_loss_of_a_batch_asks_for_the_order_alone_and_never_saturates(name):
-    label, count, loss_of = jnp.float32([1, 0, 0]), jnp.ones(3), OF_BATCH[name]
-    low, high = (loss_of(jnp.float32(z), label, count) for z in ([-9, -9, -8], [1, 1, 2]))
-    np.testing.assert_allclose(low, high, rtol=1e-6)
-    loss, slope = jax.value_and_grad(loss_of)(jnp.float32([-300, 300, 0]), label, count)
+    label, count = jnp.float32([1, 0, 0]), jnp.ones(3)
+
+    def at(logit):
+        return BOTH[name](jnp.float32(logit), label, count)
+
+    np.testing.assert_allclose(at([-9, -9, -8])[0], at([1, 1, 2])[0], rtol=1e-6)
+    loss, slope = at([-300, 300, 0])
     expected = {"softmax": (600, -1, 1, 0), "bpr": (450, -1, 0.5, 0.5)}
     np.testing.assert_allclose((loss, *slope), expected[name], atol=1e-5)
