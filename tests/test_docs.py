@@ -12,7 +12,9 @@ from fedem_jax.config.registry import METHODS
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
-OF_COMMANDS = {"--config", "--help", "--html", "--methods", "--preset", "--resume", "--seeds"}
+OF_COMMANDS = {
+    "--config", "--help", "--html", "--methods", "--plugin", "--preset", "--resume", "--seeds",
+}  # fmt: skip
 
 
 def test_the_pages_are_found():

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import fedem_jax as fj
 from fedem_jax.config.base import Config, Range
+from fedem_jax.config.plugins import Registered
 from fedem_jax.config.presets import RELEASED
 from fedem_jax.config.registry import METHODS, Method
 from fedem_jax.config.tuned import tuned
@@ -177,6 +178,9 @@ def _accepts(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return ", ".join(f"`{choice}`" for choice in get_args(kind) if choice)
     if get_origin(kind) is Annotated:
+        for each in get_args(kind):
+            if isinstance(each, Registered):
+                return f"{', '.join(f'`{name}`' for name in each.known)}, or a registered name"
         number = {int: "an integer", float: "a number"}[get_args(kind)[0]]
         ranges = [str(each) for each in get_args(kind) if isinstance(each, Range)]
         return " ".join([number, *ranges])

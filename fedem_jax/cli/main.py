@@ -71,7 +71,7 @@ def _usage() -> str:
         "usage: fedem [--plugin FILE.py] COMMAND [OPTIONS]\n\n"
         "Federated recommendation, simulated on one accelerator.\n\n"
         f"commands:\n{commands}\n\n"
-        "--plugin runs a Python file that registers a method of your own; every command then\n"
-        "knows it.\n\n"
+        "--plugin runs a Python file that registers a method, a loss or a backbone of your\n"
+        "own; every command then knows it.\n\n"
         "Start with `fedem train`: it runs the embedded synthetic federation."
     )

@@ -187,6 +187,7 @@ class Bottleneck(FedEM):
     """Rounds that the clients train alone at the end, to reach their own optima."""
 
     method: tyro.conf.Suppress[tyro.conf.Fixed[str]] = FedEM.method
+    loss: tyro.conf.Suppress[tyro.conf.Fixed[str]] = FedEM.loss
     patience: tyro.conf.Suppress[tyro.conf.Fixed[int]] = 0
     per_client: tyro.conf.Suppress[tyro.conf.Fixed[bool]] = False
     checkpoint_every: tyro.conf.Suppress[tyro.conf.Fixed[int]] = 0
@@ -292,7 +293,7 @@ def settings(kind: type[Kind], prog: str, args: Sequence[str]) -> tuple[Kind, Co
         defaults = dataclasses.replace(base, out="")
     else:
         chosen = {"dataset": flags.dataset, "method": flags.method, "protocol": flags.protocol}
-        if flags.backbone == "ncf" and flags.method == FedEM.method:
+        if flags.backbone and flags.method == FedEM.method:
             chosen["backbone"] = flags.backbone
         base = defaults = preset(flags.preset, **chosen)
     default = kind(flags.config, flags.preset, defaults, flags.resume)

@@ -80,8 +80,8 @@ class Config:
     init_scale: Positive = 1.0
     """Standard deviation of the initial item table and user vector."""
     bce: Literal["logit", "probability"] = "probability"
-    """Form of the loss: probability = as released, its gradient vanishes at saturation; logit = the
-    stable form."""
+    """Form of the cross-entropy: probability = as released, its gradient vanishes at saturation;
+    logit = the stable form."""
 
     client_fraction: Share = 1.0
     """Share of the clients that train in a round."""

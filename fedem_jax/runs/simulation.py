@@ -17,6 +17,7 @@ from jaxtyping import Array
 
 from fedem_jax.client.paths import with_path
 from fedem_jax.config.base import FILES, Config
+from fedem_jax.config.plugins import is_shipped
 from fedem_jax.config.registry import METHODS
 from fedem_jax.config.shared import is_fused
 from fedem_jax.core.algorithm import Info, State
@@ -155,7 +156,7 @@ class Simulation:
     def _is_shipped(self) -> bool:
         """Whether nothing but this package decides what a round computes. The code of others may
         change from one run to the next, as a cell of a notebook does."""
-        shipped = isinstance(METHODS[self.config.method].algorithm, str)
+        shipped = isinstance(METHODS[self.config.method].algorithm, str) and is_shipped(self.config)
         own = type(self) is Simulation and self.algorithm is self._bound
         return shipped and own and self._draws == KeyedDraws.of_round
 
