@@ -15,7 +15,10 @@ PAGES = sorted((ROOT / "docs").rglob("*.md"))
 DRAWINGS = sorted((ROOT / "docs" / "assets").glob("*.svg"))
 LETTER = 0.6
 """Width of a letter in font sizes, on average, with a wide font."""
-OF_COMMANDS = {"--config", "--help", "--html", "--methods", "--preset", "--resume", "--seeds"}
+OF_COMMANDS = {
+    "--backend-store-uri", "--config", "--format", "--help", "--html", "--k", "--logdir",
+    "--methods", "--preset", "--resume", "--seeds", "--users",
+}  # fmt: skip
 
 
 def test_the_pages_are_found():
