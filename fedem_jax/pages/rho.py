@@ -35,11 +35,11 @@ def rho_charts(runs: Mapping[str, RhoCounts | None]) -> list[str]:
     if len(runs) > 1:
         lines = [line for colour, name, found in known for line in _of_run(colour, name, found)]
         return [line_chart("rho", UNIT, lines)]
-    ((*_, (rounds, counts)),) = known
-    late = known[0][-1].late().sum(axis=0)
+    ((_, _, found),) = known
+    late, by_round = found.late().sum(axis=0), found.counts.sum(axis=(1, 2))
     popularity, activity = late.sum(axis=0), late.sum(axis=1)
     return [
-        line_chart("rho over rounds", UNIT, _of_rows(rounds, counts.sum(axis=(1, 2)))),
+        line_chart("rho over rounds", UNIT, _of_rows(found.rounds, by_round)),
         _by_group("popularity of the item", "fifth of the items, most popular last", popularity),
         _by_group("activity of the client", "quarter of the clients, most active last", activity),
     ]
