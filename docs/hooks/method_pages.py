@@ -62,7 +62,7 @@ def _page(name: str, method: Method, row: list[str], costs: str) -> str:
         f"{costs} (`fedem plan --method {name} --preset released`).",
         *_wire(method),
         "## Settings",
-        textwrap.fill(_prose(inspect.getdoc(method.settings) or ""), 100),
+        _prose(inspect.getdoc(method.settings) or ""),
         _settings_table(method.settings, _own(method.settings)),
         "The rest are [settings of all methods](settings.md).",
         *_quirks(name, method.settings),
@@ -76,7 +76,7 @@ def _shared_settings() -> str:
     return "\n\n".join(
         [
             "# Settings of all methods",
-            textwrap.fill(_prose(inspect.cleandoc(Config.__doc__ or "").split("Raises:")[0]), 100),
+            _prose(inspect.cleandoc(Config.__doc__ or "").split("Raises:")[0]),
             _settings_table(Config, names),
         ]
     )

@@ -278,8 +278,8 @@ def trained_on(simulation: Simulation, state: State, rounds: int) -> tuple[np.nd
 def heterogeneity_of(federation: Federation, optimum: Float[np.ndarray, "C I D"]) -> np.ndarray:
     """[C] distance of each client's optimum to those of the others.
 
-    It is the root mean square, over the items that the client shares with others, of the distance
-    of its row to the mean of the others' rows. It is NaN without such an item.
+    For each item that the client shares with others, take the distance of its row to the mean of
+    their rows. The result is the root mean square of these distances; NaN without such an item.
     """
     total = np.zeros(optimum.shape[1:])
     number = np.zeros(federation.num_items)

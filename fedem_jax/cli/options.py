@@ -51,8 +51,8 @@ class Train:
     resume: Annotated[str, tyro.conf.arg(metavar="PATH")] = ""
     """Directory of an interrupted run; it goes on from its last checkpoint with its settings."""
     alternatives: Literal["auto", "yes", "no"] = "auto"
-    """Whether FedEM is shown beside what its clients would get without merging: alone, from one
-    table for all, from their cohort's table, and from popularity. Each is a run with the same
+    """Whether a run of FedEM also shows what its clients would get without merging: alone, from
+    one table for all, from their cohort's table, and from popularity. Each is a run with the same
     settings. auto = on the embedded federation, unless --quiet or --json is given."""
     quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Show nothing but warnings and errors, on standard error."""
@@ -101,8 +101,8 @@ class Audit(LocalOnly):
 
 @dataclass(frozen=True)
 class Plan(Train):
-    """Estimate what a run would cost, without running it: size classes and their padding, balance
-    over the devices, memory by phase, and bytes sent in a round.
+    """Estimate what a run would cost, without running it. The tables show size classes and their
+    padding, balance over the devices, memory by phase, and bytes sent in a round.
 
     It gives no times. It takes all settings of `fedem train`.
 
@@ -174,9 +174,9 @@ class Compare:
 
 @dataclass(frozen=True)
 class Bottleneck(FedEM):
-    """Measure what aggregation costs and what merging saves. Train FedEM, and evaluate every
-    aggregated client with its local, aggregated and merged item table: ranking, loss, and distance
-    to the optimum of the client. Write tables and pictures.
+    """Measure what aggregation costs and what merging saves. FedEM is trained. Every aggregated
+    client is evaluated with its local, its aggregated and its merged item table. Tables and
+    pictures show ranking, loss, and distance to the client's own optimum.
 
     examples:
       fedem bottleneck --dataset ml-100k --protocol paper

@@ -30,8 +30,10 @@ whose weights are shares of the samples; or a `LossOfBatch`, whose weights are t
 
 
 class InTurn(NamedTuple):
-    """Plain gradient steps in turn, batch by batch: the client's own parameters first, then, with
-    those moved, its item table, whose loss is the one reported (PFedRec, released program)."""
+    """Plain gradient steps in turn, batch by batch, as in the released program of PFedRec.
+
+    The client's own parameters move first. Its item table moves then; its loss is reported.
+    """
 
     lr_private: Float[Array, ""]
     lr_table: Float[Array, ""]

@@ -29,8 +29,8 @@ from fedem_jax.storage.files import put
 class Config:
     """Settings that all methods share; each method has a subclass that describes its experiments.
 
-    The defaults are those of the released program of a method, but for the protocol: the default
-    `leak-free` avoids the leak of the released programs.
+    The defaults are those of the released program of a method. Only the protocol differs: the
+    default `leak-free` avoids the leak of the released programs.
 
     Raises:
         UserError: a value has another type or is out of range. The sentence names the field and
@@ -65,8 +65,8 @@ class Config:
     eval_every: Count = 1
     """Rounds between two evaluations, which run as one compiled call."""
     patience: Natural = 0
-    """Evaluated rounds in a row without a better HR@K on validation after which the run ends; 0: it
-    runs all rounds."""
+    """The run ends after so many evaluated rounds in a row without a better HR@K on validation; 0:
+    it runs all rounds."""
 
     # the model and its local training
     dim: Count = 16

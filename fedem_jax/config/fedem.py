@@ -50,7 +50,7 @@ class FedEM(LocalPrivacy, LocalOptimiser, FusedClients, ServedClients):
     uniform = the same for all clients."""
     common_share: str = "fitted"
     """Share of the mean of all in the table of a cohort (aggregation = cohort): a number in [0, 1],
-    or fitted = for each row, from how much clients and cohorts differ in it."""
+    or fitted = a share for each row, from how much clients and cohorts differ in it."""
     similarity: Literal["l2", "cos"] = "l2"
     """Similarity of two item tables: l2 = from their distance; cos = cosine."""
     alpha: Weight = 0.9
@@ -214,8 +214,9 @@ class FedEM(LocalPrivacy, LocalOptimiser, FusedClients, ServedClients):
         return constant[self.merging] if self.merging in constant else float(self.merging)
 
     def alternatives(self) -> dict[str, FedEM]:
-        """What clients would use without this merging, by name, with the same settings: their own
-        tables, one table for all, and with cohorts the table of their cohort.
+        """What clients would use without this merging, by name. The settings are the same.
+
+        It is their own tables, one table for all, and with cohorts the table of their cohort.
 
         With cohorts all three share a program.
         """

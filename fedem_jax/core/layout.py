@@ -1,7 +1,7 @@
 """The clients of a federation on the device: ragged lists, size classes, blocks, shards.
 
-Sizes vary a hundredfold, so clients are never padded to the largest: each belongs to the smallest
-size class that holds its training positives, and a class is worked through block after block.
+Sizes vary a hundredfold, so clients are never padded to the largest. Each belongs to the smallest
+size class that holds its training positives. A class is worked through block after block.
 """
 
 from __future__ import annotations

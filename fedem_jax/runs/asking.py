@@ -1,5 +1,7 @@
-"""What the model of a client says, for the clients that are asked for: block after block, so that
-no array of all clients by all items is made."""
+"""Asks the models of chosen clients: for scores, tables, rho and lists.
+
+It works block after block, so no array of all clients by all items is made.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +85,7 @@ class Clients:
         if tables is None and algorithm.elastic is not None:
             tables = algorithm.elastic.tables
         elif tables is None and not isinstance(getattr(state.clients, "items", None), jax.Array):
-            raise UserError(f"item_table: {self._simulation.config.method} says of no item tables.")
+            raise UserError(f"item_table: {self._simulation.config.method} has no item tables.")
 
         def work(state, lists, places, clients):
             if tables is None:
