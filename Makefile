@@ -167,12 +167,12 @@ $(VENV)/.created: | python
 	@touch $@
 
 # $(call install,EXTRAS): with the versions of constraints.txt, where it names those of this Python
-install = $(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.$(if $(1),[$(1)])'
+install = $(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(1)]'
 needs := $(VENV)/.created pyproject.toml constraints.txt
 
 $(READY): $(needs)
 	@echo "installing fedem_jax into $(VENV), once; it takes a minute or two"
-	@$(call install,$(EXTRAS))
+	@$(call install,html$(EXTRAS:%=$(comma)%))
 	@touch $@
 
 $(READY_DEV): $(needs)

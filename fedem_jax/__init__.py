@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fedem_jax.analysis.verdict import Audit
     from fedem_jax.comparisons.compare import ComparisonResult, compare
     from fedem_jax.config.base import Config
+    from fedem_jax.config.plugins import register_backbone, register_loss
     from fedem_jax.config.presets import preset
     from fedem_jax.config.protocol import Protocol
     from fedem_jax.config.registry import METHODS, register
@@ -71,6 +72,8 @@ __all__ = [
     "preset",
     "read_federation",
     "register",
+    "register_backbone",
+    "register_loss",
     "run",
     "sweep",
     "write_federation",
@@ -91,6 +94,8 @@ _HOME = {
     "Protocol": "config.protocol",
     "preset": "config.presets",
     "register": "config.registry",
+    "register_backbone": "config.plugins",
+    "register_loss": "config.plugins",
     "Observer": "runs.observers",
     "Result": "runs.result",
     "open_run": "runs.opened",

@@ -11,12 +11,20 @@ class UserError(Exception):
     """A mistake that the user can correct.
 
     The message is one sentence. It names the file, line or value and the remedy. The command line
-    prints it without a traceback and exits with status 2.
+    prints it without a traceback and exits with `status`.
     """
+
+    status = 2
 
 
 class CannotResume(UserError):
     """A run cannot be resumed from the files on disk; it can only start over."""
+
+
+class PeerLost(UserError):
+    """Another process of the same run has ended, or cannot be reached."""
+
+    status = 4
 
 
 class Stopped(KeyboardInterrupt):

@@ -6,6 +6,7 @@ import inspect
 import pytest
 
 import fedem_jax as fj
+from fedem_jax.models.names import BACKBONES, LOSSES
 
 FUNCTIONS = [name for name in dir(fj) if inspect.isfunction(getattr(fj, name))]
 
@@ -17,10 +18,12 @@ def test_the_functions_are_found():
 @pytest.fixture
 def methods():
     """What an example registers is forgotten after it."""
-    before = dict(fj.METHODS)
+    registries = (fj.METHODS, LOSSES, BACKBONES)
+    before = [dict(known) for known in registries]
     yield
-    fj.METHODS.clear()
-    fj.METHODS.update(before)
+    for known, saved in zip(registries, before, strict=True):
+        known.clear()
+        known.update(saved)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

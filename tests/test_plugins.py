@@ -11,7 +11,7 @@ from skeleton import CODE, REGISTERED
 
 import fedem_jax as fj
 from fedem_jax.cli import main as cli
-from fedem_jax.config import registry
+from fedem_jax.config import plugins
 from fedem_jax.config.settings import AdamClients, FedMF
 from fedem_jax.runs.simulation import Simulation
 from fedem_jax.testing import check_method
@@ -27,7 +27,7 @@ def methods(monkeypatch):
     yield fj.METHODS
     fj.METHODS.clear()
     fj.METHODS.update(before)
-    registry.load_installed.cache_clear()
+    plugins.load_installed.cache_clear()
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_installed_packages_are_asked_when_a_name_is_unknown(monkeypatch, method
         exec(REGISTERED, scope)
 
     point = SimpleNamespace(name="skeleton", value="installed", load=load)
-    monkeypatch.setattr(registry, "entry_points", lambda group: [point])
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [point])
     fj.preset(method="fedmf")
     assert "skeleton" not in methods
     assert fj.preset(method="skeleton").method == "skeleton"
@@ -117,7 +117,7 @@ def test_installed_packages_are_asked_when_a_name_is_unknown(monkeypatch, method
 
 def test_a_broken_package_is_named(monkeypatch):
     point = SimpleNamespace(name="theirs", value="their.module", load=lambda: 1 / 0)
-    monkeypatch.setattr(registry, "entry_points", lambda group: [point])
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [point])
     with pytest.raises(fj.UserError, match=r"plug-in 'theirs' \(their\.module\): cannot be"):
         fj.preset(method="skeleton")
 

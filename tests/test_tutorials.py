@@ -21,9 +21,15 @@ def cells(file):
     return json.loads(file.read_text())["cells"]
 
 
-def test_there_are_four():
+def test_there_are_five():
     names = {file.stem for file in NOTEBOOKS}
-    assert names == {"own-ratings", "protocol-leak", "compare-and-sweep", "own-method"}
+    assert names == {
+        "own-ratings",
+        "protocol-leak",
+        "compare-and-sweep",
+        "bottleneck",
+        "own-method",
+    }
 
 
 def test_it_holds_no_outputs(notebook):

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import fedem_jax as fj
 from fedem_jax.config.base import Config, Range
+from fedem_jax.config.plugins import Registered
 from fedem_jax.config.presets import RELEASED
 from fedem_jax.config.registry import METHODS, Method
 from fedem_jax.config.tuned import tuned
@@ -61,7 +62,7 @@ def _page(name: str, method: Method, row: list[str], costs: str) -> str:
         f"{costs} (`fedem plan --method {name} --preset released`).",
         *_wire(method),
         "## Settings",
-        textwrap.fill(_prose(inspect.getdoc(method.settings) or ""), 100),
+        _prose(inspect.getdoc(method.settings) or ""),
         _settings_table(method.settings, _own(method.settings)),
         "The rest are [settings of all methods](settings.md).",
         *_quirks(name, method.settings),
@@ -75,7 +76,7 @@ def _shared_settings() -> str:
     return "\n\n".join(
         [
             "# Settings of all methods",
-            textwrap.fill(_prose(inspect.cleandoc(Config.__doc__ or "").split("Raises:")[0]), 100),
+            _prose(inspect.cleandoc(Config.__doc__ or "").split("Raises:")[0]),
             _settings_table(Config, names),
         ]
     )
@@ -177,6 +178,9 @@ def _accepts(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return ", ".join(f"`{choice}`" for choice in get_args(kind) if choice)
     if get_origin(kind) is Annotated:
+        for each in get_args(kind):
+            if isinstance(each, Registered):
+                return f"{', '.join(f'`{name}`' for name in each.known)}, or a registered name"
         number = {int: "an integer", float: "a number"}[get_args(kind)[0]]
         ranges = [str(each) for each in get_args(kind) if isinstance(each, Range)]
         return " ".join([number, *ranges])

@@ -15,7 +15,9 @@ import result_pages
 import tutorial_pages
 from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 import fedem_jax as fj
 from fedem_jax.config.registry import METHODS
@@ -35,6 +37,10 @@ MOVED = {
 INLINE = re.compile(r'<span class="arithmatex">\\\((.*?)\\\)</span>', re.DOTALL)
 BLOCK = re.compile(r'<div class="arithmatex">\s*\\\[(.*?)\\\]\s*</div>', re.DOTALL)
 """Formulas, as the extension arithmatex marks them."""
+OUTER = re.compile(
+    r"<(?:script|link|img|iframe|source|video|audio)\b[^>]*\b(?:src|href)=[\"']?(?:https?:)?//[^>]*>"
+)
+"""What a browser would load from another host."""
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -75,6 +81,16 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 def on_page_content(html: str, **_: Any) -> str:
     """Formulas become MathML, which browsers show without a script."""
     return BLOCK.sub(_block, INLINE.sub(_inline, html))
+
+
+def on_post_page(output: str, page: Page, **_: Any) -> None:
+    """Refuse a page that needs the network.
+
+    Raises:
+        PluginError: it loads a script, a style, a picture or a frame from another host.
+    """
+    if found := OUTER.search(output):
+        raise PluginError(f"{page.file.src_uri} loads from the network: {found[0]}")
 
 
 def _inline(formula: re.Match[str]) -> str:

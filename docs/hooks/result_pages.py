@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 QUESTIONS = {
+    "when": ("When should clients merge, and with whom?", ["When should clients merge?"]),
     "leak": ("Does a protocol leak?", ["One method, two protocols"]),
     "authors": ("Does this program compute what the released one does?", ["The authors' curve"]),
     "methods": ("Which method is best?", ["All methods in one place"]),
@@ -17,6 +18,7 @@ QUESTIONS = {
             "The aggregation bottleneck",
             "FedEM, part by part",
             "The search for settings without the leak",
+            "The leak inside the method, and steps that learn",
         ],
     ),
     "quadratic": ("Why does a learned rho fall to zero?", ["Quadratic clients"]),

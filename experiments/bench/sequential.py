@@ -19,7 +19,7 @@ import optax
 from fedem_jax.client.merging import merged
 from fedem_jax.config.fedem import FedEM
 from fedem_jax.models.adapter import Adapter
-from fedem_jax.models.losses import LOSSES
+from fedem_jax.models.losses import BCE
 from fedem_jax.models.mf import MF
 from fedem_jax.runs.simulation import Simulation
 
@@ -81,7 +81,7 @@ class Sequential:
     def __init__(self, config: FedEM):
         self.config = config
         backbone, theta = MF(config.dim, config.init_scale), Adapter(config.adapter_widths)
-        loss = LOSSES[config.bce]
+        loss = BCE[config.bce]
         adapt, embed = optax.adam(config.lr_adapter), optax.adam(config.lr_embedding)
 
         def weigh(adapter, table, target):

@@ -34,7 +34,7 @@ from fedem_jax.evaluation.ranking import rank_all
 from fedem_jax.evaluation.records import Setting
 from fedem_jax.higher import higher
 from fedem_jax.methods import bind
-from fedem_jax.models.losses import LOSSES
+from fedem_jax.models.losses import BCE
 from fedem_jax.runs.observers import Observer, Observers
 from fedem_jax.runs.simulation import Simulation, check_list, device_name, versions
 
@@ -133,6 +133,11 @@ def bottleneck(
     """
     if not config.downloads:
         raise UserError("merging: none merges nothing, so there is nothing to compare.")
+    if config.loss != "bce":
+        raise UserError(
+            f"loss: a bottleneck study measures the loss sample by sample, which {config.loss} is "
+            "not; give bce."
+        )
     if alone < 2:
         raise UserError(f"alone: {alone} is out of range; give a number of at least 2.")
     federation = federation_of(config) if federation is None else federation
@@ -227,7 +232,7 @@ def losses_of(
         draws: the random choices of the round.
         hyper: the method's numbers.
     """
-    layout, loss = simulation.layout, LOSSES[simulation.config.bce]
+    layout, loss = simulation.layout, BCE[simulation.config.bce]
     positives = max(size.positives for size in layout.classes)
     barred = max(size.barred for size in layout.classes)
 
@@ -273,8 +278,8 @@ def trained_on(simulation: Simulation, state: State, rounds: int) -> tuple[np.nd
 def heterogeneity_of(federation: Federation, optimum: Float[np.ndarray, "C I D"]) -> np.ndarray:
     """[C] distance of each client's optimum to those of the others.
 
-    It is the root mean square, over the items that the client shares with others, of the distance
-    of its row to the mean of the others' rows. It is NaN without such an item.
+    For each item that the client shares with others, take the distance of its row to the mean of
+    their rows. The result is the root mean square of these distances; NaN without such an item.
     """
     total = np.zeros(optimum.shape[1:])
     number = np.zeros(federation.num_items)

@@ -117,8 +117,11 @@ class Audit:
 
     @property
     def table(self) -> pd.DataFrame:
-        """A row for validation and one for test: HR@K of Local-only with its 95 % interval, of a
-        random order and of popularity, and how many held-out items training met."""
+        """A row for validation and one for test.
+
+        It has HR@K of Local-only with its 95 % interval, of a random order and of popularity. It
+        also counts the held-out items that training met.
+        """
         rows = {}
         for part, figures in self._parts():
             low, high = figures.interval

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from fedem_jax.cli.audit import audit
 from fedem_jax.cli.bottleneck import bottleneck
+from fedem_jax.cli.cluster import leaving
 from fedem_jax.cli.compare import compare
 from fedem_jax.cli.data import data
 from fedem_jax.cli.export import export
@@ -41,8 +42,8 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run a command of `fedem`.
 
     Exit status: 0 done, 1 an audited protocol leaks, 2 a mistake of the user, 3 an unforeseen
-    error (FEDEM_TRACEBACK=1 shows its traceback), 130 interrupted, 141 the reader of its output has
-    ended, 143 terminated.
+    error (FEDEM_TRACEBACK=1 shows its traceback), 4 another process of the run was lost, 130
+    interrupted, 141 the reader of its output has ended, 143 terminated.
 
     Args:
         args: command and options; None: those of the process.
@@ -60,7 +61,8 @@ def main(args: Sequence[str] | None = None) -> None:
         else:
             raise UserError(f"unknown command '{args[0]}': {nearest(args[0], list(COMMANDS))}.")
 
-    run_command(command)
+    with leaving():
+        run_command(command)
 
 
 def _usage() -> str:
@@ -69,7 +71,7 @@ def _usage() -> str:
         "usage: fedem [--plugin FILE.py] COMMAND [OPTIONS]\n\n"
         "Federated recommendation, simulated on one accelerator.\n\n"
         f"commands:\n{commands}\n\n"
-        "--plugin runs a Python file that registers a method of your own; every command then\n"
-        "knows it.\n\n"
+        "--plugin runs a Python file that registers a method, a loss or a backbone of your\n"
+        "own; every command then knows it.\n\n"
         "Start with `fedem train`: it runs the embedded synthetic federation."
     )

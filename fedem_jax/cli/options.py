@@ -51,8 +51,8 @@ class Train:
     resume: Annotated[str, tyro.conf.arg(metavar="PATH")] = ""
     """Directory of an interrupted run; it goes on from its last checkpoint with its settings."""
     alternatives: Literal["auto", "yes", "no"] = "auto"
-    """Whether FedEM is shown beside what its clients would get without merging: alone, from one
-    table for all, from their cohort's table, and from popularity. Each is a run with the same
+    """Whether a run of FedEM also shows what its clients would get without merging: alone, from
+    one table for all, from their cohort's table, and from popularity. Each is a run with the same
     settings. auto = on the embedded federation, unless --quiet or --json is given."""
     quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Show nothing but warnings and errors, on standard error."""
@@ -61,6 +61,13 @@ class Train:
     log_to: tuple[Tracker, ...] = ()
     """Trackers that the run is also written for, below its directory. Each needs the extra of its
     name. --resume goes on with them."""
+    coordinator: Annotated[str, tyro.conf.arg(metavar="HOST:PORT")] = ""
+    """Address of the first process, where several run together. All of them get the same command
+    and the same --out, and each its --process-id. srun and mpirun give these three on their own."""
+    process_id: int = -1
+    """Number of this process, from 0. The first one writes the run directory and shows the run."""
+    num_processes: int = 0
+    """Number of processes."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +101,8 @@ class Audit(LocalOnly):
 
 @dataclass(frozen=True)
 class Plan(Train):
-    """Estimate what a run would cost, without running it: size classes and their padding, balance
-    over the devices, memory by phase, and bytes sent in a round.
+    """Estimate what a run would cost, without running it. The tables show size classes and their
+    padding, balance over the devices, memory by phase, and bytes sent in a round.
 
     It gives no times. It takes all settings of `fedem train`.
 
@@ -109,6 +116,9 @@ class Plan(Train):
     quiet: tyro.conf.Suppress[tyro.conf.Fixed[bool]] = False
     json: tyro.conf.Suppress[tyro.conf.Fixed[bool]] = False
     log_to: tyro.conf.Suppress[tyro.conf.Fixed[tuple[Tracker, ...]]] = ()
+    coordinator: tyro.conf.Suppress[tyro.conf.Fixed[str]] = ""
+    process_id: tyro.conf.Suppress[tyro.conf.Fixed[int]] = -1
+    num_processes: tyro.conf.Suppress[tyro.conf.Fixed[int]] = 0
 
 
 @dataclass(frozen=True)
@@ -164,9 +174,9 @@ class Compare:
 
 @dataclass(frozen=True)
 class Bottleneck(FedEM):
-    """Measure what aggregation costs and what merging saves. Train FedEM, and evaluate every
-    aggregated client with its local, aggregated and merged item table: ranking, loss, and distance
-    to the optimum of the client. Write tables and pictures.
+    """Measure what aggregation costs and what merging saves. FedEM is trained. Every aggregated
+    client is evaluated with its local, its aggregated and its merged item table. Tables and
+    pictures show ranking, loss, and distance to the client's own optimum.
 
     examples:
       fedem bottleneck --dataset ml-100k --protocol paper
@@ -177,6 +187,7 @@ class Bottleneck(FedEM):
     """Rounds that the clients train alone at the end, to reach their own optima."""
 
     method: tyro.conf.Suppress[tyro.conf.Fixed[str]] = FedEM.method
+    loss: tyro.conf.Suppress[tyro.conf.Fixed[str]] = FedEM.loss
     patience: tyro.conf.Suppress[tyro.conf.Fixed[int]] = 0
     per_client: tyro.conf.Suppress[tyro.conf.Fixed[bool]] = False
     checkpoint_every: tyro.conf.Suppress[tyro.conf.Fixed[int]] = 0
@@ -282,7 +293,7 @@ def settings(kind: type[Kind], prog: str, args: Sequence[str]) -> tuple[Kind, Co
         defaults = dataclasses.replace(base, out="")
     else:
         chosen = {"dataset": flags.dataset, "method": flags.method, "protocol": flags.protocol}
-        if flags.backbone == "ncf" and flags.method == FedEM.method:
+        if flags.backbone and flags.method == FedEM.method:
             chosen["backbone"] = flags.backbone
         base = defaults = preset(flags.preset, **chosen)
     default = kind(flags.config, flags.preset, defaults, flags.resume)

@@ -1,4 +1,5 @@
-"""`--plugin FILE`: a Python file that registers methods, before a command reads its options."""
+"""`--plugin FILE`: a Python file that registers a method, a loss or a backbone, before a command
+reads its options."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from pathlib import Path
 from fedem_jax.errors import UserError, in_short
 
 FLAG = "--plugin"
+WANTED = "a Python file that registers a method, a loss or a backbone"
 
 
 def load_plugins(args: Sequence[str]) -> list[str]:
@@ -32,7 +34,7 @@ def load_plugins(args: Sequence[str]) -> list[str]:
             continue
         file = value if equals else next(given, "")
         if not file:
-            raise UserError(f"{FLAG}: give a Python file that registers a method.")
+            raise UserError(f"{FLAG}: give {WANTED}.")
         load_file(Path(file))
     return rest
 
@@ -40,7 +42,7 @@ def load_plugins(args: Sequence[str]) -> list[str]:
 def load_file(path: Path) -> None:
     """Run a Python file as a module of its own."""
     if not path.is_file():
-        raise UserError(f"{FLAG}: {path} is no file; give a Python file that registers a method.")
+        raise UserError(f"{FLAG}: {path} is no file; give {WANTED}.")
     name = f"fedem_jax_plugin_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:

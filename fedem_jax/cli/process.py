@@ -28,7 +28,7 @@ def run_command(work: Callable[[], None]) -> None:
         _flushed(work)
     except UserError as error:
         _complain("error", str(error))
-        raise SystemExit(2) from None
+        raise SystemExit(error.status) from None
     except KeyboardInterrupt as interrupt:
         _complain("interrupted", str(interrupt) or "nothing was written.")
         raise SystemExit(128 + getattr(interrupt, "number", signal.SIGINT)) from None

@@ -64,7 +64,7 @@ def _show(options: Report) -> None:
     """Draw the pictures of runs, print their tables, and write their page if it is asked for."""
     from fedem_jax.report.alternatives import alternatives_chart, alternatives_table
     from fedem_jax.report.curves import learning_curves
-    from fedem_jax.report.pictures import draw_run
+    from fedem_jax.report.pictures import draw_run, read_rho
     from fedem_jax.report.run_tables import closing, comparison
     from fedem_jax.report.tables import in_terminal
     from fedem_jax.report.terminal import Terminal
@@ -100,6 +100,7 @@ def _show(options: Report) -> None:
                 run,
                 read_per_client(Path(path)) if (Path(path) / PER_CLIENT).exists() else None,
                 read_alternatives(Path(path)),
+                read_rho(Path(path)),
             )
             for name, (path, run) in zip(names, runs, strict=True)
         ]

@@ -99,6 +99,9 @@ class SweepCommand(Train):
     """Print one JSON object with all settings, the best first, on standard output, and the progress
     on standard error."""
     log_to: tyro.conf.Suppress[tyro.conf.Fixed[tuple[Tracker, ...]]] = ()
+    coordinator: tyro.conf.Suppress[tyro.conf.Fixed[str]] = ""
+    process_id: tyro.conf.Suppress[tyro.conf.Fixed[int]] = -1
+    num_processes: tyro.conf.Suppress[tyro.conf.Fixed[int]] = 0
 
 
 def sweep(args: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from fedem_jax.cli import process
+from fedem_jax.cli.cluster import Peers, joined, peers_of
 from fedem_jax.cli.options import Train, settings
 from fedem_jax.config.fedem import FedEM
 from fedem_jax.config.words import without_effect
@@ -22,7 +23,9 @@ def train(args: Sequence[str]) -> None:
     """Run one experiment; `fedem train --help` explains every setting."""
     options, base = settings(Train, "fedem train", args)
     source, config, resume = options.config, options.settings, bool(options.resume)
-    has_alternatives = wants_alternatives(options)
+    peers = peers_of(options.coordinator, options.process_id, options.num_processes)
+    check_alone(options, peers)
+    has_alternatives = wants_alternatives(options) and not peers.several
 
     from fedem_jax.runs.checks import check_free, check_settings, first_free
     from fedem_jax.runs.names import ALTERNATIVES, CONFIG, SUMMARY
@@ -36,10 +39,13 @@ def train(args: Sequence[str]) -> None:
             config = dataclasses.replace(config, out=str(free))
     out = config.run_directory()
     if not resume:
-        check_free(out)
+        if peers.is_first:
+            check_free(out)
     elif config.out != options.resume:
         raise UserError("resume: goes on in the folder of the run; leave --out out.")
     elif (out / SUMMARY).exists() and not (has_alternatives and not (out / ALTERNATIVES).exists()):
+        if not peers.is_first:
+            return
         if options.json:
             print((out / SUMMARY).read_text(encoding="utf-8"), end="")
         elif not options.quiet:
@@ -54,7 +60,7 @@ def train(args: Sequence[str]) -> None:
     from fedem_jax.report.progress import Progress
     from fedem_jax.report.tables import written_files
     from fedem_jax.report.terminal import Terminal
-    from fedem_jax.runs.directory import RunDirectory
+    from fedem_jax.runs.following import run_directory
     from fedem_jax.runs.opened import open_run
     from fedem_jax.runs.train import run
     from fedem_jax.watching.by_name import TRACKERS, names_of
@@ -65,19 +71,19 @@ def train(args: Sequence[str]) -> None:
     if idle:
         notes.append(f"{without_effect(idle, config.method)}.")
 
-    console = Terminal(stderr=options.json, quiet=options.quiet)
-    with Progress(console, out) as progress, Stopping(progress.say) as stop:
+    console = Terminal(stderr=options.json, quiet=options.quiet or not peers.is_first)
+    with joined(peers, out), Progress(console, out) as progress, Stopping(progress.say) as stop:
         for note in notes:
             progress.say(note)
         try:
             if (out / SUMMARY).exists():
                 result = open_run(out)
             else:
-                directory = RunDirectory(out, resume, progress.say, draw_run)
+                directory = run_directory(out, resume, progress.say, draw_run)
                 names = names_of(options.log_to, out, resume)
                 trackers = [TRACKERS[name](out) for name in names]
                 result = run(config, None, [progress, *trackers], directory, stop)
-                if names:
+                if names and peers.is_first:
                     console.print(written_files(out, names), soft_wrap=True)
             if has_alternatives:
                 _show_alternatives(result, stop, console)
@@ -86,8 +92,23 @@ def train(args: Sequence[str]) -> None:
             rest = " --alternatives yes" if (out / SUMMARY).exists() else ""
             hint = f"go on with `fedem train --resume {out}{rest}`." if started else ""
             raise Stopped(getattr(interrupt, "number", signal.SIGINT), hint) from None
-    if options.json:
+    if options.json and peers.is_first:
         print((out / SUMMARY).read_text(encoding="utf-8"), end="")
+
+
+def check_alone(options: Train, peers: Peers) -> None:
+    """Refuse what several processes cannot do together.
+
+    Raises:
+        UserError: they have no folder in common, or are asked for the alternatives.
+    """
+    if peers.several and not (options.settings.out or options.resume):
+        raise UserError("out: several processes write one run; give all of them the same --out.")
+    if peers.several and options.alternatives == "yes":
+        raise UserError(
+            "alternatives: several processes train one run alone; leave --alternatives out, and "
+            "ask for them by --resume in a single process."
+        )
 
 
 def wants_alternatives(options: Train) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -23,9 +24,7 @@ from fedem_jax.core.samples import ClientSamples, over_all_items
 from fedem_jax.core.table_storage import from_storage
 from fedem_jax.models import ncf
 from fedem_jax.models.adapter import Adapter, Logistic, Single
-from fedem_jax.models.losses import ranking_loss
-from fedem_jax.models.mf import MF
-from fedem_jax.models.scoring import scoring
+from fedem_jax.models.scoring import backbone_of, numbers_per_row, scoring, trained_by
 
 
 class ElasticClient(NamedTuple):
@@ -33,8 +32,8 @@ class ElasticClient(NamedTuple):
 
     config: FedEM
     num_items: int
-    backbone: MF | ncf.NCF
-    """Of the scores: p_u . q_i, or f_u(p_u, q_i)."""
+    backbone: nn.Module
+    """Of the scores: p_u . q_i, f_u(p_u, q_i), or a registered one."""
     logits: Callable[..., Any]
     objective: Objective
     adapter: Adapter | Single | Logistic
@@ -42,13 +41,14 @@ class ElasticClient(NamedTuple):
     @classmethod
     def of(cls, config: FedEM, num_items: int) -> ElasticClient:
         """The client that the settings describe."""
-        if config.backbone == "mf":
-            backbone = MF(config.dim)
-        else:
+        if config.backbone == "ncf":
             backbone = ncf.NCF(config.dim, config.network_widths)
+        else:
+            backbone = backbone_of(config.backbone, config.dim)
         adapters = {"table": Single(), "features": Logistic()}
         adapter = adapters.get(config.adapter, Adapter(config.adapter_widths))
-        return cls(config, num_items, backbone, *scoring(backbone, config.bce), adapter)
+        model = scoring(backbone, config.bce, config.loss)
+        return cls(config, num_items, backbone, *model, adapter)
 
     def first_adapter(self, key: Key[Array, ""], table: Float[Array, "I D"]) -> Any:
         """theta_0, the parameters that all adapters start from."""
@@ -62,9 +62,9 @@ class ElasticClient(NamedTuple):
 
     def optimiser(self, hyper: Any) -> Optimiser:
         """Optimiser of the pair `(private, table)`, unless there is a closed form."""
-        if self.config.backbone == "mf":
-            return optimiser_of(self.config, hyper, self.num_items)
-        return ncf.adam(hyper.lr_embedding, hyper.lr_network, hyper.weight_decay)
+        if self.config.backbone == "ncf":
+            return ncf.adam(hyper.lr_embedding, hyper.lr_network, hyper.weight_decay)
+        return optimiser_of(self.config, hyper, self.num_items)
 
     def adapter_optimiser(self, hyper: Any) -> optax.GradientTransformation:
         """Optimiser of theta_u, with one update for its small arrays."""
@@ -77,14 +77,14 @@ class ElasticClient(NamedTuple):
             steps = ClosedForm(hyper.lr_embedding, hyper.confidence, hyper.regularization)
             return partial(fit_closed_form, self.objective, optimiser=steps)
         optimiser = self.optimiser(hyper)
-        if self.config.backbone == "ncf":
+        if self.config.backbone != "mf":
             return partial(fit_network, self.objective, optimiser=optimiser)
         return fit_of(self.config, self.objective, optimiser, hyper.lr_embedding)
 
     def elastic_fit(self, hyper: Any) -> ElasticFit:
         """Trains theta_u and the same, merging batch by batch."""
         return elastic_fit_of(
-            self.config, self.objective, self.adapter_loss, partial(self.rho, hyper),
+            self.config, self.objective, self.adapter_objective, partial(self.rho, hyper),
             self.adapter_optimiser(hyper), self.optimiser(hyper), hyper,
         )  # fmt: skip
 
@@ -96,12 +96,11 @@ class ElasticClient(NamedTuple):
         unseen = self.config.adapter_samples == "held-out-unseen"
         return HoldOut(self.config.held_out_share, unseen)
 
-    def adapter_loss(self, private, rows, labels, weights, present) -> Float[Array, ""]:
-        """Loss of a batch that the adapter is fitted by; an `AdapterLoss`."""
-        if self.config.adapter_loss == "ranking":
-            counts = weights * present.sum()
-            return ranking_loss(self.logits(private, rows), labels, counts)
-        return self.objective(private, rows, labels, weights)
+    @property
+    def adapter_objective(self) -> Objective:
+        """Loss of rows that the adapter is fitted by."""
+        loss = {"cross-entropy": "bce", "ranking": "softmax"}[self.config.adapter_loss]
+        return trained_by(self.logits, self.config.bce, loss).objective
 
     def knows(self, server: Any, own: Any) -> tuple[Any, Array, Array, Any, Array | None]:
         """What a client has when a table waits for it: p_u, Q_u, G_u, theta_u, and what rho depends
@@ -173,16 +172,20 @@ def merging_scratch(config: FedEM, layout: Layout, uploads: int, block: int) -> 
     merge: those to train; own and aggregated table and their merger, [I D], less its rows, [M D];
     the adapter's hidden layers, [I] each; features and samples of the rows, [I] each.
     train: with a closed form all rows, before, after and the own ones, [I D] each.
-    evaluate: with NCF also the network's input and widest layer, [I].
+    evaluate: with NCF also the network's input and widest layer, [I] each; with a registered
+    backbone all that it computes.
     """
     dim, num_items = config.dim, layout.num_items
     tables = 3 if config.downloads else 1
     kept = visits(config)
-    numbers = training_scratch(layout, dim, block, tables, kept)
+    numbers = training_scratch(layout, dim, block, tables, kept, config.pairs)
     if config.closed_form:
         numbers["train"] = block * num_items * (3 * dim + 8)
     if config.backbone == "ncf":
         numbers["evaluate"] += block * num_items * ncf.inside(dim, config.network_widths)
+    elif config.backbone != "mf":
+        own = backbone_of(config.backbone, dim)
+        numbers["evaluate"] += block * num_items * numbers_per_row(own, dim)
     if config.downloads:
         rows = num_items if config.closed_form else max(size.rows for size in layout.classes)
         inside = 3 + sum(config.adapter_widths) * config.learns_rho
@@ -190,7 +193,7 @@ def merging_scratch(config: FedEM, layout: Layout, uploads: int, block: int) -> 
         merging = num_items * (3 * dim + inside + beside) - rows * dim
         width = min(block, uploads)
         sorted_so = layout._replace(classes=layout.classes_for(uploads))
-        own = training_scratch(sorted_so, dim, width, tables, kept)
+        own = training_scratch(sorted_so, dim, width, tables, kept, config.pairs)
         train = width * num_items * (3 * dim + 8) if config.closed_form else own["train"]
         numbers["merge"] = train + width * merging
     return numbers

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from fedem_jax.client.fused import Adam, Products, fit_fused
 from fedem_jax.client.fused_merging import fit_merging
 from fedem_jax.client.local import InTurn, Objective, Optimiser, fit_embedding
-from fedem_jax.client.merging import AdapterLoss, RhoOf, fit_elastic
+from fedem_jax.client.merging import RhoOf, fit_elastic
 from fedem_jax.config.base import Config
 from fedem_jax.config.fedem import FedEM
 from fedem_jax.config.settings import FedMF, LocalOnly
@@ -35,7 +35,7 @@ def fit_of(
 
     Args:
         config: names the path and the loss.
-        objective: that loss of rows, as a weighted sum.
+        objective: that loss of rows.
         optimiser: of the pair `(private, table)`: Adam, or plain steps in turn.
         lr: step size of Adam.
     """
@@ -56,7 +56,7 @@ def fit_of(
 def elastic_fit_of(
     config: FedEM,
     objective: Objective,
-    adapter_loss: AdapterLoss,
+    of_adapter: Objective,
     rho_of: RhoOf,
     adapt: optax.GradientTransformation,
     embed: Optimiser,
@@ -66,13 +66,13 @@ def elastic_fit_of(
 
     Args:
         config: names the path and the loss.
-        objective, adapter_loss, rho_of, adapt, embed: as for `fit_elastic`.
+        objective, of_adapter, rho_of, adapt, embed: as for `fit_elastic`.
         hyper: the numbers `lr_embedding` and `lr_adapter`.
     """
 
     def by_xla(adapter, private, table, aggregated, samples):
         return fit_elastic(
-            objective, adapter_loss, rho_of, adapter, private, table, aggregated, samples,
+            objective, of_adapter, rho_of, adapter, private, table, aggregated, samples,
             adapt, embed,
         )  # fmt: skip
 

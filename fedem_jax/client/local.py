@@ -21,15 +21,19 @@ from fedem_jax.config.shared import LocalOptimiser
 from fedem_jax.core.blocks import alone, loop_bound
 from fedem_jax.core.round import Trained
 from fedem_jax.core.samples import ClientSamples
+from fedem_jax.models.scoring import LossOfBatch
 
 Carry = TypeVar("Carry")
 Objective = Callable[[Any, Array, Array, Array], Array]
-"""`(private, rows [M D], labels [M], weights [M]) -> loss`: weighted sum over the rows."""
+"""`(private, rows [M D], labels [M], weights [M]) -> loss` of a batch: weighted sum over the rows,
+whose weights are shares of the samples; or a `LossOfBatch`, whose weights are their numbers."""
 
 
 class InTurn(NamedTuple):
-    """Plain gradient steps in turn, batch by batch: the client's own parameters first, then, with
-    those moved, its item table, whose loss is the one reported (PFedRec, released program)."""
+    """Plain gradient steps in turn, batch by batch, as in the released program of PFedRec.
+
+    The client's own parameters move first. Its item table moves then; its loss is reported.
+    """
 
     lr_private: Float[Array, ""]
     lr_table: Float[Array, ""]
@@ -172,6 +176,54 @@ def first_row_weights(
     return jnp.where(present & (first[row] == position), share[row], 0.0)
 
 
+def as_weighed(
+    objective: Objective, share: Float[Array, " B"], present: Bool[Array, " B"]
+) -> Float[Array, " B"]:
+    """The weights that an objective takes, of shares of a batch's samples."""
+    return jnp.round(share * present.sum()) if isinstance(objective, LossOfBatch) else share
+
+
+def loss_of_rows(
+    objective: Objective,
+    private: Any,
+    table: Float[Array, "M D"],
+    samples: ClientSamples,
+    row: Int[Array, " B"],
+    present: Bool[Array, " B"],
+) -> Float[Array, ""]:
+    """Loss of a batch, from its own rows alone.
+
+    Args:
+        objective: loss of rows.
+        private: the client's own parameters.
+        table: its compact table.
+        samples: of the client.
+        row, present: those of the batch.
+    """
+    share = first_row_weights(row, present, len(samples.rows))
+    weights = as_weighed(objective, share, present)
+    return objective(private, table[row], samples.labels[row], weights)
+
+
+def loss_of_table(
+    objective: Objective,
+    private: Any,
+    table: Float[Array, "M D"],
+    samples: ClientSamples,
+    row: Int[Array, " B"],
+    present: Bool[Array, " B"],
+) -> Float[Array, ""]:
+    """The same, with all rows scored where the loss is a sum over them.
+
+    A batch then enters as the share of its samples on each row, so that its gradient is dense: no
+    row is gathered or scattered, and every sum has a fixed order. Pairs of all rows would be too
+    many, so a `LossOfBatch` gets those of the batch.
+    """
+    if isinstance(objective, LossOfBatch):
+        return loss_of_rows(objective, private, table, samples, row, present)
+    return objective(private, table, samples.labels, batch_weights(row, present, len(samples.rows)))
+
+
 def descend(
     batch_loss: Callable[..., Array],
     params: Any,
@@ -204,25 +256,25 @@ def fit_embedding(
     table: Float[Array, "M D"],
     samples: ClientSamples,
     optimiser: Optimiser,
+    penalty: Callable[[Float[Array, "M D"]], Float[Array, ""]] | None = None,
 ) -> tuple[Any, Float[Array, "M D"], Trained]:
-    """Train a client's own parameters and its compact table together.
+    """Train a client's own parameters and its compact table together, by `loss_of_table`.
 
-    A batch enters as the share of its samples on each row, so that a step scores the table once
-    and its gradient is dense: no row is gathered or scattered, and every sum has a fixed order.
     The table is held as [D, M] meanwhile, which keeps the long axis contiguous.
 
     Args:
-        objective: loss of rows, as a weighted sum.
+        objective: loss of rows.
         private: the client's own parameters.
         table: rows of its item table that its samples touch.
         samples: of the client.
         optimiser: of the pair `(private, table)`.
+        penalty: of the whole table, added to the loss of every batch.
     """
 
     def batch_loss(params, row, present):
         private, columns = params
-        weights = batch_weights(row, present, samples.rows.shape[0])
-        return objective(private, columns.T, samples.labels, weights)
+        loss = loss_of_table(objective, private, columns.T, samples, row, present)
+        return loss if penalty is None else loss + penalty(columns.T)
 
     (private, columns), trained = descend(batch_loss, (private, table.T), samples, optimiser)
     return private, columns.T, trained
@@ -233,17 +285,16 @@ def fit_network(
     private: Any,
     table: Float[Array, "M D"],
     samples: ClientSamples,
-    optimiser: optax.GradientTransformation,
+    optimiser: Optimiser,
 ) -> tuple[Any, Float[Array, "M D"], Trained]:
     """The same as `fit_embedding`, for a client whose rows go through a network.
 
-    The network costs most, so a batch's rows are gathered.
+    The network costs most, so a batch's rows are gathered (`loss_of_rows`).
     """
 
     def batch_loss(params, row, present):
         private, table = params
-        weights = first_row_weights(row, present, samples.rows.shape[0])
-        return objective(private, table[row], samples.labels[row], weights)
+        return loss_of_rows(objective, private, table, samples, row, present)
 
     (private, table), trained = descend(batch_loss, (private, table), samples, optimiser)
     return private, table, trained

@@ -3,8 +3,8 @@
     y_u = x_u + sum over v > u of m_uv - sum over v < u of m_uv     modulo 2^32
     sum of y_u = sum of x_u                                         modulo 2^32
 
-x_u is what the client sends, weighted, as integers (`fedem_jax.core.fixed_point`), and m_uv are
-random integers from a key that u and v share (Bonawitz et al. 2017). y_u alone is uniform, whatever
+x_u is what the client sends, weighted, as integers (`fedem_jax.core.fixed_point`). m_uv are random
+integers from a key that u and v share (Bonawitz et al. 2017). y_u alone is uniform, whatever
 x_u is, as long as one of its masks is secret. Each pair of participants has a key of its own, so
 work and keys grow with the square of their number.
 

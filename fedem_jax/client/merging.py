@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float
 from fedem_jax.client.local import (
     Objective,
     Optimiser,
+    as_weighed,
     descend,
     first_row_weights,
     memory_of,
@@ -28,9 +29,6 @@ from fedem_jax.core.samples import ClientSamples
 RhoOf = Callable[..., Array]
 """`(adapter, local [M D], aggregated [M D], evidence [M ...]) -> rho [M]`: how much of the
 aggregated row."""
-AdapterLoss = Callable[[Any, Array, Array, Array, Array], Array]
-"""`(private, rows [B D], labels [B], weights [B], present [B]) -> loss` of a batch. The weights are
-shares of the samples that are present."""
 
 
 def merged(
@@ -61,7 +59,7 @@ def taken_up(
 
 
 def fit_adapter(
-    loss: AdapterLoss,
+    objective: Objective,
     rho_of: RhoOf,
     adapter: Any,
     private: Any,
@@ -74,7 +72,7 @@ def fit_adapter(
     """Fit the adapter alone (`merging = once`).
 
     Args:
-        loss: of the adapter.
+        objective: loss of rows that the adapter is fitted by.
         rho_of: rho of rows.
         adapter: its parameters, theta_u.
         private, table, aggregated, evidence: the client's own parameters, its rows, those that the
@@ -84,10 +82,11 @@ def fit_adapter(
     """
 
     def batch_loss(adapter, row, present):
-        weights = first_row_weights(row, present, samples.rows.shape[0])
+        share = first_row_weights(row, present, samples.rows.shape[0])
         local, target = table[row], aggregated[row]
         rows = merged(local, target, rho_of(adapter, local, target, at_place(evidence, row)))
-        return loss(private, rows, samples.labels[row], weights, present)
+        weights = as_weighed(objective, share, present)
+        return objective(private, rows, samples.labels[row], weights)
 
     adapter, _ = descend(batch_loss, adapter, samples, optimiser)
     return adapter
@@ -95,7 +94,7 @@ def fit_adapter(
 
 def fit_elastic(
     objective: Objective,
-    adapter_loss: AdapterLoss,
+    of_adapter: Objective,
     rho_of: RhoOf,
     adapter: Any,
     private: Any,
@@ -114,8 +113,8 @@ def fit_elastic(
     costs most, so rows are gathered batch by batch.
 
     Args:
-        objective: loss of rows, as a weighted sum.
-        adapter_loss: of the adapter.
+        objective: loss of rows that embeddings are trained by.
+        of_adapter: the same of the adapter.
         rho_of, adapter, private, table, aggregated, samples: as for `fit_adapter`.
         adapt: optimiser of the adapter.
         embed: optimiser of the pair `(private, table)`.
@@ -123,25 +122,28 @@ def fit_elastic(
 
     def step(carry, row, present):
         adapter, embedding, adapter_moments, moments = carry
-        weights = first_row_weights(row, present, samples.rows.shape[0])
+        share = first_row_weights(row, present, samples.rows.shape[0])
         target, label = aggregated[row], samples.labels[row]
+
+        def loss_by(objective, private, rows):
+            return objective(private, rows, label, as_weighed(objective, share, present))
 
         def rows_of(adapter, table):
             local = table[row]
             return merged(local, target, rho_of(adapter, local, target, None))
 
-        def of_adapter(adapter):
+        def adapter_loss(adapter):
             private, table = embedding
-            return adapter_loss(private, rows_of(adapter, table), label, weights, present)
+            return loss_by(of_adapter, private, rows_of(adapter, table))
 
-        update, adapter_moments = adapt.update(jax.grad(of_adapter)(adapter), adapter_moments)
+        update, adapter_moments = adapt.update(jax.grad(adapter_loss)(adapter), adapter_moments)
         adapter = optax.apply_updates(adapter, update)
 
-        def of_embedding(embedding):
+        def embedding_loss(embedding):
             private, table = embedding
-            return objective(private, rows_of(adapter, table), label, weights)
+            return loss_by(objective, private, rows_of(adapter, table))
 
-        embedding, moments, loss = stepped(of_embedding, embedding, moments, embed)
+        embedding, moments, loss = stepped(embedding_loss, embedding, moments, embed)
         return (adapter, embedding, adapter_moments, moments), loss
 
     embedding = (private, table)

@@ -9,7 +9,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float
 
-from fedem_jax.client.local import descend, first_row_weights
+from fedem_jax.client.local import descend, loss_of_rows
 from fedem_jax.core.algorithm import Newcomer
 from fedem_jax.core.blocks import BLOCK
 from fedem_jax.models.scoring import Scoring
@@ -38,8 +38,7 @@ def trained_alone(
             rows = table[samples.rows]
 
             def batch_loss(private, row, present):
-                weights = first_row_weights(row, present, len(samples.rows))
-                return model.objective(private, rows[row], samples.labels[row], weights)
+                return loss_of_rows(model.objective, private, rows, samples, row, present)
 
             return descend(batch_loss, private, samples, optimiser)[0]
 

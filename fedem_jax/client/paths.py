@@ -103,7 +103,7 @@ def largest_gap(device: Any, config: Fusable) -> float:
 
 def trainer(config: Fusable) -> Any:
     """`(row_of, labels, count, user, table, aggregated) -> parameters` of one client."""
-    model, rate = scoring(MF(config.dim), config.bce), jnp.float32(config.lr_embedding)
+    model, rate = scoring(MF(config.dim), config.bce, config.loss), jnp.float32(config.lr_embedding)
     rule = Rule(config.batch_size, config.local_epochs, jnp.float32(1e-4))
 
     class Rates:
@@ -133,13 +133,11 @@ def trainer(config: Fusable) -> Any:
     def rho_of(adapter, local, target, evidence):
         return jnp.asarray(net.apply({"params": adapter}, local, target))
 
-    def adapter_loss(private, rows, labels, weights, present):
-        return model.objective(private, rows, labels, weights)
-
     def merging(row_of, labels, count, user, table, aggregated):
         adapter = net.init(jax.random.key(0), table, aggregated)["params"]
         adapt = optax.flatten(optax.adam(Rates.lr_adapter))
-        fit = elastic_fit_of(config, model.objective, adapter_loss, rho_of, adapt, steps, Rates)
+        loss = model.objective
+        fit = elastic_fit_of(config, loss, loss, rho_of, adapt, steps, Rates)
         samples = samples_of(row_of, labels, count)
         adapter, private, merged, trained = fit(adapter, {"user": user}, table, aggregated, samples)
         return (

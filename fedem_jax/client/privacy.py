@@ -5,9 +5,9 @@
     laplace:   |.| is the L1 norm, Z ~ Laplace(0, 1)    (Dwork, McSherry, Nissim, Smith 2006)
     gaussian:  |.| is the L2 norm, Z ~ N(0, 1)          (Dwork, Roth 2014, appendix A)
 
-`known` is a table that does not depend on the client's data of this round (the last download, or
-FedEM's first table), M what the client's own parameters add to it. Whatever the client's data, the
-noiseless upload lies within `clip` of `known` in this norm, so that two data sets make it differ by
+`known` is a table that does not depend on the client's data of this round: the last download, or
+FedEM's first table. M is what the client's own parameters add to it. For any data of the client,
+the noiseless upload lies within `clip` of `known` in this norm. So two data sets make it differ by
 at most 2 clip. The noise covers all rows: those that moved would tell what was sampled.
 
 This bounds what one round's item table (and network or adapter, if sent) tells of one client's
@@ -38,9 +38,10 @@ DRAWS = {"laplace": jax.random.laplace, "gaussian": jax.random.normal}
 
 
 def epsilon(clip: float, scale: float, rounds: int = 1) -> float:
-    """epsilon of a client's item tables in all the rounds in which it uploads: any two data sets of
-    the client are neighbours, the sensitivity is 2 clip, and rounds add up (basic composition of
-    the Laplace mechanism: Dwork, McSherry, Nissim, Smith 2006).
+    """epsilon of a client's item tables in all the rounds in which it uploads.
+
+    Any two data sets of the client are neighbours, so the sensitivity is 2 clip. Rounds add up by
+    basic composition of the Laplace mechanism (Dwork, McSherry, Nissim, Smith 2006).
 
     It is for Laplace noise. Gaussian noise has no such epsilon without a delta.
 

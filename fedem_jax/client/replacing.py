@@ -132,7 +132,8 @@ def scratch(config: FedMF | PFedRec, layout: Layout, block: int) -> dict[str, in
     noise: that sum, the sum of the noises, and one client's noise with its bits.
     masks: that sum, the sum of the masks, one client's masks, and one of them.
     """
-    numbers = training_scratch(layout, config.dim, block, visits=visits(config))
+    kept = {"visits": visits(config), "pairs": config.pairs}
+    numbers = training_scratch(layout, config.dim, block, **kept)
     numbers["train"] += layout.num_items * config.dim
     if config.ldp_scale:
         numbers["noise"] = layout.num_items * 4 * config.dim

@@ -52,9 +52,11 @@ class ComparisonResult:
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """A row for each method: means and standard deviations over the seeds, differences to
-        `reference` with their p-values, bytes and seconds of a round. The columns are those of
-        table.csv."""
+        """A row for each method, with the columns of table.csv.
+
+        They are means and standard deviations over the seeds, differences to `reference` with their
+        p-values, and bytes and seconds of a round.
+        """
         return pd.DataFrame([as_row(each) for each in self.summaries]).set_index("method")
 
     def per_client(self, name: str) -> pd.DataFrame:

@@ -29,8 +29,8 @@ from fedem_jax.storage.files import put
 class Config:
     """Settings that all methods share; each method has a subclass that describes its experiments.
 
-    The defaults are those of the released program of a method, but for the protocol: the default
-    `leak-free` avoids the leak of the released programs.
+    The defaults are those of the released program of a method. Only the protocol differs: the
+    default `leak-free` avoids the leak of the released programs.
 
     Raises:
         UserError: a value has another type or is out of range. The sentence names the field and
@@ -65,8 +65,8 @@ class Config:
     eval_every: Count = 1
     """Rounds between two evaluations, which run as one compiled call."""
     patience: Natural = 0
-    """Evaluated rounds in a row without a better HR@K on validation after which the run ends; 0: it
-    runs all rounds."""
+    """The run ends after so many evaluated rounds in a row without a better HR@K on validation; 0:
+    it runs all rounds."""
 
     # the model and its local training
     dim: Count = 16
@@ -80,8 +80,8 @@ class Config:
     init_scale: Positive = 1.0
     """Standard deviation of the initial item table and user vector."""
     bce: Literal["logit", "probability"] = "probability"
-    """Form of the loss: probability = as released, its gradient vanishes at saturation; logit = the
-    stable form."""
+    """Form of the cross-entropy: probability = as released, its gradient vanishes at saturation;
+    logit = the stable form."""
 
     client_fraction: Share = 1.0
     """Share of the clients that train in a round."""
@@ -184,7 +184,8 @@ class Config:
     block_size: Natural = 0
     """Clients that train at the same time; 0: chosen for the device."""
     size_classes: Natural = 0
-    """Maximum number of size classes of clients; 0: as few as keep the padding small."""
+    """Maximum number of size classes of clients; 0: as few as keep the padding small, and on a CPU
+    only as many as save more time than they take to compile."""
     gpu_loops: Literal["graph", "host"] = "graph"
     """Who runs the loops of a round on an NVIDIA GPU: graph = CUDA graphs that hold whole loops;
     host = the host starts each pass, which takes longer."""

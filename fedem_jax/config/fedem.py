@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Annotated, Literal
 
+from fedem_jax.config.plugins import Backbone
 from fedem_jax.config.ranges import Count, Positive, Range, Weight
 from fedem_jax.config.shared import FusedClients, LocalOptimiser, LocalPrivacy, ServedClients
 from fedem_jax.errors import UserError, nearest
@@ -26,9 +27,9 @@ class FedEM(LocalPrivacy, LocalOptimiser, FusedClients, ServedClients):
     clients. The client merges the result with its own table, by a weight for each item."""
 
     method: str = "fedem"
-    backbone: Literal["mf", "ncf"] = "mf"
+    backbone: Backbone = "mf"
     """Model of a client: mf = inner product, as released; ncf = a network of user vector and item
-    row, which never leaves the client."""
+    row, which never leaves the client; or a name that fj.register_backbone was given."""
     lr_embedding: Positive = 0.1
     local_optimiser: Literal["adam", "sgd", "closed-form"] = "adam"
     """How local training moves user vector and item table: adam = both together by Adam, as
@@ -49,7 +50,7 @@ class FedEM(LocalPrivacy, LocalOptimiser, FusedClients, ServedClients):
     uniform = the same for all clients."""
     common_share: str = "fitted"
     """Share of the mean of all in the table of a cohort (aggregation = cohort): a number in [0, 1],
-    or fitted = for each row, from how much clients and cohorts differ in it."""
+    or fitted = a share for each row, from how much clients and cohorts differ in it."""
     similarity: Literal["l2", "cos"] = "l2"
     """Similarity of two item tables: l2 = from their distance; cos = cosine."""
     alpha: Weight = 0.9
@@ -73,8 +74,8 @@ class FedEM(LocalPrivacy, LocalOptimiser, FusedClients, ServedClients):
     """Mean share of a client's positives that are held out for the adapter (adapter_samples other
     than trained); 0: a fifth."""
     adapter_loss: Literal["cross-entropy", "ranking"] = "cross-entropy"
-    """Loss of the adapter: cross-entropy = as released; ranking = minus the log of the softmax of a
-    positive among the negatives of its batch."""
+    """Loss of the adapter, whatever that of local training is: cross-entropy = as released; ranking
+    = the loss softmax."""
     adapter_sharing: Literal["none", "average"] = "none"
     """Whether clients share their adapters: none = as released and in the paper; average = they are
     sent along with the tables, and clients start from their mean. That sends more than the paper
@@ -133,6 +134,11 @@ class FedEM(LocalPrivacy, LocalOptimiser, FusedClients, ServedClients):
             )
         if self.backbone == "ncf":
             self.refuse_network("backbone=ncf")
+        elif self.backbone != "mf" and self.closed_form:
+            raise UserError(
+                f"local_optimiser: closed-form solves for the user vector of backbone=mf, not of "
+                f"{self.backbone}; give adam or sgd."
+            )
 
     @property
     def without_kernel(self) -> str:
@@ -208,8 +214,9 @@ class FedEM(LocalPrivacy, LocalOptimiser, FusedClients, ServedClients):
         return constant[self.merging] if self.merging in constant else float(self.merging)
 
     def alternatives(self) -> dict[str, FedEM]:
-        """What clients would use without this merging, by name, with the same settings: their own
-        tables, one table for all, and with cohorts the table of their cohort.
+        """What clients would use without this merging, by name. The settings are the same.
+
+        It is their own tables, one table for all, and with cohorts the table of their cohort.
 
         With cohorts all three share a program.
         """
@@ -241,9 +248,14 @@ class FedEM(LocalPrivacy, LocalOptimiser, FusedClients, ServedClients):
         idle = (*self.idle_steps(), *self.idle_noise())
         if not self.closed_form:
             idle += ("confidence", "regularization")
-        elif not self.learns_rho:
-            idle += ("batch_size", "num_negative", "bce", "threshold")
-        if self.backbone == "mf":
+        else:
+            idle += ("loss",)
+            if not self.learns_rho:
+                idle += ("batch_size", "num_negative", "threshold")
+        fits_by_bce = self.learns_rho and self.adapter_loss == "cross-entropy"
+        if not fits_by_bce and (self.closed_form or self.loss != "bce"):
+            idle += ("bce",)
+        if self.backbone != "ncf":
             idle += ("network_widths", "lr_network", "weight_decay")
         if not self.learns_rho:
             idle += (

@@ -75,7 +75,7 @@ def preset(
     values = RELEASED.get((method, data), {})
     if name == "auto":
         learns = settings.get("protocol", Config.protocol) == Config.protocol
-        learns = learns and settings.get("backbone", "mf") == "mf"  # no network has been tuned
+        learns = learns and settings.get("backbone", "mf") == "mf"  # no other has been tuned
         name = "tuned" if learns and (method, data) in tuned() else "released"
         if learns and name == "released":
             values = UNKNOWN.get(method, values)

@@ -1,4 +1,4 @@
-"""Numbers that a setting accepts, as annotations of its field."""
+"""Numbers and names that a setting accepts, as annotations of its field."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import reprlib
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
+from fedem_jax.config.plugins import Registered
 from fedem_jax.errors import UserError, nearest
 
 
@@ -55,6 +56,8 @@ def check(name: str, kind: Any, value: Any) -> None:
         if isinstance(value, int) and value > MOST:
             raise UserError(f"{name}: has too many digits; give a number of at most {MOST}.")
         for allowed in get_args(kind):
+            if isinstance(allowed, Registered):
+                allowed.check(name, str(value))
             if isinstance(allowed, Range) and value not in allowed:
                 raise UserError(f"{name}: {value} is out of range; give a number {allowed}.")
     elif get_origin(kind) is tuple:

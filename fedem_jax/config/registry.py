@@ -7,12 +7,11 @@ import importlib
 import re
 import reprlib
 from collections.abc import Callable
-from functools import cache
-from importlib.metadata import entry_points
 from typing import Any, NamedTuple
 
 from fedem_jax.config.base import Config
 from fedem_jax.config.fedem import FedEM
+from fedem_jax.config.plugins import NAME, load_installed, origin
 from fedem_jax.config.references import EASE, ItemKNN, Popularity
 from fedem_jax.config.settings import (
     FCF,
@@ -26,7 +25,7 @@ from fedem_jax.config.settings import (
     LocalOnly,
     PFedRec,
 )
-from fedem_jax.errors import UserError, in_short, nearest
+from fedem_jax.errors import UserError, nearest
 
 
 class Method(NamedTuple):
@@ -62,12 +61,6 @@ METHODS: dict[str, Method] = {
     "cofedrec": Method(CoFedRec, "cofedrec:cofedrec"),
 }
 """Methods by name. CONTRIBUTING.md says how to add one; `register` adds one from elsewhere."""
-
-ENTRY_POINTS = "fedem_jax.methods"
-"""Group of the entry points by which an installed package offers methods. Each names a module, or
-something in it, that calls `register` when it is imported."""
-NAME = r"[a-z][a-z0-9-]*"
-"""Names that a method may have: commands and folders use them."""
 
 
 def register(settings: type[Config], algorithm: Callable[..., Any]) -> None:
@@ -109,7 +102,7 @@ def register(settings: type[Config], algorithm: Callable[..., Any]) -> None:
             "with a default of small letters, digits and hyphens."
         )
     there = METHODS.get(name)
-    if there and _origin(there.settings) != _origin(settings):
+    if there and origin(there.settings) != origin(settings):
         raise UserError(f"register: '{name}' is the name of another method; give another one.")
     METHODS[name] = Method(settings, algorithm)
 
@@ -126,25 +119,3 @@ def settings_of(method: str) -> type[Config]:
         hint = nearest(str(method)[:40], list(METHODS))
         raise UserError(f"method: {reprlib.repr(method)} is unknown; {hint}.")
     return METHODS[method].settings
-
-
-@cache
-def load_installed() -> None:
-    """Import what installed packages offer under `ENTRY_POINTS`, once.
-
-    Raises:
-        UserError: one of them cannot be imported; the sentence names it.
-    """
-    for point in entry_points(group=ENTRY_POINTS):
-        try:
-            point.load()
-        except Exception as error:
-            raise UserError(
-                f"plug-in '{point.name}' ({point.value}): cannot be imported ({in_short(error)}); "
-                "repair that package or remove it."
-            ) from error
-
-
-def _origin(settings: type) -> tuple[str, str]:
-    """Module and name of a class."""
-    return settings.__module__, settings.__qualname__

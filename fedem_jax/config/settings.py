@@ -18,6 +18,7 @@ from fedem_jax.config.shared import (
     LocalOptimiser,
     LocalPrivacy,
     MaskedUploads,
+    SampledClients,
     ServedClients,
 )
 from fedem_jax.errors import UserError
@@ -82,7 +83,7 @@ class FedMF(MaskedUploads, LocalPrivacy, LocalOptimiser, FusedClients, AdamClien
         return self.weighting == "uniform"
 
     def without_effect(self) -> tuple[str, ...]:
-        return (*self.idle_steps(), *self.idle_noise())
+        return (*super().without_effect(), *self.idle_steps(), *self.idle_noise())
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ class FedNCF(FedMF):
 
 
 @dataclass(frozen=True)
-class PFedRec(MaskedUploads, LocalPrivacy, Config):
+class PFedRec(MaskedUploads, LocalPrivacy, SampledClients):
     """PFedRec (Zhang et al., IJCAI 2023). Every client has its own score function and fine-tunes
     an averaged item table."""
 
@@ -169,11 +170,11 @@ class PFedRec(MaskedUploads, LocalPrivacy, Config):
         return True
 
     def without_effect(self) -> tuple[str, ...]:
-        return self.idle_noise()
+        return (*super().without_effect(), *self.idle_noise())
 
 
 @dataclass(frozen=True)
-class GPFedRec(Config):
+class GPFedRec(SampledClients):
     """GPFedRec (Zhang et al., KDD 2024). Item tables are aggregated over a graph of the clients and
     guide local training. Clients download the mean of the aggregated tables."""
 
@@ -216,11 +217,12 @@ class GPFedRec(Config):
         return super().refusals() | {"dropout": "its graph holds the tables of all clients"}
 
     def without_effect(self) -> tuple[str, ...]:
-        return ("neighbour_threshold",) if self.neighbours else ()
+        threshold = ("neighbour_threshold",) if self.neighbours else ()
+        return (*super().without_effect(), *threshold)
 
 
 @dataclass(frozen=True)
-class FedRAP(Config):
+class FedRAP(SampledClients):
     """FedRAP (Li et al., ICLR 2024). Clients add a personal item table to a common one. Only the
     common table is averaged."""
 
@@ -251,7 +253,8 @@ class FedRAP(Config):
 
     def without_effect(self) -> tuple[str, ...]:
         norm = () if self.sparsity else ("sparsity_norm",)
-        return norm if self.sparsity or self.independence else (*norm, "schedule")
+        schedule = () if self.sparsity or self.independence else ("schedule",)
+        return (*super().without_effect(), *norm, *schedule)
 
 
 @dataclass(frozen=True)
@@ -277,7 +280,7 @@ class FedCA(ServedClients):
 
 
 @dataclass(frozen=True)
-class CoFedRec(Config):
+class CoFedRec(SampledClients):
     """CoFedRec (He et al., WWW 2024). In each round a random group of similar clients downloads its
     mean table. Clusters of the items guide local training by a contrastive loss."""
 
@@ -298,4 +301,5 @@ class CoFedRec(Config):
     """That loss is multiplied by temperature / base_temperature."""
 
     def without_effect(self) -> tuple[str, ...]:
-        return () if self.contrast else ("temperature", "base_temperature")
+        of_contrast = () if self.contrast else ("temperature", "base_temperature")
+        return (*super().without_effect(), *of_contrast)

@@ -6,15 +6,37 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from fedem_jax.config.base import Config, share_of
+from fedem_jax.config.plugins import Loss
 from fedem_jax.config.ranges import Positive, Range, Share, Weight
 from fedem_jax.errors import UserError
+from fedem_jax.models.names import PAIRED_AT_ONCE
 
 Decay = Annotated[float, Range(0, 0.9999)]
 """Decay of a running mean: the share that a step keeps."""
 
 
 @dataclass(frozen=True)
-class AdamClients(Config):
+class SampledClients(Config):
+    """Clients that train by mini-batches of samples."""
+
+    loss: Loss = "bce"
+    """Loss of local training: bce = cross-entropy of each sample, in the form that the setting bce
+    names; bpr = minus the log of the sigmoid of z_p - z_n, mean over all pairs of a positive p and
+    a negative n of a batch; softmax = minus the log of the softmax of a positive among the
+    negatives of its batch; or a name that fj.register_loss was given."""
+
+    @property
+    def pairs(self) -> int:
+        """Numbers that a step keeps for pairs of its samples; a registered loss may have all."""
+        at_once = {"bce": 0, "softmax": 0, "bpr": 2 * PAIRED_AT_ONCE}
+        return 2 * self.batch_size * at_once.get(self.loss, self.batch_size)
+
+    def without_effect(self) -> tuple[str, ...]:
+        return super().without_effect() if self.loss == "bce" else ("bce",)
+
+
+@dataclass(frozen=True)
+class AdamClients(SampledClients):
     """Clients that train by Adam until their loss settles. Adam starts anew in every round."""
 
     lr_embedding: Positive = 0.01
@@ -28,7 +50,7 @@ MOST_PLACES = 1024
 
 
 @dataclass(frozen=True)
-class FusedClients(Config):
+class FusedClients(SampledClients):
     """Clients whose local training may be one kernel."""
 
     local_training: Literal["auto", "xla", "fused"] = "auto"
@@ -39,6 +61,8 @@ class FusedClients(Config):
     @property
     def without_kernel(self) -> str:
         """What keeps local training from being one kernel; empty: nothing."""
+        if self.loss != "bce":
+            return f"loss={self.loss}"
         return f"batch_size={self.batch_size}" if self.batch_size > MOST_PLACES else ""
 
     def __post_init__(self):

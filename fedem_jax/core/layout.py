@@ -1,7 +1,7 @@
 """The clients of a federation on the device: ragged lists, size classes, blocks, shards.
 
-Sizes vary a hundredfold, so clients are never padded to the largest: each belongs to the smallest
-size class that holds its training positives, and a class is worked through block after block.
+Sizes vary a hundredfold, so clients are never padded to the largest. Each belongs to the smallest
+size class that holds its training positives. A class is worked through block after block.
 """
 
 from __future__ import annotations
@@ -63,6 +63,11 @@ class Layout(NamedTuple):
     """Clients worked on side by side."""
     cohort: Int[np.ndarray, " C"]
     """Declared cohort of each client, which the server knows; all 0 if none is declared."""
+
+    @property
+    def device(self) -> Any:
+        """The first device that is of this process."""
+        return self.mesh.local_devices[0]
 
     @property
     def padded(self) -> int:

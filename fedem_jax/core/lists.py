@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Int
 
 from fedem_jax.core.layout import Layout
+from fedem_jax.core.processes import on_all
 from fedem_jax.data.federation import Federation
 
 
@@ -53,4 +53,4 @@ def lists_on_device(federation: Federation, layout: Layout) -> Lists:
         offsets(federation.barred_offsets),
         flat(federation.barred),
     )
-    return Lists(*jax.device_put(lists, layout.replicated()))
+    return Lists(*on_all(lists, layout.replicated()))

@@ -242,7 +242,7 @@ def added(total: Sum | None, sent: Contribution | None, present: Bool[Array, " B
 
 
 def training_scratch(
-    layout: Layout, dim: int, block: int, tables: int = 1, visits: int = 0
+    layout: Layout, dim: int, block: int, tables: int = 1, visits: int = 0, pairs: int = 0
 ) -> dict[str, int]:
     """Numbers that XLA keeps at once to train and to evaluate a block of clients.
 
@@ -255,11 +255,12 @@ def training_scratch(
         block: clients side by side.
         tables: item tables of a client that evaluation holds.
         visits: numbers that are kept for each positive of a client beside these.
+        pairs: numbers that a step of a client keeps beside these.
     """
     num_items, shard = layout.num_items, layout.shard
 
     def of_class(size: SizeClass) -> int:
-        each = size.rows * (5 * dim + 4) + num_items + visits * size.positives
+        each = size.rows * (5 * dim + 4) + num_items + visits * size.positives + pairs
         return min(block, size.members.shape[1]) * each
 
     return {

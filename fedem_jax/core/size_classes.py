@@ -56,6 +56,7 @@ def lay_out(
     num_classes: int,
     block: int,
     longest_first: bool = False,
+    price: float = 0.0,
 ) -> Layout:
     """Deal the clients out to devices and sort them into size classes.
 
@@ -68,6 +69,7 @@ def lay_out(
         num_classes: most size classes; 0: as few as keep the padding small.
         block: clients side by side.
         longest_first: whether a class begins with those that take longest.
+        price: what a class has to save, in local steps of a round times rows.
     """
     number, shard = federation.num_clients, -(-federation.num_clients // len(devices))
     client = np.full((len(devices), shard), shard * len(devices))
@@ -94,7 +96,7 @@ def lay_out(
     )
     padding, most = (0.0, num_classes) if num_classes else (LITTLE_PADDING, MOST_CLASSES)
     sort = partial(size_classes, federation, load, layout, longest_first=longest_first)
-    classes = sort(most, padding)
+    classes = sort(most, padding, 0.0 if num_classes else price)
     coarse = sort(max(1, len(classes) // 2))
     samples = layout.spread(load.samples)
     return layout._replace(samples=samples, classes=classes, coarse=coarse)
@@ -106,6 +108,7 @@ def size_classes(
     layout: Layout,
     most: int,
     padding: float = 0.0,
+    price: float = 0.0,
     longest_first: bool = False,
 ) -> tuple[SizeClass, ...]:
     """Sort the clients into size classes by the rows that each may touch.
@@ -114,11 +117,12 @@ def size_classes(
         federation, load, layout: as for `lay_out`.
         most: most classes.
         padding: computed over useful work that is good enough: no class is added below it.
+        price: what a class has to save, in local steps times rows.
         longest_first: whether a class begins with those that take longest.
     """
     sizes, barred = np.diff(federation.offsets), np.diff(federation.barred_offsets)
     enough = padding * float(load.steps @ load.touched)
-    capacities = best_capacities(load.rows, load.steps, most, enough)
+    capacities = best_capacities(load.rows, load.steps, most, enough, price)
     class_of = np.searchsorted(capacities, load.rows)
     by_size = np.lexsort((load.rows, load.steps))
     if longest_first:
@@ -137,12 +141,12 @@ def size_classes(
 
 
 def best_capacities(
-    needs: np.ndarray, steps: np.ndarray, most: int, enough: float = 0.0
+    needs: np.ndarray, steps: np.ndarray, most: int, enough: float = 0.0, price: float = 0.0
 ) -> np.ndarray:
     """Capacities of size classes, in rising order, that hold all needs at the least cost.
 
     The cost is the sum over the clients of steps times the capacity of their class. No class is
-    added once the cost is at most `enough`.
+    added once the cost is at most `enough`, or if it saves less than its `price`.
 
     Dynamic programming over the distinct needs: the best way to cover the smallest ones with k
     classes ends in one class after the best way to cover fewer with k - 1.
@@ -159,6 +163,8 @@ def best_capacities(
             break
         before = np.concatenate([[0.0], best[:-1]])
         totals = before[None, :] + closing
+        if best[-1] - totals[-1].min() < price:
+            break
         choices.append(totals.argmin(axis=1))
         best = totals.min(axis=1)
     ends, last = [], len(distinct) - 1

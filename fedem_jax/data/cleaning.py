@@ -97,6 +97,6 @@ def _nothing_left(cleaning: dict[str, int], protocol: Protocol, name: str) -> Us
     return UserError(
         f"{name}: nothing is left of {cleaning['rows_read']} rows after dropping "
         f"{', '.join(steps)} and {cleaning['rows_dropped']} of the {cleaning['users_dropped']} "
-        f"users with fewer than {least} interactions; check which column is the rating, lower the "
-        "thresholds, or give a larger file."
+        f"users with fewer than {least} interactions; check which column is the rating, lower "
+        "min_interactions and other thresholds, or give a larger file."
     )

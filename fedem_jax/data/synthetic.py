@@ -58,9 +58,9 @@ class Truth:
 def embedded() -> tuple[Interactions, Truth]:
     """The data set `synthetic`: twelve groups of clients, each with few interactions an item.
 
-    It lies where a table for all and a table for each group are both second best: the items mean
-    different things to the groups (h = 0.3), and a group knows each item from two draws or less
-    (experiments/README.md, the map of regimes).
+    Neither a table for all nor a table for each group is best here. Items mean different things to
+    the groups (h = 0.3), and a group knows each item from two draws or less. experiments/README.md
+    has the map of regimes.
     """
     return synthetic(600, 600, 12, (10, 60), dim=4, strength=1.0, individual=4.0, heterogeneity=0.3)
 

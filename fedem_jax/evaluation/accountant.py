@@ -25,9 +25,9 @@ from fedem_jax.evaluation.records import Privacy
 def gaussian_epsilon(clip: float, scale: float, delta: float, uploads: int = 1) -> float:
     """Epsilon of all uploads of a client, against a server that sees each of them.
 
-    The uploads are so many Gaussian mechanisms in a row, which are one with noise multiplier
-    z / sqrt(uploads), and its epsilon is exact (Balle, Wang 2018). Who uploads is no secret here,
-    so that drawing the clients of a round amplifies nothing.
+    The uploads are Gaussian mechanisms in a row. Together they are one mechanism with noise
+    multiplier z / sqrt(uploads). Its epsilon is exact (Balle, Wang 2018). The server knows who
+    uploads, so drawing the clients of a round amplifies nothing.
 
     Args:
         clip: bound of the L2 norm, `ldp_clip`; 0: none, and epsilon is infinite.

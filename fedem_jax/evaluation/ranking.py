@@ -287,8 +287,9 @@ def _rank(held_out: Any, others: np.ndarray, ties: str) -> float:
 
 
 def check_cutoff(name: str, k: int, federation: Federation) -> None:
-    """Refuse a list in which every held-out item stands, whatever its rank among the candidates:
-    rounds would be chosen, and methods compared, by a number that is always 1.
+    """Refuse a list that is so long that it always holds the held-out item.
+
+    HR would always be 1. Rounds would be chosen, and methods compared, by a constant.
 
     Args:
         name: what the user calls `k`.

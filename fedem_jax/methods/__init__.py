@@ -11,4 +11,4 @@ from fedem_jax.core.layout import Layout
 
 def bind(config: Config, layout: Layout) -> Algorithm:
     """The method that settings belong to, bound to a layout and its path of local training."""
-    return METHODS[config.method].load()(with_path(config, layout.mesh.devices.flat[0]), layout)
+    return METHODS[config.method].load()(with_path(config, layout.device), layout)

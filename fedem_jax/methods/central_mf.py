@@ -34,7 +34,7 @@ from fedem_jax.core.table_storage import (
     storage_dtype,
     to_storage,
 )
-from fedem_jax.models.losses import LOSSES, logit_bce
+from fedem_jax.models.losses import BCE, logit_bce
 from fedem_jax.models.mf import item_table
 
 
@@ -92,7 +92,7 @@ def central_mf(config: CentralMF, layout: Layout) -> Algorithm:
     stored, dim, num_items = storage_dtype(config), config.dim, layout.num_items
     drawn, samples = 1 + config.num_negative, jnp.asarray(layout.samples)
     room = sum(size.positives * size.members.size for size in layout.classes)
-    by_pairs, loss = config.loss == "bpr", LOSSES[config.bce]
+    by_pairs, loss = config.loss == "bpr", BCE[config.bce]
     each = config.num_negative if by_pairs else drawn  # samples that a positive stands for
 
     def init(key: Key[Array, ""], hyper: Hyper) -> State:

@@ -99,7 +99,7 @@ class Download(NamedTuple):
 def cofedrec(config: CoFedRec, layout: Layout) -> Algorithm:
     """CoFedRec on one federation; the arguments are those of `local_only`."""
     backbone, stored = Linear(), storage_dtype(config)
-    model = scoring(backbone, config.bce)
+    model = scoring(backbone, config.bce, config.loss)
     _, num_arrived = config.round_sizes(layout.num_clients)
     plain = layout.coarse if config.contrast else layout.classes  # the first round alone, or all
     num_clusters = min(config.num_clusters, layout.num_items)
@@ -167,16 +167,14 @@ def train_apart(
     """With the contrast: every step moves all rows."""
     private, table = at_place(clients, place)
 
-    def contrasted(private, table, labels, weights):
-        apart = supervised_contrast(
-            table, server.cluster, hyper.temperature, hyper.base_temperature
-        )
-        return model.objective(private, table, labels, weights) + hyper.contrast * apart
+    def contrast(table):
+        rates = (hyper.temperature, hyper.base_temperature)
+        return hyper.contrast * supervised_contrast(table, server.cluster, *rates)
 
     num_items = len(server.cluster)
     samples, steps = over_all_items(samples, num_items), steps_of(hyper, num_items)
     private, table, trained = fit_embedding(
-        contrasted, private, from_storage(table), samples, steps
+        model.objective, private, from_storage(table), samples, steps, contrast
     )
     return Change({"private": private}, trained, samples.rows, table)
 
@@ -259,7 +257,7 @@ def scratch(config: CoFedRec, layout: Layout, block: int) -> dict[str, int]:
     items.
     """
     dim, num_items = config.dim, layout.num_items
-    numbers = training_scratch(layout, dim, block)
+    numbers = training_scratch(layout, dim, block, pairs=config.pairs)
     numbers["contrast"] = block * contrast_scratch(num_items, dim)
     clusters = min(config.num_clusters, num_items)
     numbers["serve"] = num_items * (6 * dim + 2 * clusters + layout.shard)

@@ -93,7 +93,7 @@ class Download(NamedTuple):
 def fedca(config: FedCA, layout: Layout) -> Algorithm:
     """FedCA on one federation; the arguments are those of `local_only`."""
     backbone, stored = MF(config.dim), storage_dtype(config)
-    model = scoring(backbone, config.bce)
+    model = scoring(backbone, config.bce, config.loss)
     num_directions = min(config.directions, config.dim)
     _, num_served = config.round_sizes(layout.num_clients)
     for_served = layout.classes_for(num_served)
@@ -270,7 +270,7 @@ def scratch(config: FedCA, layout: Layout, block: int) -> dict[str, int]:
     """
     dim, num_items = config.dim, layout.num_items
     _, uploads = config.round_sizes(layout.num_clients)
-    numbers = training_scratch(layout, dim, block, tables=3)
+    numbers = training_scratch(layout, dim, block, tables=3, pairs=config.pairs)
     numbers["take up"] = numbers["train"] + 3 * block * num_items * dim
     numbers["aggregate"] = uploads * num_items * (dim + 2)
     numbers["aggregate"] += uploads**2 * (6 + 2 * min(config.directions, dim) ** 2)

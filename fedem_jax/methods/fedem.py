@@ -234,7 +234,7 @@ def merge_and_train(
     if config.merging == "once":
         to_adapt = samples if samples.held_out is None else samples.held_out
         theta = fit_adapter(
-            model.adapter_loss, rho_of, theta, private, local[rows], aggregated[rows],
+            model.adapter_objective, rho_of, theta, private, local[rows], aggregated[rows],
             at_place(evidence, rows), to_adapt, model.adapter_optimiser(hyper),
         )  # fmt: skip
     rho = rho_of(theta, local, aggregated, evidence)

@@ -71,7 +71,7 @@ class Hyper(NamedTuple):
 def fedmf(config: FedMF, layout: Layout) -> Algorithm:
     """FedMF on one federation; the arguments are those of `local_only`."""
     backbone = MF(config.dim)
-    model = scoring(backbone, config.bce)
+    model = scoring(backbone, config.bce, config.loss)
 
     def init(key: Key[Array, ""], hyper: Hyper) -> State:
         """Everybody starts from the same G and p_0."""

@@ -41,7 +41,7 @@ from fedem_jax.core.round import (
 from fedem_jax.core.samples import ClientSamples
 from fedem_jax.core.table_storage import from_storage, storage_dtype
 from fedem_jax.models.ncf import NCF, adam, inside
-from fedem_jax.models.scoring import Scoring, initial, scoring
+from fedem_jax.models.scoring import Scoring, initial, scoring, trained_by
 from fedem_jax.server import averaging
 from fedem_jax.server.averaging import ShareOf
 
@@ -77,7 +77,7 @@ class Download(NamedTuple):
 def fedncf(config: FedNCF, layout: Layout) -> Algorithm:
     """FedNCF on one federation; the arguments are those of `local_only`."""
     backbone = NCF(config.dim, config.network_widths, variant=config.variant)
-    model = scoring(backbone, config.bce)
+    model = scoring(backbone, config.bce, config.loss)
 
     def init(key: Key[Array, ""], hyper: Hyper) -> State:
         """Everybody starts from the same G, W and p_0. Clients keep p_u and, if they rank with
@@ -120,10 +120,8 @@ def fedncf(config: FedNCF, layout: Layout) -> Algorithm:
         def logits(user, rows):
             return model.logits({"user": user, "network": network}, rows)
 
-        def objective(user, *batch):
-            return model.objective({"user": user, "network": network}, *batch)
-
-        with_network, adam = Scoring(logits, objective), optax.adam(hyper.lr_embedding)
+        with_network = trained_by(logits, config.bce, config.loss)
+        adam = optax.adam(hyper.lr_embedding)
         return logits(trained_alone(with_network, private["user"], table, adam, new), table)
 
     hyper = hyper_of(Hyper, config)

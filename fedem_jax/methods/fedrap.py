@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, Num
 
-from fedem_jax.client.local import Objective, batch_weights, run_epochs
+from fedem_jax.client.local import Objective, batch_weights, loss_of_table, run_epochs
 from fedem_jax.config.settings import FedRAP
 from fedem_jax.core.algorithm import Algorithm, Info, State, Traffic, at_place, copies, hyper_of
 from fedem_jax.core.draws import Draws
@@ -115,7 +115,7 @@ NORMS = {"l1": jnp.abs, "l2": jnp.square}
 
 def fedrap(config: FedRAP, layout: Layout) -> Algorithm:
     """FedRAP on one federation; the arguments are those of `local_only`."""
-    model, stored = scoring(Linear(), config.bce), storage_dtype(config)
+    model, stored = scoring(Linear(), config.bce, config.loss), storage_dtype(config)
     num_participants, num_arrived = config.round_sizes(layout.num_clients)
 
     def init(key: Key[Array, ""], hyper: Hyper) -> State:
@@ -208,7 +208,7 @@ def fit(
     after every batch. Tables are held as [D, M], as in `client.local.fit_embedding`.
 
     Args:
-        objective: loss of rows, as a weighted sum.
+        objective: loss of rows.
         norm: penalty of an entry of C_u.
         private, own, common: the client's score function and its rows of D_u and C_u.
         samples: of the client.
@@ -223,7 +223,8 @@ def fit(
         def batch_loss(params):
             private, own, common = params
             apart, size = jnp.mean((own - common) ** 2, axis=0), jnp.mean(norm(common), axis=0)
-            loss = objective(private, (own + common).T, samples.labels, share)
+            table = (own + common).T
+            loss = loss_of_table(objective, private, table, samples, row, present)
             return loss + share @ (weights.sparsity * size - weights.independence * apart)
 
         def moved(part, slope, lr):
@@ -255,7 +256,7 @@ def scratch(config: FedRAP, layout: Layout, block: int) -> dict[str, int]:
     train: rows of both tables and their gradients, in place of the moments of Adam; D_u before and
     after, [I D]; the sum of what moved.
     """
-    numbers = training_scratch(layout, config.dim, block, tables=2)
+    numbers = training_scratch(layout, config.dim, block, tables=2, pairs=config.pairs)
     rows = max(size.rows for size in layout.classes)
     numbers["train"] += config.dim * (block * (2 * layout.num_items - rows) + layout.num_items)
     return numbers

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, Num
 
-from fedem_jax.client.local import Objective, first_row_weights, run_epochs
+from fedem_jax.client.local import Objective, loss_of_rows, run_epochs
 from fedem_jax.client.privacy import noise
 from fedem_jax.config.settings import GPFedRec
 from fedem_jax.core.algorithm import Algorithm, Info, State, Traffic, at_place, copies, hyper_of
@@ -119,7 +119,7 @@ def gpfedrec(config: GPFedRec, layout: Layout) -> Algorithm:
             "at most as many."
         )
     backbone, stored = NCF(config.dim, config.network_widths), storage_dtype(config)
-    model = scoring(backbone, config.bce)
+    model = scoring(backbone, config.bce, config.loss)
 
     def init(key: Key[Array, ""], hyper: Hyper) -> State:
         """Everybody starts from the same Q_0 = R_0 = G, p_0 and theta_0."""
@@ -195,7 +195,7 @@ def fit(
     The loss that is reported is that of the samples, without the pull.
 
     Args:
-        objective: loss of rows, as a weighted sum.
+        objective: loss of rows.
         private: p_u and theta_u.
         table, target: rows of Q_u and of R_u.
         samples: of the client.
@@ -205,10 +205,9 @@ def fit(
 
     def step(carry, row, present):
         private, table, left = carry
-        weights = first_row_weights(row, present, len(samples.rows))
 
         def batch_loss(private, table):
-            return objective(private, table[row], samples.labels[row], weights)
+            return loss_of_rows(objective, private, table, samples, row, present)
 
         loss, (slopes, slope) = jax.value_and_grad(batch_loss, argnums=(0, 1))(private, table)
         private = {
@@ -277,7 +276,7 @@ def scratch(config: GPFedRec, layout: Layout, block: int) -> dict[str, int]:
     """
     dim, num_items = config.dim, layout.num_items
     layers = 2 * dim + sum(config.network_widths)
-    numbers = training_scratch(layout, dim, block)
+    numbers = training_scratch(layout, dim, block, pairs=config.pairs)
     rows = max(size.rows for size in layout.classes)
     numbers["train"] += block * (dim * (2 * num_items - rows) + 2 * config.batch_size * layers)
     numbers["evaluate"] += block * num_items * layers

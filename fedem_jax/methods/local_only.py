@@ -61,7 +61,7 @@ def local_only(config: LocalOnly, layout: Layout) -> Algorithm:
         layout: how the clients are laid out over devices, size classes and blocks.
     """
     backbone = MF(config.dim)
-    model = scoring(backbone, config.bce)
+    model = scoring(backbone, config.bce, config.loss)
 
     def init(key: Key[Array, ""], hyper: Hyper) -> State:
         """Everybody starts from the same Q_0 and p_0."""
@@ -87,7 +87,9 @@ def local_only(config: LocalOnly, layout: Layout) -> Algorithm:
         score,
         hyper=hyper_of(Hyper, config),
         traffic=Traffic(up=0, down=0),
-        scratch=partial(training_scratch, layout, config.dim, visits=visits(config)),
+        scratch=partial(
+            training_scratch, layout, config.dim, visits=visits(config), pairs=config.pairs
+        ),
     )
 
 

@@ -71,7 +71,7 @@ class Hyper(NamedTuple):
 def pfedrec(config: PFedRec, layout: Layout) -> Algorithm:
     """PFedRec on one federation; the arguments are those of `local_only`."""
     backbone = Linear()
-    model = scoring(backbone, config.bce)
+    model = scoring(backbone, config.bce, config.loss)
     _, num_arrived = config.round_sizes(layout.num_clients)
 
     def init(key: Key[Array, ""], hyper: Hyper) -> State:

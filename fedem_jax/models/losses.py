@@ -1,4 +1,4 @@
-"""Losses of logits: binary cross-entropy, stable or as in the released programs; and ranking."""
+"""Losses of logits: binary cross-entropy, stable or as in the released programs; BPR; softmax."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
+
+from fedem_jax.models.names import PAIRED_AT_ONCE
 
 
 def logit_bce(logit: Float[Array, "*n"], label: Float[Array, "*n"]) -> Float[Array, "*n"]:
@@ -42,8 +45,63 @@ def _backward(residual, cotangent):
 probability_bce.defvjp(_forward, _backward)
 
 
-def ranking_loss(
-    logit: Float[Array, " B"], label: Float[Array, " B"], count: Float[Array, " B"]
+BCE: dict[str, Callable[[Array, Array], Array]] = {
+    "logit": logit_bce,
+    "probability": probability_bce,
+}
+"""Forms of the cross-entropy of a sample."""
+
+
+@jax.custom_vjp
+def bpr_loss(
+    logit: Float[Array, " B"], label: Float[Array, " B"], weight: Float[Array, " B"]
+) -> Float[Array, ""]:
+    """-log s(z_p - z_n), mean over all pairs of a positive p and a negative n of a batch.
+
+    That is BPR-Opt without its regulariser (Rendle, Freudenthaler, Gantner, Schmidt-Thieme, UAI
+    2009, Section 4.1), s the sigmoid. It is 0 without a positive or without a negative.
+
+    Args:
+        logit: z.
+        label: 1 for a positive, 0 for a negative.
+        weight: how many samples each entry stands for; 0: none. A pair counts their product.
+    """
+    return _bpr(logit, label, weight)[0]
+
+
+def _bpr(logit, label, weight):
+    """Loss and its slope by the logit: a few positives at a time, and only as many as there are, so
+    that a batch has P B pairs and not B B."""
+    positive, negative = jnp.where(label > 0, weight, 0.0), jnp.where(label > 0, 0.0, weight)
+    first = jnp.argsort(positive <= 0, stable=True)  # places of the positives, then the others
+    first = jnp.pad(first, (0, PAIRED_AT_ONCE), constant_values=len(logit))
+
+    def some(number, carry):
+        loss, slope = carry
+        at = lax.dynamic_slice_in_dim(first, number * PAIRED_AT_ONCE, PAIRED_AT_ONCE)
+        own, count = (each.at[at].get(mode="fill", fill_value=0.0) for each in (logit, positive))
+        gap, pairs = logit[None, :] - own[:, None], count[:, None] * negative[None, :]
+        small = jnp.exp(-jnp.abs(gap))
+        wrong = pairs * jnp.where(gap > 0, 1.0, small) / (1 + small)  # s(z_n - z_p)
+        loss = loss + jnp.sum(pairs * (jnp.maximum(gap, 0.0) + jnp.log1p(small)))
+        slope = (slope + wrong.sum(axis=0)).at[at].add(-wrong.sum(axis=1), mode="drop")
+        return loss, slope
+
+    times = -(-jnp.sum(positive > 0) // PAIRED_AT_ONCE)
+    loss, slope = lax.fori_loop(0, times, some, (jnp.float32(0), jnp.zeros_like(logit)))
+    total = jnp.maximum(positive.sum() * negative.sum(), 1.0)
+    return loss / total, slope / total
+
+
+def _backward_bpr(slope, cotangent):
+    return cotangent * slope, jnp.zeros_like(slope), jnp.zeros_like(slope)
+
+
+bpr_loss.defvjp(_bpr, _backward_bpr)
+
+
+def softmax_loss(
+    logit: Float[Array, " B"], label: Float[Array, " B"], weight: Float[Array, " B"]
 ) -> Float[Array, ""]:
     """Minus the log of the softmax of a positive among all negatives, mean over the positives:
 
@@ -54,16 +112,10 @@ def ranking_loss(
     Args:
         logit: z.
         label: 1 for a positive, 0 for a negative.
-        count: how many samples each entry stands for; 0: none.
+        weight: how many samples each entry stands for; 0: none.
     """
-    negative, positive = (label <= 0) & (count > 0), jnp.where(label > 0, count, 0.0)
-    weighed = logit + jnp.log(jnp.where(negative, count, 1.0))
+    negative, positive = (label <= 0) & (weight > 0), jnp.where(label > 0, weight, 0.0)
+    weighed = logit + jnp.log(jnp.where(negative, weight, 1.0))
     others = jax.nn.logsumexp(jnp.where(negative, weighed, -1e30))
     each = jax.nn.softplus(others - logit)
     return jnp.sum(positive * each) / jnp.maximum(positive.sum(), 1.0)
-
-
-LOSSES: dict[str, Callable[[Array, Array], Array]] = {
-    "logit": logit_bce,
-    "probability": probability_bce,
-}

@@ -17,7 +17,9 @@ from fedem_jax.evaluation.summary import protocol_label, ranks_in, shared_k
 from fedem_jax.pages import page
 from fedem_jax.pages.figures import Dot, Line, bar_chart, colour_of, line_chart, taken
 from fedem_jax.pages.page import Section
+from fedem_jax.pages.rho import rho_charts
 from fedem_jax.report.alternatives import alternatives_table
+from fedem_jax.report.rho_chart import RhoCounts
 from fedem_jax.report.run_tables import (
     against_chance,
     against_popularity,
@@ -44,6 +46,11 @@ MARKS = (1, 10, 100, 1000, 10_000, 100_000)
 PATHS = ("dataset", "out", "data_dir", "val_file", "test_file", "start")
 """Settings that may name a folder of this machine."""
 BEST_ROUND = "best validation round"
+RHO = (
+    "rho is the weight of the aggregated row in a merge: at 0 the client keeps its own row, at 1 "
+    "the aggregated row replaces it. Counted are the rows of all clients that merge next. Values "
+    "by popularity and by activity pool the last third of the rounds."
+)
 
 
 class ShownRun(NamedTuple):
@@ -55,6 +62,8 @@ class ShownRun(NamedTuple):
     """Ranks of every client at the best validation round; None: they were not written."""
     alternatives: Sequence[Alternative] = ()
     """What the clients would get otherwise."""
+    rho: RhoCounts | None = None
+    """How much the clients merge; None: the run learned no rho."""
 
 
 def run_page(runs: Sequence[ShownRun], path: Path) -> None:
@@ -74,6 +83,7 @@ def run_page(runs: Sequence[ShownRun], path: Path) -> None:
     sections = [
         Section("Results", _results(runs)),
         Section("Learning curves", [page.grid(_learning_curves(runs))]),
+        Section("Merging", _merging(runs)),
         Section("Clients", _clients(runs)),
         Section("Rounds", [page.sortable(_rounds(runs))]),
         Section("Settings", [page.sortable(settings_table({r.name: r.run.config for r in runs}))]),
@@ -106,6 +116,12 @@ def _learning_curves(runs: Sequence[ShownRun]) -> list[str]:
         lines.append(Line(each.name, rounds, values, colour_of(place), remarks=remarks))
     log = min(losses) > 0 and max(losses) > 20 * min(losses)
     return [*figures, line_chart("Train loss", "nats per sample", lines, log="y" if log else "")]
+
+
+def _merging(runs: Sequence[ShownRun]) -> list[str]:
+    """How much of the aggregate the clients merge."""
+    figures = rho_charts({each.name: each.rho for each in runs})
+    return [page.sentence(RHO), page.grid(figures)] if figures else []
 
 
 def _clients(runs: Sequence[ShownRun]) -> list[str]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from fedem_jax.evaluation.records import Summary
 from fedem_jax.report.curves import learning_curves
-from fedem_jax.report.rho_chart import rho_chart
+from fedem_jax.report.rho_chart import RhoCounts, rho_chart
 from fedem_jax.runs.names import CURVES, RHO, RHO_PICTURE
 from fedem_jax.runs.reading import Run, parse_lines
 from fedem_jax.storage.files import read
@@ -32,8 +32,18 @@ def draw_rho(path: Path, summary: Summary) -> None:
     Raises:
         UserError: the counts are broken; the message names file and line.
     """
-    if (path / RHO).exists():
-        records = parse_lines(path / RHO, read(path / RHO).splitlines())
-        rounds = np.array([record["round"] for record in records])
-        counts = np.array([record["counts"] for record in records])
-        rho_chart(rounds, counts, path / RHO_PICTURE, summary)
+    if found := read_rho(path):
+        rho_chart(found, path / RHO_PICTURE, summary)
+
+
+def read_rho(path: Path) -> RhoCounts | None:
+    """The histograms of rho in a run directory; None if the run learned no rho.
+
+    Raises:
+        UserError: the counts are broken; the message names file and line.
+    """
+    if not (path / RHO).exists():
+        return None
+    records = parse_lines(path / RHO, read(path / RHO).splitlines())
+    rounds, counts = ([record[name] for record in records] for name in ("round", "counts"))
+    return RhoCounts(np.array(rounds), np.array(counts))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,23 +17,39 @@ from fedem_jax.report.style import COLOURS, band, frame, legend_inside, new_figu
 ROWS = ("other items", "own training items")
 
 
-def rho_chart(rounds: np.ndarray, counts: np.ndarray, path: str | Path, summary: Summary) -> None:
+class RhoCounts(NamedTuple):
+    """Histograms of rho over the evaluated rounds of a run."""
+
+    rounds: np.ndarray
+    """[R] evaluated rounds."""
+    counts: np.ndarray
+    """[R, activity, popularity, own, bin], from `fedem_jax.evaluation.rho.counter`."""
+
+    def filled(self) -> RhoCounts:
+        """The rounds after which a client waits to merge."""
+        some = self.counts.sum(axis=(1, 2, 3, 4)) > 0
+        return RhoCounts(self.rounds[some], self.counts[some])
+
+    def late(self) -> np.ndarray:
+        """Counts of the last third of the rounds."""
+        return self.counts[-max(1, len(self.counts) // 3) :]
+
+
+def rho_chart(found: RhoCounts, path: str | Path, summary: Summary) -> None:
     """Draw the distribution of rho over rounds, popularity of items and activity of clients.
 
     The last two pool the last third of the rounds. Lines are medians; bands hold the middle half of
     the rows.
 
     Args:
-        rounds: [R] evaluated rounds.
-        counts: [R, activity, popularity, own, bin], from `fedem_jax.evaluation.rho.counter`.
+        found: histograms of the run; without any, nothing is drawn.
         path: PNG or any other format that Matplotlib knows by its ending.
         summary: of the run.
     """
-    filled = counts.sum(axis=(1, 2, 3, 4)) > 0
-    rounds, counts = rounds[filled], counts[filled]
+    found = found.filled()
+    (rounds, counts), late = found, found.late()
     if not len(rounds):
         return
-    late = counts[-max(1, len(counts) // 3) :]
     figure = new_figure(
         (9, 6.2), f"What {summary['method']} takes up on {summary['dataset']}",
         f"protocol {protocol_label(summary)} · fingerprint {summary['fingerprint']} · seed "

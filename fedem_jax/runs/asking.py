@@ -1,5 +1,7 @@
-"""What the model of a client says, for the clients that are asked for: block after block, so that
-no array of all clients by all items is made."""
+"""Asks the models of chosen clients: for scores, tables, rho and lists.
+
+It works block after block, so no array of all clients by all items is made.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +15,7 @@ from jax import lax
 from jaxtyping import Float, Int
 
 from fedem_jax.core.algorithm import State
+from fedem_jax.core.processes import on_host
 from fedem_jax.core.table_storage import from_storage
 from fedem_jax.errors import UserError
 from fedem_jax.runs.simulation import Simulation
@@ -82,7 +85,7 @@ class Clients:
         if tables is None and algorithm.elastic is not None:
             tables = algorithm.elastic.tables
         elif tables is None and not isinstance(getattr(state.clients, "items", None), jax.Array):
-            raise UserError(f"item_table: {self._simulation.config.method} says of no item tables.")
+            raise UserError(f"item_table: {self._simulation.config.method} has no item tables.")
 
         def work(state, lists, places, clients):
             if tables is None:
@@ -144,7 +147,7 @@ class Clients:
                      for values in (place, clients, *each)]  # fmt: skip
             with jax.default_matmul_precision("highest"):
                 found = program(state, self._simulation.lists, asked)
-            parts.append(jax.tree.map(lambda x, seat=seat: np.asarray(x)[seat], found))
+            parts.append(jax.tree.map(lambda x, seat=seat: x[seat], on_host(found)))
             order.append(now)
         back = np.argsort(np.concatenate(order))
         return jax.tree.map(lambda *parts: np.concatenate(parts)[back], *parts)

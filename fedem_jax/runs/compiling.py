@@ -35,7 +35,7 @@ def compiled(
         layout: the devices.
         donate: numbers of the arguments whose memory the program may take over.
     """
-    cuda = layout.mesh.devices.flat[0].platform in ("gpu", "cuda")
+    cuda = layout.device.platform in ("gpu", "cuda")
     options = GRAPH_LOOPS if cuda and config.gpu_loops == "graph" else None
     jitted = jax.jit(program, donate_argnums=donate, compiler_options=options)
     with jax.default_matmul_precision("highest"):

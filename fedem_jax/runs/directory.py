@@ -8,7 +8,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -106,22 +106,31 @@ class RunDirectory(Observer):
         Raises:
             CannotResume: a record is missing or broken; the message names file and line.
         """
+        records = self.recorded(number, with_rho)
+        with disk_errors(self.path, resume_hint(self.path)):
+            if (self.path / METRICS).exists():
+                self._rewrite(METRICS, [without_rho(record) for record in records])
+            if (self.path / RHO).exists():
+                self._rewrite(RHO, [rho_line(record) for record in records if with_rho])
+        self._records = list(records)
+        return records
+
+    def recorded(self, number: int, with_rho: bool = False) -> list[Record]:
+        """The records up to round `number`; arguments and errors as for `rewind`."""
         rounds = []
         if number:
             every = self.config.eval_every
             rounds = [*range(every, number, every), number]
-        lines = read_lines(self.path / METRICS, rounds)
-        counts = read_lines(self.path / RHO, rounds if with_rho else ())
-        with disk_errors(self.path, resume_hint(self.path)):
-            for name, kept in ((METRICS, lines), (RHO, counts)):
-                if (self.path / name).exists():
-                    text = "".join(map(json_line, kept))
-                    put(self.path / name, lambda path, text=text: path.write_text(text))
-        records = cast(list[Record], lines)
-        for record, line in zip(records, counts, strict=False):
-            record["rho"] = line["counts"]
-        self._records = list(records)
+        records = cast(list[Record], read_lines(self.path / METRICS, rounds))
+        if with_rho:
+            counts = read_lines(self.path / RHO, rounds)
+            for record, line in zip(records, counts, strict=True):
+                record["rho"] = line["counts"]
         return records
+
+    def _rewrite(self, name: str, lines: Sequence[dict[str, Any]]) -> None:
+        text = "".join(map(json_line, lines))
+        put(self.path / name, lambda path: path.write_text(text))
 
     def on_resume(self, records: Sequence[Record]) -> None:
         """Nothing: `rewind` has kept them."""
@@ -133,12 +142,10 @@ class RunDirectory(Observer):
             UserError: it cannot be written; earlier lines are kept.
         """
         self._records.append(record)
-        values = {name: value for name, value in record.items() if name != "rho"}
         with disk_errors(self.path / METRICS, resume_hint(self.path)):
-            append(self.path / METRICS, json_line(values))
+            append(self.path / METRICS, json_line(without_rho(record)))
             if "rho" in record:
-                counts = {"round": record["round"], "counts": record["rho"]}
-                append(self.path / RHO, json_line(counts))
+                append(self.path / RHO, json_line(rho_line(record)))
 
     def flush(self) -> None:
         """Force all records to disk, so that they survive a crash of the system."""
@@ -164,6 +171,16 @@ class RunDirectory(Observer):
                 self._draw(self.path, Run(self.config, self._records, summary))
             text = json.dumps(summary, indent=2, default=plain) + "\n"
             put(self.path / SUMMARY, lambda path: path.write_text(text))
+
+
+def without_rho(record: Record) -> dict[str, Any]:
+    """A record as `metrics.jsonl` has it."""
+    return {name: value for name, value in record.items() if name != "rho"}
+
+
+def rho_line(record: Record) -> dict[str, Any]:
+    """The counts of rho of a record, as rho.jsonl has them."""
+    return {"round": record["round"], "counts": record.get("rho")}
 
 
 def stored_fingerprint(path: Path) -> str:

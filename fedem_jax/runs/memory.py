@@ -19,6 +19,7 @@ from fedem_jax.config.base import Config
 from fedem_jax.config.shared import AdamClients, is_fused
 from fedem_jax.core.algorithm import Algorithm, State
 from fedem_jax.core.layout import Layout
+from fedem_jax.core.processes import processes_here, several, smallest
 from fedem_jax.data.federation import Federation
 from fedem_jax.errors import UserError
 from fedem_jax.methods import bind
@@ -34,6 +35,7 @@ CACHE = 50_000_000
 all clients of a block at every step, which is faster while they stay in it."""
 NARROWEST_BLOCK = 16
 """Fewest clients side by side on an accelerator, where stacked trials fill the rest."""
+MEGABYTE = 1_000_000
 USABLE = 0.9
 """Share of a device's memory that a run may plan with."""
 
@@ -147,7 +149,7 @@ def _widest(config: Config, layout: Layout) -> int:
         return config.block_on_cpu
     if not isinstance(config, AdamClients):
         return WIDEST_BLOCK
-    if is_fused(with_path(config, layout.mesh.devices.flat[0])):
+    if is_fused(with_path(config, layout.device)):
         return WIDEST_FUSED
     rows, block = max(size.rows for size in layout.classes), WIDEST_BLOCK
     while block > NARROWEST_BLOCK and block * 3 * 4 * rows * config.dim > CACHE:
@@ -226,12 +228,16 @@ def advice_when_exhausted(
 
 
 def device_memory(layout: Layout) -> int:
-    """Bytes that each device of a layout offers. The devices of a CPU share the free memory."""
-    device = layout.mesh.devices.flat[0]
-    stats = None if on_cpu(layout) else device.memory_stats()
+    """Bytes that each device of a layout offers: the same in all processes.
+
+    The devices of a CPU share the free memory, and so do the processes of a host.
+    """
+    stats = None if on_cpu(layout) else layout.device.memory_stats()
     if stats and "bytes_limit" in stats:
-        return stats["bytes_limit"]
-    return free_memory() // layout.mesh.size
+        offered = stats["bytes_limit"]
+    else:
+        offered = free_memory() // (len(layout.mesh.local_devices) * processes_here())
+    return MEGABYTE * smallest(offered // MEGABYTE) if several() else offered
 
 
 def free_memory() -> int:
@@ -245,7 +251,7 @@ def free_memory() -> int:
 
 
 def on_cpu(layout: Layout) -> bool:
-    return layout.mesh.devices.flat[0].platform == "cpu"
+    return layout.device.platform == "cpu"
 
 
 def bytes_of(tree: Any) -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
+from fedem_jax.core.processes import from_first
 from fedem_jax.errors import UserError
 from fedem_jax.evaluation.records import Record, Setting, Summary
 
@@ -84,19 +85,21 @@ class Observers(Observer):
 
     def on_resume(self, records: Sequence[Record]) -> str:
         """Call all in turn; the first reason to end the run, or nothing."""
-        answers = []
-        for observer in self._each:
-            with named(observer):
-                answers.append(reason(observer, observer.on_resume(records)))
-        return next(filter(None, answers), "")
+        return self._asked(lambda observer: observer.on_resume(records))
 
     def on_round(self, record: Record) -> str:
         """Call all in turn; the first reason to end the run, or nothing."""
+        return self._asked(lambda observer: observer.on_round(record))
+
+    def _asked(self, ask: Callable[[Observer], str | bool | None]) -> str:
+        """The first reason that an observer answers with. Several processes have it from the first
+        of them."""
         answers = []
         for observer in self._each:
             with named(observer):
-                answers.append(reason(observer, observer.on_round(record)))
-        return next(filter(None, answers), "")
+                answers.append(reason(observer, ask(observer)))
+        found = next(filter(None, answers), "")
+        return found or ("the first process asked for it" if from_first(bool(found)) else "")
 
     def on_end(self, summary: Summary, per_client: pd.DataFrame) -> None:
         """Call all in turn."""

@@ -14,7 +14,7 @@ from fedem_jax.data.federation import Federation
 from fedem_jax.errors import UserError
 from fedem_jax.evaluation.records import StartedFrom
 from fedem_jax.runs.names import CANDIDATES
-from fedem_jax.runs.placement import Places, on_host
+from fedem_jax.runs.placement import Places, by_name
 from fedem_jax.runs.reading import read_run
 from fedem_jax.runs.result import Result
 from fedem_jax.runs.simulation import Simulation
@@ -97,7 +97,7 @@ def _of_result(result: Result) -> Origin:
 
     def saved() -> Saved:
         places = Places.of(result.layout)
-        state = on_host(result.states["best"])
+        state = by_name(result.states["best"])
         return Saved({"shard": places.shard}, {"state": state, "place": places.place})
 
     labels = {name: getattr(federation, name) for name in ("user_ids", "item_ids")}

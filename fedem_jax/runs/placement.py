@@ -10,11 +10,13 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
 from fedem_jax.core.algorithm import Algorithm, State
 from fedem_jax.core.layout import Layout
+from fedem_jax.core.processes import LocalRows, copied_to_host, is_first, on_all, on_host
 from fedem_jax.core.sparse_tables import SparseTables
 
 
@@ -36,12 +38,25 @@ class Places(NamedTuple):
         return self.shard == other.shard and np.array_equal(self.place, other.place)
 
 
-def on_host(state: State) -> dict[str, np.ndarray]:
-    """All arrays on the host, by name: copies of those on a device, so that the state may be
-    donated afterwards."""
-    return {
-        _name(path): leaf if isinstance(leaf, np.ndarray) else np.array(leaf)
+def by_name(state: State) -> dict[str, np.ndarray]:
+    """The arrays of a state on the host, by name."""
+    return {_name(path): on_host(leaf) for path, leaf in _leaves(state)}
+
+
+def rows_by_name(state: State) -> dict[str, np.ndarray]:
+    """The arrays of a state on the host, by name: copies of those on a device, so that the state
+    may be donated afterwards.
+
+    Of several processes, each has the rows of its own clients. What all have is with the first.
+    """
+    copies = {
+        _name(path): copied_to_host(leaf) if isinstance(leaf, jax.Array) else leaf
         for path, leaf in _leaves(state)
+    }
+    return {
+        name: copy.rows if isinstance(copy, LocalRows) else copy
+        for name, copy in copies.items()
+        if is_first() or isinstance(copy, LocalRows)
     }
 
 
@@ -52,7 +67,7 @@ def on_devices(
     """A state with these arrays, laid out for this run.
 
     Args:
-        arrays: as `on_host` gave them.
+        arrays: as `rows_by_name` gave them; those of several processes joined.
         before: where the clients were then.
         start: the state before the first round. Places without a client take their values from it.
         layout: where the clients are now.
@@ -65,13 +80,14 @@ def on_devices(
         jax.tree.structure(start), [arrays[_name(path)] for path, _ in _leaves(start)]
     )
     now = Places.of(layout)
-    if not before.same(now):
+    shapes = [jax.tree.map(jnp.shape, state) for state in (start, saved)]
+    if not before.same(now) or shapes[0] != shapes[1]:
         saved = _moved(saved, before, now, start, algorithm)
 
     def device(new, values):
         if (values.shape, values.dtype) != (new.shape, new.dtype):
             raise ValueError(f"{values.dtype}{values.shape} for {new.dtype}{new.shape}")
-        return jax.device_put(values, new.sharding, may_alias=False)
+        return on_all(values, new.sharding)
 
     return jax.tree.map(device, start, saved)
 
@@ -80,7 +96,7 @@ def _moved(saved: State, before: Places, now: Places, start: State, algorithm: A
     """A saved state with every client at its new place."""
 
     def put(new, old):
-        values = np.array(new)
+        values = np.array(on_host(new))
         values[now.place] = old[before.place]
         return values
 
@@ -101,7 +117,11 @@ def _moved(saved: State, before: Places, now: Places, start: State, algorithm: A
 def _rows_moved(new: SparseTables, old: SparseTables, before: Places, now: Places) -> SparseTables:
     """Sparse tables with the rows of every client at its new place.
 
-    A device holds the rows of all its clients in one array, client after client.
+    A device holds the rows of all its clients in one array, client after client. The size classes
+    say for how many rows of a client there is room.
+
+    Raises:
+        ValueError: there is less room than the client has rows.
     """
 
     def first(rows: SparseTables, places: Places) -> np.ndarray:
@@ -110,13 +130,17 @@ def _rows_moved(new: SparseTables, old: SparseTables, before: Places, now: Place
         devices = len(rows.start) // places.shard
         return np.asarray(rows.start)[places.place] + device * (len(rows.items) // devices)
 
+    new = on_host(new)
     items, table = np.array(new.items), np.array(new.table)
-    counts = np.asarray(new.count)[now.place]
-    for target, source, count in zip(first(new, now), first(old, before), counts, strict=True):
-        items[target : target + count] = old.items[source : source + count]
-        table[target : target + count] = old.table[source : source + count]
-    parts: Any = np.asarray(new.start), np.asarray(new.count), items, table
-    return SparseTables(*parts)
+    unused, room, counts = items.max(), new.count[now.place], old.count[before.place]
+    places = zip(first(new, now), first(old, before), room, counts, strict=True)
+    for target, source, most, count in places:
+        kept = min(most, count)
+        if (old.items[source + kept : source + count] != unused).any():
+            raise ValueError("a client keeps more rows than there is room for")
+        items[target : target + kept] = old.items[source : source + kept]
+        table[target : target + kept] = old.table[source : source + kept]
+    return new._replace(items=items, table=table)
 
 
 def _leaves(tree: Any) -> list[tuple[Any, Any]]:

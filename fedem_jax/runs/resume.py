@@ -6,22 +6,23 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
 import numpy as np
 
 from fedem_jax.config.base import Config
 from fedem_jax.config.words import differences
 from fedem_jax.core.algorithm import State
-from fedem_jax.errors import CannotResume, UserError
+from fedem_jax.core.processes import from_first, is_first, meet
+from fedem_jax.errors import CannotResume
 from fedem_jax.evaluation.ranking import Ranks
 from fedem_jax.evaluation.records import Record, Setting
 from fedem_jax.runs.checks import RESUMED_WITH
 from fedem_jax.runs.directory import RunDirectory
 from fedem_jax.runs.names import CHECKPOINT
-from fedem_jax.runs.placement import Places, on_host
+from fedem_jax.runs.placement import Places, rows_by_name
 from fedem_jax.runs.simulation import Simulation
 from fedem_jax.runs.states import from_arrays, group
 from fedem_jax.storage.checkpoint import Arrays, Checkpoints, Saved, found
@@ -67,7 +68,8 @@ class Checkpointer:
 
     def __init__(self, directory: RunDirectory, simulation: Simulation, setting: Setting):
         self._directory, self._simulation, self._setting = directory, simulation, setting
-        self._checkpoints = Checkpoints(directory.path / CHECKPOINT)
+        folder = directory.path / CHECKPOINT
+        self._checkpoints = Checkpoints(folder, jax.process_index(), jax.process_count())
         self._last_time, self._last_round = time.monotonic(), 0
 
     def __enter__(self) -> Checkpointer:
@@ -114,7 +116,7 @@ class Checkpointer:
             UserError: one of them cannot be written.
         """
         config, number = self._setting["config"], run_state.round
-        if config.saves() and (at_once or self._due(config, number)):
+        if config.saves() and (at_once or from_first(self._due(config, number))):
             self._write(run_state)
 
     def _write(self, run_state: RunState) -> None:
@@ -123,8 +125,9 @@ class Checkpointer:
         if number == self._last_round:
             return
         self.wait()
-        if best is not None and best.round in {number, *found(self._checkpoints.folder)}:
-            best = None
+        if best is not None:
+            there = best.round in {number, *found(self._checkpoints.folder)}
+            best = None if from_first(there) else best
         self._directory.flush()
         self._checkpoints.save(*(self._saved(each) for each in (best, run_state) if each))
         self._last_time, self._last_round = time.monotonic(), number
@@ -145,6 +148,7 @@ class Checkpointer:
             return
         self._write(run_state)
         self.wait()
+        meet()
         self._checkpoints.keep({best, run_state.round})
         if best not in found(self._checkpoints.folder):
             self._directory.say(
@@ -176,7 +180,9 @@ class Checkpointer:
             "versions": self._setting["versions"],
         }
         best = {name: np.asarray(value) for name, value in run_state.best._asdict().items()}
-        arrays: Arrays = {"state": on_host(run_state.state), "best": best, "place": places.place}
+        arrays: Arrays = {"state": rows_by_name(run_state.state)}
+        if is_first():
+            arrays |= {"best": best, "place": places.place}
         return Saved(info, arrays)
 
     def wait(self) -> None:
@@ -189,8 +195,7 @@ class Checkpointer:
 
     def describe(self) -> str:
         """A sentence about the latest checkpoint on disk; empty if there is none."""
-        with suppress(UserError):
-            self.wait()
+        self._checkpoints.close()
         rounds = found(self._checkpoints.folder)
         if not rounds:
             return ""

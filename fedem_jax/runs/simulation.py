@@ -16,7 +16,8 @@ from jax import lax
 from jaxtyping import Array
 
 from fedem_jax.client.paths import with_path
-from fedem_jax.config.base import Config
+from fedem_jax.config.base import FILES, Config
+from fedem_jax.config.plugins import is_shipped
 from fedem_jax.config.registry import METHODS
 from fedem_jax.config.shared import is_fused
 from fedem_jax.core.algorithm import Info, State
@@ -24,6 +25,14 @@ from fedem_jax.core.draws import Draws, KeyedDraws
 from fedem_jax.core.finite import finite_state
 from fedem_jax.core.layout import Layout
 from fedem_jax.core.lists import Lists, lists_on_device
+from fedem_jax.core.processes import (
+    check_same,
+    copied_to_host,
+    on_all,
+    on_host,
+    own_device,
+    several,
+)
 from fedem_jax.core.size_classes import ClientLoad, lay_out
 from fedem_jax.data.federation import Federation
 from fedem_jax.errors import UserError
@@ -39,6 +48,10 @@ from fedem_jax.version import __version__
 
 FUSED_CLASSES = 3
 """Size classes of clients that a kernel trains: each costs seconds of compilation and a launch."""
+
+CLASS_SECONDS, NUMBER_SECONDS = 3.0, 2.5e-9
+"""On a core of a CPU: what a class takes to compile, and a local step for each number of a row
+(FedEM on FilmTrust with 1 to 5 classes, a 2-core Xeon)."""
 
 
 class Simulation:
@@ -61,6 +74,7 @@ class Simulation:
             draws: makes the random choices of a round; called like `KeyedDraws.of_round`.
         """
         check_pool(config, federation)
+        check_processes(config, federation)
         devices = (devices or jax.devices())[: federation.num_clients]
         self.config, self.federation, self._draws = config, federation, draws
         layout = layout_of(config, federation, devices)
@@ -69,8 +83,8 @@ class Simulation:
         self.algorithm = self._bound = bind(config, self.layout)
         self.key_init, self.key_draws = jax.random.split(jax.random.key(config.seed))
         self.lists = lists_on_device(federation, self.layout)
-        on_host, self._rows = held_out(federation, self.layout)
-        self.held_out = jax.device_put(on_host, self.layout.sharded())
+        items, self._rows = held_out(federation, self.layout)
+        self.held_out = on_all(items, self.layout.sharded())
         rules, most = federation.protocol, most_held_out(federation)
         scale = rules.scale if self.algorithm.log_odds else "logit"
         self.ranking = Ranking(rules.ties, scale, config.top_k, most)
@@ -92,12 +106,12 @@ class Simulation:
         """A copy that stays when the state is donated: on the devices where there is room for two,
         else on the host, as NumPy arrays."""
         room = USABLE * self.memory.limit - self.memory.total
-        to = jnp.copy if self.memory.clients + self.memory.server <= room else np.array
+        to = jnp.copy if self.memory.clients + self.memory.server <= room else copied_to_host
         return jax.tree.map(to, state)
 
     def restored(self, copy: State) -> State:
         """A state on the devices, of what `copy` returned."""
-        return State(*map(jax.device_put, copy, self.shardings))
+        return State(*map(on_all, copy, self.shardings))
 
     @property
     def shardings(self) -> State:
@@ -142,7 +156,7 @@ class Simulation:
     def _is_shipped(self) -> bool:
         """Whether nothing but this package decides what a round computes. The code of others may
         change from one run to the next, as a cell of a notebook does."""
-        shipped = isinstance(METHODS[self.config.method].algorithm, str)
+        shipped = isinstance(METHODS[self.config.method].algorithm, str) and is_shipped(self.config)
         own = type(self) is Simulation and self.algorithm is self._bound
         return shipped and own and self._draws == KeyedDraws.of_round
 
@@ -172,15 +186,15 @@ class Simulation:
 
     def by_client(self, tree: Any) -> Any:
         """Arrays with the client axis first, brought to the host in the federation's order."""
-        return jax.tree.map(lambda leaf: np.asarray(leaf)[self.layout.place], tree)
+        return jax.tree.map(lambda leaf: leaf[self.layout.place], on_host(tree))
 
     def in_order(self, ranks: Ranks) -> Ranks:
         """Ranks on the host, in the federation's order of held-out items and of clients."""
         val, test = self._rows
         rows = {"val": val, "test": test, "val_full": val, "test_full": test}
         leaves: dict[str, Any] = {
-            name: np.asarray(leaf)[rows.get(name, self.layout.place)]
-            for name, leaf in ranks._asdict().items()
+            name: leaf[rows.get(name, self.layout.place)]
+            for name, leaf in on_host(ranks._asdict()).items()
         }
         return Ranks(**leaves)
 
@@ -191,8 +205,8 @@ class Simulation:
             UserError: numbers are not finite; the message names round, client and likely cause.
                 Or every client that trained was skipped.
         """
-        place, k = self.layout.place, self.config.top_k
-        loss, epochs = np.asarray(info.loss[-1])[place], np.asarray(info.epochs[-1])[place]
+        place, k, info = self.layout.place, self.config.top_k, on_host(info)
+        loss, epochs = info.loss[-1][place], info.epochs[-1][place]
         ordered: Any = self.in_order(ranks)
         trained = epochs > 0
         sound = ordered.finite & (np.isfinite(loss) | ~trained)
@@ -242,7 +256,7 @@ class Simulation:
             "fingerprint": self.federation.fingerprint,
         }
         if info.skipped is not None:
-            record["skipped"] = int(np.asarray(info.skipped).sum())
+            record["skipped"] = int(info.skipped.sum())
         if self.config.dropout:
             participants, _ = self.config.round_sizes(self.layout.num_clients)
             record["dropped"] = self.config.lost(self.config.uploads(participants))
@@ -255,7 +269,7 @@ def layout_of(config: Config, federation: Federation, devices: Sequence[Any]) ->
     A kernel that trains whole clients pads none of its work, so few classes do. It starts with the
     longest ones, so that the others fill the device at the end.
     """
-    fused = is_fused(with_path(config, devices[0]))
+    fused = is_fused(with_path(config, own_device(devices)))
     return lay_out(
         federation,
         ClientLoad.of(federation, config.num_negative, config.batch_size),
@@ -263,7 +277,17 @@ def layout_of(config: Config, federation: Federation, devices: Sequence[Any]) ->
         num_classes=config.size_classes or (FUSED_CLASSES if fused else 0),
         block=1,
         longest_first=fused,
+        price=class_price(config, devices),
     )
+
+
+def class_price(config: Config, devices: Sequence[Any]) -> float:
+    """What a size class has to save to be worth its compilation, in local steps of a round times
+    rows. On an accelerator it is nothing, since padding costs more there than compiling."""
+    if devices[0].platform != "cpu":
+        return 0.0
+    work = config.rounds * config.client_fraction * config.local_epochs * config.dim
+    return CLASS_SECONDS * len(devices) / (NUMBER_SECONDS * work)
 
 
 def kept_bytes(config: Config, federation: Federation, layout: Layout | None = None) -> int:
@@ -300,6 +324,27 @@ def check_pool(config: Config, federation: Federation) -> None:
         )
 
 
+def check_processes(config: Config, federation: Federation) -> None:
+    """Refuse processes that would not run the same rounds.
+
+    Raises:
+        UserError: they have other settings or other data, or there are more devices than clients.
+    """
+    if not several():
+        return
+    files = dict.fromkeys(("dataset", *FILES, "out", "start"), "")
+    settings = dataclasses.asdict(config) | files
+    machine = jax.local_devices()[0].device_kind, versions()
+    check_same(repr(settings), "different settings", "give all of them the same command")
+    check_same(repr(machine), "different devices or packages", "start them on machines of one kind")
+    check_same(federation.fingerprint, "different data", "give all of them the same file and seed")
+    if federation.num_clients < len(jax.devices()):
+        raise UserError(
+            f"processes: {len(jax.devices())} devices share {federation.num_clients} clients; "
+            "start fewer processes."
+        )
+
+
 def check_list(config: Config, federation: Federation) -> None:
     """Refuse a list in which every held-out item stands (`check_cutoff`)."""
     check_cutoff("top_k", config.top_k, federation)
@@ -312,6 +357,8 @@ def versions() -> dict[str, str]:
 
 
 def device_name(devices: Sequence[Any] = ()) -> str:
-    """Number and kind of the devices; empty: of all."""
+    """Number and kind of the devices, and of processes if there are several; empty: of all."""
     devices = devices or jax.devices()
-    return f"{len(devices)} x {devices[0].device_kind}"
+    processes = len({device.process_index for device in devices})
+    name = f"{len(devices)} x {devices[0].device_kind}"
+    return f"{name} in {processes} processes" if processes > 1 else name

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from fedem_jax.config.base import Config
+from fedem_jax.core.processes import check_same, is_first, largest, lost_processes, several
 from fedem_jax.data.federation import Federation
 from fedem_jax.data.sources import federation_of
 from fedem_jax.errors import CannotResume, Stopped, UserError
@@ -19,6 +20,7 @@ from fedem_jax.evaluation.records import Setting, Summary
 from fedem_jax.evaluation.rho import counter
 from fedem_jax.evaluation.summary import best_round, out_of_patience, per_client, summarise_run
 from fedem_jax.runs.directory import RunDirectory
+from fedem_jax.runs.following import in_sight, run_directory
 from fedem_jax.runs.memory import advice_when_exhausted
 from fedem_jax.runs.observers import Observer, Observers
 from fedem_jax.runs.origin import Origin, name_of, origin_of
@@ -44,7 +46,8 @@ def run(
         config: all settings.
         federation: the data; None: what `config` names.
         observers: called at the start, after every evaluated round and at the end. Each may end the
-            run early. If the run is resumed, they hear of the rounds before as well.
+            run early. If the run is resumed, they hear of the rounds before as well. Of several
+            processes, the first calls its own.
         directory: where the run is written or, if it was interrupted, resumed. A path: a new run
             is written there. None: nothing is written.
         stop: called before every segment of rounds; a signal's number ends the run, 0 does not.
@@ -71,12 +74,14 @@ def run(
         federation = federation_of(config)
     check_list(config, federation)
     if isinstance(directory, str | Path):
-        directory = RunDirectory(directory)
+        directory = run_directory(directory)
     if start is not None:
         config = dataclasses.replace(config, start=name_of(start))
     origin = origin_of(start or config.start) if start or config.start else None
-    simulation = Simulation(config, federation, devices)
-    return run_simulation(simulation, observers, directory, stop, origin)
+    resume = f"go on with `fedem train --resume {directory.path}`" if directory else "run again"
+    with lost_processes(resume):
+        simulation = Simulation(config, federation, devices)
+        return run_simulation(simulation, observers, directory, stop, origin)
 
 
 def run_simulation(
@@ -107,8 +112,11 @@ def run_simulation(
     with ExitStack() as stack:
         if directory is not None:
             stack.enter_context(directory)
-        everyone = Observers([*([directory] if directory else ()), *observers])
+        heard = observers if is_first() else ()
+        everyone = Observers([*([directory] if directory else ()), *heard])
         stack.enter_context(everyone).on_start(setting)
+        if directory is not None and several():
+            in_sight(directory.path)
         checkpointer = None
         if directory is not None:
             checkpointer = stack.enter_context(Checkpointer(directory, simulation, setting))
@@ -119,6 +127,7 @@ def run_simulation(
                     run_state = RunState(origin.state(simulation) if origin else simulation.init())
                 else:
                     run_state.ended_early = everyone.on_resume(run_state.records)
+                check_same(str(run_state.round), "different checkpoints", "let all see one --out")
                 run_rounds(simulation, run_state, everyone, checkpointer, stop)
         except CannotResume:
             raise
@@ -189,7 +198,7 @@ def run_rounds(
         segment = simulation.segment(run_state.state, length)
         ready = time.perf_counter()
         run_state.compile_seconds += ready - begun
-        if number := stop():
+        if number := largest(stop()):
             if checkpointer is not None:
                 checkpointer.save(run_state, at_once=True)
                 checkpointer.wait()

@@ -7,6 +7,10 @@ checkpoint/round-000012/arrays-00000-of-00001.npz   every array by name; one fil
 A checkpoint is written to a folder of another name, which is renamed `round-000012` at the end. So
 a folder of that name is whole. The manifest reveals later damage by the disk. Reading executes
 nothing: the files hold numbers and JSON.
+
+Several processes write their files into the same folder. The first process waits for the files of
+all, writes the manifest and renames the folder. An array that is in several files is divided by its
+first axis, in order of the files.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -31,7 +36,10 @@ Arrays = dict[str, np.ndarray | dict[str, np.ndarray]]
 
 FORMAT = 2
 """Version of this format. It is raised whenever older files can no longer be read."""
-ARRAYS, ABOUT, MANIFEST = "arrays-00000-of-00001.npz", "about.json", "manifest.json"
+ARRAYS, ABOUT, MANIFEST = "arrays-{:05}-of-{:05}.npz", "about.json", "manifest.json"
+SUMS = "sums-{}.json"
+"""Name of the file by which a process says that its arrays are written, while others write."""
+POLL_SECONDS = 0.05
 UNFINISHED = "unfinished"
 """Name of the folder of a checkpoint while it is written or removed."""
 NAME = re.compile(r"round-(\d{6,})")
@@ -54,8 +62,18 @@ class Checkpoints:
     one checkpoint at a time. If it fails, the next call raises the error.
     """
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, process: int = 0, processes: int = 1):
+        """
+        Args:
+            folder: of all checkpoints of the run.
+            process: number of this process, from 0; the first one alone removes checkpoints.
+            processes: how many write each checkpoint together.
+        """
+        self.folder, self._process, self._processes = folder, process, processes
+        self._closing = Event()
+        if process == 0:
+            for left in folder.glob(f"{UNFINISHED}*"):
+                shutil.rmtree(left, ignore_errors=True)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
@@ -87,7 +105,9 @@ class Checkpoints:
             ) from None
 
     def close(self) -> None:
-        """End the thread after its last write. An error in it is not raised."""
+        """End the thread after its last write. An error in it is not raised, and it waits for no
+        other process any more."""
+        self._closing.set()
         self._writer.shutdown()
 
     def latest(self, say: Callable[[str], None]) -> Saved | None:
@@ -99,8 +119,6 @@ class Checkpoints:
         Raises:
             CannotResume: all checkpoints are damaged, or the latest has another format.
         """
-        for folder in self.folder.glob(f"{UNFINISHED}*"):
-            shutil.rmtree(folder, ignore_errors=True)
         folders = found(self.folder)
         damaged = []
         for number in sorted(folders, reverse=True):
@@ -110,8 +128,9 @@ class Checkpoints:
                 say(f"{folders[number]}: is damaged ({error}); the one before it is used.")
                 damaged.append(number)
             else:
-                for number in damaged:
-                    self._remove(folders[number])
+                if self._process == 0:
+                    for number in damaged:
+                        self._remove(folders[number])
                 return saved
         if folders:
             raise CannotResume(
@@ -122,6 +141,8 @@ class Checkpoints:
 
     def keep(self, rounds: Collection[int]) -> None:
         """Remove the checkpoints of all other rounds, and the folder if none is left."""
+        if self._process:
+            return
         folders = found(self.folder)
         for number in folders.keys() - set(rounds):
             self._remove(folders[number])
@@ -135,12 +156,23 @@ class Checkpoints:
     def _write(self, saved: Saved) -> None:
         target = self.folder / f"round-{saved.about['round']:06}"
         unfinished = self.folder / UNFINISHED
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        write(unfinished, saved)
+        unfinished.mkdir(parents=True, exist_ok=True)
+        write_arrays(unfinished, saved.arrays, self._process, self._processes)
+        if self._process:
+            self._wait_for(target)
+            return
+        for process in range(self._processes):
+            self._wait_for(unfinished / SUMS.format(process))
+        write_manifest(unfinished, saved.about)
         unfinished.rename(target)
         sync(self.folder)
         self._remove_old()
+
+    def _wait_for(self, path: Path) -> None:
+        """Wait until another process has made a file or a folder."""
+        while not path.exists():
+            if self._closing.wait(POLL_SECONDS):
+                raise RuntimeError("another process did not write its part")
 
     def _remove_old(self) -> None:
         """Remove all checkpoints but the latest and the best one."""
@@ -180,14 +212,35 @@ def validation_of(folder: Path) -> float:
 
 
 def write(folder: Path, saved: Saved) -> None:
-    """Write a checkpoint into an empty folder, with the manifest last."""
-    arrays: dict[str, Any] = flat(saved.arrays)
-    put(folder / ARRAYS, lambda file: np.savez(file, **arrays))
-    put(folder / ABOUT, _json(saved.about))
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    sums = {path.name: [path.stat().st_size, sha256(path)] for path in files}
-    put(folder / MANIFEST, _json({"format": FORMAT, "files": sums}))
+    """Write a checkpoint of one process into an empty folder, with the manifest last."""
+    write_arrays(folder, saved.arrays)
+    write_manifest(folder, saved.about)
+
+
+def write_arrays(folder: Path, arrays: Arrays, process: int = 0, processes: int = 1) -> None:
+    """Write the arrays of a process, then size and checksum of that file."""
+    named: dict[str, Any] = flat(arrays)
+    path = folder / ARRAYS.format(process, processes)
+    put(path, lambda file: np.savez(file, **named))
+    sums, partial = folder / SUMS.format(process), folder / f"{SUMS.format(process)}.partial"
+    put(partial, _json(_sums_of(path)))
+    partial.rename(sums)
+
+
+def write_manifest(folder: Path, about: dict[str, Any]) -> None:
+    """Write the rest of a checkpoint, whose arrays are all there, with the manifest last."""
+    put(folder / ABOUT, _json(about))
+    files = _sums_of(folder / ABOUT)
+    for path in sorted(folder.glob(SUMS.format("*"))):
+        files |= json.loads(path.read_text())
+        path.unlink()
+    put(folder / MANIFEST, _json({"format": FORMAT, "files": files}))
     sync(folder)
+
+
+def _sums_of(path: Path) -> dict[str, Any]:
+    """Size and checksum of a file, by its name."""
+    return {path.name: [path.stat().st_size, sha256(path)]}
 
 
 def read(folder: Path) -> Saved:
@@ -216,9 +269,13 @@ def read(folder: Path) -> Saved:
             raise Damaged(f"{name} has {path.stat().st_size} bytes of {size}")
         if sha256(path) != checksum:
             raise Damaged(f"{name} has another checksum")
-    with np.load(folder / ARRAYS, allow_pickle=False) as flat_arrays:
-        arrays = _nested(flat_arrays)
-    return Saved(json.loads((folder / ABOUT).read_text()), arrays)
+    parts: dict[str, list[np.ndarray]] = {}
+    for name in sorted(set(files) - {ABOUT}):
+        with np.load(folder / name, allow_pickle=False) as arrays:
+            for key in arrays:
+                parts.setdefault(key, []).append(arrays[key])
+    joined = {key: np.concatenate(rows) if rows[1:] else rows[0] for key, rows in parts.items()}
+    return Saved(json.loads((folder / ABOUT).read_text()), _nested(joined))
 
 
 def flat(arrays: Arrays) -> dict[str, np.ndarray]:

@@ -114,7 +114,7 @@ class TrialResults:
             finite = len(curve.values["round"]) > 0
             best = curve.best(self.metric) if finite else 0
             values = {name: each[best] if finite else np.nan for name, each in curve.values.items()}
-            row |= {"best_round": values.pop("round")} | values
+            row |= {"best_round": values.pop("round"), "train loss": values.pop("loss")} | values
             rows.append(row)
         return pd.DataFrame(rows)
 

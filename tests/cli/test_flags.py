@@ -44,7 +44,7 @@ WORDS: dict[str, Any] = {
     "dataset": "mine.csv", "protocol": "paper", "out": "here", "merging": "once", "separator": ";",
     "columns": ("who", "what"), "data_dir": "there", "encoding": "latin-1",
     "start": "before", "val_file": "val.csv", "test_file": "test.csv", "cohort": "country",
-    "split": "given", "common_share": "0.25",
+    "split": "given", "common_share": "0.25", "loss": "bpr", "backbone": "ncf",
 }  # fmt: skip
 """Values of settings that may be any text."""
 
@@ -64,7 +64,8 @@ OWN: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """Values of the flags that are no settings of a method."""
 
-TESTED_ELSEWHERE = ("alternatives", "quiet", "json", "log_to", "shard", "collect", "storage")
+TOGETHER = ("coordinator", "process_id", "num_processes", "shard", "collect", "storage")
+TESTED_ELSEWHERE = ("alternatives", "quiet", "json", "log_to", *TOGETHER)
 """Flags that change no setting."""
 
 FULL = ("train", "plan", "sweep")

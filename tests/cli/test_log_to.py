@@ -1,11 +1,9 @@
 """`fedem train --log-to`: which trackers a run gets, and where they write. The run is a fake."""
 
-import sys
-import types
 from pathlib import Path
 
+import fake_run
 import pytest
-from made_up import federation, made_up
 
 import fedem_jax as fj
 from fedem_jax.cli import main as cli
@@ -27,24 +25,12 @@ def given(monkeypatch, tmp_path):
     """The folders of the trackers of each run, in an empty working directory."""
     folders = []
 
-    def run(config, _, observers, directory, stop) -> None:
-        setting = {
-            "config": config, "federation": federation(config), "device": "cpu x 2",
-            "versions": {"jax": "1.2.3"},
-        }  # fmt: skip
-        found, clients = made_up(config)
-        for observer in (directory, *observers):
-            observer.on_start(setting)
-            observer.on_end(found.summary, clients)
+    def collect(observers):
         folders.append([each.folder for each in observers if isinstance(each, Tracker)])
 
-    module = types.ModuleType("fedem_jax.runs.train")
-    module.__dict__["run"] = run
-    monkeypatch.setitem(sys.modules, "fedem_jax.runs.train", module)
-    monkeypatch.setattr("fedem_jax.cli.process.prepare_jax", lambda: None)
+    fake_run.install(monkeypatch, tmp_path, collect)
     for name in by_name.TRACKERS:
         monkeypatch.setitem(by_name.TRACKERS, name, lambda path, name=name: Tracker(path / name))
-    monkeypatch.chdir(tmp_path)
     return folders
 
 

@@ -2,11 +2,9 @@
 said before anything runs."""
 
 import json
-import sys
-import types
 
+import fake_run
 import pytest
-from made_up import federation, made_up
 
 from fedem_jax.cli import main as cli
 
@@ -16,25 +14,8 @@ USUAL = "results/synthetic-fedem-leak-free-seed0"
 @pytest.fixture(autouse=True)
 def fake(monkeypatch, tmp_path):
     """Runs with made-up numbers, in an empty working directory."""
-
-    def run(config, _, observers, directory, stop) -> None:
-        setting = {
-            "config": config, "federation": federation(config), "device": "cpu x 2",
-            "versions": {"jax": "1.2.3"},
-        }  # fmt: skip
-        found, clients = made_up(config)
-        for observer in (directory, *observers):
-            observer.on_start(setting)
-            for record in found.records:
-                observer.on_round(record)
-            observer.on_end(found.summary, clients)
-
-    module = types.ModuleType("fedem_jax.runs.train")
-    module.__dict__["run"] = run
-    monkeypatch.setitem(sys.modules, "fedem_jax.runs.train", module)
-    monkeypatch.setattr("fedem_jax.cli.process.prepare_jax", lambda: None)
+    fake_run.install(monkeypatch, tmp_path)
     monkeypatch.setattr("fedem_jax.cli.train.wants_alternatives", lambda _: False)
-    monkeypatch.chdir(tmp_path)
 
 
 def test_a_second_run_goes_to_the_next_folder_and_says_so(tmp_path, capsys):

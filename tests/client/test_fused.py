@@ -26,7 +26,7 @@ from fedem_jax.core.samples import ClientSamples, Rule
 from fedem_jax.core.sampling import shuffle
 from fedem_jax.errors import UserError
 from fedem_jax.models.adapter import Adapter
-from fedem_jax.models.losses import LOSSES
+from fedem_jax.models.losses import BCE
 from fedem_jax.models.mf import MF
 from fedem_jax.models.scoring import scoring
 from fedem_jax.runs.simulation import Simulation
@@ -63,7 +63,7 @@ def both(
     in_turn = InTurn(jnp.float32(0.1), jnp.float32(0.7))
 
     def objective(user, rows, labels, weights):
-        return jnp.sum(weights * LOSSES[loss](rows @ user, labels))
+        return jnp.sum(weights * BCE[loss](rows @ user, labels))
 
     def xla(samples, user, table):
         optimiser = optax.adam(0.05) if steps == "adam" else in_turn
@@ -143,19 +143,16 @@ def both_merging(
     keys, net = jax.random.split(jax.random.key(6), clients), Adapter(widths)
     adapters = jax.vmap(lambda key: net.init(key, tables[0], targets[0])["params"])(keys)
     adapters = jax.tree.map(lambda leaf: scale * leaf, adapters)
-    model, rate = scoring(MF(dim), "probability"), jnp.float32(0.03)
+    model, rate = scoring(MF(dim), "probability", "bce"), jnp.float32(0.03)
     in_turn = InTurn(jnp.float32(0.1), jnp.float32(0.7))
 
     def rho_of(adapter, local, target, evidence):
         return net.apply({"params": adapter}, local, target)
 
-    def adapter_loss(private, rows, labels, weights, present):
-        return model.objective(private, rows, labels, weights)
-
     def xla(samples, adapter, user, table, target):
         embed = optax.adam(0.05) if steps == "adam" else in_turn
         adapter, private, table, trained = fit_elastic(
-            model.objective, adapter_loss, rho_of, adapter, {"user": user}, table, target,
+            model.objective, model.objective, rho_of, adapter, {"user": user}, table, target,
             samples, optax.flatten(optax.adam(rate)), embed,
         )  # fmt: skip
         return adapter, private["user"], table, trained
@@ -320,6 +317,7 @@ def test_the_settings_name_the_path(monkeypatch, path):
         ({"backbone": "ncf"}, "backbone=ncf"),
         ({"adapter": "table"}, "adapter=table"),
         ({"adapter_loss": "ranking"}, "adapter_loss=ranking"),
+        ({"loss": "bpr"}, "loss=bpr"),
         ({"merging": "none", "local_optimiser": "closed-form"}, "local_optimiser=closed-form"),
         ({"adapter_widths": ()}, "adapter without a hidden layer"),
     ],

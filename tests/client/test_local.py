@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 import twin
+from plain_losses import PLAIN
 
 from fedem_jax.client.local import batch_weights, fit_embedding, run_epochs
 from fedem_jax.core.blocks import BLOCK
@@ -13,6 +14,8 @@ from fedem_jax.core.draws import HoldOut, Samples
 from fedem_jax.core.layout import SizeClass
 from fedem_jax.core.samples import ClientSamples, Rule, client_samples
 from fedem_jax.models.losses import logit_bce
+from fedem_jax.models.mf import MF
+from fedem_jax.models.scoring import scoring
 
 NUM_ITEMS, EPOCHS = 12, 4
 
@@ -278,6 +281,39 @@ def test_clients_side_by_side_are_trained_as_one_by_one(length, batch, threshold
             np.testing.assert_allclose(trained.running[at], running, atol=CLOSE)
     if threshold:  # some of them stop, at different times
         assert len({client.epochs for client in theirs}) > 1
+
+
+def expected_by(name, client, batch, lr):
+    """User vector, table and running loss by plain steps on a loss of a batch, sample by sample."""
+    user, table, total, running = USER.copy(), TABLE.copy(), 0.0, []
+    items, labels = np.array(ITEMS[client]), np.array(LABELS[client])
+    for order in np.asarray(DRAWS.visits)[client, :, : len(items)]:
+        for first in range(0, len(items), batch):
+            visited = order[first : first + batch]
+            rows = table[items[visited]]
+            loss, slope = PLAIN[name](rows @ user, labels[visited])
+            np.add.at(table, items[visited], -lr * np.outer(slope, user))
+            user, total = user - lr * slope @ rows, total + loss * len(visited)
+        running.append(total / (len(items) * (len(running) + 1)))
+    return user, table, running
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_loss_of_a_batch_trains_as_a_loop_over_its_samples(name):
+    """Batches of 4, with items that are met twice, and some without a positive."""
+    objective, lr = scoring(MF(3), "logit", name).objective, 0.2
+
+    def one(client):
+        samples, table = session_of(client, 9, batch=4), jnp.float32(TABLE)
+        private, rows, trained = fit_embedding(
+            objective, {"user": jnp.float32(USER)}, table[samples.rows], samples, optax.sgd(lr)
+        )
+        return private["user"], table.at[samples.rows].set(rows, mode="drop"), trained.running
+
+    found = jax.jit(jax.vmap(one, axis_name=BLOCK))(jnp.arange(3))
+    for client in range(3):
+        for ours, theirs in zip(found, expected_by(name, client, 4, lr), strict=True):
+            np.testing.assert_allclose(ours[client], theirs, atol=1e-5)
 
 
 @pytest.mark.parametrize("length", [9, 20])

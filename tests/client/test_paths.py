@@ -70,6 +70,7 @@ def test_a_gpu_takes_the_kernel_where_there_is_one(monkeypatch):
     assert with_path(FedEM(adapter="table"), GPU).local_training == "xla"
     assert with_path(closed, GPU).local_training == "xla"
     assert with_path(FedMF(batch_size=1025), GPU).local_training == "xla"
+    assert with_path(FedMF(loss="softmax"), GPU).local_training == "xla"
     assert with_path(FedMF(), cpu).local_training == "xla"
     for config in (FedNCF(), FCF(), FedMF(local_training="xla")):
         assert with_path(config, GPU) == config

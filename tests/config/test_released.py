@@ -38,6 +38,9 @@ FAMILY = {
 }  # fmt: skip
 """What the released programs share."""
 
+SAMPLED = {"loss": "bce"}
+"""All released programs train by cross-entropy."""
+
 NO_NOISE = {"ldp_scale": 0.0, "ldp_clip": 0.0, "ldp_noise": "laplace", "ldp_delta": 1e-5}
 """Nothing is added to uploads in any default."""
 
@@ -51,7 +54,7 @@ DEFAULTS = {
     # program of FedEM: Adam at 0.1 twice, alpha 0.9, l2, both, a tenth is aggregated, 1e-4;
     # adapter 2d-16-8-1. Its network is that of FedNCF in the program of FedCA; its closed form
     # has the numbers of FCF
-    "fedem": NO_NOISE | BY_ADAM | {
+    "fedem": SAMPLED | NO_NOISE | BY_ADAM | {
         "weighting": "samples", "local_training": "auto", "confidence": 4.0, "regularization": 1.0,
         "backbone": "mf", "lr_embedding": 0.1, "lr_adapter": 0.1, "threshold": 1e-4,
         "aggregation": "both", "similarity": "l2", "alpha": 0.9, "aggregation_fraction": 0.1,
@@ -61,7 +64,7 @@ DEFAULTS = {
         "network_widths": (16, 8), "lr_network": 0.01, "weight_decay": 1e-3,
     },
     # the client of FedEM
-    "local-only": {"lr_embedding": 0.1, "threshold": 1e-4, "local_training": "auto"},
+    "local-only": SAMPLED | {"lr_embedding": 0.1, "threshold": 1e-4, "local_training": "auto"},
     # in one round there is all; no program, the numbers found as those of central-mf
     "popularity": {"rounds": 1},
     "item-knn": {"rounds": 1, "neighbours": 10, "shrinkage": 10.0},
@@ -73,7 +76,7 @@ DEFAULTS = {
     },
     # hongleizhang/FedCA, backbone FCF without its own aggregation: Adam at 0.01, sample shares, the
     # new table is evaluated
-    "fedmf": NO_NOISE | NO_MASKS | BY_ADAM | {
+    "fedmf": SAMPLED | NO_NOISE | NO_MASKS | BY_ADAM | {
         "local_training": "auto",
         "lr_embedding": 0.01, "threshold": 1e-4, "weighting": "samples", "evaluated": "global",
     },
@@ -83,38 +86,38 @@ DEFAULTS = {
         "beta1": 0.4, "beta2": 0.99, "server_steps": 1,
     },
     # hongleizhang/FedCA, backbone FedNCF: layers 32-16-8-1, Adam at 0.01 twice, decay 1e-3
-    "fedncf": NO_NOISE | NO_MASKS | BY_ADAM | {
+    "fedncf": SAMPLED | NO_NOISE | NO_MASKS | BY_ADAM | {
         "local_training": "xla",
         "lr_embedding": 0.01, "threshold": 1e-4, "weighting": "samples", "evaluated": "global",
         "variant": "mlp", "network_widths": (16, 8), "lr_network": 0.01, "weight_decay": 1e-3,
     },
     # Zhangcx19/IJCAI-23-PFedRec: lr 0.1, lr_eta 80, one epoch, width 32, own table evaluated
-    "pfedrec": NO_NOISE | NO_MASKS | {
+    "pfedrec": SAMPLED | NO_NOISE | NO_MASKS | {
         "dim": 32, "local_epochs": 1, "lr_network": 0.1, "lr_item_factor": 80.0,
         "evaluated": "local",
     },
     # Zhangcx19/GPFedRec: layers 64-32-16-8-1, reg 1, neighbours beyond 1.0 times the mean of the
     # cosine distances, one layer, no noise
-    "gpfedrec": {
+    "gpfedrec": SAMPLED | {
         "dim": 32, "local_epochs": 1, "network_widths": (32, 16, 8), "lr_network": 0.1,
         "lr_factor": 80.0, "regularization": 1.0, "graph": "distance", "neighbours": 0,
         "neighbour_threshold": 1.0, "layers": 1, "ldp_scale": 0.0,
     },
     # mtics/FedRAP: lr_network 0.5, lr_args 200, lambda and mu 0.1, l1, decay 1e-4, rates times 0.95
     # after a batch and 0.97 after a round, batches of 2048
-    "fedrap": {
+    "fedrap": SAMPLED | {
         "dim": 32, "batch_size": 2048, "lr_network": 0.5, "lr_embedding": 200.0,
         "independence": 0.1, "sparsity": 0.1, "sparsity_norm": "l1", "schedule": "constant",
         "weight_decay": 1e-4, "decay_per_batch": 0.95, "decay_per_round": 0.97, "threshold": 1e-4,
     },
     # hongleizhang/FedCA: alpha and beta 0.3, 4 directions, interpolation 0.9, a tenth is aggregated
-    "fedca": {
+    "fedca": SAMPLED | {
         "lr_embedding": 0.01, "threshold": 1e-4, "aggregation_fraction": 0.1,
         "similarity_weight": 0.3, "complementarity_weight": 0.3, "directions": 4,
         "subspace": "samples", "matching": "greedy", "interpolation": 0.9,
     },
     # Xinrui17/CoFedRec: K 30, reg 0.005, cl_t 0.1, its base 0.5, two epochs
-    "cofedrec": {
+    "cofedrec": SAMPLED | {
         "dim": 32, "local_epochs": 2, "lr_network": 0.1, "lr_item_factor": 80.0,
         "num_clusters": 30, "contrast": 0.005, "temperature": 0.1, "base_temperature": 0.5,
     },

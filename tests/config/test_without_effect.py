@@ -18,7 +18,7 @@ OTHER = {
     "table_dtype": "bfloat16", "adapter_loss": "ranking", "adapter_sharing": "average",
     "lr_item_factor": 3.0, "common_share": "0.5", "adapter_optimiser": "sgd",
     "ldp_noise": "gaussian", "ldp_delta": 1e-3, "confidence": 2.0, "regularization": 2.0,
-    "weighting": "uniform",
+    "weighting": "uniform", "loss": "softmax", "threshold": 0.5,
 }  # fmt: skip
 """A value of each setting beside the one that it has."""
 
@@ -38,8 +38,9 @@ CASES = {
     "fedem avg": ("fedem", {"aggregation": "avg"}),
     "fedem shrinkage": ("fedem", {"merging": "shrinkage", "local_optimiser": "sgd"}),
     "fedem features": ("fedem", {"merging": "once", "adapter": "features"}),
-    "fedmf": ("fedmf", {}),
+    "fedmf": ("fedmf", {"loss": "bpr"}),
     "pfedrec": ("pfedrec", {}),
+    "fedem closed form": ("fedem", {"merging": "none", "local_optimiser": "closed-form"}),
 }
 FEW = {"rounds": 2, "eval_every": 2, "dim": 2, "local_epochs": 1, "num_negative": 3, "top_k": 3}
 

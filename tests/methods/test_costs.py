@@ -7,6 +7,7 @@ from lab import config_of
 from toy import small_federation
 
 from fedem_jax.config.registry import METHODS
+from fedem_jax.models.names import LOSSES
 from fedem_jax.runs.simulation import Simulation
 
 CLIENTS, ITEMS, DIM, AGGREGATED = 7, 40, 4, 4
@@ -121,6 +122,17 @@ def test_memory_is_planned(method, lab):
     assert memory.scratch == {phase: 4 * sum(both) for phase, both in SCRATCH[method].items()}
     largest = max(sum(both) for both in SCRATCH[method].values())
     assert memory.total == memory.data + 4 * (sum(HELD[method]) + largest)
+
+
+@pytest.mark.parametrize(("loss", "at_once"), [("softmax", 0), ("bpr", 64), ("mine", 16)])
+def test_pairs_of_samples_are_planned_with(monkeypatch, loss, at_once):
+    """Twice so many by 16 numbers for each client side by side; a loss of others may have all."""
+    monkeypatch.setitem(LOSSES, "mine", lambda logit, label, weight: logit.sum())
+    plain, other = (
+        Simulation(config_of("fedmf", **by), small_federation()).algorithm.scratch(3)
+        for by in ({}, {"loss": loss})
+    )
+    assert other["train"] - plain["train"] == 3 * 2 * 16 * at_once
 
 
 SENT = {

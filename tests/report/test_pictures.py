@@ -30,7 +30,7 @@ from fedem_jax.comparisons.charts import standings_chart
 from fedem_jax.comparisons.standings import Difference, MethodSummary
 from fedem_jax.config.fedem import FedEM
 from fedem_jax.report.curves import learning_curves
-from fedem_jax.report.rho_chart import rho_chart
+from fedem_jax.report.rho_chart import RhoCounts, rho_chart
 from fedem_jax.report.style import GREY
 from fedem_jax.runs.reading import Run
 
@@ -283,7 +283,7 @@ def test_the_picture_of_rho_is_that_of_its_histograms(tmp_path, pictures):
     counts[..., 1, :8] = 0  # own items take up more
     counts[0] = 0  # nobody waits to merge
     summary = run(3, dataset="synthetic").summary
-    rho_chart(rounds, counts, tmp_path / "rho.png", summary)
+    rho_chart(RhoCounts(rounds, counts), tmp_path / "rho.png", summary)
     figure = pictures["rho.png"]
     title, caption = said(figure)
     assert title == "What fedem takes up on synthetic"
@@ -328,7 +328,9 @@ def test_the_picture_of_rho_is_that_of_its_histograms(tmp_path, pictures):
 
 
 def test_without_anything_counted_no_picture_of_rho_is_made(tmp_path, pictures):
-    rho_chart(np.arange(3), np.zeros((3, 4, 5, 2, 20)), tmp_path / "rho.png", run(3).summary)
+    rho_chart(
+        RhoCounts(np.arange(3), np.zeros((3, 4, 5, 2, 20))), tmp_path / "rho.png", run(3).summary
+    )
     assert not pictures
     assert not (tmp_path / "rho.png").exists()
 
@@ -348,7 +350,7 @@ def test_words_of_the_user_are_no_formulas(tmp_path, pictures):
         caption=ODD, reference=ODD, chance=chance,
     )  # fmt: skip
     counts = np.random.default_rng(0).integers(1, 40, (8, 4, 5, 2, 20))
-    rho_chart(np.arange(8), counts, tmp_path / "rho.png", odd.summary)
+    rho_chart(RhoCounts(np.arange(8), counts), tmp_path / "rho.png", odd.summary)
     assert ODD in key(pictures["curves.png"].axes[3].get_legend())
     assert said(pictures["standings.png"]) == (ODD, ODD)
     assert f"differs from {ODD}" in key(pictures["standings.png"].legends[0])

@@ -133,8 +133,10 @@ def test_what_was_cut_off_while_it_was_written_is_no_checkpoint(checkpoints):
     write(checkpoints, 0.1, 0.2)
     folder = checkpoints.folder
     (folder / "round-000002").rename(folder / "unfinished")  # the last step of a write is missing
-    assert checkpoints.latest(silent).about["round"] == 1
+    again = Checkpoints(folder)
+    assert again.latest(silent).about["round"] == 1
     assert not (folder / "unfinished").exists()
+    again.close()
 
 
 def test_a_write_that_fails_is_told_and_harms_nothing(checkpoints, monkeypatch):
@@ -151,6 +153,65 @@ def test_a_write_that_fails_is_told_and_harms_nothing(checkpoints, monkeypatch):
     monkeypatch.undo()
     assert [path.name for path in checkpoints.folder.iterdir()] == ["round-000001"]
     read(found(checkpoints.folder)[1])
+
+
+# --- several processes ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pair(tmp_path):
+    pair = [Checkpoints(tmp_path / "checkpoint", process, 2) for process in range(2)]
+    yield pair
+    for checkpoints in pair:
+        checkpoints.close()
+
+
+def part(number, process):
+    """What each of two processes has of `saved`: three clients and four."""
+    about, arrays = saved(number)
+    rows = slice(0, 3) if process == 0 else slice(3, None)
+    clients = {
+        name: values[rows] for name, values in arrays["state"].items() if name.startswith("clients")
+    }
+    if process == 0:
+        return Saved(about, arrays | {"state": arrays["state"] | clients})
+    return Saved(about, {"state": clients})
+
+
+def test_two_processes_write_one_checkpoint(pair):
+    for number in (1, 2):
+        for process in (1, 0):
+            pair[process].save(part(number, process))
+        for process in (1, 0):
+            pair[process].wait()
+    for checkpoints in pair:
+        about, arrays = checkpoints.latest(silent)
+        assert about["round"] == 2
+        for name, values in saved(2).arrays["state"].items():
+            np.testing.assert_array_equal(arrays["state"][name], values)
+        np.testing.assert_array_equal(arrays["place"], np.arange(7))
+    names = {path.name for path in found(pair[0].folder)[2].iterdir()}
+    parts = {"arrays-00000-of-00002.npz", "arrays-00001-of-00002.npz"}
+    assert names == {"about.json", "manifest.json", *parts}
+
+
+def test_a_checkpoint_without_the_part_of_a_process_is_none(pair):
+    pair[0].save(part(1, 0))
+    time.sleep(0.2)
+    assert found(pair[0].folder) == {}
+    pair[0].close()
+    with pytest.raises(UserError, match="another process did not write its part"):
+        pair[0].wait()
+
+
+def test_a_damaged_part_is_seen(pair):
+    for process in (1, 0):
+        pair[process].save(part(1, process))
+    for checkpoints in pair:
+        checkpoints.wait()
+    flip(found(pair[0].folder)[1] / "arrays-00001-of-00002.npz")
+    with pytest.raises(CannotResume, match="every checkpoint is damaged"):
+        pair[1].latest(lambda sentence: None)
 
 
 # --- one process at a time ------------------------------------------------------------------------

@@ -1,0 +1,72 @@
+"""A saved state, laid out for other devices and other size classes."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from lab import config_of
+from toy import small_federation
+
+from fedem_jax.core.sparse_tables import SparseTables
+from fedem_jax.runs.placement import Places, by_name, on_devices
+from fedem_jax.runs.simulation import Simulation
+
+
+def simulation(federation, classes, devices):
+    config = config_of("fedmf", evaluated="local", dim=3)
+    config = dataclasses.replace(config, size_classes=classes)
+    return Simulation(config, federation, jax.devices()[:devices])
+
+
+def kept_rows(federation, room):
+    """Items and rows of each client, at most `room` of them."""
+    numbers = np.random.default_rng(0)
+    pairs = zip(federation.offsets, federation.offsets[1:], strict=False)
+    own = [federation.items[start:end][: room[c]] for c, (start, end) in enumerate(pairs)]
+    return own, [numbers.normal(size=(len(items), 3)).astype(np.float32) for items in own]
+
+
+@pytest.mark.parametrize(("classes", "devices"), [(3, 1), (1, 1), (3, 2), (1, 2)])
+def test_rows_of_clients_move_to_other_size_classes(classes, devices):
+    if len(jax.devices()) < devices:
+        pytest.skip(f"needs {devices} devices")
+    federation = small_federation()
+    old, new = simulation(federation, 2, 1), simulation(federation, classes, devices)
+    state = old.init()
+    tables = state.clients.items
+    own, rows = kept_rows(federation, np.asarray(tables.count)[old.layout.place])
+    for place, items, table in zip(old.layout.place, own, rows, strict=True):
+        tables = tables.scatter(jnp.array([place]), jnp.array([items]), jnp.array([table]))
+    state = state._replace(clients=state.clients._replace(items=tables))
+
+    start = new.init()
+    moved = on_devices(
+        by_name(state), Places.of(old.layout), start, new.layout, new.algorithm
+    ).clients.items
+    assert moved.items.shape == start.clients.items.items.shape
+    per_device = len(moved.items) // devices
+    for client, (items, table) in enumerate(zip(own, rows, strict=True)):
+        device, place = divmod(int(new.layout.place[client]), new.layout.shard)
+        part = SparseTables(
+            *(jnp.asarray(x)[device * new.layout.shard :] for x in moved[:2]),
+            *(jnp.asarray(x)[device * per_device :] for x in moved[2:]),
+        )
+        room, number = int(part.count[place]), len(items)
+        found, values = map(np.asarray, part.gather(jnp.int32(place), room))
+        assert (found[number:] == federation.num_items).all()
+        np.testing.assert_array_equal(found[:number], items)
+        np.testing.assert_array_equal(values[:number], table)
+
+
+def test_rows_without_room_are_refused():
+    federation = small_federation()
+    old, new = simulation(federation, 1, 1), simulation(federation, 4, 1)
+    state = old.init()
+    tables = state.clients.items
+    full = tables._replace(items=jnp.zeros_like(tables.items))
+    state = state._replace(clients=state.clients._replace(items=full))
+    assert tables.items.shape > new.init().clients.items.items.shape
+    with pytest.raises(ValueError, match="keeps more rows than there is room for"):
+        on_devices(by_name(state), Places.of(old.layout), new.init(), new.layout, new.algorithm)
