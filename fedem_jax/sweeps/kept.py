@@ -23,7 +23,7 @@ from fedem_jax.evaluation.records import PARTS, Record, Summary
 from fedem_jax.evaluation.summary import per_client, summarise_run
 from fedem_jax.runs.memory import free_memory
 from fedem_jax.runs.names import CHECKPOINT
-from fedem_jax.runs.placement import Places, on_host
+from fedem_jax.runs.placement import Places, by_name
 from fedem_jax.runs.result import Result
 from fedem_jax.runs.simulation import Simulation
 from fedem_jax.runs.states import States
@@ -78,7 +78,7 @@ class KeptStates:
                 shutil.rmtree(each, ignore_errors=True)
             checkpoint = unfinished / CHECKPOINT / f"round-{round:06}"
             checkpoint.mkdir(parents=True)
-            write(checkpoint, Saved(about, {"state": on_host(state), "place": places.place}))
+            write(checkpoint, Saved(about, {"state": by_name(state), "place": places.place}))
             unfinished.rename(folder)
 
     def result(
