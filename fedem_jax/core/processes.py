@@ -44,6 +44,12 @@ def from_first(answer: bool) -> bool:
     return bool(largest(answer and is_first()))
 
 
+def reason_of_first(reason: str) -> str:
+    """The reason that the first process gives; elsewhere only that it gives one."""
+    there = from_first(bool(reason))
+    return reason or ("the first process asked for it" if there else "")
+
+
 def largest(value: int) -> int:
     """The largest of the values that all processes give. It waits for all of them.
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from fedem_jax.core.processes import from_first
 from fedem_jax.errors import UserError
 from fedem_jax.evaluation.records import Record, Setting, Summary
 
@@ -92,14 +91,12 @@ class Observers(Observer):
         return self._asked(lambda observer: observer.on_round(record))
 
     def _asked(self, ask: Callable[[Observer], str | bool | None]) -> str:
-        """The first reason that an observer answers with. Several processes have it from the first
-        of them."""
+        """The first reason that an observer answers with, once all were asked."""
         answers = []
         for observer in self._each:
             with named(observer):
                 answers.append(reason(observer, ask(observer)))
-        found = next(filter(None, answers), "")
-        return found or ("the first process asked for it" if from_first(bool(found)) else "")
+        return next(filter(None, answers), "")
 
     def on_end(self, summary: Summary, per_client: pd.DataFrame) -> None:
         """Call all in turn."""

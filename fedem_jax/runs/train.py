@@ -12,7 +12,14 @@ from typing import Any
 import jax
 
 from fedem_jax.config.base import Config
-from fedem_jax.core.processes import check_same, is_first, largest, lost_processes, several
+from fedem_jax.core.processes import (
+    check_same,
+    is_first,
+    largest,
+    lost_processes,
+    reason_of_first,
+    several,
+)
 from fedem_jax.data.federation import Federation
 from fedem_jax.data.sources import federation_of
 from fedem_jax.errors import CannotResume, Stopped, UserError
@@ -126,7 +133,8 @@ def run_simulation(
                 if run_state is None:
                     run_state = RunState(origin.state(simulation) if origin else simulation.init())
                 else:
-                    run_state.ended_early = everyone.on_resume(run_state.records)
+                    reason = everyone.on_resume(run_state.records)
+                    run_state.ended_early = reason_of_first(reason)
                 check_same(str(run_state.round), "different checkpoints", "let all see one --out")
                 run_rounds(simulation, run_state, everyone, checkpointer, stop)
         except CannotResume:
@@ -219,7 +227,7 @@ def run_rounds(
             run_state.headline = None
             if config.keep != "none" and not ended():
                 run_state.set_aside(simulation.copy)
-        run_state.ended_early = observers.on_round(record)
+        run_state.ended_early = reason_of_first(observers.on_round(record))
         if checkpointer is not None and not ended():
             checkpointer.save(run_state)
     if checkpointer is not None:

@@ -1,17 +1,30 @@
-"""The program of docs/howto/watching.md ends early, and says why."""
+"""The programs of docs/howto/watching.md end early, and say why."""
 
 import re
 from pathlib import Path
 
 PAGE = Path(__file__).parents[2] / "docs" / "howto" / "watching.md"
+OF_A_RUN, OF_A_SWEEP = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.M)
 
 
-def test_the_program_ends_early(capsys):
-    (code,) = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+def ran(code):
+    """The names that a program leaves behind."""
     scope: dict = {}
-    exec(compile(code, "watching.md", "exec"), scope)
-    summary = scope["result"].summary
+    exec(compile(code, PAGE.name, "exec"), scope)
+    return scope
+
+
+def test_the_run_ends_early(capsys):
+    summary = ran(OF_A_RUN)["result"].summary
     said = f"validation HR@10 is above 0.4 {summary['rounds']}\n"
     assert capsys.readouterr().out == said
     assert summary["last"]["val"]["hr@10"] > 0.4
     assert summary["rounds"] < summary["planned_rounds"] == 50
+
+
+def test_the_sweep_ends_early(capsys):
+    trials = ran(OF_A_SWEEP)["result"].trials
+    first, last = capsys.readouterr().out.splitlines()
+    assert first == "3 trials to run"
+    assert last.startswith("a trial has 0.")
+    assert len(trials) < 3
