@@ -48,10 +48,10 @@ def test_their_memory_may_be_given():
 
 
 def test_a_gpu_that_is_not_at_hand_is_taken_to_run_the_kernel():
-    device = AbsentDevice(0, "gpu", 10**9)
-    assert with_path(FedMF(), device).local_training == "fused"
-    assert with_path(FedMF(local_training="xla"), device).local_training == "xla"
-    assert with_path(FedMF(), AbsentDevice(0, "cpu", 10**9)).local_training == "xla"
+    gpu, cpu = (AbsentDevice(0, platform, 10**9) for platform in ("gpu", "cpu"))
+    assert with_path(FedMF(), gpu) == FedMF(local_training="fused")
+    assert with_path(FedMF(local_training="xla"), gpu) == FedMF(local_training="xla")
+    assert with_path(FedMF(), cpu) == FedMF(local_training="xla")
 
 
 @pytest.mark.parametrize(
