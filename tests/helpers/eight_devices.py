@@ -4,19 +4,15 @@ A process of its own, since the others have two devices.
 """
 
 import json
-import sys
-from pathlib import Path
 
 import jax
-
-jax.config.update("jax_num_cpu_devices", 8)
-sys.path.insert(0, str(Path(__file__).parent))
-
 import numpy as np
 from lab import config_of
 from toy import small_federation
 
 import fedem_jax as fj
+
+jax.config.update("jax_num_cpu_devices", 8)  # before JAX first computes
 
 FEDERATION = small_federation("leak-free", 11)
 FEW = {"rounds": 2, "top_k": 3, "local_epochs": 1}
@@ -61,6 +57,7 @@ QUESTIONS = (sweep, comparison, bottleneck, recommend, newcomer, evaluate)
 
 if __name__ == "__main__":
     answers, devices = {}, jax.devices()
+    assert len(devices) == 8
     for number in (1, 8):
         jax.devices = lambda *_, number=number: devices[:number]
         answers[number] = {ask.__name__: np.asarray(ask()).tolist() for ask in QUESTIONS}
