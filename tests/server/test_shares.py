@@ -62,26 +62,3 @@ def test_shares_add_up_to_the_whole(layout, rows):
     expected = principal_axes(uploads)
     np.testing.assert_allclose(axes, expected, atol=1e-5)
     np.testing.assert_allclose(scores, principal_scores(uploads, expected), atol=1e-4)
-
-
-def test_no_device_holds_all_uploads(layout):
-    """Beside the result, which takes the memory of the last round's."""
-    uploads, items, dim = 64, 128, 8
-    layout = layout._replace(num_items=items)
-    kinds = [(layout.padded, items, dim), (uploads, uploads), (uploads, items, dim)]
-    shardings = layout.sharded(), layout.sharded(), layout.replicated()
-    args = [
-        jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
-        for shape, sharding in zip(kinds, shardings, strict=True)
-    ]
-
-    def step(held, weights, before):
-        tables = shares_of(layout, held, jnp.arange(uploads) % layout.num_clients)
-        return aggregate_shares(layout, weights, tables, before)
-
-    program = jax.jit(step, donate_argnums=2, out_shardings=layout.replicated())
-    analysis = program.lower(*args).compile().memory_analysis()
-    whole = 4 * uploads * items * dim
-    assert (
-        analysis.temp_size_in_bytes < 1.8 * whole
-    )  # three shares, of two; else there are 2 wholes
