@@ -2,6 +2,21 @@
 
 from __future__ import annotations
 
+import re
+
+UNITS = {"": 1} | {
+    f"{letter}{binary}B".upper(): base**power
+    for power, letter in enumerate(("", "k", "M", "G", "T"))
+    for binary, base in (("", 1000), ("i", 1024))
+}
+"""Bytes of a unit, in capitals."""
+
+
+def bytes_in(text: str) -> int:
+    """The bytes that a text such as `80GB`, `1.5 TB` or `24GiB` names; 0: it names none."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([kMGT]?i?B)?", text.strip(), re.IGNORECASE)
+    return int(float(found[1]) * UNITS[(found[2] or "").upper()]) if found else 0
+
 
 def in_bytes(count: float) -> str:
     """A number of bytes with three digits and a unit."""

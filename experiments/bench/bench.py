@@ -210,7 +210,7 @@ def time_phases(simulation, state, repeats: int) -> tuple[Any, Row]:
     for number in range(1, 2 + repeats):  # the first is warm-up
         run("draws", state, number)
         clients, _ = run("train", state, number)
-        state = run("aggregate", clients, number)
+        state = run("aggregate", state._replace(clients=clients), number)
         run("evaluate", state)
     return state, {name: median(seconds[1:]) for name, seconds in times.items()}
 

@@ -27,7 +27,7 @@ class Phases(NamedTuple):
     train: Callable
     """`(state, number) -> (clients, info)`: draws, merging, local training; takes the clients."""
     aggregate: Callable
-    """`(clients, number) -> state`: the server's step; takes the clients."""
+    """`(state, number) -> state`: the server's step; takes the clients."""
     evaluate: Callable
     """`(state) -> ranks`."""
 
@@ -54,11 +54,11 @@ def phases(simulation: Simulation, state: State) -> Phases:
         # what the server made is not returned, so the compiler drops its step
         return after.clients._replace(slot=clients.slot), info
 
-    def aggregate(clients, number, key, lists, hyper):
+    def aggregate(clients, server, number, key, lists, hyper):
         context = context_of(number, key, lists, hyper)
         uploaders = context.draws.uploaders(context.participants)
         upload = sent_by(config, context, hyper, uploaders, clients, None)
-        tables = aggregated_tables(config, context, hyper, uploaders, upload)
+        tables = aggregated_tables(config, context, hyper, uploaders, upload, server.items)
         slot = slots(layout, uploaders, len(tables))
         return State(clients._replace(slot=slot), Download(tables))
 
@@ -75,13 +75,13 @@ def phases(simulation: Simulation, state: State) -> Phases:
     drawing = compiled(draw, state, first, *rest)
     training = compiled(train, *state, first, *rest, donate_argnums=0)
     serving = compiled(
-        aggregate, state.clients, first, *rest, donate_argnums=0, out_shardings=where
+        aggregate, *state, first, *rest, donate_argnums=0, out_shardings=where
     )
     ranking_all = compiled(evaluate, state, *to_rank)
     return Phases(
         draws=lambda state, number: drawing(state, jnp.int32(number), *rest),
         train=lambda state, number: training(*state, jnp.int32(number), *rest),
-        aggregate=lambda clients, number: serving(clients, jnp.int32(number), *rest),
+        aggregate=lambda state, number: serving(*state, jnp.int32(number), *rest),
         evaluate=lambda state: ranking_all(state, *to_rank),
     )
 

@@ -13,15 +13,18 @@ import numpy as np
 import pandas as pd
 
 from fedem_jax.config.base import Config
+from fedem_jax.config.values import whole
 from fedem_jax.core.algorithm import Algorithm, Traffic
 from fedem_jax.core.layout import Layout, SizeClass
 from fedem_jax.core.size_classes import ClientLoad
 from fedem_jax.data.federation import Federation
 from fedem_jax.data.sources import federation_of
+from fedem_jax.errors import UserError
 from fedem_jax.higher import higher
-from fedem_jax.runs.memory import MemoryPlan
-from fedem_jax.runs.simulation import Simulation
-from fedem_jax.units import in_bytes
+from fedem_jax.methods import bind
+from fedem_jax.runs.memory import MemoryPlan, absent_devices, plan_memory
+from fedem_jax.runs.simulation import Simulation, check_pool, layout_of
+from fedem_jax.units import bytes_in, in_bytes
 
 
 class ClassPlan(NamedTuple):
@@ -52,6 +55,8 @@ class Plan(NamedTuple):
     federation: Federation
     classes: dict[str, list[ClassPlan]]
     """Size classes by phase of local training; each phase sorts all clients into its own."""
+    samples: np.ndarray
+    """[devices] samples of a round, positives and negatives, if all clients train."""
     memory: MemoryPlan
     traffic: Traffic
 
@@ -110,37 +115,99 @@ class Plan(NamedTuple):
         each = sum((c.padded for c in self.finest), np.zeros(1))
         return each.max() / each.mean()
 
+    @property
+    def imbalance_of_samples(self) -> float:
+        """Samples of the busiest device over the mean."""
+        return float(self.samples.max() / self.samples.mean())
 
-def plan(config: Config, federation: Federation | None = None) -> Plan:
+
+def plan(
+    config: Config,
+    federation: Federation | None = None,
+    *,
+    devices: int = 0,
+    device_memory: str | float = 0,
+) -> Plan:
     """Plan the cost of a run: padding, balance, memory and bytes on the wire. Nothing is trained.
 
     Args:
         config: all settings.
         federation: the data; None: what `config` names.
+        devices: number of devices, which need not be at hand; 0: all that are, or one with
+            `device_memory`.
+        device_memory: what each offers, in bytes or as text such as `80GB`. They are then taken to
+            be GPUs. 0: as the devices of this machine.
 
     Raises:
-        UserError: unusable data or settings.
+        UserError: unusable data or settings, or no number of devices or bytes.
 
     Examples:
         >>> plan = fj.plan(fj.preset("released", method="fedmf", dim=4))
         >>> plan.memory.fits, plan.traffic.up > 0
         (True, True)
+        >>> plan = fj.plan(fj.preset(), devices=8, device_memory="80GB")
+        >>> plan.memory.devices, plan.memory.limit
+        (8, 80000000000)
     """
-    return plan_run(Simulation(config, federation_of(config) if federation is None else federation))
+    number, memory = whole("devices", devices), memory_of(device_memory)
+    federation = federation_of(config) if federation is None else federation
+    if not number and not memory:
+        return plan_run(Simulation(config, federation))
+    check_pool(config, federation)
+    absent = absent_devices(min(number or 1, federation.num_clients), memory)
+    layout = layout_of(config, federation, absent)
+    planned = plan_memory(config, federation, layout)
+    layout = layout._replace(block=planned.block)
+    return plan_of(config, federation, layout, bind(config, layout), planned)
+
+
+def memory_of(given: str | float) -> int:
+    """The bytes that `device_memory` means; 0: it is left open.
+
+    Raises:
+        UserError: it names no bytes.
+    """
+    text = str(given).strip()
+    if text in ("", "0"):
+        return 0
+    count = bytes_in(text)
+    if not count:
+        raise UserError(
+            f"device_memory: {given} is no number of bytes; give one such as 80GB or 24GiB."
+        )
+    return count
 
 
 def plan_run(simulation: Simulation) -> Plan:
     """Plan the cost of a run."""
-    config, layout = simulation.config, simulation.layout
-    load = ClientLoad.of(simulation.federation, config.num_negative, config.batch_size)
+    return plan_of(
+        simulation.config, simulation.federation, simulation.layout, simulation.algorithm,
+        simulation.memory,
+    )  # fmt: skip
+
+
+def plan_of(
+    config: Config, federation: Federation, layout: Layout, algorithm: Algorithm, memory: MemoryPlan
+) -> Plan:
+    """Put a plan together.
+
+    Args:
+        config: all settings.
+        federation: the data.
+        layout: where the clients are; its block is that of `memory`.
+        algorithm: the method on this layout.
+        memory: what it takes.
+    """
+    load = ClientLoad.of(federation, config.num_negative, config.batch_size)
     return Plan(
-        federation=simulation.federation,
+        federation=federation,
         classes={
             phase: [plan_class(load, size, layout) for size in classes]
-            for phase, classes in classes_of(simulation.algorithm, layout).items()
+            for phase, classes in classes_of(algorithm, layout).items()
         },
-        memory=simulation.memory,
-        traffic=simulation.algorithm.traffic,
+        samples=layout.samples.reshape(layout.mesh.size, -1).sum(axis=1),
+        memory=memory,
+        traffic=algorithm.traffic,
     )
 
 

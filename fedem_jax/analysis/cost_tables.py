@@ -27,7 +27,8 @@ def _classes(plan: Plan) -> Table:
     note = (
         f"padded over useful work {plan.padding:.3f}; busiest device over mean {plan.imbalance:.2f}"
     )
-    return Table("Size classes", header, rows, [note])
+    samples = f"samples of the busiest device over the mean {plan.imbalance_of_samples:.3f}"
+    return Table("Size classes", header, rows, [note, samples])
 
 
 def _memory(plan: Plan) -> Table:

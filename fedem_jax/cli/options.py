@@ -109,7 +109,15 @@ class Plan(Train):
     examples:
       fedem plan --dataset ml-1m
       fedem plan --dataset ml-100k --dim 64 --block-size 16
+      fedem plan --dataset ml-1m --devices 8 --device-memory 80GB
     """
+
+    devices: int = 0
+    """Number of devices, which need not be at hand; 0: all that are, or one with
+    --device-memory."""
+    device_memory: Annotated[str, tyro.conf.arg(metavar="BYTES")] = ""
+    """What each offers, such as 80GB; they are then taken to be GPUs. Empty: as the devices of this
+    machine."""
 
     resume: tyro.conf.Suppress[tyro.conf.Fixed[str]] = ""
     alternatives: tyro.conf.Suppress[tyro.conf.Fixed[Literal["auto", "yes", "no"]]] = "no"

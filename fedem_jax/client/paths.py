@@ -18,6 +18,7 @@ from fedem_jax.config.base import Config
 from fedem_jax.config.fedem import FedEM
 from fedem_jax.config.settings import FedMF, LocalOnly
 from fedem_jax.core.blocks import BLOCK
+from fedem_jax.core.devices import AbsentDevice
 from fedem_jax.core.samples import ClientSamples, Rule
 from fedem_jax.models.adapter import Adapter
 from fedem_jax.models.mf import MF
@@ -35,7 +36,7 @@ def with_path(config: Config, device: Any) -> Config:
     """The settings with `local_training` decided, where they leave it open (`auto`).
 
     On a GPU it becomes `fused` if there is a kernel for these settings and it passes a self-test on
-    the device. Else it becomes `xla`.
+    the device. Else it becomes `xla`. A device that is not at hand is taken to pass it.
 
     Args:
         config: all settings.
@@ -44,7 +45,8 @@ def with_path(config: Config, device: Any) -> Config:
     if not isinstance(config, Fusable) or config.local_training != "auto":
         return config
     fused = device.platform in ("gpu", "cuda") and not config.without_kernel
-    fused = fused and agrees(device, self_test_of(config))
+    if fused and not isinstance(device, AbsentDevice):
+        fused = agrees(device, self_test_of(config))
     return dataclasses.replace(config, local_training="fused" if fused else "xla")
 
 

@@ -16,6 +16,8 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
+from fedem_jax.core.processes import own_device
+
 AXIS = "clients"
 """Mesh axis that the client axis is sharded over."""
 
@@ -67,7 +69,7 @@ class Layout(NamedTuple):
     @property
     def device(self) -> Any:
         """The first device that is of this process."""
-        return self.mesh.local_devices[0]
+        return own_device(self.mesh.devices.flat)
 
     @property
     def padded(self) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -66,7 +66,7 @@ def smallest(value: int) -> int:
     return -largest(-value)
 
 
-def own_device(devices: Sequence[Any]) -> Any:
+def own_device(devices: Iterable[Any]) -> Any:
     """The first of some devices that is of this process."""
     return next(device for device in devices if device.process_index == jax.process_index())
 

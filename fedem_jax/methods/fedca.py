@@ -35,15 +35,17 @@ from fedem_jax.core.samples import ClientSamples
 from fedem_jax.core.table_storage import from_storage, storage_dtype, table_bytes, to_storage
 from fedem_jax.models.mf import MF
 from fedem_jax.models.scoring import Scoring, initial, scoring
-from fedem_jax.server.aggregation import aggregate, normalised, project_to_simplex, sample_shares
+from fedem_jax.server.aggregation import normalised, project_to_simplex, sample_shares
 from fedem_jax.server.complementarity import complementarity
 from fedem_jax.server.serving import NOT_SERVED, not_served, served, slots, waits
-from fedem_jax.server.similarity import (
-    l2_similarity,
-    principal_axes,
-    principal_scores,
-    saturate,
+from fedem_jax.server.shares import (
+    aggregate_shares,
+    aggregation_scratch,
+    share_size,
+    shares_of,
+    signatures,
 )
+from fedem_jax.server.similarity import l2_similarity, saturate
 
 
 class Hyper(NamedTuple):
@@ -79,7 +81,8 @@ class Clients(NamedTuple):
 class Upload(NamedTuple):
     """All that the server sees of the aggregated clients."""
 
-    items: Num[Array, "A I D"]
+    items: Num[Array, "A2 I D"]
+    """Divided over the devices, as in `server.shares`."""
     directions: Float[Array, "A k D"]
     samples: Int[Array, " A"]
 
@@ -116,10 +119,12 @@ def fedca(config: FedCA, layout: Layout) -> Algorithm:
         ]
         clients, info, _ = train_clients(context, phases, state)
         uploaders = draws.uploaders(context.participants)
-        chosen = layout.places(uploaders)
-        samples = context.samples_of(uploaders)
-        upload = Upload(clients.items[chosen], clients.directions[chosen], samples)
-        download = serve(config, layout, upload, hyper)
+        upload = Upload(
+            shares_of(layout, clients.items, uploaders),
+            clients.directions[layout.places(uploaders)],
+            context.samples_of(uploaders),
+        )
+        download = serve(config, layout, upload, hyper, state.server)
         return State(clients._replace(slot=slots(layout, uploaders, num_served)), download), info
 
     def score(state: State, places: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
@@ -235,15 +240,16 @@ def principal_directions(
 # --- what the server does -------------------------------------------------------------------------
 
 
-def serve(config: FedCA, layout: Layout, upload: Upload, hyper: Hyper) -> Download:
-    """The server's step, on nothing but the uploads."""
+def serve(
+    config: FedCA, layout: Layout, upload: Upload, hyper: Hyper, before: Download
+) -> Download:
+    """The server's step, on nothing but the uploads; its tables take the memory of those before."""
     tables = from_storage(upload.items)
-    scores = principal_scores(tables, principal_axes(tables))
-    alike = saturate(l2_similarity(scores * canonical_sign(scores)[:, None]))
+    _, scores = signatures(layout, tables, len(upload.samples))
+    alike = layout.split(saturate(l2_similarity(scores * canonical_sign(scores)[:, None])))
     complementary = complementarity(upload.directions, config.matching)
     weights = composite_weights(sample_shares(upload.samples), alike, complementary, hyper)
-    tables = aggregate(layout.split(weights), tables)
-    return Download(to_storage(tables, upload.items.dtype))
+    return Download(aggregate_shares(layout, weights, tables, before.items))
 
 
 def composite_weights(
@@ -265,13 +271,13 @@ def scratch(config: FedCA, layout: Layout, block: int) -> dict[str, int]:
     """Numbers that XLA keeps at once.
 
     take up: own and served table and their mixture, [I D].
-    aggregate: a copy of the uploads, their signatures, 6 arrays of clients by clients, and the
-    cosines of their directions twice.
+    aggregate: as for any similarity, and the cosines of the clients' directions twice.
     """
     dim, num_items = config.dim, layout.num_items
     _, uploads = config.round_sizes(layout.num_clients)
     numbers = training_scratch(layout, dim, block, tables=3, pairs=config.pairs)
     numbers["take up"] = numbers["train"] + 3 * block * num_items * dim
-    numbers["aggregate"] = uploads * num_items * (dim + 2)
-    numbers["aggregate"] += uploads**2 * (6 + 2 * min(config.directions, dim) ** 2)
+    numbers |= aggregation_scratch(layout, uploads, dim)
+    share = share_size(layout, uploads)
+    numbers["aggregate"] += share * uploads * 2 * min(config.directions, dim) ** 2
     return numbers

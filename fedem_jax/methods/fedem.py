@@ -56,7 +56,15 @@ from fedem_jax.models.scoring import initial
 from fedem_jax.server import aggregation
 from fedem_jax.server.cohorts import cohort_tables
 from fedem_jax.server.serving import NOT_SERVED, not_served, served, slots, waits
-from fedem_jax.server.similarity import SIMILARITIES, principal_axes, principal_scores, saturate
+from fedem_jax.server.shares import (
+    aggregate_shares,
+    aggregation_scratch,
+    padded,
+    share_size,
+    shares_of,
+    signatures,
+)
+from fedem_jax.server.similarity import SIMILARITIES, saturate
 
 
 class Hyper(NamedTuple):
@@ -110,13 +118,14 @@ class Clients(NamedTuple):
 
 
 class Upload(NamedTuple):
-    """All that the server sees of the aggregated clients."""
+    """All that the server sees of the aggregated clients, padded as in `server.shares`."""
 
-    items: Num[Array, "A I D"]
-    samples: Int[Array, " A"]
-    """n_v; 1 each where all clients count the same."""
+    items: Num[Array, "A2 I D"]
+    """Divided over the devices."""
+    samples: Int[Array, " A2"]
+    """n_v; 1 each where all clients count the same; 0 where there is none."""
     adapter: Any = ()
-    """[A ...] theta_u, if adapters are shared."""
+    """[A2 ...] theta_u, if adapters are shared."""
 
 
 class Download(NamedTuple):
@@ -166,7 +175,7 @@ def fedem(config: FedEM, layout: Layout) -> Algorithm:
         clients, info, _ = train_clients(context, phases, state)
         uploaders, start = draws.uploaders(context.participants), state.server.start
         upload = sent_by(config, context, hyper, uploaders, clients, start)
-        tables = aggregated_tables(config, context, hyper, uploaders, upload)
+        tables = aggregated_tables(config, context, hyper, uploaders, upload, state.server.items)
         if config.downloads:
             by_cohort = config.aggregation == "cohort"
             table = jnp.asarray(layout.cohort)[uploaders] if by_cohort else None
@@ -187,8 +196,9 @@ def fedem(config: FedEM, layout: Layout) -> Algorithm:
 
     def scratch(block: int) -> dict[str, int]:
         client = merging_scratch(config, layout, num_uploaders, block)
-        sent = upload_scratch(config, num_uploaders, layout.num_items)
-        return client | sent | aggregation.scratch(num_uploaders, layout.num_items, config.dim)
+        share = share_size(layout, num_uploaders)
+        sent = upload_scratch(config, share, layout.num_items)
+        return client | sent | aggregation_scratch(layout, num_uploaders, config.dim)
 
     tables = num_uploaders * (table_bytes(config, layout.num_items) + model.shared_bytes)
     return Algorithm(
@@ -258,13 +268,19 @@ def sent_by(
 ) -> Upload:  # fmt: skip
     """What the drawn clients upload: Q_u and, if adapters are shared, theta_u; bounded around Q_0
     and theta_0, and with noise, if so asked."""
-    at = context.layout.places(uploaders)
-    sent = Sum(clients.items[at], at_place(clients.adapter, at) if config.shares_adapter else ())
-    sent = noisy_uploads(config, context.draws, uploaders, sent, start, hyper)
+    layout = context.layout
+    kept = Sum(clients.items, clients.adapter if config.shares_adapter else ())
+    sent = shares_of(layout, kept, uploaders)
+    client = padded(layout, uploaders, layout.padded)
+
+    def on_device(sent, start, client):
+        return noisy_uploads(config, context.draws, client, sent, start, hyper)
+
+    sent = layout.on_each_device(on_device, sent, start, client)
     samples = context.samples_of(uploaders)
     if config.weighting == "uniform":
         samples = jnp.ones_like(samples)
-    return Upload(sent.items, samples, sent.rest)
+    return Upload(sent.items, padded(layout, samples, 0), sent.rest)
 
 
 # --- what the server does -------------------------------------------------------------------------
@@ -287,24 +303,25 @@ def number_of_tables(config: FedEM, layout: Layout, uploaders: int) -> int:
 
 
 def aggregated_tables(
-    config: FedEM, context: RoundContext, hyper: Hyper, uploaders: Int[Array, " A"], upload: Upload
-) -> Num[Array, "R I D"]:
-    """G_u = sum_v w_uv Q_v, or G_k, from nothing but the uploads and who sent them."""
+    config: FedEM, context: RoundContext, hyper: Hyper, uploaders: Int[Array, " A"], upload: Upload,
+    before: Num[Array, "R I D"],
+) -> Num[Array, "R I D"]:  # fmt: skip
+    """G_u = sum_v w_uv Q_v, or G_k, from nothing but the uploads and who sent them; they take the
+    memory of those `before`."""
+    layout, number = context.layout, len(uploaders)
     tables, shares = from_storage(upload.items), aggregation.sample_shares(upload.samples)
     if config.aggregation == "cohort":
-        cohort = jnp.asarray(context.layout.cohort)[uploaders]
-        number = number_of_tables(config, context.layout, len(uploaders))
+        cohort = padded(layout, jnp.asarray(layout.cohort)[uploaders], 0)
         constant = None if config.fits_common_share else hyper.common
-        tables = cohort_tables(tables, shares, cohort, number, constant)
+        cohorts = number_of_tables(config, layout, number)
+        tables = cohort_tables(tables, shares, cohort, cohorts, constant)
         return to_storage(tables, upload.items.dtype)
     similarity = None
     if config.aggregation != "avg":
-        axes = principal_axes(tables)
-        scores = principal_scores(tables, axes)
+        axes, scores = signatures(layout, tables, number)
         # the sign of an axis is open; a replayed run takes the recorded one
         scores = scores * context.draws.signs(axes, scores)[:, None]
-        similarity = saturate(SIMILARITIES[config.similarity](scores))
+        similarity = layout.split(saturate(SIMILARITIES[config.similarity](scores)))
     kind = config.aggregation
-    weights = aggregation.aggregation_weights(kind, shares, similarity, hyper.alpha)
-    tables = aggregation.aggregate(context.layout.split(weights), tables)
-    return to_storage(tables, upload.items.dtype)
+    weights = aggregation.aggregation_weights(kind, shares[:number], similarity, hyper.alpha)
+    return aggregate_shares(layout, weights, tables, before)

@@ -18,6 +18,7 @@ from fedem_jax.client.paths import with_path
 from fedem_jax.config.base import Config
 from fedem_jax.config.shared import AdamClients, is_fused
 from fedem_jax.core.algorithm import Algorithm, State
+from fedem_jax.core.devices import AbsentDevice
 from fedem_jax.core.layout import Layout
 from fedem_jax.core.processes import processes_here, several, smallest
 from fedem_jax.data.federation import Federation
@@ -227,11 +228,29 @@ def advice_when_exhausted(
         ) from None
 
 
+def absent_devices(number: int, memory: int = 0) -> list[AbsentDevice]:
+    """Devices that are not at hand.
+
+    Args:
+        number: how many.
+        memory: bytes that each offers, of a GPU; 0: they are like those of this machine. The
+            devices of a CPU share its free memory.
+    """
+    if memory:
+        return [AbsentDevice(each, "gpu", memory) for each in range(number)]
+    here = jax.devices()[0]
+    stats = here.memory_stats() if here.platform != "cpu" else None
+    memory = stats["bytes_limit"] if stats else free_memory() // number
+    return [AbsentDevice(each, here.platform, memory) for each in range(number)]
+
+
 def device_memory(layout: Layout) -> int:
     """Bytes that each device of a layout offers: the same in all processes.
 
     The devices of a CPU share the free memory, and so do the processes of a host.
     """
+    if isinstance(layout.device, AbsentDevice):
+        return layout.device.memory
     stats = None if on_cpu(layout) else layout.device.memory_stats()
     if stats and "bytes_limit" in stats:
         offered = stats["bytes_limit"]

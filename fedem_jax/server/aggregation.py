@@ -62,9 +62,3 @@ def mean_of(parameters: Any, samples: Int[Array, " A"]) -> Any:
     """sum_v p_v theta_v, by sample shares, of arrays [A ...], such as adapters that are sent."""
     shares = sample_shares(samples)
     return jax.tree.map(lambda leaf: jnp.tensordot(shares, leaf, 1), parameters)
-
-
-def scratch(uploads: int, num_items: int, dim: int) -> dict[str, int]:
-    """Numbers that XLA keeps at once to aggregate by similarity: a copy of the uploads, their
-    signatures, and 6 arrays of clients by clients."""
-    return {"aggregate": uploads * (num_items * (dim + 2) + 6 * uploads)}

@@ -1,0 +1,64 @@
+"""Prints what several questions are answered on one device and on eight, as JSON.
+
+A process of its own, since the others have two devices.
+"""
+
+import json
+
+import jax
+import numpy as np
+from lab import config_of
+from toy import small_federation
+
+import fedem_jax as fj
+
+jax.config.update("jax_num_cpu_devices", 8)  # before JAX first computes
+
+FEDERATION = small_federation("leak-free", 11)
+FEW = {"rounds": 2, "top_k": 3, "local_epochs": 1}
+FEDMF = config_of("fedmf", **FEW)
+FEDEM = config_of("fedem", merging="once", adapter_widths=(2,), **FEW)
+
+
+def sweep():
+    table = fj.sweep(FEDMF, "lr_embedding=0.01,0.03", FEDERATION, width=2).trials
+    return table.filter(regex="hr@|ndcg@|loss")
+
+
+def comparison():
+    few = {"local_epochs": 1, "top_k": 3, "dim": 4, "size_classes": 1}
+    return fj.compare(["fedmf"], FEDERATION, seeds=1, rounds=2, **few).table.filter(regex="hr|ndcg")
+
+
+def bottleneck():
+    study = fj.bottleneck(FEDEM, FEDERATION, alone=2)
+    return study.rounds.drop(columns=["round", "client"])
+
+
+def recommend():
+    return result().recommend(k=3)[["item", "score"]].astype(float)
+
+
+def newcomer():
+    return result().recommend_new(FEDERATION.item_ids[:5], k=4)[["item", "score"]].astype(float)
+
+
+def evaluate():
+    return np.array([[*metrics.values()] for metrics in result().evaluate(3).values()])
+
+
+def result():
+    done = fj.run(FEDMF, FEDERATION)
+    assert done.layout.mesh.size == len(jax.devices())
+    return done
+
+
+QUESTIONS = (sweep, comparison, bottleneck, recommend, newcomer, evaluate)
+
+if __name__ == "__main__":
+    answers, devices = {}, jax.devices()
+    assert len(devices) == 8
+    for number in (1, 8):
+        jax.devices = lambda *_, number=number: devices[:number]
+        answers[number] = {ask.__name__: np.asarray(ask()).tolist() for ask in QUESTIONS}
+    print(json.dumps(answers))

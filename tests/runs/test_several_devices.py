@@ -1,0 +1,28 @@
+"""What is asked on eight devices is answered as on one. (For each method: methods/.)"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[1] / "helpers" / "eight_devices.py"
+
+
+@pytest.fixture(scope="module")
+def answers():
+    done = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    "question", ["sweep", "comparison", "bottleneck", "recommend", "newcomer", "evaluate"]
+)
+def test_eight_devices_answer_as_one(answers, question):
+    one, eight = (np.array(answers[number][question]) for number in ("1", "8"))
+    assert one.size
+    assert np.isfinite(one).any()
+    np.testing.assert_allclose(eight, one, rtol=0, atol=1e-5)
