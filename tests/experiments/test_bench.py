@@ -35,11 +35,12 @@ def rounds(simulation):
 @pytest.mark.slow
 def test_phases_make_up_the_round(simulation, rounds):
     parts = phases.phases(simulation, simulation.init())
-    clients, _ = parts.train(simulation.init(), 0)
-    state = parts.aggregate(clients, 0)
+    state = simulation.init()
+    clients, _ = parts.train(state, 0)
+    state = parts.aggregate(state._replace(clients=clients), 0)
     parts.draws(state, 1)
     clients, info = parts.train(state, 1)
-    state = parts.aggregate(clients, 1)
+    state = parts.aggregate(state._replace(clients=clients), 1)
     ranks = parts.evaluate(state)
     expected = rounds[1]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), state, expected.state)
