@@ -55,6 +55,7 @@ OWN: dict[str, dict[str, Any]] = {
         "width": 7, "chunk": 8,
     },
     "bottleneck": {"alone": 9},
+    "plan": {"devices": 6, "device_memory": "80GB"},
     "compare": {
         "dataset": "mine.csv", "protocol": "paper", "methods": ("fedmf", "fedem:dim=8"),
         "seeds": 2, "rounds": 7, "settings": ("top_k=6", "header=yes"), "reach": 0.25,
@@ -218,8 +219,9 @@ def work(monkeypatch, tmp_path) -> SimpleNamespace:
     replace("runs.train", run=begun)
     replace("cli.train", wants_alternatives=lambda _: False)
 
-    def trial(config, *_):
+    def trial(config, **how):
         given.configs.append(config)
+        keep(**how)
 
     replace("analysis.cost", plan=trial)
     replace("analysis.cost_tables", shown=lambda _: "")
