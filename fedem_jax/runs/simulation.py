@@ -51,7 +51,7 @@ FUSED_CLASSES = 3
 
 CLASS_SECONDS, NUMBER_SECONDS = 2.5, 5e-9
 """On a core of a CPU: what a class takes to compile, and a local step for each number of a row
-(FedEM with one class and with five, FilmTrust and ML-100K, a 2-core Xeon)."""
+(FedEM with one class and with five, FilmTrust and ML-100K, 2 cores of an AMD EPYC)."""
 
 
 class Simulation:
