@@ -74,9 +74,7 @@ def phases(simulation: Simulation, state: State) -> Phases:
     where = simulation.shardings
     drawing = compiled(draw, state, first, *rest)
     training = compiled(train, *state, first, *rest, donate_argnums=0)
-    serving = compiled(
-        aggregate, *state, first, *rest, donate_argnums=0, out_shardings=where
-    )
+    serving = compiled(aggregate, *state, first, *rest, donate_argnums=0, out_shardings=where)
     ranking_all = compiled(evaluate, state, *to_rank)
     return Phases(
         draws=lambda state, number: drawing(state, jnp.int32(number), *rest),
