@@ -1,8 +1,8 @@
 """How a round grows with the clients: `python experiments/bench/scale.py [--clients ...]`.
 
-Synthetic clients with 12 interactions each among 1,000 items. A hundredth of them trains in a
-round, and a tenth of these is aggregated. Each case runs in a process of its own, for two rounds;
-the second, with evaluation, is timed. Prints a table, for RESULTS.md.
+Synthetic clients with as many interactions each. A hundredth of them trains in a round, and a tenth
+of these is aggregated. Each case runs in a process of its own, for two rounds; the second, with
+evaluation, is timed. Prints a table, for RESULTS.md.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import subprocess
 import sys
 import time
-from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,12 +26,12 @@ from fedem_jax.data.split import split
 from fedem_jax.runs.simulation import Simulation
 from fedem_jax.units import bytes_in, in_bytes, in_seconds
 
-ITEMS, EACH = 1000, 12
 METHODS = {
     "fedmf": {"dim": 16},
     "fedem": {"dim": 2, "table_dtype": "bfloat16"},
 }
-"""FedEM keeps a table for each client, in the leanest form that fits a small machine."""
+"""FedEM keeps a table for each client, in the leanest form that fits a small machine. Another width
+may be given."""
 
 COLUMNS = {
     **dict.fromkeys(("state", "planned", "peak"), in_bytes),
@@ -39,24 +39,33 @@ COLUMNS = {
 }
 
 
-def made(clients: int) -> fj.Federation:
+class Size(NamedTuple):
+    """Of a federation."""
+
+    clients: int
+    items: int
+    each: int
+    """Interactions of each client."""
+
+
+def made(size: Size) -> fj.Federation:
     """Distinct items of each client at equal distances from a random first one."""
+    clients, most, each = size
     rng = np.random.default_rng(0)
-    first, step = rng.integers(0, ITEMS, clients), rng.integers(1, ITEMS // EACH, clients)
-    items = (first[:, None] + step[:, None] * np.arange(EACH)) % ITEMS
-    time = np.tile(np.arange(EACH), clients)
-    rows = Interactions.of(np.repeat(np.arange(clients), EACH), items.ravel(), time=time)
+    first, step = rng.integers(0, most, clients), rng.integers(1, most // each, clients)
+    items = (first[:, None] + step[:, None] * np.arange(each)) % most
+    time = np.tile(np.arange(each), clients)
+    rows = Interactions.of(np.repeat(np.arange(clients), each), items.ravel(), time=time)
     return split(rows, preset("leak-free", num_candidates=20), seed=0, name=f"{clients:,} clients")
 
 
-def measured(method: str, clients: int, most: int) -> dict[str, float]:
+def measured(method: str, size: Size, most: int, dim: int) -> dict[str, float]:
     """Two rounds of a method, or its plan alone where it needs more than `most` bytes."""
     begun = time.perf_counter()
-    federation = made(clients)
+    federation = made(size)
     row = {"data": time.perf_counter() - begun}
-    config = fj.preset(
-        "released", method=method, client_fraction=0.01, num_negative=4, **METHODS[method]
-    )
+    settings = METHODS[method] | ({"dim": dim} if dim else {})
+    config = fj.preset("released", method=method, client_fraction=0.01, num_negative=4, **settings)
     simulation = Simulation(config, federation)
     memory = simulation.memory
     row |= {"state": (memory.clients + memory.server) * memory.devices}
@@ -79,20 +88,23 @@ def main() -> None:
     """Measure all cases, or the one of `--case`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clients", nargs="+", type=int, default=[1000, 10_000, 100_000, 10**6])
+    parser.add_argument("--items", type=int, default=1000)
+    parser.add_argument("--each", type=int, default=12, help="interactions of each client")
+    parser.add_argument("--dim", type=int, default=0, help="width; 0: 16 for fedmf, 2 for fedem")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=[*METHODS])
     parser.add_argument("--most", default="6GB", help="plan alone what needs more than this")
     parser.add_argument("--case", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.case:
         method, clients = options.case
-        print(json.dumps(measured(method, int(clients), bytes_in(options.most))))
+        size = Size(int(clients), options.items, options.each)
+        print(json.dumps(measured(method, size, bytes_in(options.most), options.dim)))
         return
     print(f"| | clients | {' | '.join(COLUMNS)} |")
     print("|---|" + "---:|" * (1 + len(COLUMNS)))
     for method in options.methods:
         for clients in options.clients:
-            command = [sys.executable, str(Path(__file__)), "--most", options.most]
-            command += ["--case", method, str(clients)]
+            command = [sys.executable, *sys.argv, "--case", method, str(clients)]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             row = json.loads(done.stdout.splitlines()[-1])
             cells = [show(row[name]) if name in row else "" for name, show in COLUMNS.items()]
