@@ -17,8 +17,11 @@ from fedem_jax.errors import UserError, in_short
 
 HEARTBEAT_SECONDS = 20
 """Time after which a process that has stopped answering counts as lost."""
-WATCHER = "import sys; t = sys.stdin.read(); t.endswith('\\0') or sys.stderr.write(t)"
-"""Program that prints the sentence it was given, unless a zero byte follows before the end."""
+WATCHER = (
+    "import sys; text = sys.stdin.read()\n"
+    "text.endswith('\\0') or sys.stderr.write(text.rpartition('\\1')[2])"
+)
+"""Program that prints the last sentence it was given, unless a zero byte follows before the end."""
 LAUNCHERS = (
     ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
     ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
@@ -99,12 +102,14 @@ def joined(peers: Peers, out: Path) -> Iterator[None]:
         return
     import jax
 
-    log, name = tempfile.mkstemp(prefix=f"fedem-process-{peers.number}-", suffix=".log")
-    _watch(
-        f"lost: process {peers.number} of {peers.count} was killed, or it lost the others; go on "
-        f"with `fedem train --resume {out}`. Its log is {name}.\n"
+    watcher = Watcher(f"fedem-process-{peers.number}-")
+    _watchers.append(watcher)
+    at = peers.coordinator or "the address that its launcher gave"
+    watcher.expect(
+        f"processes: process {peers.number} of {peers.count} did not reach the others by way of "
+        f"{at}; start all of them, with one --coordinator HOST:PORT, on the host of process 0."
     )
-    _divert(log)
+    _divert(watcher.log)
     try:
         jax.distributed.initialize(
             peers.coordinator or None,
@@ -114,36 +119,49 @@ def joined(peers: Peers, out: Path) -> Iterator[None]:
         )
     except (RuntimeError, ValueError) as error:
         raise UserError(
-            f"processes: the first one cannot be reached ({in_short(error)}); give --coordinator "
-            "HOST:PORT of the host where it runs, and start all of them."
+            f"processes: the first one cannot be found ({in_short(error)}); give --coordinator "
+            "HOST:PORT of the host where it runs."
         ) from None
+    watcher.expect(
+        f"lost: process {peers.number} of {peers.count} was killed, or it lost the others; go on "
+        f"with `fedem train --resume {out}`."
+    )
     yield
     jax.distributed.shutdown()
     _end_watch()
-    Path(name).unlink(missing_ok=True)
 
 
-_watchers: list[subprocess.Popen[str]] = []
-"""The process that waits for the end of this one, if there is one."""
+class Watcher:
+    """A process of its own that says why this one has ended, if this one cannot."""
+
+    def __init__(self, prefix: str):
+        """Start it, and open a log whose name begins with `prefix`."""
+        self.log, name = tempfile.mkstemp(prefix=prefix, suffix=".log")
+        self._path = Path(name)
+        command = [sys.executable, "-S", "-c", WATCHER]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, start_new_session=True, text=True
+        )
+
+    def expect(self, sentence: str) -> None:
+        """What it says if this process ends now."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"\1{sentence} Its log is {self._path}.\n")
+        self._process.stdin.flush()
+
+    def end(self) -> None:
+        """Let it end and say nothing; nobody needs the log then."""
+        self._process.communicate("\0")
+        self._path.unlink(missing_ok=True)
 
 
-def _watch(sentence: str) -> None:
-    watcher = subprocess.Popen(
-        [sys.executable, "-S", "-c", WATCHER],
-        stdin=subprocess.PIPE,
-        start_new_session=True,
-        text=True,
-    )
-    assert watcher.stdin is not None
-    watcher.stdin.write(sentence)
-    watcher.stdin.flush()
-    _watchers.append(watcher)
+_watchers: list[Watcher] = []
+"""The one that watches this process, if there is one."""
 
 
 def _end_watch() -> None:
     while _watchers:
-        watcher = _watchers.pop()
-        watcher.communicate("\0")
+        _watchers.pop().end()
 
 
 def _divert(log: int) -> None:
