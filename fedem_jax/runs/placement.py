@@ -47,7 +47,7 @@ def rows_by_name(state: State) -> dict[str, np.ndarray]:
     """The arrays of a state on the host, by name: copies of those on a device, so that the state
     may be donated afterwards.
 
-    Of several processes, each has the rows of its own clients. What all have is with the first.
+    Each of several processes has the rows of its own clients. The first also has what all share.
     """
     copies = {
         _name(path): copied_to_host(leaf) if isinstance(leaf, jax.Array) else leaf
@@ -79,6 +79,7 @@ def on_devices(
     saved = jax.tree.unflatten(
         jax.tree.structure(start), [arrays[_name(path)] for path, _ in _leaves(start)]
     )
+    jax.tree.map(_check_kind, start, saved)
     now = Places.of(layout)
     shapes = [jax.tree.map(jnp.shape, state) for state in (start, saved)]
     if not before.same(now) or shapes[0] != shapes[1]:
@@ -90,6 +91,12 @@ def on_devices(
         return on_all(values, new.sharding)
 
     return jax.tree.map(device, start, saved)
+
+
+def _check_kind(new: Any, old: Any) -> None:
+    """Refuse rows of another shape or type, which NumPy might convert without a word."""
+    if (old.shape[1:], old.dtype) != (new.shape[1:], new.dtype):
+        raise ValueError(f"{old.dtype}{old.shape} for {new.dtype}{new.shape}")
 
 
 def _moved(saved: State, before: Places, now: Places, start: State, algorithm: Algorithm) -> State:

@@ -70,3 +70,14 @@ def test_rows_without_room_are_refused():
     assert tables.items.shape > new.init().clients.items.items.shape
     with pytest.raises(ValueError, match="keeps more rows than there is room for"):
         on_devices(by_name(state), Places.of(old.layout), new.init(), new.layout, new.algorithm)
+
+
+def test_rows_of_another_type_are_refused_where_the_clients_move():
+    """NumPy would convert them without a word."""
+    federation = small_federation()
+    old, new = simulation(federation, 2, 1), simulation(federation, 3, 1)
+    arrays = by_name(old.init())
+    name = next(name for name in arrays if name.endswith("table"))
+    arrays[name] = arrays[name].astype(np.float64)
+    with pytest.raises(ValueError, match="float64"):
+        on_devices(arrays, Places.of(old.layout), new.init(), new.layout, new.algorithm)
