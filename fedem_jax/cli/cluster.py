@@ -180,8 +180,8 @@ def _divert(log: int) -> None:
 
 @contextmanager
 def leaving() -> Iterator[None]:
-    """Let the exit of a command end one of several processes at once. It would wait for the others
-    else, which may wait for it."""
+    """End one of several processes at once when its command exits. Otherwise it would wait for the
+    others, which may wait for it."""
     try:
         yield
     except SystemExit as end:

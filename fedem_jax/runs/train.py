@@ -53,8 +53,8 @@ def run(
         config: all settings.
         federation: the data; None: what `config` names.
         observers: called at the start, after every evaluated round and at the end. Each may end the
-            run early. If the run is resumed, they hear of the rounds before as well. Of several
-            processes, the first calls its own.
+            run early. If the run is resumed, they hear of the rounds before as well. With
+            several processes, only those of the first are called.
         directory: where the run is written or, if it was interrupted, resumed. A path: a new run
             is written there. None: nothing is written.
         stop: called before every segment of rounds; a signal's number ends the run, 0 does not.

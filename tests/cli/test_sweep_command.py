@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 from pictures import curve, curves, key, said, ticks
-from slope import FEDERATION, SELECTED, Slope, Turning, slope, turning
+from slope import SELECTED, Slope, Turning, put_among_methods, turning
 
 from fedem_jax.cli import main as cli
 from fedem_jax.config import presets
@@ -28,11 +28,7 @@ from fedem_jax.sweeps.tables import at_an_edge
 @pytest.fixture(autouse=True)
 def method(monkeypatch, tmp_path):
     """`slope` among the methods, a small federation, an empty working directory."""
-    monkeypatch.setitem(METHODS, "slope", Method(Slope, slope))
-    monkeypatch.setattr(
-        "fedem_jax.sweeps.run.federation_of",
-        lambda config: dataclasses.replace(FEDERATION, seed=config.seed),
-    )
+    put_among_methods(monkeypatch)
     monkeypatch.setattr("fedem_jax.cli.process.prepare_jax", lambda: None)
     monkeypatch.chdir(tmp_path)
 

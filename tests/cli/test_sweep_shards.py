@@ -1,17 +1,15 @@
 """`fedem sweep --shard` and `--collect`: what is shown, and what is left behind."""
 
-import dataclasses
 import json
 import shlex
 
 import pandas as pd
 import pytest
-from slope import FEDERATION, Slope, slope
+from slope import put_among_methods
 
 from fedem_jax.cli import main as cli
 from fedem_jax.cli.sweep import command_of
 from fedem_jax.config.file import load_settings
-from fedem_jax.config.registry import METHODS, Method
 from fedem_jax.sweeps.shards import Shard
 
 ARGS = "--method slope --rounds 1 --seeds 2 --vary speed=0.1,1,2"
@@ -20,11 +18,7 @@ ARGS = "--method slope --rounds 1 --seeds 2 --vary speed=0.1,1,2"
 @pytest.fixture(autouse=True)
 def method(monkeypatch, tmp_path):
     """`slope` among the methods, a small federation, an empty working directory."""
-    monkeypatch.setitem(METHODS, "slope", Method(Slope, slope))
-    monkeypatch.setattr(
-        "fedem_jax.sweeps.run.federation_of",
-        lambda config: dataclasses.replace(FEDERATION, seed=config.seed),
-    )
+    put_among_methods(monkeypatch)
     monkeypatch.setattr("fedem_jax.cli.process.prepare_jax", lambda: None)
     monkeypatch.chdir(tmp_path)
 

@@ -1,5 +1,6 @@
 """Methods that compile at once and whose quality is known beforehand, for sweeps."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import numpy as np
 from toy import small_federation
 
 from fedem_jax.config.ranges import Positive
+from fedem_jax.config.registry import METHODS, Method
 from fedem_jax.config.settings import Config
 from fedem_jax.core.algorithm import Algorithm, Info, State, Traffic, hyper_of
 
@@ -99,6 +101,15 @@ def turning(config, layout) -> Algorithm:
         init, round, score, hyper_of(Turn, config), Traffic(0, 0),
         scratch=lambda block: {"round": 0},
     )  # fmt: skip
+
+
+def put_among_methods(monkeypatch):
+    """`slope` among the methods, and a small federation for every seed of a sweep."""
+    monkeypatch.setitem(METHODS, "slope", Method(Slope, slope))
+    monkeypatch.setattr(
+        "fedem_jax.sweeps.run.federation_of",
+        lambda config: dataclasses.replace(FEDERATION, seed=config.seed),
+    )
 
 
 SELECTED = {

@@ -29,6 +29,13 @@ def ended(process, seconds=120):
     return process.returncode, messages
 
 
+def wait_for_rounds(out, number, process):
+    """Wait until so many rounds are on disk, as long as the process runs."""
+    while not (out / "metrics.jsonl").exists() or len(lines_of(out)) < number:
+        assert process.poll() is None, ended(process)
+        time.sleep(0.05)
+
+
 def assert_close(path, other):
     records, others = lines_of(path), lines_of(other)
     assert len(records) == len(others)
@@ -47,9 +54,7 @@ def test_a_killed_process_ends_the_other_and_one_process_goes_on(data, tmp_path)
 
     out = tmp_path / "cut"
     survivor, victim = both(*arguments(data, "fedmf", 150, out))
-    while not (out / "metrics.jsonl").exists() or len(lines_of(out)) < 5:
-        assert survivor.poll() is None, ended(survivor)
-        time.sleep(0.05)
+    wait_for_rounds(out, 5, survivor)
     victim.send_signal(signal.SIGKILL)
     status, messages = ended(survivor, seconds=30)
     assert status == 4
@@ -70,9 +75,7 @@ def test_a_killed_process_ends_the_other_and_one_process_goes_on(data, tmp_path)
 def test_a_signal_to_one_process_stops_both_at_the_same_round(data, tmp_path):
     out = tmp_path / "stopped"
     first, second = both(*arguments(data, "fedmf", 3000, out))
-    while not (out / "metrics.jsonl").exists() or len(lines_of(out)) < 2:
-        assert first.poll() is None, ended(first)
-        time.sleep(0.05)
+    wait_for_rounds(out, 2, first)
     second.send_signal(signal.SIGTERM)
     for process in (first, second):
         status, messages = ended(process)

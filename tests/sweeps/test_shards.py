@@ -4,9 +4,8 @@ import dataclasses
 
 import pandas as pd
 import pytest
-from slope import FEDERATION, Slope, slope
+from slope import Slope, put_among_methods
 
-from fedem_jax.config.registry import METHODS, Method
 from fedem_jax.errors import UserError
 from fedem_jax.storage.lock import exclusive
 from fedem_jax.sweeps.description import Sweep
@@ -23,11 +22,7 @@ VARY = ["speed=0.1,1,20", "dim=4,8"]
 @pytest.fixture(autouse=True)
 def method(monkeypatch):
     """`slope` among the methods, and a small federation for every seed."""
-    monkeypatch.setitem(METHODS, "slope", Method(Slope, slope))
-    monkeypatch.setattr(
-        "fedem_jax.sweeps.run.federation_of",
-        lambda config: dataclasses.replace(FEDERATION, seed=config.seed),
-    )
+    put_among_methods(monkeypatch)
 
 
 class Programs:

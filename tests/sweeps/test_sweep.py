@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import pandas as pd
 import pytest
-from slope import FEDERATION, SELECTED, Slope, Turning, slope, turning
+from slope import FEDERATION, SELECTED, Slope, Turning, put_among_methods, turning
 
 from fedem_jax.config.registry import METHODS, Method
 from fedem_jax.errors import UserError
@@ -41,11 +41,7 @@ class Counted:
 @pytest.fixture(autouse=True)
 def method(monkeypatch):
     """`slope` among the methods, and a small federation for every seed."""
-    monkeypatch.setitem(METHODS, "slope", Method(Slope, slope))
-    monkeypatch.setattr(
-        "fedem_jax.sweeps.run.federation_of",
-        lambda config: dataclasses.replace(FEDERATION, seed=config.seed),
-    )
+    put_among_methods(monkeypatch)
 
 
 def quick(**changes):
