@@ -134,7 +134,7 @@ def fit_fused(
         labels=jnp.pad(samples.labels, (0, height - num_rows)),
         visited=visited,
         unbiased=bias_corrections(len(visited) // places),
-        counts=jnp.stack([num_batches, samples.count, tiles, epochs]).astype(jnp.int32),
+        counts=jnp.stack([num_batches, samples.count, used, tiles, epochs]).astype(jnp.int32),
         reals=jnp.stack([jnp.asarray(x, jnp.float32) for x in (rule.threshold, *rates)]),
     )
     rows = padded(table)

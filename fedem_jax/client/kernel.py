@@ -79,9 +79,9 @@ class Given(NamedTuple):
     visited: Int[Array, " N"]
     """Row at each place of each step of each epoch; the last one where there is no sample."""
     unbiased: Float[Array, "n 2"]
-    counts: Int[Array, "4"]
-    """Batches and samples of an epoch; tiles that hold the rows of all samples; epochs that the
-    client has time for."""
+    counts: Int[Array, "5"]
+    """Batches and samples of an epoch; rows that samples fall on, and tiles that hold them; epochs
+    that the client has time for."""
     reals: Float[Array, "3"]
     """Threshold of the early stop; step sizes of user vector and table."""
 
@@ -127,7 +127,7 @@ def train_client(
     height, dim = made.memory.table.shape
     tables = made.memory[:3]
     num_batches, count = given.counts[0], given.counts[1]
-    tiles, most_epochs = given.counts[2], given.counts[3]
+    used, tiles, most_epochs = given.counts[2], given.counts[3], given.counts[4]
     threshold, lr_user, lr_table = given.reals[0], given.reals[1], given.reals[2]
     steps_an_epoch = given.visited.shape[0] // (epochs * places)
     place = jnp.arange(places, dtype=jnp.int32)
@@ -146,7 +146,7 @@ def train_client(
     def unbiased(step):
         return given.unbiased[step, 0], given.unbiased[step, 1]
 
-    def samples_on(row, at):
+    def samples_on(row, at, size):
         """Samples of the batch on the row of each place, where the batch meets it first; else 0."""
         part = min(PART, places)
 
@@ -157,32 +157,36 @@ def train_client(
             return found + jnp.sum(jnp.where(same, jnp.where(ahead, MANY + 1, 1), 0), axis=1)
 
         # one sum for both: all places of the same row, and MANY for each that comes earlier
-        found = lax.fori_loop(0, places // part, compare, jnp.zeros(places, jnp.int32))
+        parts = (size + part - 1) // part
+        found = lax.fori_loop(0, parts, compare, jnp.zeros(places, jnp.int32))
         return jnp.where((found < MANY) & (row < height - 1), found, 0)
 
     def caught_up(row, begin, end):
         """Rows after the steps `begin` to `end` - 1 that they have not made yet."""
         last = triton.load(made.memory.last.at[cells(row)[0]])
+        # Where all have made the steps up to `behind`, nobody goes through them again.
+        last_of_row = triton.load(made.memory.last.at[row])
+        behind = jnp.min(jnp.where(row < used, last_of_row, end))
 
         def idle(step, values):
             new = adam_step(lr_table, *values, gradient=None, unbiased=unbiased(step))
             due = last <= step
             return tuple(jnp.where(due, n, old) for n, old in zip(new, values, strict=True))
 
-        return lax.fori_loop(begin, end, idle, read(row))
+        return lax.fori_loop(jnp.maximum(begin, behind), end, idle, read(row))
 
     def one_step(b, begin, step, at, carry):
         """Step `step` on batch b, whose places start at `at`; all rows have made `begin` steps."""
         (user, user_first, user_second), own, total = carry
-        size = jnp.minimum(count - b * batch, batch).astype(jnp.float32)
+        size = jnp.minimum(count - b * batch, batch)
         row = triton.load(given.visited.at[pl.ds(at, places)])
-        number = samples_on(row, at)
+        number = samples_on(row, at, size)
         rows, first, second = read(row) if in_turn else caught_up(row, begin, step)
         seen = Batch(
             rows=rows,
             away=None if given.target is None else triton.load(given.target.at[cells(row)]) - rows,
             label=triton.load(given.labels.at[row]),
-            weight=number.astype(jnp.float32) / size,
+            weight=number.astype(jnp.float32) / size.astype(jnp.float32),
             unbiased=unbiased(step),
         )
         own = scores.adapt(own, user, seen)
@@ -201,7 +205,7 @@ def train_client(
         write(row, new)
         triton.store(made.memory.last.at[row], jnp.full(places, step + 1, jnp.int32))
         barrier()
-        return (user, user_first, user_second), own, total + loss * size
+        return (user, user_first, user_second), own, total + loss * size.astype(jnp.float32)
 
     def one_epoch(e, batches, carry):
         def chunk(c, carry):
