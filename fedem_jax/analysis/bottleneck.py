@@ -50,7 +50,7 @@ class Reading(NamedTuple):
     rank: Float[Array, "3 C"]
     """Rank of its test item among the sampled candidates."""
     loss: Float[Array, "3 C"]
-    """Mean loss over its samples of the next round, nats."""
+    """Its loss in the next round, before it trains; mean over its samples, or over all items."""
 
 
 class Distances(NamedTuple):
