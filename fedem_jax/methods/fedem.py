@@ -52,6 +52,7 @@ from fedem_jax.core.samples import ClientSamples
 from fedem_jax.core.table_storage import from_storage, storage_dtype, table_bytes, to_storage
 from fedem_jax.errors import UserError
 from fedem_jax.methods.elastic import elastic
+from fedem_jax.methods.fedem_replaced import fedem_replaced
 from fedem_jax.models.scoring import initial
 from fedem_jax.server import aggregation
 from fedem_jax.server.cohorts import cohort_tables
@@ -146,6 +147,8 @@ def fedem(config: FedEM, layout: Layout) -> Algorithm:
         config: sizes and switches; its numbers reach `init`, `round` and `score` as `Hyper`.
         layout: how the clients are laid out over devices, size classes and blocks.
     """
+    if not config.keeps_tables:
+        return fedem_replaced(config, layout, hyper_of(Hyper, config))
     model = ElasticClient.of(config, layout.num_items)
     _, num_uploaders = config.round_sizes(layout.num_clients)
     num_tables = number_of_tables(config, layout, num_uploaders)
