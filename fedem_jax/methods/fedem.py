@@ -16,6 +16,9 @@ aggregation bottleneck.
 With the NCF backbone a score is f_u(p_u, q_i) instead. The network f_u is trained together with p_u
 and Q_u, and is as private as p_u: it is never uploaded. (The released program has MF alone.)
 
+Where one average replaces the table of every client in every round, no client keeps one: such settings
+are in `methods/fedem_replaced.py`.
+
 Beyond the paper, and off by default: other adapters, other samples and losses for them, adapters
 that are sent and averaged, rho in closed form, plain gradient steps in place of Adam, p_u in closed
 form as in FCF, and tables of declared cohorts k, drawn to the mean M of all:
@@ -102,7 +105,8 @@ class Hyper(NamedTuple):
 
 
 class Clients(NamedTuple):
-    """What the clients keep. Memory: 4 C I D bytes (2 in bfloat16) and little more."""
+    """What the clients keep. Memory: 4 C I D bytes (2 in bfloat16) and little more. Where no round
+    reads `items` again, there is none of this (`methods/fedem_replaced.py`)."""
 
     private: Any
     """[C ...] the backbone's own parameters (the user vectors p_u and, with NCF, the networks f_u);
