@@ -16,7 +16,7 @@ aggregation bottleneck.
 With the NCF backbone a score is f_u(p_u, q_i) instead. The network f_u is trained together with p_u
 and Q_u, and is as private as p_u: it is never uploaded. (The released program has MF alone.)
 
-Where one average replaces the table of every client in every round, no client keeps one: such settings
+Where one average replaces every client's table in every round, no client keeps one. Such settings
 are in `methods/fedem_replaced.py`.
 
 Beyond the paper, and off by default: other adapters, other samples and losses for them, adapters
