@@ -178,4 +178,5 @@ def elastic(layout: Layout) -> Elastic:
     def rho(state: State, places: Int[Array, " B"], hyper: Any) -> Float[Array, "B I"]:
         return jnp.full((len(places), layout.num_items), jnp.where(state.server.served, 1.0, 0.0))
 
-    return Elastic(False, waits, rho, partial(everybodys_table, hyper=None))
+    aggregated = partial(everybodys_table, hyper=None)
+    return Elastic(learned=False, waits=waits, rho=rho, aggregated=aggregated)

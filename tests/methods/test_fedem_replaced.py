@@ -101,6 +101,15 @@ def test_rounds_are_those_of_clients_that_keep_their_tables(case):
     assert_same_rounds(ours, theirs, near)
 
 
+@pytest.mark.slow
+def test_an_upload_in_half_the_bytes_is_rounded():
+    """Number by number, as where tables are kept: the averages then have the same bits but where
+    a sum lies between two numbers of bfloat16."""
+    config = CASES["closed form, half the bytes"]
+    ours, theirs = (rounds_of(bound(each), 1) for each in (config, Measured.of(config)))
+    assert np.mean(ours[0][1].items == theirs[0][1].items[0]) > 0.97
+
+
 @pytest.mark.parametrize("case", ["closed form", "Adam, early stops"])
 @pytest.mark.slow_but("closed form")
 def test_two_devices_compute_the_same(case):
