@@ -22,6 +22,7 @@ import numpy as np
 import tyro
 from cells import WIDTH
 
+from fedem_jax.analysis.bottleneck import Measured
 from fedem_jax.cli import process
 from fedem_jax.config.fedem import FedEM
 from fedem_jax.config.presets import preset
@@ -82,7 +83,7 @@ def of_data(name: str, options: Found) -> list[Row]:
     one = dataclasses.replace(config, aggregation="avg")
     single, rng = run(one, whole), np.random.default_rng(0)
     kinds = {
-        "found": found_groups(Simulation(one, whole), options),
+        "found": found_groups(Simulation(Measured.of(one), whole), options),
         "random": rng.integers(0, options.groups, whole.num_clients).astype(np.int32),
     }
     declared = np.asarray(whole.cohort)

@@ -65,8 +65,6 @@ class Elastic(NamedTuple):
     where no table waits."""
     aggregated: Callable[..., Float[Array, "B I D"]]
     """`(state, places [B]) -> G_u`; means nothing where no table waits."""
-    unserved: Callable[[State], State]
-    """The same state as if no table waited for anybody."""
 
     def tables(self, state: State, places: Int[Array, " B"], hyper: Any) -> Float[Array, "B I D"]:
         """Q_u + rho_u (G_u - Q_u): the clients' tables with those that wait merged in."""

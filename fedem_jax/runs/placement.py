@@ -74,11 +74,12 @@ def on_devices(
         algorithm: the method.
 
     Raises:
-        KeyError, ValueError: the arrays are not those of such a run.
+        ValueError: the arrays are not those of such a run.
     """
-    saved = jax.tree.unflatten(
-        jax.tree.structure(start), [arrays[_name(path)] for path, _ in _leaves(start)]
-    )
+    names = [_name(path) for path, _ in _leaves(start)]
+    if missing := [name for name in names if name not in arrays]:
+        raise ValueError(f"{missing[0]} was not kept")
+    saved = jax.tree.unflatten(jax.tree.structure(start), [arrays[name] for name in names])
     jax.tree.map(_check_kind, start, saved)
     now = Places.of(layout)
     shapes = [jax.tree.map(jnp.shape, state) for state in (start, saved)]

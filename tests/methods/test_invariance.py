@@ -59,6 +59,10 @@ PIECES = {
         "lr_item_factor": 1.0, "ldp_clip": 5.0,
     },
     "shrinkage": {"merging": "shrinkage"},
+    "one average": {
+        "merging": "replace", "aggregation": "avg", "client_fraction": 1.0,
+        "aggregation_fraction": 1.0, "local_optimiser": "closed-form", "local_epochs": 1,
+    },
 }  # fmt: skip
 """FedEM with parts that go beyond the paper."""
 
