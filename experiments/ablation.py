@@ -64,9 +64,9 @@ EVERYWHERE = tuple(part for part in PARTS if part != "cohorts")
 @dataclass(frozen=True)
 class Ablation:
     """Compare FedEM with variants that change one part: merging, adapter, local optimiser,
-    aggregation and similarity, alpha, fraction of aggregated clients, widths of the adapter, or, where
-    cohorts are declared, the table of a cohort. Writes table.md, table.csv, comparison.png and ablation.png. A second call runs only what is
-    missing.
+    aggregation and similarity, alpha, fraction of aggregated clients, widths of the adapter, or,
+    where cohorts are declared, the table of a cohort. Writes table.md, table.csv, comparison.png
+    and ablation.png. A second call runs only what is missing.
 
     examples:
       python experiments/ablation.py --dataset filmtrust --seeds 3 --rounds 30
