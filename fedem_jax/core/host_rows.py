@@ -10,8 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Int
+from jax import lax
+from jaxtyping import Array, Bool, Int
 
 from fedem_jax.core.layout import Layout
 from fedem_jax.core.sparse_tables import SparseTables
@@ -41,12 +43,13 @@ def taken(clients: Any, places: Places, layout: Layout) -> Any:
         devices, room = layout.mesh.size, entry.shape[1]
         start = np.arange(len(places) // devices, dtype=np.int32) * room
         items = np.where(used, leaf.items.take(entry, mode="clip"), layout.num_items)
-        return SparseTables(
-            start=np.tile(start, devices),
-            count=used.sum(axis=1, dtype=np.int32),
-            items=items.astype(np.int32).ravel(),
-            table=leaf.table.take(entry.ravel(), axis=0, mode="clip"),
-        )
+        copy: dict[str, Any] = {
+            "start": np.tile(start, devices),
+            "count": used.sum(axis=1, dtype=np.int32),
+            "items": items.astype(np.int32).ravel(),
+            "table": leaf.table.take(entry.ravel(), axis=0, mode="clip"),
+        }
+        return SparseTables(**copy)
 
     return jax.tree.map(rows, clients, is_leaf=_is_sparse)
 
@@ -88,29 +91,48 @@ def shapes_of_rows(clients: Any, number: int, layout: Layout) -> Any:
     return jax.tree.map(of, clients, is_leaf=_is_sparse)
 
 
-def kept_on_device(new: Any, before: Any, place: Any) -> Any:
+def kept_on_device(new: Any, before: Any, place: Int[Array, " n"]) -> Any:
     """Rows of the residents of one device, with those of clients that were there before.
+
+    Only those rows move: one client after the other is written into the memory of `new`.
 
     Args:
         new: rows that came from the host.
         before: rows of the residents before.
-        place: [n] their place then; n: they were not there.
+        place: their place then; n: they were not there.
     """
     number = len(place)
 
-    def either(new: Any, before: Any) -> Any:
-        by_client = (number, len(new) // number, *new.shape[1:])
-        there = (place < number).reshape(-1, *[1] * new.ndim)
-        old = before.reshape(by_client).at[place].get(mode="clip")
-        return jax.numpy.where(there, old, new.reshape(by_client)).reshape(new.shape)
+    def by_client(leaf: Array) -> Array:
+        if len(leaf) == number:
+            return leaf
+        return leaf.reshape(number, len(leaf) // number, *leaf.shape[1:])
 
-    def of(new: Any, before: Any) -> Any:
-        if not isinstance(new, SparseTables):
-            return either(new, before)
-        items, table = either(new.items, before.items), either(new.table, before.table)
-        return new._replace(items=items, table=table)
+    def moved(rows: Any) -> list[Array]:
+        """Without where a client's rows over a common table start, which is by its place."""
+        parts = jax.tree.leaves(rows, is_leaf=_is_sparse)
+        leaves = jax.tree.leaves([part[2:] if _is_sparse(part) else part for part in parts])
+        return [by_client(leaf) for leaf in leaves]
 
-    return jax.tree.map(of, new, before, is_leaf=_is_sparse)
+    old, (stayed,) = moved(before), jnp.nonzero(place < number, size=number)
+
+    def keep(turn, rows):
+        here = stayed[turn]
+        there = [lax.dynamic_index_in_dim(leaf, place[here]) for leaf in old]
+        return [
+            lax.dynamic_update_slice_in_dim(leaf, row, here, axis=0)
+            for leaf, row in zip(rows, there, strict=True)
+        ]
+
+    kept = iter(lax.fori_loop(0, (place < number).sum(), keep, moved(new)))
+
+    def put_back(leaf: Any) -> Any:
+        if not _is_sparse(leaf):
+            return next(kept).reshape(leaf.shape)
+        items, table = (next(kept).reshape(part.shape) for part in leaf[2:])
+        return leaf._replace(items=items, table=table)
+
+    return jax.tree.map(put_back, new, is_leaf=_is_sparse)
 
 
 def _entries(
@@ -118,8 +140,9 @@ def _entries(
 ) -> tuple[Int[np.ndarray, "n M"], Bool[np.ndarray, "n M"]]:
     """Entries of the clients in the ragged list of all devices, and which of them are theirs."""
     of_device = len(tables.items) // layout.mesh.size
-    start = tables.start.take(places, mode="clip") + places // layout.shard * of_device
-    count = np.where(places < layout.padded, tables.count.take(places, mode="clip"), 0)
+    first, counts = np.asarray(tables.start), np.asarray(tables.count)
+    start = first.take(places, mode="clip") + places // layout.shard * of_device
+    count = np.where(places < layout.padded, counts.take(places, mode="clip"), 0)
     row = np.arange(most_rows(layout))
     return start[:, None] + row[None, :], row[None, :] < count[:, None]
 

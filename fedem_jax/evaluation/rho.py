@@ -61,7 +61,7 @@ def counter(
 
     None if the method learns no rho.
     """
-    if not learns_rho(algorithm):
+    if algorithm.elastic is None or not algorithm.elastic.learned:
         return None
     groups = groups_of(federation, layout)
 
@@ -74,11 +74,6 @@ def counter(
             return np.asarray(count(state, lists))
 
     return counted
-
-
-def learns_rho(algorithm: Algorithm) -> bool:
-    """Whether a method has a rho that depends on more than its settings."""
-    return algorithm.elastic is not None and algorithm.elastic.learned
 
 
 def counts(

@@ -66,6 +66,8 @@ class MemoryPlan(NamedTuple):
     """Bytes in the memory of the host, if the clients' state is kept there: that of all clients, a
     copy at the best round, and rows on their way. Then `clients` are those of two groups of
     residents: one at work, one on its way."""
+    saved: int = 0
+    """Bytes that each device would need for its clients beyond `clients`, if they were on it."""
     host_limit: int | None = None
     """Memory that the host offers beside what devices of a CPU take; None: it is not known."""
 
@@ -105,7 +107,11 @@ class MemoryPlan(NamedTuple):
 
 
 def plan_memory(
-    config: Config, federation: Federation, layout: Layout, limit: int | None = None
+    config: Config,
+    federation: Federation,
+    layout: Layout,
+    limit: int | None = None,
+    stacked: bool = False,
 ) -> MemoryPlan:
     """What a run takes on each device, and the block size with which it fits.
 
@@ -116,10 +122,13 @@ def plan_memory(
     Args:
         layout: devices and size classes; its block is ignored.
         limit: bytes that each device offers; None: as `device_memory` says.
+        stacked: whether it is one of several stacked trials, whose clients are on the devices.
     """
     limit = device_memory(layout) if limit is None else limit
     plan = _choose_block(config, federation, layout, limit)
-    return plan if plan.fits else plan._replace(advice=_advice(config, federation, layout, plan))
+    if plan.fits:
+        return plan
+    return plan._replace(advice=_advice(config, federation, layout, plan, stacked))
 
 
 def plan_stack(
@@ -138,7 +147,7 @@ def plan_stack(
         limit: bytes that each device offers; None: as `device_memory` says.
     """
     limit = device_memory(layout) if limit is None else limit
-    plan, width = plan_memory(config, federation, layout, limit), 1
+    plan, width = plan_memory(config, federation, layout, limit, stacked=True), 1
     if on_cpu(layout) or not plan.fits:
         return plan, width
     algorithm, state = bound(config, layout)
@@ -217,6 +226,7 @@ def _with_clients_on_host(
     copies = 1 + (config.keep != "none")
     plan = plan._replace(
         clients=rows,
+        saved=plan.clients - rows,
         scratch={phase: 4 * count for phase, count in scratch.items()},
         host=copies * bytes_of(state.clients) + plan.devices * rows,
     )
@@ -233,8 +243,10 @@ def why_not_on_host(config: Config) -> str:
     return "several processes keep their clients on their devices" if several() else ""
 
 
-def _advice(config: Config, federation: Federation, layout: Layout, plan: MemoryPlan) -> str:
-    """Single changes with which the run would fit."""
+def _advice(
+    config: Config, federation: Federation, layout: Layout, plan: MemoryPlan, stacked: bool = False
+) -> str:
+    """Single changes with which the run would fit; the arguments are those of `plan_memory`."""
 
     def fits(**changes) -> bool:
         changed = dataclasses.replace(config, **changes)
@@ -243,7 +255,7 @@ def _advice(config: Config, federation: Federation, layout: Layout, plan: Memory
     smaller_block = [{"block_size": 1}] if config.block_size > 1 else []
     on_host = config.client_memory == "host"
     elsewhere = [{"keep": "none"}] if on_host else [{"client_memory": "host"}]
-    if why_not_on_host(config):
+    if stacked or why_not_on_host(config):
         elsewhere = []
     advice = []
     for candidates in (*config.lighter(), smaller_block, elsewhere):

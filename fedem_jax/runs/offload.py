@@ -67,7 +67,7 @@ class Trained(NamedTuple):
 
 
 class OffloadedSimulation(Simulation):
-    """A simulation whose `State.clients` are NumPy arrays on the host, which rounds change in place.
+    """A simulation whose `State.clients` are NumPy arrays on the host; rounds change them in place.
 
     Results are those of `Simulation`. On several devices, sums have another order.
 
@@ -183,40 +183,46 @@ class OffloadedSimulation(Simulation):
                 self._compiled("keep", self._kept, (here.clients, here.clients, before), (0,)),
                 self._compiled("train", self._round, train, (0,)),
             )
-            self._segments[length] = partial(self._segment, length, programs, self._ranker())
+            self._segments[length] = partial(self._segment, programs, self._ranker(), length)
         return self._segments[length]
 
     def _segment(
-        self, length: int, programs: tuple, ranker: Callable[..., Ranks], state: State, start: int
+        self, programs: tuple, ranker: Callable[..., Ranks], length: int, state: State, start: int
     ) -> Segment:
         """Rounds from number `start` on, and an evaluation, by compiled programs."""
-        (clients, server), (draw, keep, train) = state, programs
+        state, info = self._trained(programs, range(start, start + length), *state)
+        return Segment(state, info, self._ranked_in_groups(ranker, state))
+
+    def _trained(
+        self, programs: tuple, rounds: range, clients: Any, server: Any
+    ) -> tuple[State, Info]:
+        """The state after some rounds, and what they report."""
+        (draw, keep, train), layout = programs, self.layout
         key, lists, _, hyper = self.unchanging
-        participants = np.asarray(draw(start + jnp.arange(length, dtype=jnp.int32), key, lists))
+        participants = np.asarray(draw(jnp.arange(rounds.start, rounds.stop), key, lists))
         infos, last, party = [], None, self._party(participants[0])
-        coming = self._sent(taken(clients, party.places, self.layout))
-        for turn in range(length):
-            rows = coming
+        coming = self._sent(taken(clients, party.places, layout))
+        for turn, number in enumerate(rounds):
+            rows, residents = coming, self._sent(party.residents)
             if last is not None:
                 # the host waits for the round before, so that no third group comes beside these two
                 rows = jax.block_until_ready(keep(rows, last.rows, self._sent(party.before)))
-            residents = self._sent(party.residents)
             (rows, server), info = train(
-                State(rows, server), residents, jnp.int32(start + turn), key, lists, hyper
+                State(rows, server), residents, jnp.int32(number), key, lists, hyper
             )
             jax.tree.map(lambda leaf: leaf.copy_to_host_async(), (rows, info))
-            # the devices compute; meanwhile, on the host:
+            # while the devices compute:
             if last is not None:
                 infos.append(self._written_back(clients, last))
             last = Trained(party, rows, info)
             for name, value in (self.algorithm.lapses or {}).items():
                 getattr(clients, name)[...] = value
-            if turn + 1 < length:
+            if turn + 1 < len(rounds):
                 party = self._party(participants[turn + 1], party.residents)
-                coming = self._sent(taken(clients, party.places, self.layout))
+                coming = self._sent(taken(clients, party.places, layout))
+        assert last is not None
         infos.append(self._written_back(clients, last))
-        state = State(clients, server)
-        return Segment(state, self._of_all(infos), self._ranked_in_groups(ranker, state))
+        return State(clients, server), self._of_all(infos)
 
     def _party(self, clients: Int[np.ndarray, " P"], before: Residents | None = None) -> Party:
         """Participants at their places.
@@ -330,11 +336,11 @@ class OffloadedSimulation(Simulation):
         return ranks._replace(**own)
 
     def counter_of_rho(self) -> Callable[[State], np.ndarray] | None:
-        if not rho.learns_rho(self.algorithm):
+        elastic, layout = self.algorithm.elastic, self.layout
+        if elastic is None or not elastic.learned:
             return None
-        groups, layout = rho.groups_of(self.federation, self.layout), self.layout
+        groups, waits = rho.groups_of(self.federation, layout), jax.jit(elastic.waits)
         activity = np.append(groups.activity, 0)
-        waits = jax.jit(self.algorithm.elastic.waits)
 
         @jax.jit
         def count(state: State, residents: Residents, activity: Any, lists: Any) -> Any:
