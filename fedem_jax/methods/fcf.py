@@ -115,7 +115,7 @@ def fcf(config: FCF, layout: Layout) -> Algorithm:
         gram = table.T @ table
 
         def block(size: SizeClass, places, carry):
-            client = client_at.at[places].get(mode="fill", fill_value=layout.padded)
+            client = client_at.at[places].get(mode="fill", fill_value=layout.nobody)
             own = jax.vmap(lambda each: client_samples(draws, each, size, num_items, rule).rows)
             own = jnp.where((places < layout.shard)[:, None], own(client), num_items)
             return visited(carry, places, jax.vmap(partial(solved, table, gram, hyper))(own))
