@@ -195,11 +195,8 @@ def stages(simulation: Simulation) -> tuple[tuple[Algorithm, Callable[[State], S
     def unchanged(state: State) -> State:
         return state
 
-    return (
-        (simulation.algorithm, unserved),
-        (replacing, unchanged),
-        (simulation.algorithm, unchanged),
-    )
+    own = simulation.algorithm
+    return (own, unserved), (replacing, unchanged), (own, unchanged)
 
 
 def unserved(state: State) -> State:

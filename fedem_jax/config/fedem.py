@@ -296,8 +296,8 @@ class FedEM(LocalPrivacy, LocalOptimiser, FusedClients, ServedClients):
             program = dataclasses.replace(program, common_share="0")
         if not self.constant_rho or not self.downloads:
             return program
-        # a constant rho is an argument of the program, so that all of them share one; but where
-        # clients keep no tables the program has none
+        # a constant rho is an argument of the program, so that all of them share one: all but the 1
+        # of clients that keep no tables
         return dataclasses.replace(program, merging="0" if self.keeps_tables else "replace")
 
 
