@@ -186,6 +186,9 @@ class Config:
     size_classes: Natural = 0
     """Maximum number of size classes of clients; 0: as few as keep the padding small, and on a CPU
     only as many as save more time than they take to compile."""
+    client_memory: Literal["device", "host"] = "device"
+    """Where the state of the clients is kept: device = on the devices; host = in the memory of the
+    host, and only the participants of a round are on the devices. Results are the same."""
     gpu_loops: Literal["graph", "host"] = "graph"
     """Who runs the loops of a round on an NVIDIA GPU: graph = CUDA graphs that hold whole loops;
     host = the host starts each pass, which takes longer."""
@@ -308,6 +311,6 @@ FILES = ("val_file", "test_file")
 
 INERT = (
     "out", "data_dir", "checkpoint_every", "checkpoint_minutes", "keep", "block_size",
-    "size_classes", "gpu_loops",
+    "size_classes", "client_memory", "gpu_loops",
 )  # fmt: skip
 """Settings that change no result: folders, checkpoints, and how the work is divided."""

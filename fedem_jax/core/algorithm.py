@@ -123,6 +123,9 @@ class Algorithm(NamedTuple):
     placed: Callable[[Any], Any] = lambda server: ()
     """`(server) -> arrays` of the server that have the client axis first, like those of the
     clients."""
+    lapses: dict[str, Any] | None = None
+    """Fields of the clients that hold for one round, by name: the value that they have at all who
+    sat the last round out. A round changes nothing else of these clients. None: there are none."""
     newcomer: Callable[..., Float[Array, " I"]] | None = None
     """`(state, newcomer, hyper) -> logits of all items`: the client trains its private part alone,
     with a table of the server. None: no table is for all clients, or it takes more than that."""

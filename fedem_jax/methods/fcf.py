@@ -133,7 +133,7 @@ def fcf(config: FCF, layout: Layout) -> Algorithm:
         gram = table.T @ table
 
         def block(size: SizeClass, places, carry):
-            client = client_at.at[places].get(mode="fill", fill_value=layout.padded)
+            client = client_at.at[places].get(mode="fill", fill_value=layout.nobody)
             own = jax.vmap(partial(own_items, draws, size=size))(client)
             own = jnp.where((places < layout.shard)[:, None], own, num_items)
             return visited(carry, places, jax.vmap(partial(closed_form, table, gram, hyper))(own))

@@ -213,6 +213,7 @@ def fedem(config: FedEM, layout: Layout) -> Algorithm:
         ),
         scratch=scratch,
         elastic=elastic(model),
+        lapses={"slot": NOT_SERVED},
     )
 
 
@@ -271,7 +272,7 @@ def sent_by(
     layout = context.layout
     kept = Sum(clients.items, clients.adapter if config.shares_adapter else ())
     sent = shares_of(layout, kept, uploaders)
-    client = padded(layout, uploaders, layout.padded)
+    client = padded(layout, uploaders, layout.nobody)
 
     def on_device(sent, start, client):
         return noisy_uploads(config, context.draws, client, sent, start, hyper)

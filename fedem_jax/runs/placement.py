@@ -70,6 +70,7 @@ def on_devices(
         arrays: as `rows_by_name` gave them; those of several processes joined.
         before: where the clients were then.
         start: the state before the first round. Places without a client take their values from it.
+            Those of its arrays that are on the host are overwritten.
         layout: where the clients are now.
         algorithm: the method.
 
@@ -88,7 +89,10 @@ def on_devices(
     def device(new, values):
         if (values.shape, values.dtype) != (new.shape, new.dtype):
             raise ValueError(f"{values.dtype}{values.shape} for {new.dtype}{new.shape}")
-        return on_all(values, new.sharding)
+        if isinstance(new, jax.Array):
+            return on_all(values, new.sharding)
+        new[...] = values
+        return new
 
     return jax.tree.map(device, start, saved)
 
