@@ -42,14 +42,11 @@ def taken(clients: Any, places: Places, layout: Layout) -> Any:
         entry, used = _entries(leaf, places, layout)
         devices, room = layout.mesh.size, entry.shape[1]
         start = np.arange(len(places) // devices, dtype=np.int32) * room
-        items = np.where(used, leaf.items.take(entry, mode="clip"), layout.num_items)
-        copy: dict[str, Any] = {
-            "start": np.tile(start, devices),
-            "count": used.sum(axis=1, dtype=np.int32),
-            "items": items.astype(np.int32).ravel(),
-            "table": leaf.table.take(entry.ravel(), axis=0, mode="clip"),
-        }
-        return SparseTables(**copy)
+        items = leaf.items.take(entry.ravel(), mode="clip")
+        table = leaf.table.take(entry.ravel(), axis=0, mode="clip")
+        items[~used.ravel()], table[~used.ravel()] = layout.num_items, 0
+        count: Any = used.sum(axis=1, dtype=np.int32)
+        return SparseTables(np.tile(start, devices), count, items, table)
 
     return jax.tree.map(rows, clients, is_leaf=_is_sparse)
 

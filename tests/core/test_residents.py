@@ -105,7 +105,9 @@ def test_rows_come_and_go_unchanged(federation, devices):
     for place in places[:-1]:
         of_entry[slice(*rows_of(clients, place, layout))] = 2
     np.testing.assert_array_equal(after["sparse"].items, clients["sparse"].items * of_entry)
-    np.testing.assert_array_equal(after["sparse"].table, clients["sparse"].table * of_entry[:, None])
+    np.testing.assert_array_equal(
+        after["sparse"].table, clients["sparse"].table * of_entry[:, None]
+    )
     np.testing.assert_array_equal(after["sparse"].start, clients["sparse"].start)
 
 
