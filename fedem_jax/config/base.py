@@ -188,7 +188,8 @@ class Config:
     only as many as save more time than they take to compile."""
     client_memory: Literal["device", "host"] = "device"
     """Where the state of the clients is kept: device = on the devices; host = in the memory of the
-    host, and only the participants of a round are on the devices. Results are the same."""
+    host, and only the participants of a round are on the devices. Results are the same. No effect
+    where all data are in one place."""
     gpu_loops: Literal["graph", "host"] = "graph"
     """Who runs the loops of a round on an NVIDIA GPU: graph = CUDA graphs that hold whole loops;
     host = the host starts each pass, which takes longer."""
@@ -235,6 +236,11 @@ class Config:
     def lost(self, uploads: int) -> int:
         """How many of so many uploads never arrive."""
         return min(share_of(uploads, self.dropout), uploads - 1)
+
+    @property
+    def clients_on_host(self) -> bool:
+        """Whether the state of the clients is kept on the host."""
+        return self.client_memory == "host" and not self.central
 
     def without_effect(self) -> tuple[str, ...]:
         """Names of settings that change nothing about an experiment with these settings."""

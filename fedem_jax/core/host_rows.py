@@ -41,12 +41,12 @@ def taken(clients: Any, places: Places, layout: Layout) -> Any:
             return leaf.take(places, axis=0, mode="clip")
         entry, used = _entries(leaf, places, layout)
         devices, room = layout.mesh.size, entry.shape[1]
-        start = np.arange(len(places) // devices, dtype=np.int32) * room
+        start: Any = np.tile(np.arange(len(places) // devices, dtype=np.int32) * room, devices)
         items = leaf.items.take(entry.ravel(), mode="clip")
         table = leaf.table.take(entry.ravel(), axis=0, mode="clip")
         items[~used.ravel()], table[~used.ravel()] = layout.num_items, 0
         count: Any = used.sum(axis=1, dtype=np.int32)
-        return SparseTables(np.tile(start, devices), count, items, table)
+        return SparseTables(start, count, items, table)
 
     return jax.tree.map(rows, clients, is_leaf=_is_sparse)
 

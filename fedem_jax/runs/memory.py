@@ -207,7 +207,7 @@ def _with_block(
         block=block,
         advice="",
     )
-    if config.client_memory == "host":
+    if config.clients_on_host:
         return _with_clients_on_host(config, layout, algorithm, state, plan)
     return plan
 
@@ -236,13 +236,6 @@ def _with_clients_on_host(
     return plan._replace(host_limit=free_memory() - taken)
 
 
-def why_not_on_host(config: Config) -> str:
-    """Why the state of the clients cannot be kept on the host; empty if it can."""
-    if config.central:
-        return f"{config.method} has all data in one place, and no clients that sit out"
-    return "several processes keep their clients on their devices" if several() else ""
-
-
 def _advice(
     config: Config, federation: Federation, layout: Layout, plan: MemoryPlan, stacked: bool = False
 ) -> str:
@@ -253,16 +246,15 @@ def _advice(
         return _choose_block(changed, federation, layout, plan.limit).fits
 
     smaller_block = [{"block_size": 1}] if config.block_size > 1 else []
-    on_host = config.client_memory == "host"
-    elsewhere = [{"keep": "none"}] if on_host else [{"client_memory": "host"}]
-    if stacked or why_not_on_host(config):
+    elsewhere = [{"keep": "none"}] if config.clients_on_host else [{"client_memory": "host"}]
+    if stacked or several() or config.central:
         elsewhere = []
     advice = []
     for candidates in (*config.lighter(), smaller_block, elsewhere):
         if change := next((each for each in candidates if fits(**each)), None):
             advice += [_option(name, value) for name, value in change.items()]
     room = USABLE * plan.limit - (plan.total - plan.clients)
-    if room > 0 and not on_cpu(layout) and not on_host:
+    if room > 0 and not on_cpu(layout) and not config.clients_on_host:
         advice.append(f"{math.ceil(plan.clients * plan.devices / room)} such devices")
     return f"{' or '.join(advice)} would fit" if advice else "take fewer clients or items"
 

@@ -24,7 +24,7 @@ from fedem_jax.core.algorithm import Info, State
 from fedem_jax.core.draws import Draws, KeyedDraws
 from fedem_jax.core.finite import finite_state
 from fedem_jax.core.host_rows import kept_on_device, put, shapes_of_rows, taken
-from fedem_jax.core.processes import copied_to_host, on_all
+from fedem_jax.core.processes import copied_to_host, on_all, several
 from fedem_jax.core.residents import Residents, Seats, places_needed, residents_of
 from fedem_jax.core.sparse_tables import SparseTables
 from fedem_jax.data.federation import Federation
@@ -32,7 +32,6 @@ from fedem_jax.errors import UserError
 from fedem_jax.evaluation import rho
 from fedem_jax.evaluation.ranking import HeldOut, Ranks, nothing_ranked, rank_all
 from fedem_jax.methods import bind
-from fedem_jax.runs.memory import why_not_on_host
 from fedem_jax.runs.simulation import Segment, Simulation
 
 
@@ -42,9 +41,9 @@ def simulation_of(
     """The simulation of a run, whose clients are where `config.client_memory` says.
 
     Raises:
-        UserError: as for `Simulation`, or the clients cannot be kept on the host.
+        UserError: as for `Simulation`, or several processes are to keep clients on the host.
     """
-    kind = OffloadedSimulation if config.client_memory == "host" else Simulation
+    kind = OffloadedSimulation if config.clients_on_host else Simulation
     return kind(config, federation, devices)
 
 
@@ -72,8 +71,7 @@ class OffloadedSimulation(Simulation):
     Results are those of `Simulation`. On several devices, sums have another order.
 
     Raises:
-        UserError: as for `Simulation`. Or there are several processes, or the method is not
-            federated.
+        UserError: as for `Simulation`, or there are several processes.
     """
 
     def __init__(
@@ -83,8 +81,8 @@ class OffloadedSimulation(Simulation):
         devices: Sequence[Any] = (),
         draws: Callable[..., Draws] = KeyedDraws.of_round,
     ):
-        if why := why_not_on_host(config):
-            raise UserError(f"client_memory: {why}; give device.")
+        if several():
+            raise UserError("client_memory: several processes keep their clients on their devices.")
         super().__init__(config, federation, devices, draws)
         layout = self.layout
         participants, _ = config.round_sizes(layout.num_clients)

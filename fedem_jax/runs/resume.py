@@ -130,7 +130,7 @@ class Checkpointer:
             best = None if from_first(there) else best
         self._directory.flush()
         self._checkpoints.save(*(self._saved(each) for each in (best, run_state) if each))
-        if config.client_memory == "host":
+        if config.clients_on_host:
             self.wait()  # the next rounds change the arrays that are written
         self._last_time, self._last_round = time.monotonic(), number
 
