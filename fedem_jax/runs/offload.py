@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -73,6 +73,8 @@ class OffloadedSimulation(Simulation):
     Raises:
         UserError: as for `Simulation`, or there are several processes.
     """
+
+    client_memory: ClassVar[str] = "host"
 
     def __init__(
         self,

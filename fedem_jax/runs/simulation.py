@@ -7,7 +7,7 @@ import platform
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from importlib.metadata import version
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -62,6 +62,9 @@ class Simulation:
         UserError: a client has too few items to draw the negatives of a positive from.
     """
 
+    client_memory: ClassVar[str] = "device"
+    """Where the state of the clients is, whatever the settings say."""
+
     def __init__(
         self,
         config: Config,
@@ -79,7 +82,8 @@ class Simulation:
         devices = (devices or jax.devices())[: federation.num_clients]
         self.config, self.federation, self._draws = config, federation, draws
         layout = layout_of(config, federation, devices)
-        self.memory = plan_memory(config, federation, layout)
+        where_it_is = dataclasses.replace(config, client_memory=self.client_memory)
+        self.memory = plan_memory(where_it_is, federation, layout)
         self.layout = layout._replace(block=self.memory.block)
         self.algorithm = self._bound = bind(config, self.layout)
         self.key_init, self.key_draws = jax.random.split(jax.random.key(config.seed))

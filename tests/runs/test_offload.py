@@ -141,6 +141,12 @@ def test_the_plan_says_what_lies_where(federation):
     assert fj.plan(config, federation, device_memory="1GB").memory.host == every + host.clients
 
 
+def test_a_simulation_by_itself_plans_for_where_its_clients_are(federation):
+    plans = [Simulation(config, federation).memory for config in both("fedem")]
+    assert plans[0].clients == plans[1].clients > 0
+    assert plans[1].host == 0
+
+
 def test_who_does_not_fit_the_device_is_told_of_the_host(federation):
     device, host = (
         fj.plan(config, federation, device_memory="1GB").memory for config in both("fedem")
