@@ -22,7 +22,7 @@ def test_h_of_rows_that_were_drawn_with_it(h):
     own = np.sqrt(h) * rng.standard_normal((groups, items, dim))
     row = np.sqrt(1 - h) * rng.standard_normal((items, dim))
     user = rng.standard_normal((clients, dim))
-    noise = rng.standard_normal((clients, items))
+    noise = 4 * rng.standard_normal((clients, items))
     pull = np.einsum("ud,uid->ui", user, own[group]) + noise
     table = row + own.mean(0)  # the mean of the groups
     pull -= user @ own.mean(0).T
