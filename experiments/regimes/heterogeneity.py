@@ -100,7 +100,11 @@ def wanted(config: FedEM, federation: Federation, table: Float[np.ndarray, "I D"
 
 
 def heterogeneity(wanted: Wanted, group: Int[np.ndarray, " C"]) -> float:
-    """h of groups of clients; a little below 0 by chance if they do not differ."""
+    """h of groups of clients. Below 0 it is no share, but t / c: by chance, or by a bias.
+
+    What one table was fitted to repels: where one client pulls a row, less is left for others of
+    its taste. So t is too small for groups of one taste.
+    """
     sizes = np.bincount(group)
     sums = np.stack([
         wanted.pull[group == each].T @ wanted.direction[group == each]
@@ -113,8 +117,8 @@ def heterogeneity(wanted: Wanted, group: Int[np.ndarray, " C"]) -> float:
     same = (within - alone).sum() / (pairs - len(group))
     other = between.sum() / (len(group) ** 2 - pairs)
     own = (same - other) / (wanted.weight**2).sum()
-    in_common = own * pairs / len(group) ** 2
-    return float(own / (own + wanted.common.mean() - in_common))
+    only_own = max(own, 0.0) * (1 - pairs / len(group) ** 2)  # in the rows of groups, not in Q
+    return float(own / (only_own + wanted.common.mean()))
 
 
 def estimate(wanted: Wanted, group: Int[np.ndarray, " C"], number: int = 20) -> Estimate:
