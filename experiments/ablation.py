@@ -51,28 +51,35 @@ PARTS: dict[str, tuple[str, ...]] = {
         "aggregation_fraction=0.25", "aggregation_fraction=0.5", "aggregation_fraction=1.0"
     ),
     "widths": ("adapter_widths=8", "adapter_widths=32,16", "adapter_widths=64,32"),
+    "cohorts": (
+        "aggregation=avg",
+        *(f"aggregation=cohort:common_share={share}" for share in ("0", "0.5", "fitted", "1")),
+    ),
 }  # fmt: skip
 """Settings of the variants, by the part that they change."""
+EVERYWHERE = tuple(part for part in PARTS if part != "cohorts")
+"""Parts that any federation has; cohorts have to be declared."""
 
 
 @dataclass(frozen=True)
 class Ablation:
     """Compare FedEM with variants that change one part: merging, adapter, local optimiser,
-    aggregation and similarity, alpha, fraction of aggregated clients, or widths of the adapter.
-    Writes table.md, table.csv, comparison.png and ablation.png. A second call runs only what is
-    missing.
+    aggregation and similarity, alpha, fraction of aggregated clients, widths of the adapter, or,
+    where cohorts are declared, the table of a cohort. Writes table.md, table.csv, comparison.png
+    and ablation.png. A second call runs only what is missing.
 
     examples:
       python experiments/ablation.py --dataset filmtrust --seeds 3 --rounds 30
       python experiments/ablation.py --dataset ml-100k --parts merging --settings dim=32
+      python experiments/ablation.py --parts cohorts merging
     """
 
     dataset: str = "synthetic"
     """Name of a known data set, or path of your own file."""
     protocol: str = "leak-free"
     """Rules of split, negatives and selection: leak-free, paper or paper-p."""
-    parts: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PART ...")] = tuple(PARTS)
-    """Parts that are changed, one at a time."""
+    parts: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PART ...")] = EVERYWHERE
+    """Parts that are changed, one at a time: also cohorts, if they are declared."""
     seeds: int = 3
     """Seeds of each variant: 0, 1, ..."""
     rounds: int = 0

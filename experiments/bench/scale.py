@@ -15,7 +15,6 @@ import time
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from bench import peak_memory
 
@@ -23,7 +22,7 @@ import fedem_jax as fj
 from fedem_jax.config.protocol import preset
 from fedem_jax.data.interactions import Interactions
 from fedem_jax.data.split import split
-from fedem_jax.runs.simulation import Simulation
+from fedem_jax.runs.offload import simulation_of
 from fedem_jax.units import bytes_in, in_bytes, in_seconds
 
 METHODS = {
@@ -59,25 +58,25 @@ def made(size: Size) -> fj.Federation:
     return split(rows, preset("leak-free", num_candidates=20), seed=0, name=f"{clients:,} clients")
 
 
-def measured(method: str, size: Size, most: int, dim: int) -> dict[str, float]:
+def measured(method: str, size: Size, most: int, dim: int, where: str) -> dict[str, float]:
     """Two rounds of a method, or its plan alone where it needs more than `most` bytes."""
     begun = time.perf_counter()
     federation = made(size)
     row = {"data": time.perf_counter() - begun}
-    settings = METHODS[method] | ({"dim": dim} if dim else {})
+    settings = METHODS[method] | ({"dim": dim} if dim else {}) | {"client_memory": where}
     config = fj.preset("released", method=method, client_fraction=0.01, num_negative=4, **settings)
-    simulation = Simulation(config, federation)
+    simulation = simulation_of(config, federation)
     memory = simulation.memory
-    row |= {"state": (memory.clients + memory.server) * memory.devices}
+    row |= {"state": (memory.clients + memory.server) * memory.devices + memory.host}
     row |= {"planned": memory.total * memory.devices}
-    if row["planned"] > most:
+    if row["planned"] + memory.host > most:
         return row
     state, begun = simulation.init(), time.perf_counter()
-    program = simulation.program(1, state)
+    segment = simulation.segment(state, 1)
     row["compile"] = time.perf_counter() - begun
     for number in range(2):
         begun = time.perf_counter()
-        state, info, ranks = program(state, jnp.int32(number), *simulation.unchanging)
+        state, info, ranks = segment(state, number)
         jax.block_until_ready((state, ranks))
         row["round"] = time.perf_counter() - begun
     simulation.record(2, info, ranks)  # refuses numbers that are not finite
@@ -93,12 +92,14 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=0, help="width; 0: 16 for fedmf, 2 for fedem")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=[*METHODS])
     parser.add_argument("--most", default="6GB", help="plan alone what needs more than this")
+    parser.add_argument("--client-memory", choices=("device", "host"), default="device")
     parser.add_argument("--case", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.case:
         method, clients = options.case
         size = Size(int(clients), options.items, options.each)
-        print(json.dumps(measured(method, size, bytes_in(options.most), options.dim)))
+        most, dim, where = bytes_in(options.most), options.dim, options.client_memory
+        print(json.dumps(measured(method, size, most, dim, where)))
         return
     print(f"| | clients | {' | '.join(COLUMNS)} |")
     print("|---|" + "---:|" * (1 + len(COLUMNS)))

@@ -22,6 +22,7 @@ import numpy as np
 import tyro
 from cells import WIDTH
 
+from fedem_jax.analysis.bottleneck import Measured
 from fedem_jax.cli import process
 from fedem_jax.config.fedem import FedEM
 from fedem_jax.config.presets import preset
@@ -122,11 +123,8 @@ def data_of(name: str, options: Found) -> tuple[Federation, FedEM]:
 
 
 def moves_of(config: FedEM, whole: Federation, rounds: int) -> np.ndarray:
-    """[C, I, D] sum of the moves of each client while one table serves all.
-
-    A client whose round may be undone keeps its table; so that is allowed here.
-    """
-    simulation = Simulation(dataclasses.replace(config, on_nonfinite="skip-client"), whole)
+    """[C, I, D] sum of the moves of each client while one table serves all."""
+    simulation = Simulation(Measured.of(config), whole)
     place, state = simulation.layout.place, simulation.init()
     total = 0.0
     for number in range(rounds):

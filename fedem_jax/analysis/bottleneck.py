@@ -37,6 +37,7 @@ from fedem_jax.methods import bind
 from fedem_jax.models.losses import BCE
 from fedem_jax.runs.observers import Observer, Observers
 from fedem_jax.runs.simulation import Simulation, check_list, device_name, versions
+from fedem_jax.server.serving import NOT_SERVED
 
 STAGES = ("local", "replaced", "merged")
 """The item tables that are compared."""
@@ -50,7 +51,7 @@ class Reading(NamedTuple):
     rank: Float[Array, "3 C"]
     """Rank of its test item among the sampled candidates."""
     loss: Float[Array, "3 C"]
-    """Mean loss over its samples of the next round, nats."""
+    """Its loss in the next round, before it trains; mean over its samples, or over all items."""
 
 
 class Distances(NamedTuple):
@@ -62,6 +63,19 @@ class Distances(NamedTuple):
     served: Bool[Array, " C"]
     table: Float[Array, "3 C"]
     """Distance of each of the three tables."""
+
+
+class Measured(FedEM):
+    """The settings of a study: clients keep their tables also where no round reads them again."""
+
+    @classmethod
+    def of(cls, config: FedEM) -> Measured:
+        """The same settings."""
+        return cls(**{each.name: getattr(config, each.name) for each in dataclasses.fields(config)})
+
+    @property
+    def keeps_tables(self) -> bool:
+        return True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +161,7 @@ def bottleneck(
             "split=leave-one-out."
         )
     check_list(config, federation)
-    simulation = Simulation(config, federation)
+    simulation = Simulation(Measured.of(config), federation)
     setting = Setting(
         config=config, federation=federation, device=device_name(), versions=versions()
     )
@@ -181,8 +195,14 @@ def stages(simulation: Simulation) -> tuple[tuple[Algorithm, Callable[[State], S
     def unchanged(state: State) -> State:
         return state
 
-    local = (simulation.algorithm, elastic_of(simulation).unserved)
-    return local, (replacing, unchanged), (simulation.algorithm, unchanged)
+    own = simulation.algorithm
+    return (own, unserved), (replacing, unchanged), (own, unchanged)
+
+
+def unserved(state: State) -> State:
+    """The same state as if no table waited for anybody."""
+    slot = jnp.full_like(state.clients.slot, NOT_SERVED)
+    return state._replace(clients=state.clients._replace(slot=slot))
 
 
 def settings_of(simulation: Simulation) -> FedEM:
@@ -269,7 +289,7 @@ def trained_on(simulation: Simulation, state: State, rounds: int) -> tuple[np.nd
     settings = settings_of(simulation).merging_by("none")
     devices = list(simulation.layout.mesh.devices.flat)
     alone = Simulation(settings, simulation.federation, devices)
-    start = jax.tree.map(jnp.copy, elastic_of(simulation).unserved(state))
+    start = jax.tree.map(jnp.copy, unserved(state))
     after, info, _ = alone.segment(start, rounds)(start, simulation.config.rounds)
     before, last = np.nanmean(np.asarray(info.loss), axis=1)[-2:]
     return np.asarray(from_storage(after.clients.items)), float(abs(last - before) / before)

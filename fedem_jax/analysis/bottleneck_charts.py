@@ -25,7 +25,7 @@ def draw_stages(study: Bottleneck, path: Path) -> None:
     hr, loss, distance = figure.subplots(1, 3)
     k, rounds = study.config.top_k, study.rounds
     frame(hr, f"{metric_title(f'hr@{k}')}, sampled candidates", "share of clients")
-    frame(loss, "train loss before the next round", "nats per sample")
+    frame(loss, "train loss before the next round", "mean over the clients")
     for stage, colour in zip(STAGES, COLOURS, strict=False):
         values = pd.DataFrame(
             {"round": rounds["round"], "hr": rounds[f"rank {stage}"] <= k,
@@ -64,7 +64,7 @@ def draw_drops(study: Bottleneck, path: Path) -> None:
     title = "What a client loses when the aggregated table takes the place of its own"
     figure = _figure(study, title, note, (9, 7))
     grid = figure.subplots(2, 2, sharex="col")
-    rows = {"loss": "added train loss, nats", "ndcg": f"lost {metric_title(f'ndcg@{k}')}"}
+    rows = {"loss": "added train loss", "ndcg": f"lost {metric_title(f'ndcg@{k}')}"}
     columns = {
         "heterogeneity": "heterogeneity: distance of its optimum from the others'",
         "history": "training items of the client",

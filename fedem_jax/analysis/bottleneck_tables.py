@@ -44,7 +44,7 @@ def shown(study: Bottleneck) -> Shown:
         f"{study.federation.protocol.name} · {study.federation.fingerprint}"
     )
     names = [metric_title(name) for _, name in metrics_at(study.config.top_k, ("test",))]
-    header = ["item table", *names, "train loss\nnats", "distance to\nown optimum"]
+    header = ["item table", *names, "train\nloss", "distance to\nown optimum"]
     rows = []
     for stage in STAGES:
         figures = [summary["stages"][stage][name] for name in ("hr", "ndcg", "loss", "distance")]

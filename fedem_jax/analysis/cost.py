@@ -23,6 +23,7 @@ from fedem_jax.errors import UserError
 from fedem_jax.higher import higher
 from fedem_jax.methods import bind
 from fedem_jax.runs.memory import MemoryPlan, absent_devices, plan_memory
+from fedem_jax.runs.offload import simulation_of
 from fedem_jax.runs.simulation import Simulation, check_pool, layout_of
 from fedem_jax.units import bytes_in, in_bytes
 
@@ -152,7 +153,7 @@ def plan(
     number, memory = whole("devices", devices), memory_of(device_memory)
     federation = federation_of(config) if federation is None else federation
     if not number and not memory:
-        return plan_run(Simulation(config, federation))
+        return plan_run(simulation_of(config, federation))
     check_pool(config, federation)
     absent = absent_devices(min(number or 1, federation.num_clients), memory)
     layout = layout_of(config, federation, absent)

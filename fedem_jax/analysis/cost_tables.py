@@ -37,7 +37,12 @@ def _memory(plan: Plan) -> Table:
     rows.append(Row(["state, lists, largest scratch", in_bytes(memory.total)], "bold"))
     rows.append(Row(["there is", in_bytes(memory.limit)]))
     fit = f"fits, in blocks of {memory.block}" if memory.fits else f"does not fit: {memory.advice}"
-    return Table(f"Memory of each of {memory.devices} devices", ["", "bytes"], rows, [fit])
+    notes = [fit]
+    if memory.host:
+        there = "" if memory.host_limit is None else f" of {in_bytes(memory.host_limit)}"
+        saved = in_bytes(memory.saved) if memory.saved > 0 else "nothing"
+        notes.append(f"on the host {in_bytes(memory.host)}{there}; saves {saved} on each device")
+    return Table(f"Memory of each of {memory.devices} devices", ["", "bytes"], rows, notes)
 
 
 def _traffic(plan: Plan) -> Table:

@@ -6,11 +6,17 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
+from fedem_jax.config.base import Config
+from fedem_jax.core.layout import Layout
 from fedem_jax.core.linalg import solution
 from fedem_jax.core.round import Trained
 from fedem_jax.core.samples import ClientSamples
+
+NARROWEST = 32
+"""Clients side by side at least, unless a block size is set, where all solve by one table: their
+arrays are small."""
 
 
 class ClosedForm(NamedTuple):
@@ -40,6 +46,72 @@ def user_vector(
     """
     matrix = gram + confidence * own.T @ own + regularization * jnp.eye(len(gram))
     return solution(matrix, (1 + confidence) * own.sum(axis=0))
+
+
+class Solved(NamedTuple):
+    """One client with its closed form."""
+
+    user: Float[Array, " D"]
+    """p_u; 0 if it has no items."""
+    items: Int[Array, " n"]
+    """Its own items, each once; I: none."""
+    scores: Float[Array, " n"]
+    """s_i = p_u . q_i of those; 0 where there is none."""
+    loss: Float[Array, ""]
+    """Mean over all items of c_i (y_i - s_i)^2."""
+
+
+def solved(
+    table: Float[Array, "I D"], gram: Float[Array, "D D"], numbers: Any, own: Int[Array, " n"]
+) -> Solved:
+    """A client that holds these items, from a table that it has in common with others.
+
+    Args:
+        table: Q.
+        gram: Q' Q, which is the same for all of them.
+        numbers: `confidence` and `regularization`.
+        own: its items, each once; I: none.
+    """
+    rows = table.at[own].get(mode="fill", fill_value=0)
+    user = user_vector(gram, rows, numbers.confidence, numbers.regularization)
+    scores = rows @ user
+    extra = (1 + numbers.confidence) * (1 - scores) ** 2 - scores**2
+    lost = user @ gram @ user + jnp.sum(jnp.where(own < len(table), extra, 0.0))
+    return Solved(user, own, scores, lost / len(table))
+
+
+def side_by_side(config: Config, block: int) -> int:
+    """How many clients solve side by side by one table, where others have blocks of `block`."""
+    return config.block_size or max(block, NARROWEST)
+
+
+def solving_scratch(config: Config, layout: Layout, block: int) -> int:
+    """Numbers that XLA keeps at once to solve for a block of clients by one table: samples, own
+    rows and their weighted copies, two matrices and the place of every item for each of them.
+
+    Args:
+        config: sizes.
+        layout: the size classes.
+        block: clients side by side where each has a table.
+    """
+    most, dim = max(size.positives for size in layout.classes), config.dim
+    each = most * (1 + config.num_negative + 2 * dim) + 2 * dim * (dim + 1) + layout.num_items
+    return side_by_side(config, block) * each
+
+
+def pull(client: Solved, confidence: Float[Array, ""]) -> Float[Array, "n D"]:
+    """(1 + alpha - alpha s_i) p_u, how a client pulls the rows of its own items.
+
+    Minus half the gradient of its loss is c_i (y_i - s_i) p_u for every item i: this at its own
+    items, less s_i p_u at all. So over many clients these sum to the pulls, less Q times the sum of
+    the p_u p_u'.
+
+    Args:
+        client: who pulls.
+        confidence: alpha.
+    """
+    weight = 1 + confidence - confidence * client.scores
+    return weight[:, None] * client.user[None, :]
 
 
 def fit_closed_form(

@@ -66,6 +66,10 @@ class ElasticClient(NamedTuple):
             return ncf.adam(hyper.lr_embedding, hyper.lr_network, hyper.weight_decay)
         return optimiser_of(self.config, hyper, self.num_items)
 
+    def steps(self, hyper: Any) -> ClosedForm:
+        """Numbers of local training, where there is a closed form."""
+        return ClosedForm(hyper.lr_embedding, hyper.confidence, hyper.regularization)
+
     def adapter_optimiser(self, hyper: Any) -> optax.GradientTransformation:
         """Optimiser of theta_u, with one update for its small arrays."""
         kinds = {"adam": optax.adam, "sgd": optax.sgd}
@@ -74,8 +78,7 @@ class ElasticClient(NamedTuple):
     def fit(self, hyper: Any) -> Fit:
         """Trains the backbone's own parameters and rows of Q_u together."""
         if self.config.closed_form:
-            steps = ClosedForm(hyper.lr_embedding, hyper.confidence, hyper.regularization)
-            return partial(fit_closed_form, self.objective, optimiser=steps)
+            return partial(fit_closed_form, self.objective, optimiser=self.steps(hyper))
         optimiser = self.optimiser(hyper)
         if self.config.backbone != "mf":
             return partial(fit_network, self.objective, optimiser=optimiser)
@@ -160,6 +163,31 @@ class ElasticClient(NamedTuple):
         return sum(4 * leaf.size for leaf in jax.tree.leaves(theta))
 
 
+def own_scratch(config: FedEM, layout: Layout, block: int, tables: int = 1) -> dict[str, int]:
+    """Numbers that XLA keeps at once to train and evaluate a block of clients.
+
+    Args:
+        config: all settings.
+        layout: the size classes.
+        block: clients side by side.
+        tables: item tables of a client that evaluation holds.
+
+    train: with a closed form all rows, before, after and the own ones, [I D] each.
+    evaluate: with NCF also the network's input and widest layer, [I] each; with a registered
+    backbone all that it computes.
+    """
+    dim, num_items = config.dim, layout.num_items
+    numbers = training_scratch(layout, dim, block, tables, visits(config), config.pairs)
+    if config.closed_form:
+        numbers["train"] = block * num_items * (3 * dim + 8)
+    if config.backbone == "ncf":
+        numbers["evaluate"] += block * num_items * ncf.inside(dim, config.network_widths)
+    elif config.backbone != "mf":
+        own = backbone_of(config.backbone, dim)
+        numbers["evaluate"] += block * num_items * numbers_per_row(own, dim)
+    return numbers
+
+
 def merging_scratch(config: FedEM, layout: Layout, uploads: int, block: int) -> dict[str, int]:
     """Numbers that XLA keeps at once to train, evaluate and merge a block of clients.
 
@@ -171,29 +199,15 @@ def merging_scratch(config: FedEM, layout: Layout, uploads: int, block: int) -> 
 
     merge: those to train; own and aggregated table and their merger, [I D], less its rows, [M D];
     the adapter's hidden layers, [I] each; features and samples of the rows, [I] each.
-    train: with a closed form all rows, before, after and the own ones, [I D] each.
-    evaluate: with NCF also the network's input and widest layer, [I] each; with a registered
-    backbone all that it computes.
     """
-    dim, num_items = config.dim, layout.num_items
-    tables = 3 if config.downloads else 1
-    kept = visits(config)
-    numbers = training_scratch(layout, dim, block, tables, kept, config.pairs)
-    if config.closed_form:
-        numbers["train"] = block * num_items * (3 * dim + 8)
-    if config.backbone == "ncf":
-        numbers["evaluate"] += block * num_items * ncf.inside(dim, config.network_widths)
-    elif config.backbone != "mf":
-        own = backbone_of(config.backbone, dim)
-        numbers["evaluate"] += block * num_items * numbers_per_row(own, dim)
-    if config.downloads:
-        rows = num_items if config.closed_form else max(size.rows for size in layout.classes)
-        inside = 3 + sum(config.adapter_widths) * config.learns_rho
-        beside = NUM_FEATURES + 2 if config.counts_samples else 0
-        merging = num_items * (3 * dim + inside + beside) - rows * dim
-        width = min(block, uploads)
-        sorted_so = layout._replace(classes=layout.classes_for(uploads))
-        own = training_scratch(sorted_so, dim, width, tables, kept, config.pairs)
-        train = width * num_items * (3 * dim + 8) if config.closed_form else own["train"]
-        numbers["merge"] = train + width * merging
-    return numbers
+    if not config.downloads:
+        return own_scratch(config, layout, block)
+    dim, num_items, tables = config.dim, layout.num_items, 3
+    rows = num_items if config.closed_form else max(size.rows for size in layout.classes)
+    inside = 3 + sum(config.adapter_widths) * config.learns_rho
+    beside = NUM_FEATURES + 2 if config.counts_samples else 0
+    merging = num_items * (3 * dim + inside + beside) - rows * dim
+    width = min(block, uploads)
+    sorted_so = layout._replace(classes=layout.classes_for(uploads))
+    merge = own_scratch(config, sorted_so, width)["train"] + width * merging
+    return own_scratch(config, layout, block, tables) | {"merge": merge}

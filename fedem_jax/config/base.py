@@ -186,6 +186,10 @@ class Config:
     size_classes: Natural = 0
     """Maximum number of size classes of clients; 0: as few as keep the padding small, and on a CPU
     only as many as save more time than they take to compile."""
+    client_memory: Literal["device", "host"] = "device"
+    """Where the state of the clients is kept: device = on the devices; host = in the memory of the
+    host, and only the participants of a round are on the devices. Results are the same. No effect
+    where all data are in one place."""
     gpu_loops: Literal["graph", "host"] = "graph"
     """Who runs the loops of a round on an NVIDIA GPU: graph = CUDA graphs that hold whole loops;
     host = the host starts each pass, which takes longer."""
@@ -232,6 +236,11 @@ class Config:
     def lost(self, uploads: int) -> int:
         """How many of so many uploads never arrive."""
         return min(share_of(uploads, self.dropout), uploads - 1)
+
+    @property
+    def clients_on_host(self) -> bool:
+        """Whether the state of the clients is kept on the host."""
+        return self.client_memory == "host" and not self.central
 
     def without_effect(self) -> tuple[str, ...]:
         """Names of settings that change nothing about an experiment with these settings."""
@@ -308,6 +317,6 @@ FILES = ("val_file", "test_file")
 
 INERT = (
     "out", "data_dir", "checkpoint_every", "checkpoint_minutes", "keep", "block_size",
-    "size_classes", "gpu_loops",
+    "size_classes", "client_memory", "gpu_loops",
 )  # fmt: skip
 """Settings that change no result: folders, checkpoints, and how the work is divided."""

@@ -213,6 +213,19 @@ class FedEM(LocalPrivacy, LocalOptimiser, FusedClients, ServedClients):
         constant = {"replace": 1.0, "none": 0.0}
         return constant[self.merging] if self.merging in constant else float(self.merging)
 
+    @property
+    def keeps_tables(self) -> bool:
+        """Whether clients keep item tables of their own from round to round.
+
+        Where one average replaces the tables of all in every round, no table is read again, and
+        none is kept. A client that may sit out, or whose round may be undone, goes on with its own.
+        Noise and bounds need whole uploads.
+        """
+        everybody = self.client_fraction == self.aggregation_fraction == 1 and not self.dropout
+        replaced = self.rho == 1 and self.aggregation == "avg" and everybody
+        undone, private = self.on_nonfinite == "skip-client", self.ldp_scale or self.ldp_clip
+        return bool(not replaced or undone or private)
+
     def alternatives(self) -> dict[str, FedEM]:
         """What clients would use without this merging, by name. The settings are the same.
 
@@ -283,8 +296,9 @@ class FedEM(LocalPrivacy, LocalOptimiser, FusedClients, ServedClients):
             program = dataclasses.replace(program, common_share="0")
         if not self.constant_rho or not self.downloads:
             return program
-        # a constant rho is an argument of the program, so that all of them share one
-        return dataclasses.replace(program, merging="replace")
+        # a constant rho is an argument of the program, so that all of them share one: all but the 1
+        # of clients that keep no tables
+        return dataclasses.replace(program, merging="0" if self.keeps_tables else "replace")
 
 
 def _share(name: str, text: str, words: tuple[str, ...]) -> None:

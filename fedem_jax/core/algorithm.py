@@ -65,8 +65,6 @@ class Elastic(NamedTuple):
     where no table waits."""
     aggregated: Callable[..., Float[Array, "B I D"]]
     """`(state, places [B]) -> G_u`; means nothing where no table waits."""
-    unserved: Callable[[State], State]
-    """The same state as if no table waited for anybody."""
 
     def tables(self, state: State, places: Int[Array, " B"], hyper: Any) -> Float[Array, "B I D"]:
         """Q_u + rho_u (G_u - Q_u): the clients' tables with those that wait merged in."""
@@ -123,6 +121,9 @@ class Algorithm(NamedTuple):
     placed: Callable[[Any], Any] = lambda server: ()
     """`(server) -> arrays` of the server that have the client axis first, like those of the
     clients."""
+    lapses: dict[str, Any] | None = None
+    """Fields of the clients that hold for one round, by name: the value that they have at all who
+    sat the last round out. A round changes nothing else of these clients. None: there are none."""
     newcomer: Callable[..., Float[Array, " I"]] | None = None
     """`(state, newcomer, hyper) -> logits of all items`: the client trains its private part alone,
     with a table of the server. None: no table is for all clients, or it takes more than that."""

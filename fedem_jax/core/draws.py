@@ -47,6 +47,15 @@ class Samples(NamedTuple):
     held_out: Bool[Array, " S"] | None = None
     """Samples of held-out positives and of their negatives; None: no positive is held out."""
 
+    def positives(self, capacity: int) -> Samples:
+        """The positives alone, in so many places. Where nothing else is asked for, XLA draws no
+        negatives."""
+        items, labels, held_out = jax.tree.map(
+            lambda leaf: leaf.reshape(capacity, -1)[:, 0],
+            (self.items, self.labels, self.held_out),
+        )
+        return Samples(items, labels, self.count // (len(self.items) // capacity), held_out)
+
 
 @runtime_checkable
 class Draws(Protocol):

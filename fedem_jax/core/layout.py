@@ -53,7 +53,7 @@ class Layout(NamedTuple):
     """Places per device; those beyond the clients are at the end of a device and never take
     part."""
     client: Int[np.ndarray, " padded"]
-    """Client at each place; `padded`: none."""
+    """Client at each place; `nobody`: none."""
     place: Int[np.ndarray, " C"]
     """Place of each client."""
     samples: Int[np.ndarray, " padded"]
@@ -75,6 +75,11 @@ class Layout(NamedTuple):
     def padded(self) -> int:
         """Length of the client axis: a multiple of the number of devices."""
         return self.shard * self.mesh.size
+
+    @property
+    def nobody(self) -> int:
+        """Number that stands for no client."""
+        return self.num_clients
 
     def classes_for(self, clients: int) -> tuple[SizeClass, ...]:
         """Size classes for what so many clients do in a round.

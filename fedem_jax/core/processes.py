@@ -148,9 +148,11 @@ def on_host(values: Any) -> Any:
     return jax.tree.map(whole, values)
 
 
-def copied_to_host(array: jax.Array) -> np.ndarray | LocalRows:
+def copied_to_host(array: jax.Array | np.ndarray) -> np.ndarray | LocalRows:
     """A copy on the host: the whole array, or the rows of this process."""
-    return LocalRows(array) if is_divided(array) else np.array(array)
+    if isinstance(array, jax.Array) and is_divided(array):
+        return LocalRows(array)
+    return np.array(array)
 
 
 def is_divided(leaf: Any) -> bool:

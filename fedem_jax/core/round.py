@@ -164,7 +164,7 @@ def train_clients(
             clients, info, total = carry
 
             def one(place):
-                client = client_at.at[place].get(mode="fill", fill_value=layout.padded)
+                client = client_at.at[place].get(mode="fill", fill_value=layout.nobody)
                 samples = client_samples(draws, client, size, layout.num_items, rule, compact)
                 return client_round(samples, clients, server, place)
 

@@ -32,6 +32,8 @@ class Rule(NamedTuple):
     """Positives that local training does not use; None: it uses all."""
     stragglers: float = 0.0
     """Chance that the client has no time for all epochs."""
+    negatives: bool = True
+    """Whether it trains on negatives. Without them its rows are its positives alone."""
 
     @classmethod
     def of(
@@ -94,7 +96,9 @@ def client_samples(
         compact: number the touched items alone, for work that follows the rows in use.
     """
     holding_out = () if rule.hold_out is None else (rule.hold_out,)
-    drawn = draws.samples(client, size.positives, size.barred, *holding_out)
+    drawn, room = draws.samples(client, size.positives, size.barred, *holding_out), size.rows
+    if not rule.negatives:
+        drawn, room, compact = drawn.positives(size.positives), size.positives, True
     length = drawn.items.shape[0]
     position = jnp.arange(length, dtype=jnp.int32)
     present = position < drawn.count
@@ -107,8 +111,8 @@ def client_samples(
         new = present & (first == position)
         row = jnp.cumsum(new, dtype=jnp.int32) - 1
         row_of = row[first]
-        rows = jnp.full(size.rows, num_items, jnp.int32)
-        rows = rows.at[jnp.where(new, row, size.rows)].set(drawn.items, mode="drop")
+        rows = jnp.full(room, num_items, jnp.int32)
+        rows = rows.at[jnp.where(new, row, room)].set(drawn.items, mode="drop")
     positive = jnp.where(present, drawn.labels, 0.0)
     labels = jnp.zeros(rows.shape).at[row_of].max(positive, mode="drop")
 

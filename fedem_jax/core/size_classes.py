@@ -72,7 +72,7 @@ def lay_out(
         price: what a class has to save, in local steps of a round times rows.
     """
     number, shard = federation.num_clients, -(-federation.num_clients // len(devices))
-    client = np.full((len(devices), shard), shard * len(devices))
+    client = np.full((len(devices), shard), number)  # `Layout.nobody`
     by_size = np.lexsort((np.arange(number), -load.rows, -load.steps))
     turn, seat = np.divmod(np.arange(number), len(devices))
     seat = np.where(turn % 2, len(devices) - 1 - seat, seat)  # there and back again

@@ -28,8 +28,15 @@ class SparseTables(NamedTuple):
     """Row of each entry."""
 
     @classmethod
-    def empty(cls, layout: Layout, dim: int, dtype: Any) -> SparseTables:
-        """Nobody has moved a row yet."""
+    def empty(cls, layout: Layout, dim: int, dtype: Any, numpy: Any = jnp) -> SparseTables:
+        """Nobody has moved a row yet.
+
+        Args:
+            layout: size classes of the clients.
+            dim: D.
+            dtype: of the rows.
+            numpy: what makes the arrays: `jax.numpy`, or NumPy for arrays on the host.
+        """
         count = np.zeros((layout.mesh.size, layout.shard), np.int32)
         for size in layout.classes:
             for device, members in enumerate(size.members):
@@ -37,10 +44,10 @@ class SparseTables(NamedTuple):
         start = np.cumsum(count, axis=1) - count
         entries = layout.mesh.size * int(count.sum(axis=1).max())
         return cls(
-            jnp.asarray(start.ravel(), jnp.int32),
-            jnp.asarray(count.ravel()),
-            jnp.full(entries, layout.num_items, jnp.int32),
-            jnp.zeros((entries, dim), dtype),
+            numpy.asarray(start.ravel(), np.int32),
+            numpy.asarray(count.ravel()),
+            numpy.full(entries, layout.num_items, np.int32),
+            numpy.zeros((entries, dim), dtype),
         )
 
     def scatter(

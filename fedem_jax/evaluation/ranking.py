@@ -128,9 +128,14 @@ def rank_rows(
     return shown, lax.fori_loop(0, longest, add, ranks)
 
 
+def nothing_ranked(held_out: HeldOut) -> list[tuple[Array, Array]]:
+    """Ranks before any client has ranked: of each part, among the candidates and all items."""
+    return [(jnp.ones(part.item.shape), jnp.ones(part.item.shape)) for part in held_out]
+
+
 def rank_all(
     algorithm: Algorithm, layout: Layout, state: State, lists: Lists, held_out: HeldOut,
-    hyper: Any, ranking: Ranking,
+    hyper: Any, ranking: Ranking, so_far: Any = None,
 ) -> Ranks:  # fmt: skip
     """Ranks of all clients, block after block. Every device ranks its own clients.
 
@@ -142,11 +147,13 @@ def rank_all(
         held_out: held-out items and candidates, in order of place.
         hyper: the method's numbers.
         ranking: how scores become ranks.
+        so_far: ranks of clients that are not in this layout, as `nothing_ranked` begins them; None:
+            all clients are in it.
     """
     capacity = max(size.positives for size in layout.classes)
     num_items = layout.num_items
 
-    def on_device(clients, server, held_out: HeldOut, client_at):
+    def on_device(clients, server, held_out: HeldOut, client_at, so_far):
         def known(place):
             items, count = lists.positives(client_at[place], capacity)
             return jnp.where(jnp.arange(capacity) < count, items, num_items)
@@ -167,13 +174,13 @@ def rank_all(
         num_blocks = -(-layout.shard // width)
         places = jnp.arange(num_blocks * width, dtype=jnp.int32)
         places = jnp.minimum(places, layout.shard - 1).reshape(num_blocks, width)
-        none = [(jnp.ones(part.item.shape), jnp.ones(part.item.shape)) for part in held_out]
-        (val, test), of_blocks = lax.scan(block, tuple(none), places)
+        (val, test), of_blocks = lax.scan(block, tuple(so_far), places)
         listed, finite = (leaf.reshape(-1, *leaf.shape[2:])[: layout.shard] for leaf in of_blocks)
         return Ranks(val[0], test[0], val[1], test[1], listed, finite)
 
-    client_at = jnp.asarray(layout.client)
-    return layout.on_each_device(on_device, state.clients, state.server, held_out, client_at)
+    so_far = nothing_ranked(held_out) if so_far is None else so_far
+    others = (held_out, jnp.asarray(layout.client), so_far)
+    return layout.on_each_device(on_device, state.clients, state.server, *others)
 
 
 def weighed(

@@ -48,7 +48,8 @@ class Record(Evaluation):
     """One evaluated round: a line of `metrics.jsonl`."""
 
     loss: float
-    """Mean loss of the clients that trained in this round, nats."""
+    """Mean loss of the clients that trained in this round, as their method has it: nats for the
+    loss of a sample, a weighted squared error over all items with a closed form."""
     epochs: float
     """Mean number of their local epochs."""
     bytes_up: int

@@ -61,10 +61,35 @@ def counter(
 
     None if the method learns no rho.
     """
-    elastic = algorithm.elastic
-    if elastic is None or not elastic.learned:
+    if algorithm.elastic is None or not algorithm.elastic.learned:
         return None
-    groups, num_items = groups_of(federation, layout), federation.num_items
+    groups = groups_of(federation, layout)
+
+    @jax.jit
+    def count(state: State, lists: Lists) -> Int[Array, "A P 2 B"]:
+        return counts(algorithm, layout, groups, state, lists)
+
+    def counted(state: State) -> np.ndarray:
+        with jax.default_matmul_precision("highest"):
+            return np.asarray(count(state, lists))
+
+    return counted
+
+
+def counts(
+    algorithm: Algorithm, layout: Layout, groups: Groups, state: State, lists: Lists
+) -> Int[Array, "A P 2 B"]:
+    """Histograms of rho over the rows of all clients that are about to merge.
+
+    Args:
+        algorithm: a method that learns rho.
+        layout: where the clients are.
+        groups: of the clients at these places, and of the items.
+        state: parameters of clients and server.
+        lists: training items of the clients.
+    """
+    elastic, num_items = algorithm.elastic, layout.num_items
+    assert elastic is not None
     members = [jnp.asarray(size.members) for size in layout.coarse]
 
     def on_device(sharded, replicated, client_at, members):
@@ -74,7 +99,7 @@ def counter(
             rho = elastic.rho(State(clients, server), places, algorithm.hyper)
 
             def known(place):
-                client = client_at.at[place].get(mode="fill", fill_value=layout.padded)
+                client = client_at.at[place].get(mode="fill", fill_value=layout.nobody)
                 items, count = lists.positives(client, size.positives)
                 items = jnp.where(jnp.arange(size.positives) < count, items, num_items)
                 return jnp.zeros(num_items, jnp.int32).at[items].set(1, mode="drop")
@@ -89,20 +114,12 @@ def counter(
         counts = for_each_block(block, start, served, layout.coarse, members, layout)
         return (), lax.psum(counts, AXIS)
 
-    @jax.jit
-    def count(state: State, lists: Lists) -> Int[Array, "A P 2 B"]:
-        sharded = (state.clients, elastic.waits(state), groups.activity)
-        replicated, client_at = (state.server, lists), jnp.asarray(layout.client)
-        _, counts = layout.on_each_device(
-            on_device, sharded, replicated, client_at, members, summed=True
-        )
-        return counts
-
-    def counted(state: State) -> np.ndarray:
-        with jax.default_matmul_precision("highest"):
-            return np.asarray(count(state, lists))
-
-    return counted
+    sharded = (state.clients, elastic.waits(state), groups.activity)
+    replicated, client_at = (state.server, lists), jnp.asarray(layout.client)
+    _, total = layout.on_each_device(
+        on_device, sharded, replicated, client_at, members, summed=True
+    )
+    return total
 
 
 def quantiles(counts: np.ndarray, levels: tuple[float, ...]) -> np.ndarray:

@@ -140,7 +140,7 @@ def central_mf(config: CentralMF, layout: Layout) -> Algorithm:
 
             def block(size: SizeClass, places, pool):
                 def one(at):
-                    client = client_at.at[at].get(mode="fill", fill_value=layout.padded)
+                    client = client_at.at[at].get(mode="fill", fill_value=layout.nobody)
                     items, _, count, _ = draws.samples(client, size.positives, size.barred)
                     index = jnp.arange(size.positives, dtype=jnp.int32)
                     there = (index * drawn < count) & (at < layout.shard)

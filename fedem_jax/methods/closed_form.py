@@ -128,7 +128,7 @@ def pooled(config: ClosedForm, layout: Layout, draws: Draws) -> Clients:
                 own = jnp.where(there, items.reshape(-1, drawn)[:, 0], num_items)
                 return jnp.packbits(jnp.zeros(num_items, bool).at[own].set(True, mode="drop"))
 
-            client = client_at.at[places].get(mode="fill", fill_value=layout.padded)
+            client = client_at.at[places].get(mode="fill", fill_value=layout.nobody)
             return user.at[places].set(jax.vmap(one)(client), mode="drop")
 
         start, everybody = nobody(layout).user[: layout.shard], jnp.ones(layout.shard, bool)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 from fedem_jax.client.elastic import ElasticClient
 from fedem_jax.core.algorithm import Elastic, State, at_place
 from fedem_jax.core.table_storage import from_storage
-from fedem_jax.server.serving import NOT_SERVED, served, waits
+from fedem_jax.server.serving import served, waits
 
 
 def elastic(model: ElasticClient) -> Elastic:
@@ -27,14 +27,9 @@ def elastic(model: ElasticClient) -> Elastic:
         _, value = jax.vmap(partial(model.weighs, hyper, state.server))(clients)
         return jnp.where(waits(clients.slot)[:, None], value, 0.0)
 
-    def unserved(state: State) -> State:
-        slot = jnp.full_like(state.clients.slot, NOT_SERVED)
-        return state._replace(clients=state.clients._replace(slot=slot))
-
     return Elastic(
         learned=not model.config.constant_rho,
         waits=lambda state: served(state.clients),
         rho=rho,
         aggregated=aggregated,
-        unserved=unserved,
     )

@@ -26,13 +26,14 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key, Num
 
-from fedem_jax.client.closed_form import user_vector
+from fedem_jax.client.closed_form import Solved, pull, side_by_side, solved, solving_scratch
 from fedem_jax.config.settings import FCF
 from fedem_jax.core.algorithm import Algorithm, Info, Newcomer, State, Traffic, copies, hyper_of
 from fedem_jax.core.blocks import for_each_block
 from fedem_jax.core.draws import Draws
 from fedem_jax.core.layout import AXIS, Layout, SizeClass
 from fedem_jax.core.round import RoundContext
+from fedem_jax.core.samples import Rule, client_samples
 from fedem_jax.core.table_storage import (
     everybodys_table,
     from_storage,
@@ -81,30 +82,11 @@ class Server(NamedTuple):
     """Adam's, kept over the rounds."""
 
 
-class Solved(NamedTuple):
-    """One client with its closed form."""
-
-    user: Float[Array, " D"]
-    """x_u."""
-    items: Int[Array, " n"]
-    """Its own items, each once; I: none."""
-    scores: Float[Array, " n"]
-    """s_ui of those; 0 where there is none."""
-    loss: Float[Array, ""]
-    """Mean over all items of c_ui (y_ui - s_ui)^2."""
-
-
-NARROWEST = 32
-"""Clients side by side at least, unless a block size is set: their arrays are small."""
-
-
 def fcf(config: FCF, layout: Layout) -> Algorithm:
     """FCF on one federation; the arguments are those of `local_only`."""
     stored, dim, num_items = storage_dtype(config), config.dim, layout.num_items
     num_participants, num_arrived = config.round_sizes(layout.num_clients)
-
-    def wide(block: int) -> int:
-        return config.block_size or max(block, NARROWEST)
+    rule = Rule.of(config, jnp.float32(0))._replace(negatives=False)
 
     def init(key: Key[Array, ""], hyper: Hyper) -> State:
         key_items, key_user, _ = jax.random.split(key, 3)
@@ -125,7 +107,7 @@ def fcf(config: FCF, layout: Layout) -> Algorithm:
 
         start = (state.server, jnp.full(layout.padded, jnp.nan))
         server, loss = lax.fori_loop(0, config.server_steps, exchange, start)
-        user = solved(draws, takes_part, state.clients.user, from_storage(server.items), hyper)
+        user = users(draws, takes_part, state.clients.user, from_storage(server.items), hyper)
         return State(Clients(user), server), Info(loss, takes_part * config.server_steps)
 
     def visit(visited, carry, draws, takes_part, client_at, members, table, hyper: Hyper):
@@ -133,22 +115,13 @@ def fcf(config: FCF, layout: Layout) -> Algorithm:
         gram = table.T @ table
 
         def block(size: SizeClass, places, carry):
-            client = client_at.at[places].get(mode="fill", fill_value=layout.padded)
-            own = jax.vmap(partial(own_items, draws, size=size))(client)
-            own = jnp.where((places < layout.shard)[:, None], own, num_items)
-            return visited(carry, places, jax.vmap(partial(closed_form, table, gram, hyper))(own))
+            client = client_at.at[places].get(mode="fill", fill_value=layout.nobody)
+            own = jax.vmap(lambda each: client_samples(draws, each, size, num_items, rule).rows)
+            own = jnp.where((places < layout.shard)[:, None], own(client), num_items)
+            return visited(carry, places, jax.vmap(partial(solved, table, gram, hyper))(own))
 
-        blocks = layout._replace(block=wide(layout.block))
+        blocks = layout._replace(block=side_by_side(config, layout.block))
         return for_each_block(block, carry, takes_part, layout.classes, members, blocks)
-
-    def own_items(draws: Draws, client: Int[Array, ""], size: SizeClass) -> Int[Array, " n"]:
-        """A client's training positives, each once; I in the places that are left."""
-        drawn, every = draws.samples(client, size.positives, size.barred), 1 + config.num_negative
-        positives, place = drawn.items.reshape(-1, every)[:, 0], jnp.arange(size.positives)
-        items = jnp.where(place * every < drawn.count, positives, num_items)
-        first = jnp.full(num_items, size.positives, jnp.int32).at[items].min(place, mode="drop")
-        again = first.at[items].get(mode="fill", fill_value=-1) != place
-        return jnp.where(again, num_items, items)
 
     def gathered(
         draws: Draws, takes_part: Bool[Array, " C"], arrives: Bool[Array, " C"],
@@ -161,15 +134,14 @@ def fcf(config: FCF, layout: Layout) -> Algorithm:
 
             def send(carry, places, client: Solved):
                 loss, products, rows = carry
-                user = client.user
+                loss = loss.at[places].set(client.loss, mode="drop")
                 if num_arrived < num_participants:
                     heard = arrives.at[places].get(mode="fill", fill_value=False)
-                    user = jnp.where(heard[:, None], user, 0)
-                weight = 1 + hyper.confidence - hyper.confidence * client.scores
-                own = weight[:, :, None] * user[:, None, :]
+                    client = client._replace(user=jnp.where(heard[:, None], client.user, 0))
+                own = jax.vmap(pull, (0, None))(client, hyper.confidence)
                 return (
-                    loss.at[places].set(client.loss, mode="drop"),
-                    products + user.T @ user,
+                    loss,
+                    products + client.user.T @ client.user,
                     rows.at[client.items].add(own, mode="drop"),
                 )
 
@@ -184,7 +156,7 @@ def fcf(config: FCF, layout: Layout) -> Algorithm:
             on_device, (takes_part, arrives), table, *whereabouts(layout), summed=True
         )
 
-    def solved(
+    def users(
         draws: Draws, takes_part: Bool[Array, " C"], user: Float[Array, "C D"],
         table: Float[Array, "I D"], hyper: Hyper,
     ) -> Float[Array, "C D"]:  # fmt: skip
@@ -205,15 +177,12 @@ def fcf(config: FCF, layout: Layout) -> Algorithm:
     def newcomer(state: State, new: Newcomer, hyper: Hyper) -> Float[Array, " I"]:
         """In closed form; there is nothing to sample."""
         table = from_storage(state.server.items)
-        return table @ closed_form(table, table.T @ table, hyper, new.items).user
+        return table @ solved(table, table.T @ table, hyper, new.items).user
 
     def scratch(block: int) -> dict[str, int]:
-        """Exchange: samples, own rows and their weighted copies, two matrices and the place of
-        every item for each client; sum, gradient and update for the server."""
-        most = max(size.positives for size in layout.classes)
-        each = most * (1 + config.num_negative + 2 * dim) + 2 * dim * (dim + 1) + num_items
+        """Exchange: with the sum, gradient and update of the server."""
         return {
-            "exchange": wide(block) * each + 4 * num_items * dim,
+            "exchange": solving_scratch(config, layout, block) + 4 * num_items * dim,
             "evaluate": block * num_items * 8 + num_items * dim,
         }
 
@@ -230,18 +199,6 @@ def fcf(config: FCF, layout: Layout) -> Algorithm:
         newcomer=newcomer,
         item_tables=everybodys_table,
     )
-
-
-def closed_form(
-    table: Float[Array, "I D"], gram: Float[Array, "D D"], hyper: Hyper, own: Int[Array, " n"]
-) -> Solved:
-    """x_u of a client that holds these items, 0 if there is none; gram = Y' Y."""
-    rows = table.at[own].get(mode="fill", fill_value=0)
-    user = user_vector(gram, rows, hyper.confidence, hyper.regularization)
-    scores = rows @ user
-    extra = (1 + hyper.confidence) * (1 - scores) ** 2 - scores**2
-    lost = user @ gram @ user + jnp.sum(jnp.where(own < len(table), extra, 0.0))
-    return Solved(user, own, scores, lost / len(table))
 
 
 def serve(server: Server, upload: Upload, hyper: Hyper) -> Server:

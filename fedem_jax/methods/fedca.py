@@ -144,6 +144,7 @@ def fedca(config: FedCA, layout: Layout) -> Algorithm:
         traffic=Traffic(up=up, down=num_served * table),
         scratch=partial(scratch, config, layout),
         item_tables=item_tables,
+        lapses={"slot": NOT_SERVED},
     )
 
 

@@ -16,6 +16,9 @@ aggregation bottleneck.
 With the NCF backbone a score is f_u(p_u, q_i) instead. The network f_u is trained together with p_u
 and Q_u, and is as private as p_u: it is never uploaded. (The released program has MF alone.)
 
+Where one average replaces every client's table in every round, no client keeps one. Such settings
+are in `methods/fedem_replaced.py`.
+
 Beyond the paper, and off by default: other adapters, other samples and losses for them, adapters
 that are sent and averaged, rho in closed form, plain gradient steps in place of Adam, p_u in closed
 form as in FCF, and tables of declared cohorts k, drawn to the mean M of all:
@@ -52,6 +55,7 @@ from fedem_jax.core.samples import ClientSamples
 from fedem_jax.core.table_storage import from_storage, storage_dtype, table_bytes, to_storage
 from fedem_jax.errors import UserError
 from fedem_jax.methods.elastic import elastic
+from fedem_jax.methods.fedem_replaced import fedem_replaced
 from fedem_jax.models.scoring import initial
 from fedem_jax.server import aggregation
 from fedem_jax.server.cohorts import cohort_tables
@@ -101,7 +105,8 @@ class Hyper(NamedTuple):
 
 
 class Clients(NamedTuple):
-    """What the clients keep. Memory: 4 C I D bytes (2 in bfloat16) and little more."""
+    """What the clients keep. Memory: 4 C I D bytes (2 in bfloat16) and little more. Where no round
+    reads `items` again, there is none of this (`methods/fedem_replaced.py`)."""
 
     private: Any
     """[C ...] the backbone's own parameters (the user vectors p_u and, with NCF, the networks f_u);
@@ -146,6 +151,8 @@ def fedem(config: FedEM, layout: Layout) -> Algorithm:
         config: sizes and switches; its numbers reach `init`, `round` and `score` as `Hyper`.
         layout: how the clients are laid out over devices, size classes and blocks.
     """
+    if not config.keeps_tables:
+        return fedem_replaced(config, layout, hyper_of(Hyper, config))
     model = ElasticClient.of(config, layout.num_items)
     _, num_uploaders = config.round_sizes(layout.num_clients)
     num_tables = number_of_tables(config, layout, num_uploaders)
@@ -213,6 +220,7 @@ def fedem(config: FedEM, layout: Layout) -> Algorithm:
         ),
         scratch=scratch,
         elastic=elastic(model),
+        lapses={"slot": NOT_SERVED},
     )
 
 
@@ -271,7 +279,7 @@ def sent_by(
     layout = context.layout
     kept = Sum(clients.items, clients.adapter if config.shares_adapter else ())
     sent = shares_of(layout, kept, uploaders)
-    client = padded(layout, uploaders, layout.padded)
+    client = padded(layout, uploaders, layout.nobody)
 
     def on_device(sent, start, client):
         return noisy_uploads(config, context.draws, client, sent, start, hyper)

@@ -115,7 +115,8 @@ def _learning_curves(runs: Sequence[ShownRun]) -> list[str]:
         remarks = [f"({record['epochs']:.1f} local epochs)" for record in each.run.records]
         lines.append(Line(each.name, rounds, values, colour_of(place), remarks=remarks))
     log = min(losses) > 0 and max(losses) > 20 * min(losses)
-    return [*figures, line_chart("Train loss", "nats per sample", lines, log="y" if log else "")]
+    axis = "y" if log else ""
+    return [*figures, line_chart("Train loss", "mean over the clients", lines, log=axis)]
 
 
 def _merging(runs: Sequence[ShownRun]) -> list[str]:

@@ -97,7 +97,7 @@ def _metric(
 
 
 def _loss(panel: Axes, runs: Sequence[tuple[str, Run]]) -> None:
-    style.frame(panel, "Train loss", "nats per sample")
+    style.frame(panel, "Train loss", "mean over the clients")
     for (label, run), colour in _coloured(runs):
         _curve(panel, label, run, [record["loss"] for record in run.records], colour)
     losses = [record["loss"] for _, run in runs for record in run.records]

@@ -80,11 +80,11 @@ class Clients:
         Raises:
             UserError: the method has no item tables.
         """
-        algorithm = self._simulation.algorithm
+        algorithm, own = self._simulation.algorithm, getattr(state.clients, "items", None)
         tables = algorithm.item_tables
         if tables is None and algorithm.elastic is not None:
             tables = algorithm.elastic.tables
-        elif tables is None and not isinstance(getattr(state.clients, "items", None), jax.Array):
+        elif tables is None and not isinstance(own, jax.Array | np.ndarray):
             raise UserError(f"item_table: {self._simulation.config.method} has no item tables.")
 
         def work(state, lists, places, clients):
@@ -145,8 +145,9 @@ class Clients:
             seat = device[now] * chunk + turn[now] - start
             asked = [_seated(values[now], seat, layout.mesh.size * chunk)
                      for values in (place, clients, *each)]  # fmt: skip
+            here, asked[0] = self._simulation.brought(state, asked[0])
             with jax.default_matmul_precision("highest"):
-                found = program(state, self._simulation.lists, asked)
+                found = program(here, self._simulation.lists, asked)
             parts.append(jax.tree.map(lambda x, seat=seat: x[seat], on_host(found)))
             order.append(now)
         back = np.argsort(np.concatenate(order))

@@ -13,14 +13,17 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from fedem_jax.client.paths import with_path
 from fedem_jax.config.base import Config
 from fedem_jax.config.shared import AdamClients, is_fused
 from fedem_jax.core.algorithm import Algorithm, State
 from fedem_jax.core.devices import AbsentDevice
+from fedem_jax.core.host_rows import shapes_of_rows
 from fedem_jax.core.layout import Layout
 from fedem_jax.core.processes import processes_here, several, smallest
+from fedem_jax.core.residents import Seats, places_needed, residents_of
 from fedem_jax.data.federation import Federation
 from fedem_jax.errors import UserError
 from fedem_jax.methods import bind
@@ -59,6 +62,14 @@ class MemoryPlan(NamedTuple):
     """Clients trained side by side."""
     advice: str
     """What would fit, if this does not; else empty."""
+    host: int = 0
+    """Bytes in the memory of the host, if the clients' state is kept there: that of all clients, a
+    copy at the best round, and rows on their way. Then `clients` are those of two groups of
+    residents: one at work, one on its way."""
+    saved: int = 0
+    """Bytes that each device would need for its clients beyond `clients`, if they were on it."""
+    host_limit: int | None = None
+    """Memory that the host offers beside what devices of a CPU take; None: it is not known."""
 
     @property
     def total(self) -> int:
@@ -67,8 +78,13 @@ class MemoryPlan(NamedTuple):
 
     @property
     def fits(self) -> bool:
-        """Whether the run leaves a tenth of the device free."""
-        return self.total <= USABLE * self.limit
+        """Whether the run leaves a tenth of the device, and of the host, free."""
+        return self.total <= USABLE * self.limit and self.fits_host
+
+    @property
+    def fits_host(self) -> bool:
+        """Whether what is kept on the host fits there."""
+        return self.host_limit is None or self.host <= USABLE * self.host_limit
 
     def check(self) -> None:
         """Refuse a run that does not fit.
@@ -76,6 +92,11 @@ class MemoryPlan(NamedTuple):
         Raises:
             UserError: it does not fit. The message says what is needed, and what would fit.
         """
+        if not self.fits_host:
+            raise UserError(
+                f"memory: the clients' state needs {in_bytes(self.host)} on the host, but only "
+                f"{in_bytes(USABLE * max(0, self.host_limit or 0))} can be used; {self.advice}."
+            )
         if not self.fits:
             raise UserError(
                 f"memory: the run needs {in_bytes(self.total)} on each of {self.devices} devices "
@@ -86,7 +107,11 @@ class MemoryPlan(NamedTuple):
 
 
 def plan_memory(
-    config: Config, federation: Federation, layout: Layout, limit: int | None = None
+    config: Config,
+    federation: Federation,
+    layout: Layout,
+    limit: int | None = None,
+    stacked: bool = False,
 ) -> MemoryPlan:
     """What a run takes on each device, and the block size with which it fits.
 
@@ -97,10 +122,13 @@ def plan_memory(
     Args:
         layout: devices and size classes; its block is ignored.
         limit: bytes that each device offers; None: as `device_memory` says.
+        stacked: whether it is one of several stacked trials, whose clients are on the devices.
     """
     limit = device_memory(layout) if limit is None else limit
     plan = _choose_block(config, federation, layout, limit)
-    return plan if plan.fits else plan._replace(advice=_advice(config, federation, layout, plan))
+    if plan.fits:
+        return plan
+    return plan._replace(advice=_advice(config, federation, layout, plan, stacked))
 
 
 def plan_stack(
@@ -119,7 +147,7 @@ def plan_stack(
         limit: bytes that each device offers; None: as `device_memory` says.
     """
     limit = device_memory(layout) if limit is None else limit
-    plan, width = plan_memory(config, federation, layout, limit), 1
+    plan, width = plan_memory(config, federation, layout, limit, stacked=True), 1
     if on_cpu(layout) or not plan.fits:
         return plan, width
     algorithm, state = bound(config, layout)
@@ -169,7 +197,7 @@ def _with_block(
     scratch = algorithm.scratch(min(block, layout.shard))
     rows = sum(Room.of(federation, layout))
     held_out = rows * (2 + federation.val_candidates.shape[1]) + 4 * layout.shard
-    return MemoryPlan(
+    plan = MemoryPlan(
         clients=bytes_of(state.clients) // devices,
         server=bytes_of(state.server),
         data=4 * (lists + held_out),
@@ -179,22 +207,54 @@ def _with_block(
         block=block,
         advice="",
     )
+    if config.clients_on_host:
+        return _with_clients_on_host(config, layout, algorithm, state, plan)
+    return plan
 
 
-def _advice(config: Config, federation: Federation, layout: Layout, plan: MemoryPlan) -> str:
-    """Single changes with which the run would fit."""
+def _with_clients_on_host(
+    config: Config, layout: Layout, algorithm: Algorithm, state: State, plan: MemoryPlan
+) -> MemoryPlan:
+    """The same plan with residents alone on the devices."""
+    participants, _ = config.round_sizes(layout.num_clients)
+    trained, ranked = places_needed(layout, participants, plan.block)
+    residents = Seats(layout, trained).of(np.arange(participants))
+    scratch = bind(config, residents_of(layout, residents)).scratch(min(plan.block, trained))
+    if "evaluate" in scratch:
+        scratch["evaluate"] = algorithm.scratch(min(plan.block, ranked))["evaluate"]
+    rows = 2 * bytes_of(shapes_of_rows(state.clients, ranked, layout))
+    copies = 1 + (config.keep != "none")
+    plan = plan._replace(
+        clients=rows,
+        saved=plan.clients - rows,
+        scratch={phase: 4 * count for phase, count in scratch.items()},
+        host=copies * bytes_of(state.clients) + plan.devices * rows,
+    )
+    if isinstance(layout.device, AbsentDevice):
+        return plan
+    taken = plan.devices * plan.total if on_cpu(layout) else 0
+    return plan._replace(host_limit=free_memory() - taken)
+
+
+def _advice(
+    config: Config, federation: Federation, layout: Layout, plan: MemoryPlan, stacked: bool = False
+) -> str:
+    """Single changes with which the run would fit; the arguments are those of `plan_memory`."""
 
     def fits(**changes) -> bool:
         changed = dataclasses.replace(config, **changes)
         return _choose_block(changed, federation, layout, plan.limit).fits
 
     smaller_block = [{"block_size": 1}] if config.block_size > 1 else []
+    elsewhere = [{"keep": "none"}] if config.clients_on_host else [{"client_memory": "host"}]
+    if stacked or several() or config.central:
+        elsewhere = []
     advice = []
-    for candidates in (*config.lighter(), smaller_block):
+    for candidates in (*config.lighter(), smaller_block, elsewhere):
         if change := next((each for each in candidates if fits(**each)), None):
             advice += [_option(name, value) for name, value in change.items()]
     room = USABLE * plan.limit - (plan.total - plan.clients)
-    if room > 0 and not on_cpu(layout):
+    if room > 0 and not on_cpu(layout) and not config.clients_on_host:
         advice.append(f"{math.ceil(plan.clients * plan.devices / room)} such devices")
     return f"{' or '.join(advice)} would fit" if advice else "take fewer clients or items"
 

@@ -9,9 +9,9 @@ from typing import Any
 from fedem_jax.data.federation import Federation
 from fedem_jax.data.sources import federation_of, name_of
 from fedem_jax.errors import UserError
+from fedem_jax.runs.offload import simulation_of
 from fedem_jax.runs.reading import read_run
 from fedem_jax.runs.result import Result
-from fedem_jax.runs.simulation import Simulation
 from fedem_jax.runs.states import States
 
 
@@ -53,6 +53,6 @@ def open_run(
             f"{path}: is a run on other data (data '{summary['fingerprint']}', now "
             f"'{federation.fingerprint}'); give those that it had."
         )
-    simulation = Simulation(config, federation, devices)
+    simulation = simulation_of(config, federation, devices)
     rounds = {"best": summary["headline"]["round"], "last": summary["last"]["round"]}
     return Result(simulation, records, summary, States(simulation, rounds, path=path), path)

@@ -70,15 +70,17 @@ def on_devices(
         arrays: as `rows_by_name` gave them; those of several processes joined.
         before: where the clients were then.
         start: the state before the first round. Places without a client take their values from it.
+            Those of its arrays that are on the host are overwritten.
         layout: where the clients are now.
         algorithm: the method.
 
     Raises:
-        KeyError, ValueError: the arrays are not those of such a run.
+        ValueError: the arrays are not those of such a run.
     """
-    saved = jax.tree.unflatten(
-        jax.tree.structure(start), [arrays[_name(path)] for path, _ in _leaves(start)]
-    )
+    names = [_name(path) for path, _ in _leaves(start)]
+    if missing := [name for name in names if name not in arrays]:
+        raise ValueError(f"{missing[0]} was not kept")
+    saved = jax.tree.unflatten(jax.tree.structure(start), [arrays[name] for name in names])
     jax.tree.map(_check_kind, start, saved)
     now = Places.of(layout)
     shapes = [jax.tree.map(jnp.shape, state) for state in (start, saved)]
@@ -88,7 +90,10 @@ def on_devices(
     def device(new, values):
         if (values.shape, values.dtype) != (new.shape, new.dtype):
             raise ValueError(f"{values.dtype}{values.shape} for {new.dtype}{new.shape}")
-        return on_all(values, new.sharding)
+        if isinstance(new, jax.Array):
+            return on_all(values, new.sharding)
+        new[...] = values
+        return new
 
     return jax.tree.map(device, start, saved)
 

@@ -121,7 +121,7 @@ class Checkpointer:
 
     def _write(self, run_state: RunState) -> None:
         """As `save`, in any case, unless it is on disk."""
-        best, number = run_state.headline, run_state.round
+        config, best, number = self._setting["config"], run_state.headline, run_state.round
         if number == self._last_round:
             return
         self.wait()
@@ -130,6 +130,8 @@ class Checkpointer:
             best = None if from_first(there) else best
         self._directory.flush()
         self._checkpoints.save(*(self._saved(each) for each in (best, run_state) if each))
+        if config.clients_on_host:
+            self.wait()  # the next rounds change the arrays that are written
         self._last_time, self._last_round = time.monotonic(), number
 
     def finish(self, run_state: RunState, best: int) -> None:

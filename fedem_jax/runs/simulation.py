@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from importlib.metadata import version
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array
+from jaxtyping import Array, Int
 
 from fedem_jax.client.paths import with_path
 from fedem_jax.config.base import FILES, Config
@@ -40,6 +40,7 @@ from fedem_jax.evaluation.exposure import exposure
 from fedem_jax.evaluation.metrics import summarise
 from fedem_jax.evaluation.ranking import Ranking, Ranks, check_cutoff, held_out_ranks, rank_all
 from fedem_jax.evaluation.records import Metrics, Part, Record
+from fedem_jax.evaluation.rho import counter
 from fedem_jax.methods import bind
 from fedem_jax.runs.compiling import compiled, identity, kinds, remembered
 from fedem_jax.runs.held_out import held_out, most_held_out
@@ -61,6 +62,9 @@ class Simulation:
         UserError: a client has too few items to draw the negatives of a positive from.
     """
 
+    client_memory: ClassVar[str] = "device"
+    """Where the state of the clients is, whatever the settings say."""
+
     def __init__(
         self,
         config: Config,
@@ -78,7 +82,8 @@ class Simulation:
         devices = (devices or jax.devices())[: federation.num_clients]
         self.config, self.federation, self._draws = config, federation, draws
         layout = layout_of(config, federation, devices)
-        self.memory = plan_memory(config, federation, layout)
+        where_it_is = dataclasses.replace(config, client_memory=self.client_memory)
+        self.memory = plan_memory(where_it_is, federation, layout)
         self.layout = layout._replace(block=self.memory.block)
         self.algorithm = self._bound = bind(config, self.layout)
         self.key_init, self.key_draws = jax.random.split(jax.random.key(config.seed))
@@ -142,22 +147,34 @@ class Simulation:
             state: the state, or its shapes; it is donated.
         """
         args = (state, jnp.int32(0), *self.unchanging)
-        rounds = partial(self._rounds, length)
+        return self._compiled(length, partial(self._rounds, length), args, donate=(0,))
 
-        def compile() -> Callable[..., Segment]:
-            return compiled(rounds, args, self.config, self.layout, donate=(0,))
+    def _compiled(
+        self, name: Hashable, program: Callable[..., Any], args: tuple, donate: tuple = ()
+    ) -> Callable[..., Any]:
+        """A program of this simulation, compiled; simulations that differ in the seed share it.
+
+        Args:
+            name: of the program, among those of a simulation.
+            program: what is traced.
+            args: its arguments, or their shapes with shardings.
+            donate: numbers of the arguments whose memory it may take over.
+        """
+
+        def compile() -> Callable[..., Any]:
+            return compiled(program, args, self.config, self.layout, donate)
 
         if not self._is_shipped():
             return compile()
         config = dataclasses.replace(self.config, seed=0, out="", start="")
-        key = (config, length, self.ranking, identity(self.layout), kinds(args))
+        key = (config, name, self.ranking, identity(self.layout), kinds(args))
         return remembered(key, compile)
 
     def _is_shipped(self) -> bool:
         """Whether nothing but this package decides what a round computes. The code of others may
         change from one run to the next, as a cell of a notebook does."""
         shipped = isinstance(METHODS[self.config.method].algorithm, str) and is_shipped(self.config)
-        own = type(self) is Simulation and self.algorithm is self._bound
+        own = type(self).__module__.startswith("fedem_jax.") and self.algorithm is self._bound
         return shipped and own and self._draws == KeyedDraws.of_round
 
     @property
@@ -183,6 +200,19 @@ class Simulation:
         with jax.default_matmul_precision("highest"):
             ranks = self._rank(state, self.lists, self.held_out, self.algorithm.hyper)
         return self.in_order(ranks)
+
+    def counter_of_rho(self) -> Callable[[State], np.ndarray] | None:
+        """`(state) -> counts` of rho, as `evaluation.rho.counter` makes it."""
+        return counter(self.algorithm, self.federation, self.layout, self.lists)
+
+    def brought(self, state: State, places: Int[np.ndarray, " n"]) -> tuple[State, np.ndarray]:
+        """A state on the devices that holds some clients, and their places in it.
+
+        Args:
+            state: of this simulation.
+            places: an equal part for each device, counted from its first place.
+        """
+        return state, places
 
     def by_client(self, tree: Any) -> Any:
         """Arrays with the client axis first, brought to the host in the federation's order."""

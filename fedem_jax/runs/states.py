@@ -85,8 +85,8 @@ def placed(path: Path, saved: Saved, simulation: Simulation) -> State:
         return from_arrays(saved.arrays, saved.about["shard"], simulation)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{path}: its parameters do not fit this run ({error}); the method, its sizes and the "
-            "version of the program must be the same."
+            f"{path}: its parameters do not fit this run ({error}); the method, its sizes, what "
+            "clients keep and the version of the program must be the same."
         ) from None
 
 

@@ -24,12 +24,12 @@ from fedem_jax.data.federation import Federation
 from fedem_jax.data.sources import federation_of
 from fedem_jax.errors import CannotResume, Stopped, UserError
 from fedem_jax.evaluation.records import Setting, Summary
-from fedem_jax.evaluation.rho import counter
 from fedem_jax.evaluation.summary import best_round, out_of_patience, per_client, summarise_run
 from fedem_jax.runs.directory import RunDirectory
 from fedem_jax.runs.following import in_sight, run_directory
 from fedem_jax.runs.memory import advice_when_exhausted
 from fedem_jax.runs.observers import Observer, Observers
+from fedem_jax.runs.offload import simulation_of
 from fedem_jax.runs.origin import Origin, name_of, origin_of
 from fedem_jax.runs.result import Result
 from fedem_jax.runs.resume import Checkpointer, RunState
@@ -87,7 +87,7 @@ def run(
     origin = origin_of(start or config.start) if start or config.start else None
     resume = f"go on with `fedem train --resume {directory.path}`" if directory else "run again"
     with lost_processes(resume):
-        simulation = Simulation(config, federation, devices)
+        simulation = simulation_of(config, federation, devices)
         return run_simulation(simulation, observers, directory, stop, origin)
 
 
@@ -189,9 +189,7 @@ def run_rounds(
         Stopped: as in `run`.
     """
     config = simulation.config
-    count_rho = counter(
-        simulation.algorithm, simulation.federation, simulation.layout, simulation.lists
-    )
+    count_rho = simulation.counter_of_rho()
 
     def ended() -> bool:
         return (

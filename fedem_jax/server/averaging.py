@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
+from fedem_jax.config.fedem import FedEM
 from fedem_jax.config.settings import FedMF
 from fedem_jax.config.shared import MaskedUploads
 from fedem_jax.core.fixed_point import from_fixed_point
@@ -38,7 +39,7 @@ ShareOf = Callable[[Int[Array, "*n"]], Float[Array, "*n"]]
 """`(samples) -> a_u`: the share in the average of a client with so many samples."""
 
 
-def share_of(config: FedMF, context: RoundContext) -> ShareOf:
+def share_of(config: FedMF | FedEM, context: RoundContext) -> ShareOf:
     """Shares of the round's uploads: n_u / sum n, or 1 / A, over the A uploads that arrive."""
     total = context.samples_of(context.arrived).sum()
 

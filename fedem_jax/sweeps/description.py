@@ -61,6 +61,8 @@ class Sweep:
             raise UserError("patience: trials run side by side; give --halving instead, or 0.")
         if self.config.start:
             raise UserError("start: trials start from the initial parameters; leave it empty.")
+        if self.config.client_memory == "host":
+            raise UserError("client_memory: trials keep their clients on the devices; give device.")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
             raise UserError("seeds: give at least one, each once, all of them at least 0.")
         if self.search != "grid" and self.trials < 1:

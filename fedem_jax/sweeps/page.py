@@ -77,7 +77,8 @@ def _curves(result: SweepResult) -> list[str]:
     """The deciding metric and the loss over rounds, means over the seeds, of the best settings."""
     names = [values.name for values in result.sweep.varied]
     figures = []
-    for column, unit in ((result.sweep.metric, "share of clients"), ("loss", "nats per sample")):
+    units = {result.sweep.metric: "share of clients", "loss": "mean over the clients"}
+    for column, unit in units.items():
         lines = []
         for place, row in enumerate(result.settings.head(CURVES_SHOWN).to_dict("records")):
             of_setting = result.curves[result.curves["setting"] == row["setting"]]

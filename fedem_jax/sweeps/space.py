@@ -29,7 +29,8 @@ from fedem_jax.errors import UserError, nearest
 
 FIXED = (
     "dataset", "method", "protocol", "rounds", "seed", "out", "eval_every", "patience", "top_k",
-    "per_client", "data_dir", "block_size", "size_classes", "gpu_loops",
+    "per_client", "data_dir", "block_size", "size_classes", "client_memory",
+    "gpu_loops",
     *FILES, *READING, *SWITCHES,
 )  # fmt: skip
 """Settings that are the same for all trials: data and protocol, since metrics would not be

@@ -53,7 +53,7 @@ class Report(NamedTuple):
     """Weight of the clients at each position 1, 1.5, 2, ... K, for each of `PARTS`; for HR, and for
     NDCG. With one held-out item each, both count the clients."""
     loss: Float[Any, " R"]
-    """Mean training loss of the clients that trained in the last round, nats."""
+    """Mean training loss of the clients that trained in the last round."""
     sound: Bool[Any, " R"]
     """False where a loss or a score was not finite."""
 

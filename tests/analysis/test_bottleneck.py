@@ -231,7 +231,7 @@ def test_the_picture_of_the_stages(tmp_path, pictures):
     hr, loss, distance = figure.axes
     assert [axes_of(panel) for panel in figure.axes] == [
         ("HR@3, sampled candidates", "communication round", "share of clients"),
-        ("train loss before the next round", "communication round", "nats per sample"),
+        ("train loss before the next round", "communication round", "mean over the clients"),
         ("distance to the client's own optimum", "item table", "root mean square over its items"),
     ]
     colours = {name: colour_of(line) for name, line in key(loss.get_legend()).items()}
@@ -273,7 +273,7 @@ def test_the_picture_of_what_replacing_costs(tmp_path, pictures):
     assert "its mean over the last third of the rounds" in caption
     panels = np.array(figure.axes).reshape(2, 2)
     units = [[panel.get_ylabel() for panel in row] for row in panels]
-    assert units == [["added train loss, nats"] * 2, ["lost NDCG@3"] * 2]
+    assert units == [["added train loss"] * 2, ["lost NDCG@3"] * 2]
     assert [panel.get_xlabel() for panel in panels[1]] == [
         "heterogeneity: distance of its optimum from the others'", "training items of the client",
     ]  # fmt: skip

@@ -138,6 +138,7 @@ def values_of(command: str, method: str = "") -> dict[str, Any]:
             *STARTS,
             ("sweep", "start"),
             ("sweep", "patience"),
+            ("sweep", "client_memory"),
         ):  # which a sweep refuses
             continue
         if name in TESTED_ELSEWHERE:
@@ -326,7 +327,7 @@ def test_every_setting_of_a_method_reaches_the_work(work, command, method):
     assert names - set(values) <= {
         "on_nonfinite", "client_fraction", "local_optimiser", "secure_sum",
         *METHODS[method].settings().refusals(),
-        *(["start", "patience"] if command == "sweep" else []),
+        *(["start", "patience", "client_memory"] if command == "sweep" else []),
         *(["local_training"] if method in ("fedncf", "fedem") else []),
     }  # fmt: skip
     cli.main([command, *as_arguments(values)])

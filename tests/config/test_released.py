@@ -23,7 +23,8 @@ OURS = {
     "min_rating": 0.0, "min_item_interactions": 0, "k_core": 0, "val_file": "", "test_file": "",
     "cohort": "", "data_dir": "", "columns": (), "separator": "",
     "encoding": "", "decimal": "", "order": "", "ties_latest": "first",
-    "header": "auto", "block_size": 0, "size_classes": 0, "gpu_loops": "graph",
+    "header": "auto", "block_size": 0, "size_classes": 0, "client_memory": "device",
+    "gpu_loops": "graph",
     "table_dtype": "float32", "dropout": 0.0, "stragglers": 0.0,
 }  # fmt: skip
 """Of this package: rules, files, and how the work is cut. No released program has a say here."""

@@ -136,11 +136,11 @@ def test_a_row_for_each_known_item_and_each_negative():
 def test_devices_are_dealt_even_work(federation, devices):
     layout, need = named_layout(federation, devices), need_of(federation)
     client = layout.client.reshape(devices, -1)
-    work = [int(need.steps[own[own < layout.padded]].sum()) for own in client]
+    work = [int(need.steps[own[own < layout.nobody]].sum()) for own in client]
     assert max(work) - min(work) <= need.steps.max()
     for own in client:  # in order, and room at the end
-        assert (np.diff(own[own < layout.padded]) > 0).all()
-        assert (own[(own < layout.padded).sum() :] == layout.padded).all()
+        assert (np.diff(own[own < layout.nobody]) > 0).all()
+        assert (own[(own < layout.nobody).sum() :] == layout.nobody).all()
     np.testing.assert_array_equal(layout.client[layout.place], np.arange(federation.num_clients))
     values = np.arange(federation.num_clients) + 1
     spread = layout.spread(values)

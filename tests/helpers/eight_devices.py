@@ -6,11 +6,14 @@ A process of its own, since the others have two devices.
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from lab import config_of
 from toy import small_federation
 
 import fedem_jax as fj
+from fedem_jax.core.size_classes import ClientLoad, lay_out
+from fedem_jax.server.shares import aggregate_shares, shares_of, signatures
 
 jax.config.update("jax_num_cpu_devices", 8)  # before JAX first computes
 
@@ -47,13 +50,31 @@ def evaluate():
     return np.array([[*metrics.values()] for metrics in result().evaluate(3).values()])
 
 
+def server_step():
+    """Bytes that a device needs to weigh the tables of all clients by similarity."""
+    load = ClientLoad.of(FEDERATION, 2, 16)
+    layout = lay_out(FEDERATION, load, devices=jax.devices(), num_classes=1, block=1)
+    layout = layout._replace(num_items=600)
+    number = layout.num_clients
+
+    def step(held, weights, before):
+        uploads = shares_of(layout, held, jnp.arange(number))
+        signature = signatures(layout, uploads, number)
+        return signature, aggregate_shares(layout, weights, uploads, before)
+
+    held = jnp.zeros((layout.padded, 600, 8), device=layout.sharded())
+    weights, before = jnp.zeros((number, number)), jnp.zeros((number, 600, 8))
+    program = jax.jit(step, donate_argnums=2).lower(held, weights, before).compile()
+    return program.memory_analysis().temp_size_in_bytes
+
+
 def result():
     done = fj.run(FEDMF, FEDERATION)
     assert done.layout.mesh.size == len(jax.devices())
     return done
 
 
-QUESTIONS = (sweep, comparison, bottleneck, recommend, newcomer, evaluate)
+QUESTIONS = (sweep, comparison, bottleneck, recommend, newcomer, evaluate, server_step)
 
 if __name__ == "__main__":
     answers, devices = {}, jax.devices()

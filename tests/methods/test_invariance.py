@@ -59,6 +59,10 @@ PIECES = {
         "lr_item_factor": 1.0, "ldp_clip": 5.0,
     },
     "shrinkage": {"merging": "shrinkage"},
+    "one average": {
+        "merging": "replace", "aggregation": "avg", "client_fraction": 1.0,
+        "aggregation_fraction": 1.0, "local_optimiser": "closed-form", "local_epochs": 1,
+    },
 }  # fmt: skip
 """FedEM with parts that go beyond the paper."""
 
@@ -120,7 +124,7 @@ def check_renumbered(lab, result, order, changes, same_server=True):
     assert_same(real(own(state.clients)), own(result[0].clients), atol=1e-4)
     if same_server:
         assert_same(state.server, result[0].server, atol=1e-4)
-    nobody = int(np.flatnonzero(layout.client == layout.padded)[0])
+    nobody = int(np.flatnonzero(layout.client == layout.nobody)[0])
     for start, end in zip(jax.tree.leaves(own(other.start.clients)),
                           jax.tree.leaves(own(state.clients)), strict=True):  # fmt: skip
         np.testing.assert_array_equal(end[nobody], start[nobody])

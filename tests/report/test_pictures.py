@@ -51,7 +51,7 @@ def test_the_curves_are_those_of_the_records(tmp_path, pictures, runs, rounds):
         "hr": ("HR@10, 99 candidates", across, "share of clients"),
         "ndcg": ("NDCG@10, 99 candidates", across, "mean over clients"),
         "hr_full": ("HR@10, all items", across, "share of clients"),
-        "loss": ("Train loss", across, "nats per sample"),
+        "loss": ("Train loss", across, "mean over the clients"),
     }
     shown = {
         "hr": ("val", "test", "hr@10"),

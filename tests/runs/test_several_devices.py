@@ -26,3 +26,7 @@ def test_eight_devices_answer_as_one(answers, question):
     assert one.size
     assert np.isfinite(one).any()
     np.testing.assert_allclose(eight, one, rtol=0, atol=1e-5)
+
+
+def test_eight_devices_share_the_memory_of_the_servers_step(answers):
+    assert 0 < answers["8"]["server_step"] < answers["1"]["server_step"] / 2

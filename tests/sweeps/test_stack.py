@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from jaxprs import equations
 from lab import config_of
 from toy import small_federation
 
@@ -37,9 +38,18 @@ PIECES = {
     "lr_item_factor": 1.0,
 }  # fmt: skip
 """Of FedEM, beyond the paper."""
+AVERAGE = {
+    "aggregation": "avg", "merging": "replace", "client_fraction": 1.0, "aggregation_fraction": 1.0,
+}  # fmt: skip
+"""Of FedEM whose clients keep no tables."""
 CASES = {method: (method, {}) for method in MAY_DIVERGE} | {
     "fedem, pieces": ("fedem", PIECES),
     "fedem, shrinkage": ("fedem", {"merging": "shrinkage"}),
+    "fedem, one average": ("fedem", AVERAGE),
+    "fedem, one average in closed form": (
+        "fedem",
+        AVERAGE | {"local_optimiser": "closed-form", "local_epochs": 1},
+    ),
     "fedmf, masks": ("fedmf", {"secure_sum": True}),
     "fedmf, failing clients": ("fedmf", {"dropout": 0.4, "stragglers": 0.5}),
 }
@@ -84,19 +94,6 @@ def test_a_stacked_trial_equals_the_same_trial_alone_also_beside_one_that_diverg
             np.testing.assert_allclose(values, expected, rtol=0, atol=1e-5)
         expected = [alone.records[number]["loss"] for number in (0, 2)]
         np.testing.assert_allclose(report.loss[place], expected, rtol=1e-5)
-
-
-def equations(jaxpr):
-    """All equations of a jaxpr, those of loops and branches in it among them."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr):
-            if _is_jaxpr(value):
-                yield from equations(getattr(value, "jaxpr", value))
-
-
-def _is_jaxpr(value):
-    return hasattr(value, "eqns") or hasattr(getattr(value, "jaxpr", None), "eqns")
 
 
 @pytest.mark.parametrize("method", ["local-only", "fedem", "fedca", "fedmf"])
