@@ -34,13 +34,16 @@ class Cell(NamedTuple):
 def federation(cell: Cell, seed: int) -> Federation:
     """A federation of a cell, with its groups as cohorts.
 
-    Its catalogue also has the items that nobody drew, so that all seeds have equally many.
+    Its clients are numbered group after group, so that all seeds have the same cohorts. Its
+    catalogue also has the items that nobody drew, so that all seeds have equally many.
     """
     size = (cell.interactions, cell.interactions)
     rows, _ = synthetic(
         cell.clients, cell.items, cell.groups, size, dim=WIDTH, strength=STRENGTH,
         individual=INDIVIDUAL, heterogeneity=cell.heterogeneity, seed=seed,
     )  # fmt: skip
+    by_group = rows.frame.sort_values("cohort", kind="stable", ignore_index=True)
+    rows = dataclasses.replace(rows, frame=by_group)
     rules = preset("leak-free", num_candidates=20)  # ranks are those among all items
     found = split(rows, rules, seed, "synthetic")
     undrawn = np.setdiff1d(np.arange(cell.items), found.item_ids)

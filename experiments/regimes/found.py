@@ -83,7 +83,7 @@ def of_data(name: str, options: Found) -> list[Row]:
     one = dataclasses.replace(config, aggregation="avg")
     single, rng = run(one, whole), np.random.default_rng(0)
     kinds = {
-        "found": found_groups(Simulation(Measured.of(one), whole), options),
+        "found": grouped(moves_of(one, whole, options.rounds), options.groups),
         "random": rng.integers(0, options.groups, whole.num_clients).astype(np.int32),
     }
     declared = np.asarray(whole.cohort)
@@ -122,23 +122,35 @@ def data_of(name: str, options: Found) -> tuple[Federation, FedEM]:
     return split(rows, rules_of("leak-free"), 0, TASTE), config
 
 
-def found_groups(simulation: Simulation, options: Found) -> np.ndarray:
-    """Group of each client, from the sum of its moves while one table serves all."""
+def moves_of(config: FedEM, whole: Federation, rounds: int) -> np.ndarray:
+    """[C, I, D] sum of the moves of each client while one table serves all."""
+    simulation = Simulation(Measured.of(config), whole)
     place, state = simulation.layout.place, simulation.init()
     total = 0.0
-    for number in range(options.rounds):
+    for number in range(rounds):
         before = np.asarray(state.clients.items)[place]
         waits = np.asarray(state.clients.slot)[place] >= 0
         start = np.where(waits[:, None, None], np.asarray(state.server.items), before)
         state = simulation.segment(state, 1)(state, number).state
         total = total + (np.asarray(state.clients.items)[place] - start)
-    moves = np.reshape(total, (len(place), -1))
-    moves -= moves.mean(axis=0)
+    return np.asarray(total)
+
+
+def grouped(moves: np.ndarray, number: int) -> np.ndarray:
+    """[C] group of each client, by k-means of the principal scores of the directions of moves.
+
+    Args:
+        moves: [C, I, D] of each client.
+        number: of groups.
+    """
+    moves = moves.reshape(len(moves), -1)
+    moves = moves - moves.mean(axis=0)
     moves /= np.maximum(np.linalg.norm(moves, axis=1, keepdims=True), 1e-12)
     values, vectors = np.linalg.eigh(moves @ moves.T)
     scores = vectors[:, -AXES:] * np.sqrt(np.maximum(values[-AXES:], 0))
+    cluster = jax.jit(k_means, static_argnames="number")
     tried = [
-        np.asarray(k_means(jax.random.key(seed), jnp.asarray(scores), options.groups))
+        np.asarray(cluster(jax.random.key(seed), jnp.asarray(scores), number=number))
         for seed in range(STARTS)
     ]
     return min(tried, key=lambda groups: spread(scores, groups)).astype(np.int32)

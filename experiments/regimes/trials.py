@@ -1,7 +1,8 @@
 """Many federations through one compiled program: hits of every client after each evaluated round.
 
-The federations have the same number of clients and items, and all clients the same number of
-interactions. So data, seed and numbers of a trial are arguments of the program.
+The federations have the same cohorts and the same number of clients and items. Each client has as
+many interactions in one as in the other. So data, seed and numbers of a trial are arguments of the
+program.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from fedem_jax.core.algorithm import hyper_of
 from fedem_jax.core.lists import lists_on_device
 from fedem_jax.data.federation import Federation
 from fedem_jax.evaluation.ranking import rank_all
+from fedem_jax.evaluation.records import Part
 from fedem_jax.runs.held_out import held_out
 from fedem_jax.runs.simulation import Simulation
 
@@ -37,17 +39,26 @@ class Member(NamedTuple):
 
 
 def hits(
-    trials: Sequence[tuple[FedEM, Federation]], ends: Sequence[int]
-) -> Bool[np.ndarray, "T R 2 C"]:
-    """Whether the validation and the test item of each client is among the best K of all items.
+    trials: Sequence[tuple[FedEM, Federation]],
+    ends: Sequence[int],
+    parts: Sequence[Part] = ("val_full", "test_full"),
+) -> Bool[np.ndarray, "T R P C"]:
+    """Whether the validation and the test item of each client is among the best K.
 
     Args:
         trials: settings and data of each; the settings differ in their seed and `NUMBERS` alone.
         ends: rounds after which they are evaluated, from 1, in rising order.
+        parts: what is ranked, and among what; by default among all items.
+
+    Returns:
+        hits; the clients are in an order of their own, the same in all parts and trials.
     """
     program = trials[0][0].as_program(NUMBERS)
     if any(config.as_program(NUMBERS) != program for config, _ in trials):
         raise ValueError("the trials do not share a program")
+    cohort = trials[0][1].cohort  # a constant of the program
+    if any(not np.array_equal(federation.cohort, cohort) for _, federation in trials):
+        raise ValueError("the trials do not share their cohorts")
     simulation = Simulation(program, trials[0][1], devices=jax.devices()[:1])
     method, layout = simulation.algorithm, simulation.layout
     bounds = np.array([[0, *ends[:-1]], ends], np.int32)
@@ -65,8 +76,8 @@ def hits(
                 method, layout, state, member.lists, member.held_out, member.hyper,
                 simulation.ranking,
             )  # fmt: skip
-            full = jnp.stack([ranks.val_full, ranks.test_full])
-            return state, (full <= program.top_k) & ranks.finite.all()
+            chosen = jnp.stack([getattr(ranks, part) for part in parts])
+            return state, (chosen <= program.top_k) & ranks.finite.all()
 
         state = method.init(key_init, member.hyper)
         return lax.scan(segment, state, (bounds[0], bounds[1]))[1]

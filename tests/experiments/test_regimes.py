@@ -1,5 +1,7 @@
 """The map of regimes: its federations, the winner of a cell, and the boundary of theory."""
 
+import dataclasses
+
 import found
 import numpy as np
 import pandas as pd
@@ -7,6 +9,9 @@ import pytest
 import regimes
 from cells import Cell, boundary, federation
 from pictures import said
+from trials import hits
+
+from fedem_jax.config.fedem import FedEM
 
 CELL = Cell(heterogeneity=0.5, interactions=10, groups=2, dim=4, clients=40, items=120)
 
@@ -16,6 +21,14 @@ def test_the_catalogue_of_a_cell_is_whole_and_its_clients_are_alike():
     assert whole.num_items == 120
     assert sorted(whole.item_ids) == list(range(120))
     assert set(np.diff(whole.offsets)) == {8}
+
+
+def test_seeds_have_the_same_cohorts_since_a_program_holds_them():
+    first, second = federation(CELL, seed=0), federation(CELL, seed=1)
+    np.testing.assert_array_equal(first.cohort, second.cohort)
+    other = dataclasses.replace(second, cohort=1 - second.cohort)
+    with pytest.raises(ValueError, match="do not share their cohorts"):
+        hits([(FedEM(), first), (FedEM(seed=1), other)], [1])
 
 
 def test_groups_pay_earlier_with_more_interactions_and_later_with_more_groups():
