@@ -53,7 +53,8 @@ PARTS: dict[str, tuple[str, ...]] = {
     "widths": ("adapter_widths=8", "adapter_widths=32,16", "adapter_widths=64,32"),
     "cohorts": (
         "aggregation=avg",
-        *(f"aggregation=cohort:common_share={share}" for share in ("0", "0.5", "fitted", "1")),
+        "aggregation=cohort",
+        *(f"aggregation=cohort:common_share={share}" for share in ("0", "0.5", "1")),
     ),
 }  # fmt: skip
 """Settings of the variants, by the part that they change."""
