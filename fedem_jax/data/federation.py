@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Int, Int32
 
 from fedem_jax.config.protocol import Protocol
 from fedem_jax.data.columns_read import ColumnsRead
@@ -76,6 +77,13 @@ class Federation:
     def num_interactions(self) -> int:
         """Training, validation and test interactions of all clients."""
         return len(self.items) + len(self.val_item) + len(self.test_item)
+
+    @cached_property
+    def clients_with(self) -> Int[np.ndarray, " I"]:
+        """Number of clients that have each item in their training set; repeats count once."""
+        client = np.repeat(np.arange(self.num_clients), np.diff(self.offsets))
+        pairs = np.unique(client * self.num_items + self.items)
+        return np.bincount(pairs % self.num_items, minlength=self.num_items)
 
     def held_out(self, part: Literal["val", "test"], client: int) -> np.ndarray:
         """[m_u] validation or test items of one client, oldest first."""

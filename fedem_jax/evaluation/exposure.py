@@ -6,7 +6,6 @@ import numpy as np
 from jaxtyping import Int
 
 from fedem_jax.data.federation import Federation
-from fedem_jax.evaluation.popularity import clients_with
 
 
 def exposure(listed: Int[np.ndarray, "C L"], federation: Federation) -> dict[str, float]:
@@ -19,7 +18,7 @@ def exposure(listed: Int[np.ndarray, "C L"], federation: Federation) -> dict[str
     return {
         "coverage": coverage(listed, federation.num_items),
         "gini": gini(listed, federation.num_items),
-        "novelty": novelty(listed, clients_with(federation), federation.num_clients),
+        "novelty": novelty(listed, federation.clients_with, federation.num_clients),
     }
 
 

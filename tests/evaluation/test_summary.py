@@ -11,7 +11,7 @@ from toy import small_federation
 
 from fedem_jax.config.fedem import FedEM
 from fedem_jax.evaluation.metrics import HeldOutRanks, summarise
-from fedem_jax.evaluation.popularity import clients_with, popularity
+from fedem_jax.evaluation.popularity import popularity
 from fedem_jax.evaluation.statistics import bootstrap_interval
 from fedem_jax.evaluation.summary import (
     PARTS,
@@ -103,10 +103,10 @@ def test_items_ranked_in_full_are_counted_once(protocol):
 def test_popularity_counts_clients_and_not_interactions():
     """A client with n training items has the first n."""
     data = federation()
-    counted = clients_with(data)
+    counted = data.clients_with
     assert counted.tolist() == [8, 6, 4, 3, 2, 1] + [0] * (ITEMS - 6)
     twice = dataclasses.replace(data, items=np.where(data.items == 5, 0, data.items))
-    assert clients_with(twice).tolist() == [8, 6, 4, 3, 2] + [0] * (ITEMS - 5)
+    assert twice.clients_with.tolist() == [8, 6, 4, 3, 2] + [0] * (ITEMS - 5)
 
 
 def test_popularity_stands_in_the_summary(run):

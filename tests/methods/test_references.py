@@ -14,7 +14,7 @@ from fedem_jax.config.protocol import preset
 from fedem_jax.data.interactions import Interactions
 from fedem_jax.data.split import split
 from fedem_jax.errors import UserError
-from fedem_jax.evaluation.popularity import clients_with, popularity
+from fedem_jax.evaluation.popularity import popularity
 from fedem_jax.evaluation.records import PARTS
 from fedem_jax.methods.item_knn import of_neighbours, similarities
 from fedem_jax.runs.memory import plan_memory
@@ -149,7 +149,7 @@ def test_scores_are_ranked_as_they_are(method, data):
 def test_the_line_of_popularity_is_the_method_of_that_name(data):
     federation = FEDERATIONS[data]
     *_, record, _ = computed("popularity", data)
-    np.testing.assert_array_equal(clients_with(federation), having(federation).sum(axis=0))
+    np.testing.assert_array_equal(federation.clients_with, having(federation).sum(axis=0))
     line = popularity(federation, 3)
     assert list(line) == ["test", "test_full"]
     for part, values in line.items():
