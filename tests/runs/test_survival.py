@@ -194,7 +194,7 @@ def test_killed_while_a_checkpoint_is_written(tmp_path, stage):
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     checkpoints = Checkpoints(folder)
     number = checkpoints.latest(lambda sentence: pytest.fail(sentence)).about["round"]
-    assert number == (3 if stage == "old ones go" else 2)
+    assert number == (3 if stage in ("old ones go", "one is half removed") else 2)
     assert all(path.name.startswith("round-") for path in folder.iterdir())
     checkpoints.close()
 
@@ -233,6 +233,7 @@ def test_two_processes_do_not_share_a_directory(program, tmp_path):
     while not (tmp_path / "run" / "metrics.jsonl").exists():
         assert first.poll() is None
         time.sleep(0.05)
+    first.send_signal(signal.SIGSTOP)  # else it may have ended before the others come
     for how in (["--resume", str(tmp_path / "run")], [*arguments, "--out", str(tmp_path / "run")]):
         second = soak.train(how, folder / "cache")
         _, said = second.communicate()
@@ -240,6 +241,7 @@ def test_two_processes_do_not_share_a_directory(program, tmp_path):
         assert f"process {first.pid} on" in said.decode()
         assert "is at work there" in said.decode()
         assert said.count(b"\n") == 1
+    first.send_signal(signal.SIGCONT)
     soak.to_its_end(first)
     assert soak.apart(folder / "whole", tmp_path / "run") == []
 
