@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from fedem_jax.core.algorithm import State
-from fedem_jax.core.sparse_tables import SparseTables
+from fedem_jax.core.sparse_tables import is_sparse
 
 
 def finite_rows(tree: Any, number: int) -> Bool[Array, " n"]:
@@ -27,8 +27,8 @@ def finite_state(state: State, number: int) -> Bool[Array, " C"]:
     """Whether all parameters of a client, and of the server, are finite. (Rows that a client keeps
     beside the server's table, and tables that are held as bits, are not looked at: they go into its
     scores.)"""
-    parts = jax.tree.leaves(state.clients, is_leaf=lambda x: isinstance(x, SparseTables))
-    clients = finite_rows([leaf for leaf in parts if not isinstance(leaf, SparseTables)], number)
+    parts = jax.tree.leaves(state.clients, is_leaf=is_sparse)
+    clients = finite_rows([leaf for leaf in parts if not is_sparse(leaf)], number)
     for leaf in map(jnp.asarray, jax.tree.leaves(state.server)):
         if may_fail(leaf):
             clients &= all_finite(leaf, tuple(range(leaf.ndim)))

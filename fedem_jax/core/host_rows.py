@@ -16,7 +16,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Int
 
 from fedem_jax.core.layout import Layout
-from fedem_jax.core.sparse_tables import SparseTables
+from fedem_jax.core.sparse_tables import SparseTables, is_sparse
 
 Places = Int[np.ndarray, " n"]
 """Places of clients in the layout of all; `Layout.padded`: none."""
@@ -48,7 +48,7 @@ def taken(clients: Any, places: Places, layout: Layout) -> Any:
         count: Any = used.sum(axis=1, dtype=np.int32)
         return SparseTables(start, count, items, table)
 
-    return jax.tree.map(rows, clients, is_leaf=_is_sparse)
+    return jax.tree.map(rows, clients, is_leaf=is_sparse)
 
 
 def put(clients: Any, places: Places, rows: Any, layout: Layout) -> None:
@@ -63,7 +63,7 @@ def put(clients: Any, places: Places, rows: Any, layout: Layout) -> None:
         leaf.items[entry[used]] = np.asarray(new.items)[used.ravel()]
         leaf.table[entry[used]] = np.asarray(new.table)[used.ravel()]
 
-    jax.tree.map(write, clients, rows, is_leaf=_is_sparse)
+    jax.tree.map(write, clients, rows, is_leaf=is_sparse)
 
 
 def shapes_of_rows(clients: Any, number: int, layout: Layout) -> Any:
@@ -85,7 +85,7 @@ def shapes_of_rows(clients: Any, number: int, layout: Layout) -> Any:
         items, table = shape(leaf.items, room), shape(leaf.table, room)
         return SparseTables(shape(leaf.start), shape(leaf.count), items, table)
 
-    return jax.tree.map(of, clients, is_leaf=_is_sparse)
+    return jax.tree.map(of, clients, is_leaf=is_sparse)
 
 
 def kept_on_device(new: Any, before: Any, place: Int[Array, " n"]) -> Any:
@@ -107,8 +107,8 @@ def kept_on_device(new: Any, before: Any, place: Int[Array, " n"]) -> Any:
 
     def moved(rows: Any) -> list[Array]:
         """Without where a client's rows over a common table start, which is by its place."""
-        parts = jax.tree.leaves(rows, is_leaf=_is_sparse)
-        leaves = jax.tree.leaves([part[2:] if _is_sparse(part) else part for part in parts])
+        parts = jax.tree.leaves(rows, is_leaf=is_sparse)
+        leaves = jax.tree.leaves([part[2:] if is_sparse(part) else part for part in parts])
         return [by_client(leaf) for leaf in leaves]
 
     old, (stayed,) = moved(before), jnp.nonzero(place < number, size=number)
@@ -124,25 +124,20 @@ def kept_on_device(new: Any, before: Any, place: Int[Array, " n"]) -> Any:
     kept = iter(lax.fori_loop(0, (place < number).sum(), keep, moved(new)))
 
     def put_back(leaf: Any) -> Any:
-        if not _is_sparse(leaf):
+        if not is_sparse(leaf):
             return next(kept).reshape(leaf.shape)
         items, table = (next(kept).reshape(part.shape) for part in leaf[2:])
         return leaf._replace(items=items, table=table)
 
-    return jax.tree.map(put_back, new, is_leaf=_is_sparse)
+    return jax.tree.map(put_back, new, is_leaf=is_sparse)
 
 
 def _entries(
     tables: SparseTables, places: Places, layout: Layout
 ) -> tuple[Int[np.ndarray, "n M"], Bool[np.ndarray, "n M"]]:
     """Entries of the clients in the ragged list of all devices, and which of them are theirs."""
-    of_device = len(tables.items) // layout.mesh.size
-    first, counts = np.asarray(tables.start), np.asarray(tables.count)
-    start = first.take(places, mode="clip") + places // layout.shard * of_device
-    count = np.where(places < layout.padded, counts.take(places, mode="clip"), 0)
+    somewhere = np.minimum(places, layout.padded - 1)
+    start = tables.first_entries(somewhere, layout.shard)
+    count = np.where(places < layout.padded, np.asarray(tables.count)[somewhere], 0)
     row = np.arange(most_rows(layout))
     return start[:, None] + row[None, :], row[None, :] < count[:, None]
-
-
-def _is_sparse(leaf: Any) -> bool:
-    return isinstance(leaf, SparseTables)

@@ -71,3 +71,19 @@ class SparseTables(NamedTuple):
         entry = jnp.where(index < self.count[place], self.start[place] + index, len(self.items))
         items = self.items.at[entry].get(mode="fill", fill_value=jnp.iinfo(jnp.int32).max)
         return items, from_storage(self.table.at[entry].get(mode="fill", fill_value=0))
+
+    def first_entries(self, places: Int[np.ndarray, " n"], shard: int) -> Int[np.ndarray, " n"]:
+        """First entry of some clients in the arrays of all devices, on the host.
+
+        Args:
+            places: of the clients.
+            shard: places of each device.
+        """
+        start = np.asarray(self.start)
+        of_device = len(self.items) // (len(start) // shard)
+        return start[places] + places // shard * of_device
+
+
+def is_sparse(leaf: Any) -> bool:
+    """Whether a part of a state is such tables: where `jax.tree` stops, as `is_leaf`."""
+    return isinstance(leaf, SparseTables)

@@ -13,7 +13,7 @@ import numpy as np
 
 from fedem_jax.core.algorithm import Algorithm, State
 from fedem_jax.core.layout import Layout
-from fedem_jax.core.sparse_tables import SparseTables
+from fedem_jax.core.sparse_tables import SparseTables, is_sparse
 from fedem_jax.core.table_storage import from_storage
 from fedem_jax.errors import UserError
 from fedem_jax.runs.result import Result
@@ -72,7 +72,6 @@ def parameters(simulation: Simulation, state: State) -> dict[str, np.ndarray]:
     """
     layout = simulation.layout
     named: dict[str, np.ndarray] = {}
-    is_sparse = lambda x: isinstance(x, SparseTables)  # noqa: E731
     for path, leaf in jax.tree_util.tree_flatten_with_path(state.clients, is_leaf=is_sparse)[0]:
         if isinstance(leaf, SparseTables):
             parts = ragged(leaf, layout)
@@ -89,9 +88,8 @@ def parameters(simulation: Simulation, state: State) -> dict[str, np.ndarray]:
 
 def ragged(tables: SparseTables, layout: Layout) -> dict[str, np.ndarray]:
     """Sparse tables as one ragged list over the clients of the federation."""
-    start, count, items, table = map(np.asarray, tables)
-    table, per_device = _number(table), len(items) // layout.mesh.size
-    first = start[layout.place] + layout.place // layout.shard * per_device
+    _, count, items, table = map(np.asarray, tables)
+    table, first = _number(table), tables.first_entries(layout.place, layout.shard)
     used = [
         np.flatnonzero(items[begin : begin + number] < layout.num_items) + begin
         for begin, number in zip(first, count[layout.place], strict=True)

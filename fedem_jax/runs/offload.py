@@ -26,7 +26,7 @@ from fedem_jax.core.finite import finite_state
 from fedem_jax.core.host_rows import kept_on_device, put, shapes_of_rows, taken
 from fedem_jax.core.processes import copied_to_host, on_all, several
 from fedem_jax.core.residents import Residents, Seats, places_needed, residents_of
-from fedem_jax.core.sparse_tables import SparseTables
+from fedem_jax.core.sparse_tables import SparseTables, is_sparse
 from fedem_jax.data.federation import Federation
 from fedem_jax.errors import UserError
 from fedem_jax.evaluation import rho
@@ -112,10 +112,9 @@ class OffloadedSimulation(Simulation):
             return np.empty(shape.shape, shape.dtype)
 
         def fill(places: np.ndarray, leaf: Any, rows: Any) -> None:
-            if not isinstance(leaf, SparseTables):
+            if not is_sparse(leaf):
                 put(leaf, places, rows, layout)
 
-        is_sparse = lambda leaf: isinstance(leaf, SparseTables)  # noqa: E731
         clients = jax.tree.map(empty, self._shapes.clients, is_leaf=is_sparse)
         init = jax.jit(self._init, out_shardings=self.shardings)
         with jax.default_matmul_precision("highest"):

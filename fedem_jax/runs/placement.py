@@ -17,7 +17,7 @@ from jaxtyping import Int
 from fedem_jax.core.algorithm import Algorithm, State
 from fedem_jax.core.layout import Layout
 from fedem_jax.core.processes import LocalRows, copied_to_host, is_first, on_all, on_host
-from fedem_jax.core.sparse_tables import SparseTables
+from fedem_jax.core.sparse_tables import SparseTables, is_sparse
 
 
 class Places(NamedTuple):
@@ -113,13 +113,10 @@ def _moved(saved: State, before: Places, now: Places, start: State, algorithm: A
         return values
 
     def moved(new, old):
-        sparse = isinstance(new, SparseTables)
-        return _rows_moved(new, old, before, now) if sparse else put(new, old)
+        return _rows_moved(new, old, before, now) if is_sparse(new) else put(new, old)
 
     placed = {id(leaf) for leaf in jax.tree.leaves(algorithm.placed(start.server))}
-    clients = jax.tree.map(
-        moved, start.clients, saved.clients, is_leaf=lambda x: isinstance(x, SparseTables)
-    )
+    clients = jax.tree.map(moved, start.clients, saved.clients, is_leaf=is_sparse)
     server = jax.tree.map(
         lambda new, old: put(new, old) if id(new) in placed else old, start.server, saved.server
     )
@@ -136,17 +133,12 @@ def _rows_moved(new: SparseTables, old: SparseTables, before: Places, now: Place
         ValueError: there is less room than the client has rows.
     """
 
-    def first(rows: SparseTables, places: Places) -> np.ndarray:
-        """The first row of each client in the arrays of all devices."""
-        device = places.place // places.shard
-        devices = len(rows.start) // places.shard
-        return np.asarray(rows.start)[places.place] + device * (len(rows.items) // devices)
-
     new = on_host(new)
     items, table = np.array(new.items), np.array(new.table)
     unused, room, counts = items.max(), new.count[now.place], old.count[before.place]
-    places = zip(first(new, now), first(old, before), room, counts, strict=True)
-    for target, source, most, count in places:
+    targets = new.first_entries(now.place, now.shard)
+    sources = old.first_entries(before.place, before.shard)
+    for target, source, most, count in zip(targets, sources, room, counts, strict=True):
         kept = min(most, count)
         if (old.items[source + kept : source + count] != unused).any():
             raise ValueError("a client keeps more rows than there is room for")
