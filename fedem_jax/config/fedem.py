@@ -12,7 +12,13 @@ from typing import Annotated, Literal
 
 from fedem_jax.config.plugins import Backbone
 from fedem_jax.config.ranges import Count, Positive, Range, Weight
-from fedem_jax.config.shared import FusedClients, LocalOptimiser, LocalPrivacy, ServedClients
+from fedem_jax.config.shared import (
+    FusedClients,
+    LocalOptimiser,
+    LocalPrivacy,
+    ServedClients,
+    ServerOptimiser,
+)
 from fedem_jax.errors import UserError, nearest
 
 LEARNED = ("per-batch", "once")
@@ -22,7 +28,7 @@ MERGINGS = (*LEARNED, "shrinkage", "replace", "none")
 
 
 @dataclass(frozen=True)
-class FedEM(LocalPrivacy, LocalOptimiser, FusedClients, ServedClients):
+class FedEM(LocalPrivacy, ServerOptimiser, LocalOptimiser, FusedClients, ServedClients):
     """FedEM (Chen et al., AAAI 2026). For each client the server averages the tables of similar
     clients. The client merges the result with its own table, by a weight for each item."""
 
@@ -132,6 +138,11 @@ class FedEM(LocalPrivacy, LocalOptimiser, FusedClients, ServedClients):
                 f"local_optimiser: closed-form samples nothing, and {cause} counts samples; give "
                 "sgd."
             )
+        if self.moves_by_adam and self.aggregation != "avg":
+            raise UserError(
+                "server_optimiser: adam moves one table for all, and "
+                f"aggregation={self.aggregation} makes several; also give aggregation=avg."
+            )
         if self.backbone == "ncf":
             self.refuse_network("backbone=ncf")
         elif self.backbone != "mf" and self.closed_form:
@@ -184,6 +195,10 @@ class FedEM(LocalPrivacy, LocalOptimiser, FusedClients, ServedClients):
     def downloads(self) -> bool:
         """Whether clients download an aggregated table."""
         return self.merging != "none"
+
+    @property
+    def moves_by_adam(self) -> bool:
+        return self.downloads and super().moves_by_adam
 
     @property
     def learns_rho(self) -> bool:
@@ -258,7 +273,7 @@ class FedEM(LocalPrivacy, LocalOptimiser, FusedClients, ServedClients):
         )
 
     def without_effect(self) -> tuple[str, ...]:
-        idle = (*self.idle_steps(), *self.idle_noise())
+        idle = (*self.idle_steps(), *self.idle_server(), *self.idle_noise())
         if not self.closed_form:
             idle += ("confidence", "regularization")
         else:
@@ -278,6 +293,7 @@ class FedEM(LocalPrivacy, LocalOptimiser, FusedClients, ServedClients):
         elif self.adapter != "row":
             idle += ("adapter_widths",)
         if not self.downloads:
+            idle += ("server_optimiser",)
             return (*idle, "aggregation", "weighting", "similarity", "alpha", "common_share")
         by_shares = ("similarity", "alpha")
         of_weights = {

@@ -20,6 +20,7 @@ from fedem_jax.config.shared import (
     MaskedUploads,
     SampledClients,
     ServedClients,
+    ServerOptimiser,
 )
 from fedem_jax.errors import UserError
 
@@ -64,7 +65,9 @@ class CentralMF(Config):
 
 
 @dataclass(frozen=True)
-class FedMF(MaskedUploads, LocalPrivacy, LocalOptimiser, FusedClients, AdamClients):
+class FedMF(
+    MaskedUploads, LocalPrivacy, ServerOptimiser, LocalOptimiser, FusedClients, AdamClients
+):
     """FedMF, also known as FedAvg of matrix factorisation. The average of the item tables replaces
     the table of every client. User vectors never leave the clients. Defaults: program of FedCA."""
 
@@ -83,7 +86,8 @@ class FedMF(MaskedUploads, LocalPrivacy, LocalOptimiser, FusedClients, AdamClien
         return self.weighting == "uniform"
 
     def without_effect(self) -> tuple[str, ...]:
-        return (*super().without_effect(), *self.idle_steps(), *self.idle_noise())
+        idle = (*self.idle_steps(), *self.idle_server(), *self.idle_noise())
+        return (*super().without_effect(), *idle)
 
 
 @dataclass(frozen=True)
@@ -144,7 +148,7 @@ class FedNCF(FedMF):
 
 
 @dataclass(frozen=True)
-class PFedRec(MaskedUploads, LocalPrivacy, SampledClients):
+class PFedRec(MaskedUploads, LocalPrivacy, ServerOptimiser, SampledClients):
     """PFedRec (Zhang et al., IJCAI 2023). Every client has its own score function and fine-tunes
     an averaged item table."""
 
@@ -170,7 +174,7 @@ class PFedRec(MaskedUploads, LocalPrivacy, SampledClients):
         return True
 
     def without_effect(self) -> tuple[str, ...]:
-        return (*super().without_effect(), *self.idle_noise())
+        return (*super().without_effect(), *self.idle_server(), *self.idle_noise())
 
 
 @dataclass(frozen=True)

@@ -127,6 +127,34 @@ class LocalOptimiser:
 
 
 @dataclass(frozen=True)
+class ServerOptimiser:
+    """Settings of a server that moves one table for all.
+
+    It is no subclass of `Config`, so that any class of settings can add it.
+    """
+
+    server_optimiser: Literal["none", "adam"] = "none"
+    """How the server moves its table: none = to the average of the uploads, as released; adam = by
+    a step of Adam along the way there (FedAdam, Reddi et al. 2021), whose moments are kept over the
+    rounds."""
+    lr_server: Positive = 0.05
+    """Step size of the server (server_optimiser = adam). This and the next two are as in FCF."""
+    beta1: Decay = 0.4
+    """Decay of the first moments of the server's Adam."""
+    beta2: Decay = 0.99
+    """Decay of the second moments of the server's Adam."""
+
+    @property
+    def moves_by_adam(self) -> bool:
+        """Whether the server moves its table by Adam."""
+        return self.server_optimiser == "adam"
+
+    def idle_server(self) -> tuple[str, ...]:
+        """Names of these settings that change nothing."""
+        return () if self.moves_by_adam else ("lr_server", "beta1", "beta2")
+
+
+@dataclass(frozen=True)
 class MaskedUploads:
     """Settings of clients whose uploads are added up and used in no other way.
 

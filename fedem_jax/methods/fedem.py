@@ -21,8 +21,8 @@ are in `methods/fedem_replaced.py`.
 
 Beyond the paper, and off by default: other adapters, other samples and losses for them, adapters
 that are sent and averaged, rho in closed form, plain gradient steps in place of Adam, p_u in closed
-form as in FCF, and tables of declared cohorts k, drawn to the mean M of all:
-G_k = M_k + s_k (M - M_k).
+form as in FCF, a step of Adam from G to the average of all, and tables of declared cohorts k, drawn
+to the mean M of all: G_k = M_k + s_k (M - M_k).
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float, Int, Key, Num
 
 from fedem_jax.client.elastic import ElasticClient, merging_scratch
@@ -57,7 +58,7 @@ from fedem_jax.errors import UserError
 from fedem_jax.methods.elastic import elastic
 from fedem_jax.methods.fedem_replaced import fedem_replaced
 from fedem_jax.models.scoring import initial
-from fedem_jax.server import aggregation
+from fedem_jax.server import aggregation, averaging
 from fedem_jax.server.cohorts import cohort_tables
 from fedem_jax.server.serving import NOT_SERVED, not_served, served, slots, waits
 from fedem_jax.server.shares import (
@@ -98,6 +99,11 @@ class Hyper(NamedTuple):
     """Adam step of f_u, the network of NCF."""
     weight_decay: Float[Array, ""]
     """L2 penalty of f_u."""
+    lr_server: Float[Array, ""]
+    """Adam step of G, where the server has Adam."""
+    beta1: Float[Array, ""]
+    beta2: Float[Array, ""]
+    """Decay of the first and second moments of that."""
     ldp_scale: Float[Array, ""]
     """Scale of the noise on uploads, where the configuration has any."""
     ldp_clip: Float[Array, ""]
@@ -142,6 +148,8 @@ class Download(NamedTuple):
     bounded around it."""
     adapter: Any = ()
     """The mean of theta_v, that a client starts from, if adapters are shared."""
+    moments: optax.OptState | None = None
+    """Adam's, kept over the rounds, if the server has it; no client downloads them."""
 
 
 def fedem(config: FedEM, layout: Layout) -> Algorithm:
@@ -168,10 +176,13 @@ def fedem(config: FedEM, layout: Layout) -> Algorithm:
         table = to_storage(table, storage_dtype(config))
         seen = jnp.zeros((2, layout.num_items)) if config.counts_samples else None
         clients = Clients(private, table, theta, slot=jnp.int32(NOT_SERVED), seen=seen)
-        nothing = jnp.zeros((num_tables, *table.shape), table.dtype)
+        first = jnp.zeros((num_tables, *table.shape), table.dtype)
+        if config.moves_by_adam:
+            first += table
         shared = theta if config.shares_adapter else ()
         start = Sum(table, shared) if config.ldp_clip else None
-        return State(copies(clients, layout), Download(nothing, start, shared))
+        moments = averaging.first_moments(config, from_storage(first))
+        return State(copies(clients, layout), Download(first, start, shared, moments))
 
     def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
         context = RoundContext.of(config, layout, draws, hyper.threshold, hold_out=model.hold_out)
@@ -180,15 +191,16 @@ def fedem(config: FedEM, layout: Layout) -> Algorithm:
             Phase(partial(merge_and_train, model, hyper), served, merging, num_uploaders),
         ]
         clients, info, _ = train_clients(context, phases, state)
-        uploaders, start = draws.uploaders(context.participants), state.server.start
-        upload = sent_by(config, context, hyper, uploaders, clients, start)
-        tables = aggregated_tables(config, context, hyper, uploaders, upload, state.server.items)
+        uploaders, server = draws.uploaders(context.participants), state.server
+        upload = sent_by(config, context, hyper, uploaders, clients, server.start)
+        tables = aggregated_tables(config, context, hyper, uploaders, upload, server.items)
+        tables, moments = moved_to(config, hyper, server, tables)
         if config.downloads:
             by_cohort = config.aggregation == "cohort"
             table = jnp.asarray(layout.cohort)[uploaders] if by_cohort else None
             clients = clients._replace(slot=slots(layout, uploaders, num_tables, table))
         adapter = aggregation.mean_of(upload.adapter, upload.samples)
-        return State(clients, Download(tables, start, adapter)), info
+        return State(clients, Download(tables, server.start, adapter, moments)), info
 
     def score(state: State, places: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
         """Logits of all items, with the model each client would use: merged, if a table waits."""
@@ -333,3 +345,15 @@ def aggregated_tables(
     kind = config.aggregation
     weights = aggregation.aggregation_weights(kind, shares[:number], similarity, hyper.alpha)
     return aggregate_shares(layout, weights, tables, before)
+
+
+def moved_to(
+    config: FedEM, hyper: Hyper, server: Download, tables: Num[Array, "R I D"]
+) -> tuple[Num[Array, "R I D"], optax.OptState | None]:
+    """The aggregated tables or, with Adam, one that a step brings nearer to their only one."""
+    if not config.moves_by_adam:
+        return tables, None
+    before = from_storage(server.items)
+    average = from_storage(tables) - before
+    moved, moments = averaging.server_step(config, hyper, server.moments, average)
+    return to_storage(before + moved, tables.dtype), moments

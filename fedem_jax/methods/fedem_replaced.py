@@ -4,7 +4,8 @@
     clients, in parallel:  Q_u <- G
                            (p_u, Q_u) <- local epochs
                            upload Q_u and n_u, the number of samples
-    server:                G <- sum_u a_u Q_u,  a_u = n_u / sum n or 1 / C
+    server:                G <- sum_u a_u Q_u,  a_u = n_u / sum n or 1 / C,
+                                or a step of Adam along the way there
 
 `methods/fedem.py` with rho = 1 computes the same. There a client's table becomes G before anything
 reads it again, so here no client keeps one. The simulation sums what was moved, as for FedMF.
@@ -20,6 +21,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Bool, Float, Int, Key, Num
 
 from fedem_jax.client import replacing
@@ -57,7 +59,9 @@ class Server(NamedTuple):
     items: Num[Array, "I D"]
     """G; before the first round Q_0."""
     served: Bool[Array, ""]
-    """Whether it is an average."""
+    """Whether clients have moved it."""
+    moments: optax.OptState | None
+    """Adam's, kept over the rounds, if the server has it."""
 
 
 class Common(NamedTuple):
@@ -85,16 +89,19 @@ def fedem_replaced(config: FedEM, layout: Layout, hyper: Any) -> Algorithm:
         """Everybody starts from the same Q_0 and p_0."""
         sizes = (layout.num_items, config.dim)
         private, table = initial(model.backbone, key, *sizes, hyper.init_scale)
-        server = Server(to_storage(table, storage_dtype(config)), jnp.bool_(False))
+        moments = averaging.first_moments(config, table)
+        server = Server(to_storage(table, storage_dtype(config)), jnp.bool_(False), moments)
         return State(Clients(copies(private, layout), None), server)
 
     def round(draws: Draws, state: State, hyper: Any) -> tuple[State, Info]:
         context = RoundContext.of(config, layout, draws, hyper.threshold)
         share_of = averaging.share_of(config, context)
         train = by_products if short else by_rows
-        clients, info, moved = train(model, hyper, context, share_of, state)
-        table = to_storage(from_storage(state.server.items) + moved, state.server.items.dtype)
-        return State(clients, Server(table, jnp.bool_(True))), info
+        clients, info, average = train(model, hyper, context, share_of, state)
+        server = state.server
+        moved, moments = averaging.server_step(config, hyper, server.moments, average)
+        table = to_storage(from_storage(server.items) + moved, server.items.dtype)
+        return State(clients, Server(table, jnp.bool_(True), moments)), info
 
     def score(state: State, places: Int[Array, " B"], hyper: Any) -> Float[Array, "B I"]:
         return replacing.scores(model.logits, *state, places, layout)

@@ -6,7 +6,8 @@ interpolation = 0).
                            (p_u, Q_u) <- local epochs of Adam on BCE(p_u . q_i, y_ui),
                                          or of plain gradient steps in turn
                            upload Q_u
-    server:                G <- sum_u a_u Q_u,  a_u = n_u / sum n or 1 / P
+    server:                G <- sum_u a_u Q_u,  a_u = n_u / sum n or 1 / P,
+                                or a step of Adam along the way there
 
 The simulation holds no table for each client. It sums the rows that moved.
 """
@@ -62,6 +63,11 @@ class Hyper(NamedTuple):
     """Plain step of Q_u, as a multiple of lr_embedding times the number of items."""
     threshold: Float[Array, ""]
     """Relative change of the running loss below which a client stops."""
+    lr_server: Float[Array, ""]
+    """Adam step of G, where the server has Adam."""
+    beta1: Float[Array, ""]
+    beta2: Float[Array, ""]
+    """Decay of the first and second moments of that."""
     ldp_scale: Float[Array, ""]
     """Scale of the noise on uploads, where the configuration has any."""
     ldp_clip: Float[Array, ""]
@@ -77,7 +83,7 @@ def fedmf(config: FedMF, layout: Layout) -> Algorithm:
         """Everybody starts from the same G and p_0."""
         private, table = initial(backbone, key, layout.num_items, config.dim, hyper.init_scale)
         clients = replacing.start(config, layout, private)
-        return State(clients, Download.of(table, storage_dtype(config)))
+        return State(clients, Download.of(config, table, storage_dtype(config)))
 
     def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
         context = RoundContext.of(config, layout, draws, hyper.threshold)
@@ -89,7 +95,8 @@ def fedmf(config: FedMF, layout: Layout) -> Algorithm:
         shares = share_of(context.samples_of(context.arrived))
         upload = averaging.unmasked(config, masked_sum(config, context, upload))
         upload = noisy_sum(config, context, shares, upload, hyper)
-        return State(clients, averaging.average(state.server, upload)), info
+        server, _ = averaging.average(config, hyper, state.server, upload)
+        return State(clients, server), info
 
     def score(state: State, places: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
         return replacing.scores(model.logits, *state, places, layout)

@@ -5,7 +5,8 @@ aggregation if asked for; the training is that of the program of FedCA).
                            (p_u, Q_u, W_u) <- local epochs of Adam on BCE(f(p_u, q_i; W_u), y_ui),
                            with an L2 penalty of W_u
                            upload (Q_u, W_u)
-    server:                (G, W) <- sum_u a_u (Q_u, W_u),  a_u = n_u / sum n or 1 / P
+    server:                (G, W) <- sum_u a_u (Q_u, W_u),  a_u = n_u / sum n or 1 / P,
+                                     or a step of Adam along the way there
 
 The simulation holds no table for each client. It sums the rows that moved.
 """
@@ -59,6 +60,11 @@ class Hyper(NamedTuple):
     """L2 penalty of W_u: its gradient is weight_decay W_u."""
     threshold: Float[Array, ""]
     """Relative change of the running loss below which a client stops."""
+    lr_server: Float[Array, ""]
+    """Adam step of (G, W), where the server has Adam."""
+    beta1: Float[Array, ""]
+    beta2: Float[Array, ""]
+    """Decay of the first and second moments of that."""
     ldp_scale: Float[Array, ""]
     """Scale of the noise on uploads, where the configuration has any."""
     ldp_clip: Float[Array, ""]
@@ -87,7 +93,7 @@ def fedncf(config: FedNCF, layout: Layout) -> Algorithm:
         if config.evaluated == "global":
             private = {"user": private["user"]}
         clients = replacing.start(config, layout, private)
-        table = averaging.Download.of(table, storage_dtype(config))
+        table = averaging.Download.of(config, table, storage_dtype(config), network)
         return State(clients, Download(table, network))
 
     def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
@@ -101,7 +107,7 @@ def fedncf(config: FedNCF, layout: Layout) -> Algorithm:
         upload = averaging.unmasked(config, masked_sum(config, context, upload))
         shares = share_of(context.samples_of(context.arrived))
         upload = noisy_sum(config, context, shares, upload, hyper)
-        return State(clients, average(state.server, upload)), info
+        return State(clients, average(config, hyper, state.server, upload)), info
 
     def score(state: State, places: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
         """Logits of all items, by the network that the client keeps or else by the new average."""
@@ -166,10 +172,11 @@ def train_and_upload(
     return replacing.change(config, kept, trained, sent, table)
 
 
-def average(download: Download, upload: Sum) -> Download:
-    """The server's step, (G, W) + sum_u a_u ((Q_u, W_u) - (G, W)); the weights sum to 1."""
-    network = jax.tree.map(jnp.add, download.network, upload.rest)
-    return Download(averaging.average(download.table, upload), network)
+def average(config: FedNCF, hyper: Hyper, download: Download, upload: Sum) -> Download:
+    """The server's step, (G, W) + sum_u a_u ((Q_u, W_u) - (G, W)), where the weights sum to 1, or
+    one of Adam along that sum."""
+    table, moved = averaging.average(config, hyper, download.table, upload)
+    return Download(table, jax.tree.map(jnp.add, download.network, moved))
 
 
 def scratch(config: FedNCF, layout: Layout, weights: int, block: int) -> dict[str, int]:

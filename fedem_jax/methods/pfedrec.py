@@ -5,7 +5,7 @@ recommendation; after the released program.
                            batch by batch: (w_u, c_u) <- a gradient step on BCE(w_u . q_i + c_u, y)
                                            Q_u <- a gradient step with the new (w_u, c_u)
                            upload Q_u
-    server:                G <- mean of Q_u
+    server:                G <- mean of Q_u, or a step of Adam along the way there
 
 The simulation holds no table for each client. It sums the rows that moved.
 """
@@ -62,6 +62,11 @@ class Hyper(NamedTuple):
     """Gradient step of w_u and c_u."""
     lr_item_factor: Float[Array, ""]
     """Gradient step of Q_u, as a multiple of lr_network times the number of items."""
+    lr_server: Float[Array, ""]
+    """Adam step of G, where the server has Adam."""
+    beta1: Float[Array, ""]
+    beta2: Float[Array, ""]
+    """Decay of the first and second moments of that."""
     ldp_scale: Float[Array, ""]
     """Scale of the noise on uploads, where the configuration has any."""
     ldp_clip: Float[Array, ""]
@@ -80,7 +85,7 @@ def pfedrec(config: PFedRec, layout: Layout) -> Algorithm:
         table = item_table(key_items, layout.num_items, config.dim, hyper.init_scale)
         score_function = backbone.init(key_private, table)["params"]
         clients = replacing.start(config, layout, score_function)
-        return State(clients, Download.of(table, storage_dtype(config)))
+        return State(clients, Download.of(config, table, storage_dtype(config)))
 
     def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
         context = RoundContext.of(config, layout, draws)
@@ -91,7 +96,8 @@ def pfedrec(config: PFedRec, layout: Layout) -> Algorithm:
         upload = averaging.unmasked(config, masked_sum(config, context, upload))
         shares = jnp.full(num_arrived, 1 / num_arrived)
         upload = noisy_sum(config, context, shares, upload, hyper)
-        return State(clients, averaging.average(state.server, upload)), info
+        server, _ = averaging.average(config, hyper, state.server, upload)
+        return State(clients, server), info
 
     def score(state: State, places: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
         return replacing.scores(model.logits, *state, places, layout)

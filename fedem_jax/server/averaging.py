@@ -1,6 +1,8 @@
 """One averaged item table, which replaces every client's.
 
-Clients move few rows, so the average is the old table plus the sum of what was moved.
+Clients move few rows, so the average is the old table plus the sum of what was moved. The server
+goes there, or makes a step of Adam along that sum (FedAdam; Reddi et al., ICLR 2021, Algorithm 2):
+most rows of a table have few clients, and their average hardly moves.
 """
 
 from __future__ import annotations
@@ -10,29 +12,35 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float, Int, Num
 
 from fedem_jax.config.fedem import FedEM
 from fedem_jax.config.settings import FedMF
-from fedem_jax.config.shared import MaskedUploads
+from fedem_jax.config.shared import MaskedUploads, ServerOptimiser
 from fedem_jax.core.fixed_point import from_fixed_point
 from fedem_jax.core.round import RoundContext, Sum
 from fedem_jax.core.table_storage import from_storage, to_storage
 
 
 class Download(NamedTuple):
-    """What the server hands out, one table for all."""
+    """What the server hands out, one table for all, and what moves it."""
 
     items: Num[Array, "I D"]
     """G."""
     before: Num[Array, "I D"]
     """G as the last round started from it, for clients that rank with their own rows."""
+    moments: optax.OptState | None = None
+    """Adam's, kept over the rounds, if the server has it; no client downloads them."""
 
     @classmethod
-    def of(cls, table: Float[Array, "I D"], dtype: Any) -> Download:
-        """The first table."""
+    def of(
+        cls, config: ServerOptimiser, table: Float[Array, "I D"], dtype: Any, rest: Any = ()
+    ) -> Download:
+        """The first table; `rest` is what else is averaged."""
+        moments = first_moments(config, Sum(table, rest))
         table = to_storage(table, dtype)
-        return cls(table, table)
+        return cls(table, table, moments)
 
 
 ShareOf = Callable[[Int[Array, "*n"]], Float[Array, "*n"]]
@@ -61,7 +69,41 @@ def unmasked(config: MaskedUploads, upload: Sum) -> Sum:
     return jax.tree.map(from_fixed_point, upload) if config.secure_sum else upload
 
 
-def average(download: Download, upload: Sum) -> Download:
-    """The server's step, G + sum_u a_u (Q_u - G); the shares of the clients sum to 1."""
-    table = from_storage(download.items) + upload.items
-    return Download(to_storage(table, download.items.dtype), download.items)
+def first_moments(config: ServerOptimiser, parameters: Any) -> optax.OptState | None:
+    """Adam's before the first round, if the server has it."""
+    return optax.scale_by_adam().init(parameters) if config.moves_by_adam else None
+
+
+def server_step(
+    config: ServerOptimiser, hyper: Any, moments: optax.OptState | None, average: Any
+) -> tuple[Any, optax.OptState | None]:
+    """How far the server moves its parameters.
+
+    Args:
+        config: whether it has Adam.
+        hyper: `lr_server`, `beta1` and `beta2`.
+        moments: Adam's.
+        average: sum_u a_u (Q_u - G), and the same of what else is averaged.
+
+    Returns:
+        `average`, or a step of Adam along it; the new moments.
+    """
+    if not config.moves_by_adam:
+        return average, None
+    adam = optax.scale_by_adam(b1=hyper.beta1, b2=hyper.beta2)
+    step, moments = adam.update(average, moments)
+    return jax.tree.map(lambda leaf: hyper.lr_server * leaf, step), moments
+
+
+def average(
+    config: ServerOptimiser, hyper: Any, download: Download, upload: Sum
+) -> tuple[Download, Any]:
+    """The server's step, and how far it moves what is averaged beside the table.
+
+    The table becomes G + sum_u a_u (Q_u - G), where the shares of the clients sum to 1, or moves by
+    Adam along that sum.
+    """
+    moved, moments = server_step(config, hyper, download.moments, upload)
+    table = from_storage(download.items) + moved.items
+    table = to_storage(table, download.items.dtype)
+    return Download(table, download.items, moments), moved.rest
