@@ -178,7 +178,7 @@ def fedem(config: FedEM, layout: Layout) -> Algorithm:
         clients = Clients(private, table, theta, slot=jnp.int32(NOT_SERVED), seen=seen)
         first = jnp.zeros((num_tables, *table.shape), table.dtype)
         if config.moves_by_adam:
-            first += table
+            first = first.at[0].set(table)
         shared = theta if config.shares_adapter else ()
         start = Sum(table, shared) if config.ldp_clip else None
         moments = averaging.first_moments(config, from_storage(first))
@@ -193,8 +193,7 @@ def fedem(config: FedEM, layout: Layout) -> Algorithm:
         clients, info, _ = train_clients(context, phases, state)
         uploaders, server = draws.uploaders(context.participants), state.server
         upload = sent_by(config, context, hyper, uploaders, clients, server.start)
-        tables = aggregated_tables(config, context, hyper, uploaders, upload, server.items)
-        tables, moments = moved_to(config, hyper, server, tables)
+        tables, moments = aggregated_tables(config, context, hyper, uploaders, upload, server)
         if config.downloads:
             by_cohort = config.aggregation == "cohort"
             table = jnp.asarray(layout.cohort)[uploaders] if by_cohort else None
@@ -217,7 +216,10 @@ def fedem(config: FedEM, layout: Layout) -> Algorithm:
         client = merging_scratch(config, layout, num_uploaders, block)
         share = share_size(layout, num_uploaders)
         sent = upload_scratch(config, share, layout.num_items)
-        return client | sent | aggregation_scratch(layout, num_uploaders, config.dim)
+        server = aggregation_scratch(layout, num_uploaders, config.dim)
+        if config.moves_by_adam:
+            server["aggregate"] += share * layout.num_items * config.dim
+        return client | sent | server
 
     tables = num_uploaders * (table_bytes(config, layout.num_items) + model.shared_bytes)
     return Algorithm(
@@ -324,10 +326,11 @@ def number_of_tables(config: FedEM, layout: Layout, uploaders: int) -> int:
 
 def aggregated_tables(
     config: FedEM, context: RoundContext, hyper: Hyper, uploaders: Int[Array, " A"], upload: Upload,
-    before: Num[Array, "R I D"],
-) -> Num[Array, "R I D"]:  # fmt: skip
+    server: Download,
+) -> tuple[Num[Array, "R I D"], optax.OptState | None]:  # fmt: skip
     """G_u = sum_v w_uv Q_v, or G_k, from nothing but the uploads and who sent them; they take the
-    memory of those `before`."""
+    memory of those before. With Adam also its moments, of one table that a step brings nearer to
+    the average."""
     layout, number = context.layout, len(uploaders)
     tables, shares = from_storage(upload.items), aggregation.sample_shares(upload.samples)
     if config.aggregation == "cohort":
@@ -335,7 +338,7 @@ def aggregated_tables(
         constant = None if config.fits_common_share else hyper.common
         cohorts = number_of_tables(config, layout, number)
         tables = cohort_tables(tables, shares, cohort, cohorts, constant)
-        return to_storage(tables, upload.items.dtype)
+        return to_storage(tables, upload.items.dtype), None
     similarity = None
     if config.aggregation != "avg":
         axes, scores = signatures(layout, tables, number)
@@ -344,16 +347,10 @@ def aggregated_tables(
         similarity = layout.split(saturate(SIMILARITIES[config.similarity](scores)))
     kind = config.aggregation
     weights = aggregation.aggregation_weights(kind, shares[:number], similarity, hyper.alpha)
-    return aggregate_shares(layout, weights, tables, before)
-
-
-def moved_to(
-    config: FedEM, hyper: Hyper, server: Download, tables: Num[Array, "R I D"]
-) -> tuple[Num[Array, "R I D"], optax.OptState | None]:
-    """The aggregated tables or, with Adam, one that a step brings nearer to their only one."""
     if not config.moves_by_adam:
-        return tables, None
+        return aggregate_shares(layout, weights, tables, server.items), None
     before = from_storage(server.items)
-    average = from_storage(tables) - before
-    moved, moments = averaging.server_step(config, hyper, server.moments, average)
-    return to_storage(before + moved, tables.dtype), moments
+    # of what was moved: a row that nobody moved has 0, of whose rounding Adam would make a step
+    moved = aggregate_shares(layout, weights, tables - before, server.items)
+    step, moments = averaging.server_step(config, hyper, server.moments, from_storage(moved))
+    return to_storage(before + step, moved.dtype), moments

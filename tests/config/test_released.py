@@ -48,6 +48,9 @@ NO_NOISE = {"ldp_scale": 0.0, "ldp_clip": 0.0, "ldp_noise": "laplace", "ldp_delt
 NO_MASKS = {"secure_sum": False}
 """Uploads are sent as they are."""
 
+NO_STEP = {"server_optimiser": "none", "lr_server": 0.05, "beta1": 0.4, "beta2": 0.99}
+"""The server takes the average; the numbers, of its Adam, are those of FCF."""
+
 BY_ADAM = {"local_optimiser": "adam", "lr_item_factor": 80.0}
 """Clients train by Adam; the factor, of plain steps, is that of PFedRec."""
 
@@ -55,7 +58,7 @@ DEFAULTS = {
     # program of FedEM: Adam at 0.1 twice, alpha 0.9, l2, both, a tenth is aggregated, 1e-4;
     # adapter 2d-16-8-1. Its network is that of FedNCF in the program of FedCA; its closed form
     # has the numbers of FCF
-    "fedem": SAMPLED | NO_NOISE | BY_ADAM | {
+    "fedem": SAMPLED | NO_NOISE | NO_STEP | BY_ADAM | {
         "weighting": "samples", "local_training": "auto", "confidence": 4.0, "regularization": 1.0,
         "backbone": "mf", "lr_embedding": 0.1, "lr_adapter": 0.1, "threshold": 1e-4,
         "aggregation": "both", "similarity": "l2", "alpha": 0.9, "aggregation_fraction": 0.1,
@@ -77,7 +80,7 @@ DEFAULTS = {
     },
     # hongleizhang/FedCA, backbone FCF without its own aggregation: Adam at 0.01, sample shares, the
     # new table is evaluated
-    "fedmf": SAMPLED | NO_NOISE | NO_MASKS | BY_ADAM | {
+    "fedmf": SAMPLED | NO_NOISE | NO_MASKS | NO_STEP | BY_ADAM | {
         "local_training": "auto",
         "lr_embedding": 0.01, "threshold": 1e-4, "weighting": "samples", "evaluated": "global",
     },
@@ -87,13 +90,13 @@ DEFAULTS = {
         "beta1": 0.4, "beta2": 0.99, "server_steps": 1,
     },
     # hongleizhang/FedCA, backbone FedNCF: layers 32-16-8-1, Adam at 0.01 twice, decay 1e-3
-    "fedncf": SAMPLED | NO_NOISE | NO_MASKS | BY_ADAM | {
+    "fedncf": SAMPLED | NO_NOISE | NO_MASKS | NO_STEP | BY_ADAM | {
         "local_training": "xla",
         "lr_embedding": 0.01, "threshold": 1e-4, "weighting": "samples", "evaluated": "global",
         "variant": "mlp", "network_widths": (16, 8), "lr_network": 0.01, "weight_decay": 1e-3,
     },
     # Zhangcx19/IJCAI-23-PFedRec: lr 0.1, lr_eta 80, one epoch, width 32, own table evaluated
-    "pfedrec": SAMPLED | NO_NOISE | NO_MASKS | {
+    "pfedrec": SAMPLED | NO_NOISE | NO_MASKS | NO_STEP | {
         "dim": 32, "local_epochs": 1, "lr_network": 0.1, "lr_item_factor": 80.0,
         "evaluated": "local",
     },

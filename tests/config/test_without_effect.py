@@ -18,7 +18,8 @@ OTHER = {
     "table_dtype": "bfloat16", "adapter_loss": "ranking", "adapter_sharing": "average",
     "lr_item_factor": 3.0, "common_share": "0.5", "adapter_optimiser": "sgd",
     "ldp_noise": "gaussian", "ldp_delta": 1e-3, "confidence": 2.0, "regularization": 2.0,
-    "weighting": "uniform", "loss": "softmax", "threshold": 0.5,
+    "weighting": "uniform", "loss": "softmax", "threshold": 0.5, "server_optimiser": "adam",
+    "lr_server": 0.5, "beta1": 0.7, "beta2": 0.7,
 }  # fmt: skip
 """A value of each setting beside the one that it has."""
 

@@ -11,6 +11,7 @@ import pytest
 import twin
 from in_turn import steps_in_turn
 from replay import arrived_in, draws_of, rounds_of
+from server_adam import adam_of, moved
 from toy import CHANCE, checkerboard, small_federation
 
 from fedem_jax.config.settings import FedMF, PFedRec
@@ -71,6 +72,7 @@ def loop(simulation, train, start, score, rounds):
     private, common = start
     private, last = [private] * clients, np.tile(common, (clients, 1, 1))
     kept: list[dict] = [{} for _ in range(clients)]
+    adam = adam_of(config)
     for number in range(rounds):
         drawn = draws_of(simulation, number)
         before, tables = common, {}
@@ -78,7 +80,8 @@ def loop(simulation, train, start, score, rounds):
             private[client], tables[client] = train(private[client], common, own, config)
         by_samples = getattr(config, "weighting", "uniform") == "samples"
         weight = {u: samples[u] if by_samples else 1 for u in arrived_in(simulation, number)}
-        common = sum(weight[u] * tables[u] for u in weight) / sum(weight.values())
+        shares = np.array(list(weight.values())) / sum(weight.values())
+        common = moved(adam, common, [tables[u] for u in weight], shares)
         for client in range(clients):
             if client in tables:
                 last[client] = tables[client]
@@ -113,6 +116,7 @@ def by_head(head, table):
 
 
 FEDMF = FedMF(**SMALL, lr_embedding=0.01, local_epochs=3, threshold=0.02, init_scale=0.5)
+BY_ADAM = {"server_optimiser": "adam", "lr_server": 0.005, "beta1": 0.5}
 PFEDREC = PFedRec(**SMALL, lr_network=0.05, lr_item_factor=1.0, local_epochs=2)
 CASES = {
     "fedmf": (FEDMF, trained_by_adam, by_product),
@@ -141,7 +145,17 @@ CASES = {
         trained_by_adam,
         by_product,
     ),
+    "fedmf, a server with Adam": (
+        dataclasses.replace(FEDMF, evaluated="local", dropout=0.3, **BY_ADAM),
+        trained_by_adam,
+        by_product,
+    ),
     "pfedrec": (PFEDREC, trained_in_turn, by_head),
+    "pfedrec, a server with Adam": (
+        dataclasses.replace(PFEDREC, evaluated="global", **BY_ADAM),
+        trained_in_turn,
+        by_head,
+    ),
     "pfedrec, stragglers": (
         dataclasses.replace(PFEDREC, stragglers=0.6),
         trained_in_turn,
@@ -162,7 +176,12 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.slow_but(
-    "fedmf", "pfedrec, global", "fedmf, some uploads lost", "fedmf, stragglers", "fedmf, masked"
+    "fedmf",
+    "pfedrec, global",
+    "fedmf, some uploads lost",
+    "fedmf, stragglers",
+    "fedmf, masked",
+    "fedmf, a server with Adam",
 )
 def test_rounds_are_those_of_a_loop_over_clients(case):
     config, train, score = CASES[case]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from replay import arrived_in, rounds_of
+from server_adam import ServerAdam
 from toy import CHANCE, checkerboard, small_federation
 
 from fedem_jax.config.settings import FCF
@@ -64,27 +65,11 @@ def loss(table, users, liked, config):
     return np.sum((1 + config.confidence * liked) * (liked - users @ table.T) ** 2)
 
 
-class Adam:
-    """Steps along a gradient, with bias correction."""
-
-    def __init__(self, config):
-        self.config, self.mean, self.square, self.count = config, 0.0, 0.0, 0
-
-    def step(self, gradient):
-        first, second = self.config.beta1, self.config.beta2
-        self.count += 1
-        self.mean = first * self.mean + (1 - first) * gradient
-        self.square = second * self.square + (1 - second) * gradient**2
-        square = self.square / (1 - second**self.count)
-        mean = self.mean / (1 - first**self.count)
-        return self.config.lr_server * mean / (np.sqrt(square) + 1e-8)
-
-
 def loop(simulation, rounds):
     """(user vectors, table, loss of each client in the last exchange) after each round."""
     config, liked = simulation.config, interactions(simulation.federation)
     clients, server = jax.tree.map(np.float64, simulation.init())
-    users, table, adam = clients.user, server.items, Adam(config)
+    users, table, adam = clients.user, server.items, ServerAdam(config)
     for number in range(rounds):
         present = participants_of(simulation, number)
         losses = np.full(len(liked), np.nan)

@@ -12,6 +12,7 @@ import pytest
 import twin
 from in_turn import steps_in_turn
 from replay import rounds_of
+from server_adam import adam_of, moved
 from toy import small_federation
 
 from fedem_jax.config.fedem import FedEM
@@ -53,6 +54,9 @@ CASES = {
         weighting="uniform",
         confidence=3.0,
         regularization=0.2,
+    ),
+    "table, a server with Adam": FedEM(
+        **SMALL, **HELD_OUT, adapter="table", server_optimiser="adam", lr_server=0.02, beta1=0.5
     ),
 }
 
@@ -181,7 +185,7 @@ def loop(simulation, rounds):
     number, size = federation.num_clients, federation.num_items
     users, tables = list(state.clients.private["user"]), list(state.clients.items)
     (start,) = jax.tree.leaves(jax.tree.map(lambda leaf: leaf[0], state.clients.adapter))
-    thetas, shared, common = [start] * number, start, None
+    thetas, shared, common, adam = [start] * number, start, tables[0], adam_of(config)
     seen, waiting = np.zeros((number, 2, size)), np.zeros(number, bool)
     hold_out = HoldOut(config.adapter_holdout) if config.merging == "once" else None
     counts = np.diff(federation.offsets) * (1 + config.num_negative)
@@ -215,7 +219,7 @@ def loop(simulation, rounds):
             for kind in (1, 0):
                 np.add.at(seen[u, 1 - kind], to_fit.items[to_fit.labels == kind], 1)
         shares = counts[uploaders] / counts[uploaders].sum()
-        common = np.tensordot(shares, np.stack([tables[u] for u in uploaders]), 1)
+        common = moved(adam, common, [tables[u] for u in uploaders], shares)
         shared = np.tensordot(shares, np.stack([thetas[u] for u in uploaders]), 1)
         waiting[:] = False
         waiting[uploaders] = True
@@ -230,7 +234,9 @@ def loop(simulation, rounds):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.slow_but("features, ranking, average", "closed form, uniform")
+@pytest.mark.slow_but(
+    "features, ranking, average", "closed form, uniform", "table, a server with Adam"
+)
 def test_rounds_are_those_of_a_loop_over_clients(case):
     simulation, rounds = bound(CASES[case]), 3
     merged_somewhere = False

@@ -10,6 +10,7 @@ import pytest
 from cutting import assert_equal, cut_off, resumed
 from jaxprs import equations
 from replay import rounds_of
+from server_adam import adam_of, moved
 from toy import small_federation
 
 import fedem_jax as fj
@@ -34,6 +35,9 @@ SOLVED = SMALL | {
 CASES = {
     "closed form": FedEM(**SOLVED),
     "closed form, uniform": FedEM(**SOLVED, weighting="uniform"),
+    "closed form, a server with Adam": FedEM(
+        **SOLVED, server_optimiser="adam", lr_server=0.05, beta1=0.5
+    ),
     "closed form, two epochs": FedEM(**SOLVED | {"local_epochs": 2}),
     "closed form, half the bytes": FedEM(**SOLVED, table_dtype="bfloat16"),
     "Adam, early stops": FedEM(**SMALL),
@@ -90,7 +94,7 @@ def assert_same_rounds(ours, theirs, near):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.slow_but("closed form", "Adam, early stops")
+@pytest.mark.slow_but("closed form", "closed form, a server with Adam", "Adam, early stops")
 def test_rounds_are_those_of_clients_that_keep_their_tables(case):
     config = CASES[case]
     ours, theirs = bound(config), bound(Measured.of(config))
@@ -135,6 +139,7 @@ def loop(simulation):
     clients, server = jax.tree.map(np.float64, simulation.init())
     users, common = clients.private["user"], server.items
     counts = np.diff(federation.offsets) if config.weighting == "samples" else np.ones(9)
+    adam = adam_of(config)
     for _ in range(ROUNDS):
         tables, losses = np.stack([common] * 9), np.full(9, np.nan)
         for u in range(9):
@@ -147,12 +152,14 @@ def loop(simulation):
             losses[u] = np.mean(weight * error**2)
             for i in range(len(common)):
                 tables[u, i] += config.lr_embedding * weight[i] * error[i] * users[u]
-        common = np.tensordot(counts / counts.sum(), tables, 1)
+        common = moved(adam, common, tables, counts / counts.sum())
         yield users.copy(), common, losses
 
 
-@pytest.mark.parametrize("case", ["closed form", "closed form, uniform"])
-@pytest.mark.slow_but("closed form")
+@pytest.mark.parametrize(
+    "case", ["closed form", "closed form, uniform", "closed form, a server with Adam"]
+)
+@pytest.mark.slow_but("closed form", "closed form, a server with Adam")
 def test_rounds_in_closed_form_are_those_of_a_loop_over_clients(case):
     simulation = bound(CASES[case])
     for ours, theirs in zip(rounds_of(simulation, ROUNDS), loop(simulation), strict=True):

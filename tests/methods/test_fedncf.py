@@ -5,6 +5,8 @@ under test is between them. The steps are short: Adam blows up the rounding of g
 through zero, which those of an overfitted network do.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,7 @@ import optax
 import pytest
 import twin_ncf
 from replay import arrived_in, draws_of, rounds_of
+from server_adam import adam_of, moved
 from toy import CHANCE, checkerboard, small_federation
 from twin_ncf import Client, Network
 
@@ -33,7 +36,11 @@ CASES = {
         evaluated="local", client_fraction=0.9, size_classes=2, dropout=0.2,
     ),
 }  # fmt: skip
-DATA = {"mlp": {}, "neumf": {"clients": 12, "items": 400}}
+CASES["a server with Adam"] = dataclasses.replace(
+    CASES["neumf"], server_optimiser="adam", lr_server=0.02, beta1=0.5
+)
+MANY = {"clients": 12, "items": 400}
+DATA = {"mlp": {}, "neumf": MANY, "a server with Adam": MANY}
 """The samples of a round touch all items or only a part of them."""
 NEAR = {"rtol": 2e-5, "atol": 2e-5}
 
@@ -47,6 +54,7 @@ def loop(simulation, clients: Clients, server):
     common, network = np.float64(server.table.items), Network.of(server.network)
     users = [np.float64(user) for user in clients.private["user"]]
     own, networks = [{} for _ in users], [network] * number  # rows and networks of the last upload
+    adam, adams = adam_of(config), [adam_of(config) for _ in network.flat()]
     for r in range(ROUNDS):
         drawn, uploads, epochs = draws_of(simulation, r), {}, np.zeros(number, int)
         for u, mine in drawn.items():
@@ -54,12 +62,15 @@ def loop(simulation, clients: Clients, server):
             uploads[u], epochs[u] = twin_ncf.local_train(start, None, mine, config)
             users[u], networks[u] = uploads[u].user, uploads[u].network
             own[u] = {item: uploads[u].table[item] for item in mine.items}
-        shares = {u: 1 if config.weighting == "uniform" else len(drawn[u].items)
-                  for u in arrived_in(simulation, r)}  # fmt: skip
-        before, total = common, sum(shares.values())
-        common = sum(share * uploads[u].table for u, share in shares.items()) / total
-        weights = [[share * x for x in uploads[u].network.flat()] for u, share in shares.items()]
-        network = network.like([sum(each) / total for each in zip(*weights, strict=True)])
+        arrived = [uploads[u] for u in arrived_in(simulation, r)]
+        counts = [len(drawn[u].items) for u in arrived_in(simulation, r)]
+        shares = np.ones(len(counts)) if config.weighting == "uniform" else np.array(counts)
+        before, shares = common, shares / shares.sum()
+        common = moved(adam, common, [each.table for each in arrived], shares)
+        weights = zip(*(each.network.flat() for each in arrived), strict=True)
+        network = network.like(
+            [moved(*each, shares) for each in zip(adams, network.flat(), weights, strict=True)]
+        )
         ranked_with = [(common, network)] * number
         if config.evaluated == "local":
             ranked_with = [(before.copy(), last) for last in networks]
@@ -108,8 +119,9 @@ def test_the_cases_hold_what_could_go_wrong(case):
     assert (info.epochs == 0).any() == (simulation.config.client_fraction < 1)
     most = max(size.rows for size in simulation.layout.classes)
     assert (most < simulation.federation.num_items) == (simulation.config.variant == "neumf")
-    moved = jax.tree.map(lambda new, old: np.abs(new - old).max(), server, start.server)
-    assert min(jax.tree.leaves(moved)) > 0.005
+    now, then = ((each.table.items, each.network) for each in (server, start.server))
+    change = jax.tree.map(lambda new, old: np.abs(new - old).max(), now, then)
+    assert min(jax.tree.leaves(change)) > 0.005
     assert ("network" in clients.private) == (simulation.config.evaluated == "local")
 
 
@@ -162,8 +174,8 @@ def test_each_group_has_its_own_step_size():
     slopes = jax.tree.map(lambda leaf: leaf + 0.3, params)
     optimiser = adam(jnp.float32(0.5), jnp.float32(0.01), jnp.float32(1e-3))
     (private, table), _ = optimiser.update(slopes, optimiser.init(params), params)
-    for moved, lr in ((private["user"], 0.5), (table, 0.5), (private["network"]["bias"], 0.01)):
-        np.testing.assert_allclose(moved, -lr, rtol=1e-4)
+    for step, lr in ((private["user"], 0.5), (table, 0.5), (private["network"]["bias"], 0.01)):
+        np.testing.assert_allclose(step, -lr, rtol=1e-4)
 
 
 # --- sizes ----------------------------------------------------------------------------------------
