@@ -335,6 +335,11 @@ def test_a_shared_adapter_is_bounded_together_with_its_table_and_has_noise():
             r"local_optimiser: closed-form samples nothing, and adapter=features counts samples",
         ),
         (
+            {"server_optimiser": "adam"},
+            r"server_optimiser: adam moves one table .* aggregation=both makes several; also give "
+            "aggregation=avg",
+        ),
+        (
             {"local_optimiser": "sgd", "backbone": "ncf"},
             r"local_optimiser: sgd .* no network as backbone=ncf has it; give adam",
         ),

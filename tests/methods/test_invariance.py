@@ -56,7 +56,7 @@ PIECES = {
     "all": {
         "merging": "once", "aggregation": "avg", "adapter": "features", "adapter_loss": "ranking",
         "adapter_samples": "held-out", "adapter_sharing": "average", "local_optimiser": "sgd",
-        "lr_item_factor": 1.0, "ldp_clip": 5.0,
+        "lr_item_factor": 1.0, "ldp_clip": 5.0, "server_optimiser": "adam", "lr_server": 0.01,
     },
     "shrinkage": {"merging": "shrinkage"},
     "one average": {

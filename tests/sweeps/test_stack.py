@@ -35,7 +35,7 @@ MAY_DIVERGE = [name for name in METHODS if name not in ("popularity", "item-knn"
 PIECES = {
     "merging": "once", "aggregation": "avg", "adapter": "features", "adapter_samples": "held-out",
     "adapter_loss": "ranking", "adapter_sharing": "average", "local_optimiser": "sgd",
-    "lr_item_factor": 1.0,
+    "lr_item_factor": 1.0, "server_optimiser": "adam", "lr_server": 0.01,
 }  # fmt: skip
 """Of FedEM, beyond the paper."""
 AVERAGE = {
