@@ -58,7 +58,7 @@ def phases(simulation: Simulation, state: State) -> Phases:
         context = context_of(number, key, lists, hyper)
         uploaders = context.draws.uploaders(context.participants)
         upload = sent_by(config, context, hyper, uploaders, clients, None)
-        tables = aggregated_tables(config, context, hyper, uploaders, upload, server.items)
+        tables, _ = aggregated_tables(config, context, hyper, uploaders, upload, server)
         slot = slots(layout, uploaders, len(tables))
         return State(clients._replace(slot=slot), Download(tables))
 

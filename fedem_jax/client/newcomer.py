@@ -9,14 +9,13 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float
 
-from fedem_jax.client.local import descend, loss_of_rows
+from fedem_jax.client.local import Objective, descend, loss_of_rows
 from fedem_jax.core.algorithm import Newcomer
 from fedem_jax.core.blocks import BLOCK
-from fedem_jax.models.scoring import Scoring
 
 
 def trained_alone(
-    model: Scoring,
+    objective: Objective,
     private: Any,
     table: Float[Array, "I D"],
     optimiser: optax.GradientTransformation,
@@ -25,7 +24,7 @@ def trained_alone(
     """The private part after the newcomer's rounds of local epochs; the table stays as it is.
 
     Args:
-        model: training loss.
+        objective: training loss.
         private: what the clients start from.
         table: what the server hands out.
         optimiser: of the private part, made anew for each round.
@@ -38,7 +37,7 @@ def trained_alone(
             rows = table[samples.rows]
 
             def batch_loss(private, row, present):
-                return loss_of_rows(model.objective, private, rows, samples, row, present)
+                return loss_of_rows(objective, private, rows, samples, row, present)
 
             return descend(batch_loss, private, samples, optimiser)[0]
 

@@ -27,9 +27,20 @@ from jaxtyping import Array, Bool, Float, Int, Key, Num
 from fedem_jax.client import replacing
 from fedem_jax.client.closed_form import pull, side_by_side, solved, solving_scratch
 from fedem_jax.client.elastic import ElasticClient, own_scratch
+from fedem_jax.client.local import own_optimiser
+from fedem_jax.client.newcomer import trained_alone
 from fedem_jax.client.replacing import Clients
 from fedem_jax.config.fedem import FedEM
-from fedem_jax.core.algorithm import Algorithm, Elastic, Info, State, Traffic, at_place, copies
+from fedem_jax.core.algorithm import (
+    Algorithm,
+    Elastic,
+    Info,
+    Newcomer,
+    State,
+    Traffic,
+    at_place,
+    copies,
+)
 from fedem_jax.core.draws import Draws
 from fedem_jax.core.layout import Layout
 from fedem_jax.core.round import (
@@ -81,13 +92,12 @@ def fedem_replaced(config: FedEM, layout: Layout, hyper: Any) -> Algorithm:
         layout: where the clients are.
         hyper: the numbers of the configuration, `methods.fedem.Hyper`.
     """
-    model = ElasticClient.of(config, layout.num_items)
+    model, sizes = ElasticClient.of(config, layout.num_items), (layout.num_items, config.dim)
     # in bfloat16 an upload is rounded, number by number, which takes whole tables
     short = config.closed_form and config.local_epochs == 1 and config.table_dtype == "float32"
 
     def init(key: Key[Array, ""], hyper: Any) -> State:
         """Everybody starts from the same Q_0 and p_0."""
-        sizes = (layout.num_items, config.dim)
         private, table = initial(model.backbone, key, *sizes, hyper.init_scale)
         moments = averaging.first_moments(config, table)
         server = Server(to_storage(table, storage_dtype(config)), jnp.bool_(False), moments)
@@ -105,6 +115,18 @@ def fedem_replaced(config: FedEM, layout: Layout, hyper: Any) -> Algorithm:
 
     def score(state: State, places: Int[Array, " B"], hyper: Any) -> Float[Array, "B I"]:
         return replacing.scores(model.logits, *state, places, layout)
+
+    def newcomer(state: State, new: Newcomer, hyper: Any) -> Float[Array, " I"]:
+        """With G: p_u in closed form, or trained alone."""
+        table = from_storage(state.server.items)
+        if config.closed_form:
+            numbers = model.steps(hyper)
+            private = {"user": solved(table, table.T @ table, numbers, new.items).user}
+        else:
+            first, _ = initial(model.backbone, new.key, *sizes, hyper.init_scale)
+            alone = own_optimiser(config, hyper)
+            private = trained_alone(model.objective, first, table, alone, new)
+        return model.logits(private, table)
 
     def scratch(block: int) -> dict[str, int]:
         """With the sum of what was moved."""
@@ -124,6 +146,7 @@ def fedem_replaced(config: FedEM, layout: Layout, hyper: Any) -> Algorithm:
         traffic=Traffic(up=tables + counts, down=tables),
         scratch=scratch,
         elastic=elastic(layout),
+        newcomer=newcomer if config.backbone != "ncf" else None,  # its network is a client's own
         item_tables=everybodys_table,
     )
 

@@ -104,7 +104,7 @@ def fedmf(config: FedMF, layout: Layout) -> Algorithm:
     def newcomer(state: State, new: Newcomer, hyper: Hyper) -> Float[Array, " I"]:
         private, _ = initial(backbone, new.key, layout.num_items, config.dim, hyper.init_scale)
         table = from_storage(state.server.items)
-        private = trained_alone(model, private, table, own_optimiser(config, hyper), new)
+        private = trained_alone(model.objective, private, table, own_optimiser(config, hyper), new)
         return model.logits(private, table)
 
     return Algorithm(

@@ -128,7 +128,8 @@ def fedncf(config: FedNCF, layout: Layout) -> Algorithm:
 
         with_network = trained_by(logits, config.bce, config.loss)
         adam = optax.adam(hyper.lr_embedding)
-        return logits(trained_alone(with_network, private["user"], table, adam, new), table)
+        user = trained_alone(with_network.objective, private["user"], table, adam, new)
+        return logits(user, table)
 
     hyper = hyper_of(Hyper, config)
     server = jax.eval_shape(init, jax.random.key(0), hyper).server

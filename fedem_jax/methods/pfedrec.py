@@ -106,7 +106,7 @@ def pfedrec(config: PFedRec, layout: Layout) -> Algorithm:
         _, key_private, _ = jax.random.split(new.key, 3)
         table = from_storage(state.server.items)
         private = backbone.init(key_private, table)["params"]
-        private = trained_alone(model, private, table, optax.sgd(hyper.lr_network), new)
+        private = trained_alone(model.objective, private, table, optax.sgd(hyper.lr_network), new)
         return model.logits(private, table)
 
     return Algorithm(

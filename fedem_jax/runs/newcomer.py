@@ -42,7 +42,8 @@ def newcomer_scores(
     if join is None:
         raise UserError(
             f"recommend_new: {config.method} with these settings has no table for all clients that "
-            "a client could join with; fedmf, fedncf, pfedrec and fcf have one."
+            "a client could join with; fedmf, fedncf, pfedrec and fcf have one, and so has fedem "
+            "where one average replaces all tables in every round."
         )
     if num_items - len(items) < config.num_negative:
         raise UserError(

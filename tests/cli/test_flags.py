@@ -44,9 +44,10 @@ WORDS: dict[str, Any] = {
     "dataset": "mine.csv", "protocol": "paper", "out": "here", "merging": "once", "separator": ";",
     "columns": ("who", "what"), "data_dir": "there", "encoding": "latin-1",
     "start": "before", "val_file": "val.csv", "test_file": "test.csv", "cohort": "country",
-    "split": "given", "common_share": "0.25", "loss": "bpr", "backbone": "ncf", "aggregation": "avg",
+    "split": "given", "common_share": "0.25", "loss": "bpr", "backbone": "ncf",
+    "aggregation": "avg",
 }  # fmt: skip
-"""Values of settings that may be any text, or that must fit those of others."""
+"""Values of settings that may be any text, or must fit others."""
 
 OWN: dict[str, dict[str, Any]] = {
     "sweep": {

@@ -6,6 +6,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 from cutting import assert_equal, cut_off, resumed
 from jaxprs import equations
@@ -248,9 +249,21 @@ def test_tables_weights_and_lists_are_the_same(runs):
     assert ours.rho(user).equals(theirs.rho(user))
     lists = [result.recommend([user], k=5)["item"].tolist() for result in runs]
     assert lists[0] == lists[1]
-    with pytest.raises(UserError, match="recommend_new: fedem with these settings has no table"):
-        ours.recommend_new(FEDERATION.item_ids[:3])
     assert ours.summary["headline"]["test"] == theirs.summary["headline"]["test"]
+
+
+def test_a_newcomer_solves_for_its_vector(runs):
+    """By the table that all have; where clients keep their own there is none."""
+    ours, theirs = runs
+    items = np.array([3, 11, 20])
+    table = np.float64(ours.states["last"].server.items)
+    scores = table @ solve(table, np.isin(np.arange(len(table)), items).astype(float), ours.config)
+    labels = FEDERATION.item_ids
+    lists = ours.recommend_new(labels[items], k=len(table), round="last", exclude_seen=False)
+    expected = pd.Series(scores, labels)[lists["item"]]
+    np.testing.assert_allclose(lists["score"], expected, **NEAR)
+    with pytest.raises(UserError, match="recommend_new: fedem with these settings has no table"):
+        theirs.recommend_new(labels[items])
 
 
 def test_nobody_takes_up_a_table_before_the_first_average():

@@ -248,13 +248,17 @@ def test_a_newcomer_trains_its_vector_alone_like_a_plain_loop(runs):
     assert not set(shorter["item"]) & set(labels[items])
 
 
-@pytest.mark.parametrize("method", ["fedmf", "pfedrec", "fedncf", "fcf"])
+@pytest.mark.parametrize("method", ["fedmf", "pfedrec", "fedncf", "fcf", "fedem"])
 @pytest.mark.slow_but("fedmf")
 def test_a_newcomer_likes_what_it_interacted_with(method):
     """On two groups of items, the items of its own group come first, as for the others."""
     from toy import checkerboard
 
-    steps = {"fcf": {"server_steps": 3, "lr_server": 0.1}}.get(method, {"lr_embedding": 0.05})
+    average = {"merging": "replace", "aggregation": "avg", "aggregation_fraction": 1.0}
+    steps = {
+        "fcf": {"server_steps": 3, "lr_server": 0.1},
+        "fedem": average | {"lr_embedding": 0.05},
+    }.get(method, {"lr_embedding": 0.05})
     config = config_of(method, rounds=12, local_epochs=5, dim=8, client_fraction=1.0, **steps)
     result = run(config, checkerboard("leak-free"))
     for parity in (0, 1):
