@@ -141,7 +141,8 @@ class FedEM(LocalPrivacy, ServerOptimiser, LocalOptimiser, FusedClients, ServedC
         if self.moves_by_adam and self.aggregation != "avg":
             raise UserError(
                 "server_optimiser: adam moves one table for all, and "
-                f"aggregation={self.aggregation} makes several; also give aggregation=avg."
+                f"aggregation={self.aggregation} makes several; also give aggregation=avg, or "
+                "server_optimiser=none."
             )
         if self.backbone == "ncf":
             self.refuse_network("backbone=ncf")

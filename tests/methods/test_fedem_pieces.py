@@ -337,7 +337,7 @@ def test_a_shared_adapter_is_bounded_together_with_its_table_and_has_noise():
         (
             {"server_optimiser": "adam"},
             r"server_optimiser: adam moves one table .* aggregation=both makes several; also give "
-            "aggregation=avg",
+            "aggregation=avg, or server_optimiser=none",
         ),
         (
             {"local_optimiser": "sgd", "backbone": "ncf"},
