@@ -10,6 +10,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -96,15 +97,18 @@ class Ablation:
 
 
 def ablate(args: Sequence[str]) -> None:
-    """Run what is missing, and report everything."""
+    """Run what is missing, and report everything.
+
+    A variant that does not go with the settings of the base is left out, in a sentence.
+    """
     options = tyro.cli(Ablation, prog="experiments/ablation.py", args=args)
     for part in options.parts:
         if part not in PARTS:
             raise UserError(f"parts: '{part}' is unknown; {nearest(part, list(PARTS))}.")
     base = ":".join([BASE, *options.settings])
     stem = Path(options.dataset).stem or "data"
-    comparison = plan_comparison(
-        [base, *(f"{base}:{change}" for part in options.parts for change in PARTS[part])],
+    plan = partial(
+        plan_comparison,
         dataset=options.dataset,
         protocol=options.protocol,
         seeds=options.seeds,
@@ -113,7 +117,16 @@ def ablate(args: Sequence[str]) -> None:
         out=options.out or str(Path("results") / f"ablation-{stem}-{options.protocol}"),
         data_dir=options.data_dir,
     )
-    console = Terminal()
+    plan([base])  # mistakes in its settings concern no single variant
+    names, console = [base], Terminal()
+    for name in (f"{base}:{change}" for part in options.parts for change in PARTS[part]):
+        try:
+            plan([name])
+        except UserError as error:
+            console.print(f"left out: {error}", markup=False)
+        else:
+            names.append(name)
+    comparison = plan(names)
     methods = gather(comparison, run_missing(comparison, console))
     command = f"python experiments/ablation.py {shlex.join(args)}".rstrip()
     console.print(write_up(methods, comparison.directory, command, console.say))

@@ -24,14 +24,13 @@ import numpy as np
 import pandas as pd
 import tyro
 from cells import Cell, federation
-from found import grouped, moves_of
+from found import averaging, grouped, moves_of
 from heterogeneity import Estimate, Wanted, common_table, estimate, wanted
 from regimes import ARMS, lead
 from trials import hits
 
 from fedem_jax.cli import process
 from fedem_jax.config.fedem import FedEM
-from fedem_jax.config.presets import preset
 from fedem_jax.data.federation import Federation
 from fedem_jax.data.sources import load, read
 from fedem_jax.evaluation.records import PARTS
@@ -42,7 +41,7 @@ HERE = Path(__file__).resolve().parent
 TRAINED = ("replaced", "group", "merged")
 """Arms of the map; own tables are at chance on these data."""
 FACTORS = (1 / 3, 1.0, 3.0)
-"""Steps of the table that each arm tries, as multiples of the tuned one."""
+"""Steps of the table that each arm tries, as multiples of that in `found.AVERAGED`."""
 H, INTERACTIONS, GROUPS, SEEDS = (0.0, 0.15, 0.3, 0.5, 1.0), (10, 20, 40, 80), 12, 3
 """Cells of the map on which the estimate is checked, and federations of each."""
 
@@ -161,11 +160,7 @@ def predicted(number: float, h: float) -> dict[str, float]:
 
 def of_data(name: str, options: Real) -> list[dict]:
     """A row for each kind of groups of a data set."""
-    config = preset(
-        dataset=name, rounds=options.rounds, eval_every=3,
-        server_optimiser="none",  # it moves one table, and cohorts have several
-    )  # fmt: skip
-    assert isinstance(config, FedEM)
+    config = dataclasses.replace(averaging(name), rounds=options.rounds)
     federations = [
         load(name, seed=seed, data_dir=options.data_dir) for seed in range(options.seeds)
     ]

@@ -32,6 +32,37 @@ def test_an_unknown_part_is_answered_with_the_nearest():
         ablation.ablate(["--parts", "merge"])
 
 
+class PlannedError(Exception):
+    """Ends an ablation before its first run."""
+
+
+def test_a_variant_that_does_not_go_with_the_base_is_left_out(monkeypatch, capsys):
+    planned = []
+
+    def end(comparison, console):
+        planned.extend(contender.name for contender in comparison.contenders)
+        raise PlannedError
+
+    monkeypatch.setattr(ablation, "run_missing", end)
+    parts = ["--parts", "merging", "aggregation"]
+    settings = ["local_optimiser=closed-form", "merging=once"]
+    with pytest.raises(PlannedError):
+        ablation.ablate([*parts, "--preset", "released", "--settings", *settings])
+    base = ":".join(["fedem", *settings])
+    assert planned[0] == base
+    kept = {name.removeprefix(f"{base}:") for name in planned[1:]}
+    assert set(ablation.PARTS["aggregation"]) < kept
+    every = {*ablation.PARTS["merging"], *ablation.PARTS["aggregation"]}
+    assert every - kept == {"merging=shrinkage"}
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"left out: {base}:merging=shrinkage: local_optimiser: closed-form" in printed
+
+
+def test_settings_of_the_base_are_refused_at_once():
+    with pytest.raises(UserError, match="setting 'dimm' is unknown"):
+        ablation.ablate(["--settings", "dimm=3"])
+
+
 METRIC, CHANCE = ("test", "hr@10"), {"test": {"hr@10": 0.1}}
 
 
