@@ -77,6 +77,10 @@ class Measured(FedEM):
     def keeps_tables(self) -> bool:
         return True
 
+    @property
+    def can_wait_on_host(self) -> bool:
+        return False
+
 
 @dataclasses.dataclass(frozen=True)
 class Bottleneck:
@@ -151,6 +155,10 @@ def bottleneck(
         raise UserError(
             f"loss: a bottleneck study measures the loss sample by sample, which {config.loss} is "
             "not; give bce."
+        )
+    if config.clients_on_host:
+        raise UserError(
+            "client_memory: a bottleneck study keeps its clients on the devices; give device."
         )
     if alone < 2:
         raise UserError(f"alone: {alone} is out of range; give a number of at least 2.")

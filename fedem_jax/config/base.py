@@ -240,7 +240,12 @@ class Config:
     @property
     def clients_on_host(self) -> bool:
         """Whether the state of the clients is kept on the host."""
-        return self.client_memory == "host" and not self.central
+        return self.client_memory == "host" and self.can_wait_on_host
+
+    @property
+    def can_wait_on_host(self) -> bool:
+        """Whether the state of the clients can be kept on the host."""
+        return not self.central
 
     def without_effect(self) -> tuple[str, ...]:
         """Names of settings that change nothing about an experiment with these settings."""

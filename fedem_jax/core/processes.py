@@ -167,7 +167,8 @@ class LocalRows:
     def __init__(self, array: jax.Array):
         """Copy them from an array that is divided by its first axis."""
         shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
-        self.shape, self.first = array.shape, shards[0].index[0].start or 0
+        self.shape, self.dtype = array.shape, array.dtype
+        self.first = shards[0].index[0].start or 0
         self.rows = np.concatenate([np.asarray(shard.data) for shard in shards])
 
     def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:

@@ -247,7 +247,7 @@ def _advice(
 
     smaller_block = [{"block_size": 1}] if config.block_size > 1 else []
     elsewhere = [{"keep": "none"}] if config.clients_on_host else [{"client_memory": "host"}]
-    if stacked or several() or config.central:
+    if stacked or several() or not config.can_wait_on_host:
         elsewhere = []
     advice = []
     for candidates in (*config.lighter(), smaller_block, elsewhere):

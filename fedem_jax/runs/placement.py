@@ -10,13 +10,12 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
 from fedem_jax.core.algorithm import Algorithm, State
 from fedem_jax.core.layout import Layout
-from fedem_jax.core.processes import LocalRows, copied_to_host, is_first, on_all, on_host
+from fedem_jax.core.processes import LocalRows, copied_to_host, is_first, on_all, on_host, several
 from fedem_jax.core.sparse_tables import SparseTables, is_sparse
 
 
@@ -61,13 +60,14 @@ def rows_by_name(state: State) -> dict[str, np.ndarray]:
 
 
 def on_devices(
-    arrays: Mapping[str, np.ndarray], before: Places, start: State, layout: Layout,
+    arrays: Mapping[str, Any], before: Places, start: State, layout: Layout,
     algorithm: Algorithm,
 ) -> State:  # fmt: skip
     """A state with these arrays, laid out for this run.
 
     Args:
-        arrays: as `rows_by_name` gave them; those of several processes joined.
+        arrays: as `rows_by_name` gave them; those of several processes joined. Of several
+            processes, each reads the rows of its own clients alone.
         before: where the clients were then.
         start: the state before the first round. Places without a client take their values from it.
             Those of its arrays that are on the host are overwritten.
@@ -83,7 +83,7 @@ def on_devices(
     saved = jax.tree.unflatten(jax.tree.structure(start), [arrays[name] for name in names])
     jax.tree.map(_check_kind, start, saved)
     now = Places.of(layout)
-    shapes = [jax.tree.map(jnp.shape, state) for state in (start, saved)]
+    shapes = [jax.tree.map(lambda leaf: leaf.shape, state) for state in (start, saved)]
     if not before.same(now) or shapes[0] != shapes[1]:
         saved = _moved(saved, before, now, start, algorithm)
 
@@ -91,7 +91,7 @@ def on_devices(
         if (values.shape, values.dtype) != (new.shape, new.dtype):
             raise ValueError(f"{values.dtype}{values.shape} for {new.dtype}{new.shape}")
         if isinstance(new, jax.Array):
-            return on_all(values, new.sharding)
+            return on_all(values if several() else np.asarray(values), new.sharding)
         new[...] = values
         return new
 
@@ -105,11 +105,15 @@ def _check_kind(new: Any, old: Any) -> None:
 
 
 def _moved(saved: State, before: Places, now: Places, start: State, algorithm: Algorithm) -> State:
-    """A saved state with every client at its new place."""
+    """A saved state with every client at its new place; of several processes, each has the rows of
+    its own clients."""
 
     def put(new, old):
-        values = np.array(on_host(new))
-        values[now.place] = old[before.place]
+        values = copied_to_host(new)
+        rows, first = _rows_here(values)
+        place = now.place - first
+        here = (place >= 0) & (place < len(rows))
+        rows[place[here]] = old[before.place[here]]
         return values
 
     def moved(new, old):
@@ -132,19 +136,26 @@ def _rows_moved(new: SparseTables, old: SparseTables, before: Places, now: Place
     Raises:
         ValueError: there is less room than the client has rows.
     """
-
-    new = on_host(new)
-    items, table = np.array(new.items), np.array(new.table)
+    new = new._replace(start=on_host(new.start), count=on_host(new.count))
+    all_items, all_table = copied_to_host(new.items), copied_to_host(new.table)
+    (items, first), (table, _) = _rows_here(all_items), _rows_here(all_table)
     unused, room, counts = items.max(), new.count[now.place], old.count[before.place]
-    targets = new.first_entries(now.place, now.shard)
+    targets = new.first_entries(now.place, now.shard) - first
     sources = old.first_entries(before.place, before.shard)
     for target, source, most, count in zip(targets, sources, room, counts, strict=True):
+        if not 0 <= target < len(items):
+            continue  # a client of another process
         kept = min(most, count)
         if (old.items[source + kept : source + count] != unused).any():
             raise ValueError("a client keeps more rows than there is room for")
         items[target : target + kept] = old.items[source : source + kept]
         table[target : target + kept] = old.table[source : source + kept]
-    return new._replace(items=items, table=table)
+    return new._replace(items=all_items, table=all_table)
+
+
+def _rows_here(values: np.ndarray | LocalRows) -> tuple[np.ndarray, int]:
+    """The rows of this process, and the place of the first one among all."""
+    return (values.rows, values.first) if isinstance(values, LocalRows) else (values, 0)
 
 
 def _leaves(tree: Any) -> list[tuple[Any, Any]]:

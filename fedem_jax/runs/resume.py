@@ -97,7 +97,10 @@ class Checkpointer:
         self._check(info)
         try:
             state = from_arrays(arrays, info["shard"], self._simulation)
-            best = Ranks(**group(arrays, "best"))
+            ranks: dict[str, Any] = {
+                name: np.array(rank) for name, rank in group(arrays, "best").items()
+            }
+            best = Ranks(**ranks)
         except (KeyError, TypeError, ValueError) as error:
             raise CannotResume(
                 f"{self._checkpoints.folder}: does not fit this run ({error}); run again."

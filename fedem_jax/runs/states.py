@@ -104,10 +104,10 @@ def from_arrays(arrays: Arrays, shard: int, simulation: Simulation) -> State:
     place = arrays["place"]
     if isinstance(place, dict):
         raise ValueError("place is no array")
+    before = Places(np.array(place), shard)
     return on_devices(
-        group(arrays, "state"), Places(place, shard), simulation.init(), simulation.layout,
-        simulation.algorithm,
-    )  # fmt: skip
+        group(arrays, "state"), before, simulation.init(), simulation.layout, simulation.algorithm
+    )
 
 
 def group(arrays: Arrays, name: str) -> dict[str, Any]:
@@ -117,6 +117,6 @@ def group(arrays: Arrays, name: str) -> dict[str, Any]:
         KeyError, ValueError: there is none.
     """
     found_arrays = arrays[name]
-    if isinstance(found_arrays, np.ndarray):
+    if not isinstance(found_arrays, dict):
         raise ValueError(f"{name} is one array")
     return found_arrays

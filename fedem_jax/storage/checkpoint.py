@@ -17,28 +17,34 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
+import struct
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
 from typing import Any, BinaryIO, NamedTuple
+from zipfile import ZipFile
 
 import numpy as np
 
 from fedem_jax.errors import CannotResume, UserError, in_short
 from fedem_jax.storage.files import resume_hint
 
-Arrays = dict[str, np.ndarray | dict[str, np.ndarray]]
-"""Arrays by name, and dictionaries of arrays by name. A name has no slash."""
+Arrays = dict[str, Any]
+"""Arrays by name, and dictionaries of arrays by name. A name has no slash. What is read from a
+checkpoint is an array on disk or `Joined`: its rows are read when they are asked for."""
 
 FORMAT = 2
 """Version of this format. It is raised whenever older files can no longer be read."""
 ARRAYS, ABOUT, MANIFEST = "arrays-{:05}-of-{:05}.npz", "about.json", "manifest.json"
 SUMS = "sums-{}.json"
 """Name of the file by which a process says that its arrays are written, while others write."""
+LOCAL_HEADER = 30
+"""Bytes of the header of a file in a zip archive, before its name."""
 POLL_SECONDS = 0.05
 UNFINISHED = "unfinished"
 """Name of the folder of a checkpoint while it is written or removed."""
@@ -191,6 +197,40 @@ class Checkpoints:
         shutil.rmtree(renamed)
 
 
+class Joined:
+    """An array that is divided by its first axis; only the rows that are asked for are read."""
+
+    def __init__(self, parts: Sequence[np.ndarray]):
+        """
+        Args:
+            parts: in order; arrays that differ in the length of the first axis alone.
+        """
+        lengths = [len(part) for part in parts]
+        self._parts, self._first = parts, np.cumsum([0, *lengths[:-1]]).tolist()
+        self.shape, self.dtype = (sum(lengths), *parts[0].shape[1:]), parts[0].dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """Rows by a slice without a step, or by their numbers; slices of other axes may follow."""
+        rows, *others = index if isinstance(index, tuple) else (index,)
+        parts = list(zip(self._first, self._parts, strict=True))
+        if isinstance(rows, slice):
+            start, stop, _ = rows.indices(len(self))
+            inside = [part[max(0, start - first) : max(0, stop - first)] for first, part in parts]
+            found_rows = np.concatenate(inside)
+        else:
+            found_rows = np.empty((len(rows), *self.shape[1:]), self.dtype)
+            for first, part in parts:
+                here = (rows >= first) & (rows < first + len(part))
+                found_rows[here] = part[rows[here] - first]
+        return found_rows[:, *others] if others else found_rows
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[:], dtype)
+
+
 class Damaged(Exception):
     """A checkpoint differs from what was written."""
 
@@ -244,7 +284,8 @@ def _sums_of(path: Path) -> dict[str, Any]:
 
 
 def read(folder: Path) -> Saved:
-    """Check every file of a checkpoint, then read it.
+    """Check every file of a checkpoint, then open it. The rows of its arrays are read later, when
+    they are asked for.
 
     Raises:
         Damaged: a file is missing or has changed. The message names it.
@@ -271,11 +312,29 @@ def read(folder: Path) -> Saved:
             raise Damaged(f"{name} has another checksum")
     parts: dict[str, list[np.ndarray]] = {}
     for name in sorted(set(files) - {ABOUT}):
-        with np.load(folder / name, allow_pickle=False) as arrays:
-            for key in arrays:
-                parts.setdefault(key, []).append(arrays[key])
-    joined = {key: np.concatenate(rows) if rows[1:] else rows[0] for key, rows in parts.items()}
+        for key, array in opened(folder / name).items():
+            parts.setdefault(key, []).append(array)
+    joined = {key: Joined(rows) if rows[1:] else rows[0] for key, rows in parts.items()}
     return Saved(json.loads((folder / ABOUT).read_text()), _nested(joined))
+
+
+def opened(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an uncompressed npz file by name, mapped into memory and read-only."""
+    arrays = {}
+    with ZipFile(path) as archive, path.open("rb") as file:
+        for member in archive.infolist():
+            file.seek(member.header_offset)
+            sizes = struct.unpack("<HH", file.read(LOCAL_HEADER)[-4:])  # of name and extra field
+            file.seek(sum(sizes), os.SEEK_CUR)
+            np.lib.format.read_magic(file)
+            shape, in_columns, dtype = np.lib.format.read_array_header_1_0(file)
+            order = "F" if in_columns else "C"
+            name = member.filename.removesuffix(".npy")
+            if math.prod(shape):
+                arrays[name] = np.memmap(path, dtype, "r", file.tell(), shape, order)
+            else:
+                arrays[name] = np.empty(shape, dtype)  # no bytes to map
+    return arrays
 
 
 def flat(arrays: Arrays) -> dict[str, np.ndarray]:
@@ -294,7 +353,7 @@ def flat(arrays: Arrays) -> dict[str, np.ndarray]:
     return named
 
 
-def _nested(named: Mapping[str, np.ndarray]) -> Arrays:
+def _nested(named: Mapping[str, np.ndarray | Joined]) -> Arrays:
     """The inverse of `flat`."""
     arrays: Arrays = {}
     for name, array in named.items():

@@ -25,6 +25,7 @@ from fedem_jax.analysis.bottleneck_figures import fitted, points
 from fedem_jax.config.fedem import FedEM
 from fedem_jax.errors import UserError
 from fedem_jax.evaluation.rho import SHAPE, counter, in_order, quantiles
+from fedem_jax.runs.memory import plan_memory
 from fedem_jax.runs.simulation import Simulation
 
 CLIENTS = 9
@@ -131,6 +132,21 @@ def test_what_cannot_be_measured_is_refused():
         bottleneck.bottleneck(FedEM(merging="none"))
     with pytest.raises(UserError, match="alone: 1"):
         bottleneck.bottleneck(FedEM(), alone=1)
+    with pytest.raises(UserError, match=r"client_memory: a bottleneck study .*; give device\.$"):
+        bottleneck.bottleneck(FedEM(client_memory="host"))
+
+
+def test_a_study_that_cannot_fit_is_not_told_to_keep_its_clients_on_the_host():
+    config = FedEM(dim=16, client_fraction=0.05, size_classes=1)
+    federation = small_federation(clients=400, items=200)
+    advice = []
+    for settings in (config, bottleneck.Measured.of(config)):
+        study = Simulation(settings, federation, jax.devices()[:1])
+        place = (settings, federation, study.layout)
+        advice.append(plan_memory(*place, limit=study.memory.total - 1).advice)
+    assert "--client-memory host" in advice[0]
+    assert advice[1]
+    assert "--client-memory" not in advice[1]
 
 
 def test_rho_is_counted_by_activity_popularity_and_own_items(simulation, state, tables):

@@ -14,7 +14,7 @@ from made_up_checkpoint import saved
 
 from fedem_jax.cli.signals import Stopping
 from fedem_jax.errors import CannotResume, UserError
-from fedem_jax.storage.checkpoint import Checkpoints, Saved, found, read
+from fedem_jax.storage.checkpoint import Checkpoints, Joined, Saved, found, opened, read
 from fedem_jax.storage.lock import LOCK, Lock, holder
 
 
@@ -193,6 +193,31 @@ def test_two_processes_write_one_checkpoint(pair):
     names = {path.name for path in found(pair[0].folder)[2].iterdir()}
     parts = {"arrays-00000-of-00002.npz", "arrays-00001-of-00002.npz"}
     assert names == {"about.json", "manifest.json", *parts}
+
+
+def test_rows_of_a_divided_array_are_those_of_the_whole(pair):
+    for process in (1, 0):
+        pair[process].save(part(1, process))
+    for checkpoints in pair:
+        checkpoints.wait()
+    _, arrays = pair[1].latest(silent)
+    for name, whole in saved(1).arrays["state"].items():
+        read = arrays["state"][name]
+        assert isinstance(read, Joined) == name.startswith("clients")
+        assert (read.shape, read.dtype) == (whole.shape, whole.dtype)
+        if not isinstance(read, Joined):
+            continue
+        for rows in (slice(1, 3), slice(3, 6), slice(2, 5), slice(None), np.array([6, 0, 3, 2])):
+            np.testing.assert_array_equal(read[rows], whole[rows])
+        every = (slice(2, 5), *[slice(None)] * (whole.ndim - 1))
+        np.testing.assert_array_equal(read[every], whole[every])
+
+
+def test_what_is_not_asked_for_is_not_read(checkpoints):
+    """Rows stay on disk: neither part is an array in memory."""
+    write(checkpoints, 0.5)
+    read = opened(next(found(checkpoints.folder)[1].glob("arrays*")))
+    assert all(isinstance(array, np.memmap) for array in read.values() if array.size)
 
 
 def test_a_checkpoint_without_the_part_of_a_process_is_none(pair):
