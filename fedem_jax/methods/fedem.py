@@ -350,7 +350,7 @@ def aggregated_tables(
     if not config.moves_by_adam:
         return aggregate_shares(layout, weights, tables, server.items), None
     before = from_storage(server.items)
-    # of what was moved: a row that nobody moved has 0, of whose rounding Adam would make a step
+    # moves are averaged, so that a row that nobody moved has 0; of a rounding Adam makes a step
     moved = aggregate_shares(layout, weights, tables - before, server.items)
     step, moments = averaging.server_step(config, hyper, server.moments, from_storage(moved))
     return to_storage(before + step, moved.dtype), moments
