@@ -42,6 +42,7 @@ from fedem_jax.core.round import (
     Contribution,
     Phase,
     RoundContext,
+    Sum,
     train_clients,
 )
 from fedem_jax.core.samples import ClientSamples
@@ -83,7 +84,8 @@ def fedmf(config: FedMF, layout: Layout) -> Algorithm:
         """Everybody starts from the same G and p_0."""
         private, table = initial(backbone, key, layout.num_items, config.dim, hyper.init_scale)
         clients = replacing.start(config, layout, private)
-        return State(clients, Download.of(config, table, storage_dtype(config)))
+        moments = averaging.first_moments(config, Sum(table, ()))
+        return State(clients, Download.of(table, storage_dtype(config), moments))
 
     def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
         context = RoundContext.of(config, layout, draws, hyper.threshold)
@@ -95,7 +97,7 @@ def fedmf(config: FedMF, layout: Layout) -> Algorithm:
         shares = share_of(context.samples_of(context.arrived))
         upload = averaging.unmasked(config, masked_sum(config, context, upload))
         upload = noisy_sum(config, context, shares, upload, hyper)
-        server, _ = averaging.average(config, hyper, state.server, upload)
+        server, _ = averaging.moved(config, hyper, state.server, upload)
         return State(clients, server), info
 
     def score(state: State, places: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:

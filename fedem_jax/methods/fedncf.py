@@ -93,7 +93,8 @@ def fedncf(config: FedNCF, layout: Layout) -> Algorithm:
         if config.evaluated == "global":
             private = {"user": private["user"]}
         clients = replacing.start(config, layout, private)
-        table = averaging.Download.of(config, table, storage_dtype(config), network)
+        moments = averaging.first_moments(config, Sum(table, network))
+        table = averaging.Download.of(table, storage_dtype(config), moments)
         return State(clients, Download(table, network))
 
     def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
@@ -176,7 +177,7 @@ def train_and_upload(
 def average(config: FedNCF, hyper: Hyper, download: Download, upload: Sum) -> Download:
     """The server's step, (G, W) + sum_u a_u ((Q_u, W_u) - (G, W)), where the weights sum to 1, or
     one of Adam along that sum."""
-    table, moved = averaging.average(config, hyper, download.table, upload)
+    table, moved = averaging.moved(config, hyper, download.table, upload)
     return Download(table, jax.tree.map(jnp.add, download.network, moved))
 
 

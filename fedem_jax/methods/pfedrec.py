@@ -42,6 +42,7 @@ from fedem_jax.core.round import (
     Contribution,
     Phase,
     RoundContext,
+    Sum,
     train_clients,
 )
 from fedem_jax.core.samples import ClientSamples
@@ -85,7 +86,8 @@ def pfedrec(config: PFedRec, layout: Layout) -> Algorithm:
         table = item_table(key_items, layout.num_items, config.dim, hyper.init_scale)
         score_function = backbone.init(key_private, table)["params"]
         clients = replacing.start(config, layout, score_function)
-        return State(clients, Download.of(config, table, storage_dtype(config)))
+        moments = averaging.first_moments(config, Sum(table, ()))
+        return State(clients, Download.of(table, storage_dtype(config), moments))
 
     def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
         context = RoundContext.of(config, layout, draws)
@@ -96,7 +98,7 @@ def pfedrec(config: PFedRec, layout: Layout) -> Algorithm:
         upload = averaging.unmasked(config, masked_sum(config, context, upload))
         shares = jnp.full(num_arrived, 1 / num_arrived)
         upload = noisy_sum(config, context, shares, upload, hyper)
-        server, _ = averaging.average(config, hyper, state.server, upload)
+        server, _ = averaging.moved(config, hyper, state.server, upload)
         return State(clients, server), info
 
     def score(state: State, places: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:

@@ -35,10 +35,9 @@ class Download(NamedTuple):
 
     @classmethod
     def of(
-        cls, config: ServerOptimiser, table: Float[Array, "I D"], dtype: Any, rest: Any = ()
+        cls, table: Float[Array, "I D"], dtype: Any, moments: optax.OptState | None = None
     ) -> Download:
-        """The first table; `rest` is what else is averaged."""
-        moments = first_moments(config, Sum(table, rest))
+        """The first table, and the first moments of Adam, if the server has it."""
         table = to_storage(table, dtype)
         return cls(table, table, moments)
 
@@ -95,15 +94,21 @@ def server_step(
     return jax.tree.map(lambda leaf: hyper.lr_server * leaf, step), moments
 
 
-def average(
+def average(download: Download, upload: Sum) -> Download:
+    """The server's step, G + sum_u a_u (Q_u - G); the shares of the clients sum to 1."""
+    table = from_storage(download.items) + upload.items
+    return Download(to_storage(table, download.items.dtype), download.items)
+
+
+def moved(
     config: ServerOptimiser, hyper: Any, download: Download, upload: Sum
 ) -> tuple[Download, Any]:
-    """The server's step, and how far it moves what is averaged beside the table.
+    """The server's step: as `average`, or by Adam along the way there.
 
-    The table becomes G + sum_u a_u (Q_u - G), where the shares of the clients sum to 1, or moves by
-    Adam along that sum.
+    Returns:
+        The new table, and how far the server moves what is averaged beside it.
     """
-    moved, moments = server_step(config, hyper, download.moments, upload)
-    table = from_storage(download.items) + moved.items
+    step, moments = server_step(config, hyper, download.moments, upload)
+    table = from_storage(download.items) + step.items
     table = to_storage(table, download.items.dtype)
-    return Download(table, download.items, moments), moved.rest
+    return Download(table, download.items, moments), step.rest

@@ -140,7 +140,8 @@ def values_of(command: str, method: str = "") -> dict[str, Any]:
             ("sweep", "start"),
             ("sweep", "patience"),
             ("sweep", "client_memory"),
-        ):  # which a sweep refuses
+            ("bottleneck", "client_memory"),
+        ):  # which these commands refuse
             continue
         if name in TESTED_ELSEWHERE:
             continue

@@ -401,8 +401,8 @@ WATCHED = {
         fedem,
         "aggregated_tables",
     ),
-    "fedmf": (FedMF(**EVERYBODY, lr_embedding=0.03), averaging, "average"),
-    "pfedrec": (PFedRec(**EVERYBODY, **GENTLE, evaluated="global"), averaging, "average"),
+    "fedmf": (FedMF(**EVERYBODY, lr_embedding=0.03), averaging, "moved"),
+    "pfedrec": (PFedRec(**EVERYBODY, **GENTLE, evaluated="global"), averaging, "moved"),
 }
 """The method, and the module and the name of its server's step."""
 
