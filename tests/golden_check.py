@@ -15,7 +15,6 @@ import dataclasses
 import json
 import sys
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +28,6 @@ from fedem_jax.config.fedem import FedEM
 from fedem_jax.config.protocol import PROTOCOLS
 from fedem_jax.core.algorithm import State
 from fedem_jax.core.draws import Samples
-from fedem_jax.core.layout import Layout
 from fedem_jax.data.federation import Federation
 from fedem_jax.data.interactions import Interactions
 from fedem_jax.data.split import split
@@ -38,6 +36,7 @@ from fedem_jax.evaluation.ranking import rank
 from fedem_jax.methods.fedem import Clients, Download
 from fedem_jax.models.adapter import Adapter
 from fedem_jax.models.losses import probability_bce
+from fedem_jax.runs.placement import Places, by_name, on_devices
 from fedem_jax.runs.simulation import Simulation
 from fedem_jax.server.aggregation import aggregate, aggregation_weights, sample_shares
 from fedem_jax.server.similarity import SIMILARITIES, principal_axes, principal_scores, saturate
@@ -178,11 +177,10 @@ def adapters(trace: Trace, suffix: str, *index) -> dict[str, Any]:
 
 def state_before(trace: Trace, number: int, simulation: Simulation) -> State:
     """The recorded state that round `number` starts from, before merging."""
-    clients = simulation.layout.num_clients
+    layout, clients = simulation.layout, simulation.layout.num_clients
     served = trace["had_server_model"][number]
-    num_tables = jax.eval_shape(
-        simulation.algorithm.init, simulation.key_init, simulation.algorithm.hyper
-    ).server.items.shape
+    one_for_all = json.loads(str(trace["config_json"]))["agg_mode"] == "avg"
+    held = slice(1 if one_for_all else None)
     if number == 0:
 
         def everybody(x):
@@ -191,7 +189,8 @@ def state_before(trace: Trace, number: int, simulation: Simulation) -> State:
         user = everybody(jnp.asarray(trace["user_embedding_init"][0]))
         items = everybody(jnp.asarray(trace["item_table_init"]))
         theta = jax.tree.map(everybody, adapters(trace, "init"))
-        tables, slot = jnp.zeros(num_tables), np.full(clients, -1)
+        tables = np.zeros_like(trace["server_item_table"][0][held])
+        slot = np.full(clients, -1, np.int32)
     else:
         user = jnp.asarray(trace["user_embedding_start"][number])
         items = trace["item_table_start"][number].copy()
@@ -199,22 +198,13 @@ def state_before(trace: Trace, number: int, simulation: Simulation) -> State:
             last = max(r for r in range(number) if client in trace["participants"][r])
             items[client] = trace["item_table_end"][last, client]
         theta = adapters(trace, "start", number)
-        tables = jnp.asarray(trace["server_item_table"][number - 1])
-        tables = tables[: num_tables[0]]
-        slot = np.full(clients, -1)
+        tables = trace["server_item_table"][number - 1][held]
+        slot = np.full(clients, -1, np.int32)
         slot[trace["agg_participants"][number - 1]] = np.arange(len(tables))
     own = Clients({"user": user}, jnp.asarray(items), theta, jnp.asarray(slot))
-    state = State(own, Download(tables))
-    at_place = partial(in_order_of_place, layout=simulation.layout)
-    return jax.device_put(
-        State(jax.tree.map(at_place, state.clients), state.server), simulation.shardings
-    )
-
-
-def in_order_of_place(leaf, layout: Layout):
-    leaf = jnp.asarray(leaf)
-    leaf = leaf.astype(jnp.int32) if jnp.issubdtype(leaf.dtype, jnp.integer) else leaf
-    return jnp.zeros((layout.padded, *leaf.shape[1:]), leaf.dtype).at[layout.place].set(leaf)
+    recorded = by_name(State(own, Download(jnp.asarray(tables))))
+    in_order = Places(np.arange(clients), clients)
+    return on_devices(recorded, in_order, simulation.init(), layout, simulation.algorithm)
 
 
 def compare(trace: Trace, local_training: str = "auto") -> Iterator[Row]:

@@ -187,7 +187,6 @@ def compile_case(data: str, method: str, path: str, options: argparse.Namespace)
     from jax.experimental import topologies
 
     from fedem_jax.config.presets import preset
-    from fedem_jax.core.algorithm import State
     from fedem_jax.data.sources import load
     from fedem_jax.runs.simulation import Simulation
 
@@ -207,7 +206,8 @@ def compile_case(data: str, method: str, path: str, options: argparse.Namespace)
         state = jax.eval_shape(
             simulation.algorithm.init, jax.random.key(0), simulation.algorithm.hyper
         )
-        state = State(*map(shapes, state, simulation.shardings))
+        where = simulation.shardings
+        state = jax.tree.map(lambda sharding, part: shapes(part, sharding), where, state)
         begun = time.perf_counter()
         program = simulation.program(1, state)
         seconds = time.perf_counter() - begun

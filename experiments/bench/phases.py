@@ -14,9 +14,9 @@ from fedem_jax.config.fedem import FedEM
 from fedem_jax.core.algorithm import State
 from fedem_jax.core.round import Change, Phase, RoundContext, train_clients
 from fedem_jax.evaluation.ranking import Ranking, rank_all
-from fedem_jax.methods.fedem import Download, aggregated_tables, sent_by
+from fedem_jax.methods.fedem import Download, aggregated_tables, sent_by, slots_of
 from fedem_jax.runs.simulation import Simulation
-from fedem_jax.server.serving import NOT_SERVED, slots
+from fedem_jax.server.serving import NOT_SERVED
 
 
 class Phases(NamedTuple):
@@ -59,7 +59,7 @@ def phases(simulation: Simulation, state: State) -> Phases:
         uploaders = context.draws.uploaders(context.participants)
         upload = sent_by(config, context, hyper, uploaders, clients, None)
         tables, _ = aggregated_tables(config, context, hyper, uploaders, upload, server)
-        slot = slots(layout, uploaders, len(tables))
+        slot = slots_of(config, layout, uploaders)
         return State(clients._replace(slot=slot), Download(tables))
 
     def evaluate(state, lists, held_out, hyper):

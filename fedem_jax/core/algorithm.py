@@ -29,7 +29,7 @@ class State(NamedTuple):
     clients: Any
     """What the clients keep: every leaf has the client axis first, and may be sharded along it."""
     server: Any
-    """What the server keeps: the same on every device."""
+    """What the server keeps: the same on every device, but for `core.layout.PerDevice`."""
 
 
 class Info(NamedTuple):

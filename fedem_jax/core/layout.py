@@ -7,6 +7,8 @@ size class that holds its training positives. A class is worked through block af
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +22,32 @@ from fedem_jax.core.processes import own_device
 
 AXIS = "clients"
 """Mesh axis that the client axis is sharded over."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class PerDevice:
+    """An array of the server of which each device has rows of its own, and no others."""
+
+    rows: Any
+    """[devices * n ...] device after device; inside `Layout.on_each_device`: [n ...] of it."""
+
+    def __getitem__(self, index: Any) -> Any:
+        """Rows of the device."""
+        return self.rows[index]
+
+
+def specs_of_server(server: Any) -> Any:
+    """How the arrays of the server are divided over the devices."""
+    own, whole = PartitionSpec(AXIS), PartitionSpec()
+    return jax.tree.map(
+        lambda leaf: own if is_per_device(leaf) else whole, server, is_leaf=is_per_device
+    )
+
+
+def is_per_device(leaf: Any) -> bool:
+    """Whether it is an array of which each device has rows of its own; for `jax.tree` functions."""
+    return isinstance(leaf, PerDevice)
 
 
 class SizeClass(NamedTuple):
@@ -110,6 +138,10 @@ class Layout(NamedTuple):
         """Sharding of arrays that every device holds whole."""
         return NamedSharding(self.mesh, PartitionSpec())
 
+    def of_server(self, server: Any) -> Any:
+        """Sharding of each array of the server."""
+        return jax.tree.map(partial(NamedSharding, self.mesh), specs_of_server(server))
+
     def split(self, values: Array) -> Array:
         """The same array, worked on by all devices, each a part of its first axis."""
         return lax.with_sharding_constraint(values, self.sharded())
@@ -118,10 +150,10 @@ class Layout(NamedTuple):
         self, work: Callable[..., Any], clients, server, *others, summed: bool = False
     ) -> Any:
         """`work(clients, server, *others)` on every device: its own part of whatever has the client
-        axis first (all arguments and results), and the whole of `server`. With `summed`, the result
-        is a pair, and its second part is the same on all devices."""
+        axis first (all arguments and results), and the whole of `server`, but for `PerDevice`. With
+        `summed`, the result is a pair, and its second part is the same on all devices."""
         own, whole = PartitionSpec(AXIS), PartitionSpec()
-        specs = (own, whole) + (own,) * len(others)
+        specs = (own, specs_of_server(server)) + (own,) * len(others)
         returns = (own, whole) if summed else own
         mapped = jax.shard_map(
             work, mesh=self.mesh, in_specs=specs, out_specs=returns, check_vma=False

@@ -10,7 +10,7 @@ import socket
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -116,25 +116,26 @@ def check_same(text: str, what: str, remedy: str) -> None:
         raise UserError(f"processes: they have {what}; {remedy}.")
 
 
-def on_all(values: Any, sharding: Sharding) -> Any:
+def on_all(values: Any, sharding: Any) -> Any:
     """Arrays on the devices of all processes.
 
     Args:
         values: a tree of arrays: on the host, where every process has them whole or as
             `LocalRows`; or already on the devices.
-        sharding: how they are laid out.
+        sharding: how they are laid out: one for all, or a tree of them whose leaves may stand for
+            branches of `values`.
     """
     if not several():
         return jax.device_put(values, sharding, may_alias=False)
 
-    def put(leaf: Any) -> jax.Array:
+    def put(where: Sharding, leaf: Any) -> jax.Array:
         if isinstance(leaf, jax.Array):
-            return jax.device_put(leaf, sharding)
-        return jax.make_array_from_callback(
-            leaf.shape, sharding, lambda index: np.array(leaf[index])
-        )
+            return jax.device_put(leaf, where)
+        return jax.make_array_from_callback(leaf.shape, where, lambda index: np.array(leaf[index]))
 
-    return jax.tree.map(put, values)
+    return jax.tree.map(
+        lambda where, branch: jax.tree.map(partial(put, where), branch), sharding, values
+    )
 
 
 def on_host(values: Any) -> Any:

@@ -37,7 +37,15 @@ from fedem_jax.models.mf import MF
 from fedem_jax.models.scoring import Scoring, initial, scoring
 from fedem_jax.server.aggregation import normalised, project_to_simplex, sample_shares
 from fedem_jax.server.complementarity import complementarity
-from fedem_jax.server.serving import NOT_SERVED, not_served, served, slots, waits
+from fedem_jax.server.serving import (
+    NOT_SERVED,
+    first_tables,
+    not_served,
+    rows_of,
+    served,
+    slots,
+    waits,
+)
 from fedem_jax.server.shares import (
     aggregate_shares,
     aggregation_scratch,
@@ -75,7 +83,7 @@ class Clients(NamedTuple):
     directions: Float[Array, "C k D"]
     """V_u of the client's last round, unit vectors; the first varies most."""
     slot: Int[Array, " C"]
-    """Row of the server's tables that the client was served with; -1: none."""
+    """Row of the tables on its device that the client was served with; -1: none."""
 
 
 class Upload(NamedTuple):
@@ -90,7 +98,8 @@ class Upload(NamedTuple):
 class Download(NamedTuple):
     """What the server hands out: one table for each client it aggregated."""
 
-    items: Num[Array, "A I D"]
+    items: Any
+    """[A I D] G_u, of which a device holds those of its own clients (`server.serving`)."""
 
 
 def fedca(config: FedCA, layout: Layout) -> Algorithm:
@@ -108,7 +117,7 @@ def fedca(config: FedCA, layout: Layout) -> Algorithm:
         directions = jnp.zeros((num_directions, config.dim))
         table = to_storage(table, stored)
         clients = Clients(private, table, directions, slot=jnp.int32(NOT_SERVED))
-        nothing = jnp.zeros((num_served, *table.shape), stored)
+        nothing = first_tables(config, layout, num_served, table.shape, stored)
         return State(copies(clients, layout), Download(nothing))
 
     def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
@@ -124,8 +133,9 @@ def fedca(config: FedCA, layout: Layout) -> Algorithm:
             clients.directions[layout.places(uploaders)],
             context.samples_of(uploaders),
         )
-        download = serve(config, layout, upload, hyper, state.server)
-        return State(clients._replace(slot=slots(layout, uploaders, num_served)), download), info
+        download = serve(config, layout, upload, hyper, state.server, uploaders)
+        slot = slots(layout, uploaders, rows_of(config, layout, uploaders))
+        return State(clients._replace(slot=slot), download), info
 
     def score(state: State, places: Int[Array, " B"], hyper: Hyper) -> Float[Array, "B I"]:
         """Logits of all items, with the model each client would use: interpolated, if a table
@@ -242,15 +252,17 @@ def principal_directions(
 
 
 def serve(
-    config: FedCA, layout: Layout, upload: Upload, hyper: Hyper, before: Download
-) -> Download:
-    """The server's step, on nothing but the uploads; its tables take the memory of those before."""
+    config: FedCA, layout: Layout, upload: Upload, hyper: Hyper, before: Download,
+    uploaders: Int[Array, " A"],
+) -> Download:  # fmt: skip
+    """The server's step, on nothing but the uploads and who sent them; its tables take the memory
+    of those before."""
     tables = from_storage(upload.items)
     _, scores = signatures(layout, tables, len(upload.samples))
     alike = layout.split(saturate(l2_similarity(scores * canonical_sign(scores)[:, None])))
     complementary = complementarity(upload.directions, config.matching)
     weights = composite_weights(sample_shares(upload.samples), alike, complementary, hyper)
-    return Download(aggregate_shares(layout, weights, tables, before.items))
+    return Download(aggregate_shares(layout, weights, tables, before.items, uploaders))
 
 
 def composite_weights(

@@ -60,7 +60,15 @@ from fedem_jax.methods.fedem_replaced import fedem_replaced
 from fedem_jax.models.scoring import initial
 from fedem_jax.server import aggregation, averaging
 from fedem_jax.server.cohorts import cohort_tables
-from fedem_jax.server.serving import NOT_SERVED, not_served, served, slots, waits
+from fedem_jax.server.serving import (
+    NOT_SERVED,
+    first_tables,
+    not_served,
+    rows_of,
+    served,
+    slots,
+    waits,
+)
 from fedem_jax.server.shares import (
     aggregate_shares,
     aggregation_scratch,
@@ -122,7 +130,7 @@ class Clients(NamedTuple):
     adapter: Any
     """[C ...] theta_u, the adapters; they leave a client only if adapters are shared."""
     slot: Int[Array, " C"]
-    """Row of the server's tables that waits for the client in the next round; -1: none."""
+    """Row of the tables on its device that waits for the client in the next round; -1: none."""
     seen: Float[Array, "C 2 I"] | None = None
     """Samples that each row of Q_u was trained on, positives and negatives, if rho depends on them.
     A merge keeps 1 - rho of a row, and of its samples. They never leave a client."""
@@ -142,7 +150,8 @@ class Upload(NamedTuple):
 class Download(NamedTuple):
     """What the server hands out: one table for each client it aggregated, or one for all."""
 
-    items: Num[Array, "R I D"]
+    items: Any
+    """[R I D] G; or G_u, of which a device holds those of its own clients (`server.serving`)."""
     start: Sum | None = None
     """Q_0, and theta_0 if adapters are shared, that everybody started from; kept if uploads are
     bounded around it."""
@@ -163,7 +172,6 @@ def fedem(config: FedEM, layout: Layout) -> Algorithm:
         return fedem_replaced(config, layout, hyper_of(Hyper, config))
     model = ElasticClient.of(config, layout.num_items)
     _, num_uploaders = config.round_sizes(layout.num_clients)
-    num_tables = number_of_tables(config, layout, num_uploaders)
     merging = layout.classes_for(num_uploaders) if config.downloads else ()  # none: not compiled
     own_rows = layout.classes_for(layout.num_clients - num_uploaders)
 
@@ -176,12 +184,12 @@ def fedem(config: FedEM, layout: Layout) -> Algorithm:
         table = to_storage(table, storage_dtype(config))
         seen = jnp.zeros((2, layout.num_items)) if config.counts_samples else None
         clients = Clients(private, table, theta, slot=jnp.int32(NOT_SERVED), seen=seen)
-        first = jnp.zeros((num_tables, *table.shape), table.dtype)
+        first, moments = none_made(config, layout, table), None
         if config.moves_by_adam:
-            first = first.at[0].set(table)
+            first = table[None]
+            moments = averaging.first_moments(config, from_storage(first))
         shared = theta if config.shares_adapter else ()
         start = Sum(table, shared) if config.ldp_clip else None
-        moments = averaging.first_moments(config, from_storage(first))
         return State(copies(clients, layout), Download(first, start, shared, moments))
 
     def round(draws: Draws, state: State, hyper: Hyper) -> tuple[State, Info]:
@@ -195,9 +203,7 @@ def fedem(config: FedEM, layout: Layout) -> Algorithm:
         upload = sent_by(config, context, hyper, uploaders, clients, server.start)
         tables, moments = aggregated_tables(config, context, hyper, uploaders, upload, server)
         if config.downloads:
-            by_cohort = config.aggregation == "cohort"
-            table = jnp.asarray(layout.cohort)[uploaders] if by_cohort else None
-            clients = clients._replace(slot=slots(layout, uploaders, num_tables, table))
+            clients = clients._replace(slot=slots_of(config, layout, uploaders))
         adapter = aggregation.mean_of(upload.adapter, upload.samples)
         return State(clients, Download(tables, server.start, adapter, moments)), info
 
@@ -308,26 +314,48 @@ def sent_by(
 # --- what the server does -------------------------------------------------------------------------
 
 
-def number_of_tables(config: FedEM, layout: Layout, uploaders: int) -> int:
-    """R: one table for all, one for each declared cohort, or one for each uploader.
+def none_made(config: FedEM, layout: Layout, table: Num[Array, "I D"]) -> Any:
+    """Zeros in place of the server's tables: one for all, one for each declared cohort, or one for
+    each uploader."""
+    if config.aggregation in ("avg", "cohort"):
+        number = 1 if config.aggregation == "avg" else num_cohorts(layout)
+        return jnp.zeros((number, *table.shape), table.dtype)
+    _, num_uploaders = config.round_sizes(layout.num_clients)
+    return first_tables(config, layout, num_uploaders, table.shape, table.dtype)
+
+
+def num_cohorts(layout: Layout) -> int:
+    """Number of the declared cohorts.
 
     Raises:
-        UserError: no cohorts are declared.
+        UserError: none are declared.
     """
     cohorts = int(layout.cohort.max()) + 1
-    if config.aggregation == "cohort" and cohorts == 1:
+    if cohorts == 1:
         raise UserError(
             "aggregation: cohort needs declared cohorts; give `--cohort COLUMN`, or another value. "
             "Settings made for the embedded data have it: in Python, also give "
             "`fj.preset(dataset=NAME)`."
         )
-    return {"avg": 1, "cohort": cohorts}.get(config.aggregation, uploaders)
+    return cohorts
+
+
+def slots_of(config: FedEM, layout: Layout, uploaders: Int[Array, " A"]) -> Int[Array, " padded"]:
+    """Row of the table that waits at each place: each uploader's own, that of its cohort, or the
+    one for all."""
+    if config.aggregation == "cohort":
+        rows = jnp.asarray(layout.cohort)[uploaders]
+    elif config.aggregation == "avg":
+        rows = jnp.zeros_like(uploaders)
+    else:
+        rows = rows_of(config, layout, uploaders)
+    return slots(layout, uploaders, rows)
 
 
 def aggregated_tables(
     config: FedEM, context: RoundContext, hyper: Hyper, uploaders: Int[Array, " A"], upload: Upload,
     server: Download,
-) -> tuple[Num[Array, "R I D"], optax.OptState | None]:  # fmt: skip
+) -> tuple[Any, optax.OptState | None]:  # fmt: skip
     """G_u = sum_v w_uv Q_v, or G_k, from nothing but the uploads and who sent them; they take the
     memory of those before. With Adam also its moments, of one table that a step brings nearer to
     the average."""
@@ -336,8 +364,7 @@ def aggregated_tables(
     if config.aggregation == "cohort":
         cohort = padded(layout, jnp.asarray(layout.cohort)[uploaders], 0)
         constant = None if config.fits_common_share else hyper.common
-        cohorts = number_of_tables(config, layout, number)
-        tables = cohort_tables(tables, shares, cohort, cohorts, constant)
+        tables = cohort_tables(tables, shares, cohort, num_cohorts(layout), constant)
         return to_storage(tables, upload.items.dtype), None
     similarity = None
     if config.aggregation != "avg":
@@ -348,7 +375,7 @@ def aggregated_tables(
     kind = config.aggregation
     weights = aggregation.aggregation_weights(kind, shares[:number], similarity, hyper.alpha)
     if not config.moves_by_adam:
-        return aggregate_shares(layout, weights, tables, server.items), None
+        return aggregate_shares(layout, weights, tables, server.items, uploaders), None
     before = from_storage(server.items)
     # moves are averaged, so that a row that nobody moved has 0; of a rounding Adam makes a step
     moved = aggregate_shares(layout, weights, tables - before, server.items)

@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedem_jax.core.algorithm import Algorithm, State
-from fedem_jax.core.layout import Layout
+from fedem_jax.core.layout import Layout, PerDevice, is_per_device
 from fedem_jax.core.sparse_tables import SparseTables, is_sparse
 from fedem_jax.core.table_storage import from_storage
 from fedem_jax.errors import UserError
+from fedem_jax.runs.placement import Places, waiting
 from fedem_jax.runs.result import Result
 from fedem_jax.runs.simulation import Simulation
 from fedem_jax.runs.states import Which
@@ -80,10 +81,22 @@ def parameters(simulation: Simulation, state: State) -> dict[str, np.ndarray]:
         for name, values in parts.items():
             named[".".join(filter(None, ("clients", _key(path), name)))] = values
     placed = _placed(simulation.algorithm, state.server)
-    for path, leaf in jax.tree_util.tree_flatten_with_path(state.server)[0]:
-        values = np.asarray(leaf)[layout.place] if id(leaf) in placed else np.asarray(leaf)
+    for path, leaf in jax.tree_util.tree_flatten_with_path(state.server, is_leaf=is_per_device)[0]:
+        if is_per_device(leaf):
+            values, named["clients.slot"] = in_one(leaf, state.clients.slot, layout)
+        else:
+            values = np.asarray(leaf)[layout.place] if id(leaf) in placed else np.asarray(leaf)
         named[".".join(filter(None, ("server", _key(path))))] = _number(values)
     return named
+
+
+def in_one(tables: PerDevice, slots: Any, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
+    """The tables that wait on all devices, in order of their clients, and each client's row."""
+    rows, slots = np.asarray(tables.rows), np.asarray(slots)
+    clients, row = waiting(rows, slots, Places.of(layout), divided=True)
+    slot = np.full(layout.num_clients, -1, slots.dtype)
+    slot[clients] = np.arange(len(clients))
+    return rows[row], slot
 
 
 def ragged(tables: SparseTables, layout: Layout) -> dict[str, np.ndarray]:

@@ -21,7 +21,7 @@ from fedem_jax.config.shared import AdamClients, is_fused
 from fedem_jax.core.algorithm import Algorithm, State
 from fedem_jax.core.devices import AbsentDevice
 from fedem_jax.core.host_rows import shapes_of_rows
-from fedem_jax.core.layout import Layout
+from fedem_jax.core.layout import Layout, is_per_device
 from fedem_jax.core.processes import processes_here, several, smallest
 from fedem_jax.core.residents import Seats, places_needed, residents_of
 from fedem_jax.data.federation import Federation
@@ -50,7 +50,8 @@ class MemoryPlan(NamedTuple):
     clients: int
     """Parameters of the device's clients: mostly C I D numbers, shared out over the devices."""
     server: int
-    """The server's tables, R I D; every device holds them whole."""
+    """The server's tables. Every device holds them whole, but for those that wait for clients of
+    other devices."""
     data: int
     """Ragged lists and held-out items."""
     scratch: dict[str, int]
@@ -199,7 +200,7 @@ def _with_block(
     held_out = rows * (2 + federation.val_candidates.shape[1]) + 4 * layout.shard
     plan = MemoryPlan(
         clients=bytes_of(state.clients) // devices,
-        server=bytes_of(state.server),
+        server=bytes_of_server(state.server, devices),
         data=4 * (lists + held_out),
         scratch={phase: 4 * count for phase, count in scratch.items()},
         limit=limit,
@@ -335,6 +336,12 @@ def on_cpu(layout: Layout) -> bool:
 
 def bytes_of(tree: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def bytes_of_server(server: Any, devices: int) -> int:
+    """Bytes of the server's arrays on one of the devices."""
+    parts = jax.tree.leaves(server, is_leaf=is_per_device)
+    return sum(bytes_of(part) // (devices if is_per_device(part) else 1) for part in parts)
 
 
 def bound(config: Config, layout: Layout) -> tuple[Algorithm, State]:

@@ -160,13 +160,13 @@ class OffloadedSimulation(Simulation):
     def _state_of(self, number: int) -> State:
         """Shapes of a state that holds so many clients."""
 
-        def on_devices(tree: Any, sharding: Any) -> Any:
+        def on_devices(sharding: Any, tree: Any) -> Any:
             return jax.tree.map(
                 lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
             )
 
         rows = shapes_of_rows(self._shapes.clients, number, self.layout)
-        return State(*map(on_devices, (rows, self._shapes.server), self.shardings))
+        return jax.tree.map(on_devices, self.shardings, State(rows, self._shapes.server))
 
     # --- rounds -----------------------------------------------------------------------------------
 

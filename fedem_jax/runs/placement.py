@@ -1,7 +1,7 @@
 """A run's state as named arrays on the host, and back onto any number of devices.
 
 Arrays with the client axis first hold the clients in order of place. That order depends on the
-number of devices.
+number of devices. So does which device holds the table that waits for a client.
 """
 
 from __future__ import annotations
@@ -14,9 +14,12 @@ import numpy as np
 from jaxtyping import Int
 
 from fedem_jax.core.algorithm import Algorithm, State
-from fedem_jax.core.layout import Layout
+from fedem_jax.core.layout import Layout, is_per_device
 from fedem_jax.core.processes import LocalRows, copied_to_host, is_first, on_all, on_host, several
 from fedem_jax.core.sparse_tables import SparseTables, is_sparse
+
+SLOT = "clients-slot"
+"""Name of the clients' field that says which of the tables on its device waits for a client."""
 
 
 class Places(NamedTuple):
@@ -31,6 +34,10 @@ class Places(NamedTuple):
     def of(cls, layout: Layout) -> Places:
         """The places of a layout."""
         return cls(np.asarray(layout.place), layout.shard)
+
+    def device(self, clients: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+        """Number of the device of each client."""
+        return self.place[clients] // self.shard
 
     def same(self, other: Places) -> bool:
         """Whether all clients have the same places."""
@@ -77,12 +84,13 @@ def on_devices(
     Raises:
         ValueError: the arrays are not those of such a run.
     """
+    now = Places.of(layout)
+    arrays = {**arrays, **_tables_moved(arrays, before, start, now)}
     names = [_name(path) for path, _ in _leaves(start)]
     if missing := [name for name in names if name not in arrays]:
         raise ValueError(f"{missing[0]} was not kept")
     saved = jax.tree.unflatten(jax.tree.structure(start), [arrays[name] for name in names])
     jax.tree.map(_check_kind, start, saved)
-    now = Places.of(layout)
     shapes = [jax.tree.map(lambda leaf: leaf.shape, state) for state in (start, saved)]
     if not before.same(now) or shapes[0] != shapes[1]:
         saved = _moved(saved, before, now, start, algorithm)
@@ -151,6 +159,67 @@ def _rows_moved(new: SparseTables, old: SparseTables, before: Places, now: Place
         items[target : target + kept] = old.items[source : source + kept]
         table[target : target + kept] = old.table[source : source + kept]
     return new._replace(items=all_items, table=all_table)
+
+
+def waiting(
+    tables: Any, slots: Int[np.ndarray, " padded"], places: Places, divided: bool
+) -> tuple[Int[np.ndarray, " A"], Int[np.ndarray, " A"]]:
+    """The clients that a table waits for, and its row among all tables.
+
+    Args:
+        tables: all of them, device after device if they are divided.
+        slots: row on the device of what waits at each place; negative: nothing.
+        places: where the clients are.
+        divided: whether each device holds the tables of its own clients alone.
+    """
+    clients = np.flatnonzero(slots[places.place] >= 0)
+    each = len(tables) * places.shard // len(slots) if divided else 0
+    return clients, places.device(clients) * each + slots[places.place[clients]]
+
+
+def _tables_moved(
+    arrays: Mapping[str, Any], before: Places, start: State, now: Places
+) -> dict[str, Any]:
+    """The tables that wait for clients, each on the device of its client, and the clients' slots.
+
+    Every device may also have held all these tables, or hold them now. The arguments are those of
+    `on_devices`. The result has only what differs from `arrays`.
+
+    Raises:
+        ValueError: more tables wait than there is room for.
+    """
+    changed: dict[str, Any] = {}
+    server = start._replace(clients=())
+    for path, leaf in jax.tree_util.tree_flatten_with_path(server, is_leaf=is_per_device)[0]:
+        divided, names = is_per_device(leaf), (_name(path), f"{_name(path)}-rows")
+        was_divided = names[1] in arrays
+        same = before.same(now) if divided else True
+        if names[was_divided] not in arrays or (divided == was_divided and same):
+            continue
+        old, slots = arrays[names[was_divided]], np.array(arrays[SLOT])
+        clients, sources = waiting(old, slots, before, was_divided)
+        new, slot, each = leaf, np.arange(len(clients)), 0
+        if divided:
+            new, slot = leaf.rows, _order_on_device(now.device(clients))
+            each = len(new) * now.shard // len(start.clients.slot)
+        if len(slot) and slot.max() >= (each or len(new)):
+            raise ValueError("more tables wait than there is room for")
+        values = copied_to_host(new)
+        rows, first = _rows_here(values)
+        targets = now.device(clients) * each + slot - first
+        here = (targets >= 0) & (targets < len(rows))
+        rows[targets[here]] = old[sources[here]]
+        slots[before.place[clients]] = slot
+        changed |= {names[divided]: values, SLOT: slots}
+    return changed
+
+
+def _order_on_device(device: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """How many with the same device come before."""
+    order = np.empty_like(device)
+    for number in np.unique(device):
+        order[device == number] = np.arange((device == number).sum())
+    return order
 
 
 def _rows_here(values: np.ndarray | LocalRows) -> tuple[np.ndarray, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import platform
 from collections.abc import Callable, Hashable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from importlib.metadata import version
 from typing import Any, ClassVar, NamedTuple
 
@@ -116,12 +116,14 @@ class Simulation:
 
     def restored(self, copy: State) -> State:
         """A state on the devices, of what `copy` returned."""
-        return State(*map(on_all, copy, self.shardings))
+        return on_all(copy, self.shardings)
 
-    @property
+    @cached_property
     def shardings(self) -> State:
-        """Clients are spread over the devices; every device holds the server's part."""
-        return State(self.layout.sharded(), self.layout.replicated())
+        """Clients are spread over the devices. Every device holds the server's part, but for tables
+        that wait for clients of other devices."""
+        state = jax.eval_shape(self.algorithm.init, self.key_init, self.algorithm.hyper)
+        return State(self.layout.sharded(), self.layout.of_server(state.server))
 
     def draws(self, key: Array, number: Array, lists: Lists) -> Draws:
         """The random choices of round `number`."""

@@ -11,11 +11,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Float, Int
 
-from fedem_jax.core.layout import AXIS, Layout
+from fedem_jax.core.layout import AXIS, Layout, PerDevice
 from fedem_jax.core.table_storage import from_storage, to_storage
 from fedem_jax.server.aggregation import aggregate
+from fedem_jax.server.serving import device_and_row
 from fedem_jax.server.similarity import principal_axes, principal_scores
 
 
@@ -76,19 +77,27 @@ def aggregate_shares(
     layout: Layout,
     weights: Float[Array, "R A"],
     tables: Float[Array, "A2 I D"],
-    before: Num[Array, "R I D"],
-) -> Num[Array, "R I D"]:
-    """G_u = sum_v W_uv Q_v, whole on every device, each of which computes those of its share.
+    before: Any,
+    served: Int[Array, " A"] | None = None,
+) -> Any:
+    """G_u = sum_v W_uv Q_v. Each device computes those of its share.
 
-    It gets a part of the items of all uploads at a time, which is as much as its own share.
+    It gets a part of the items of all uploads at a time, which is as much as its own share. Then
+    every device gets these parts of all tables. It keeps those of its own clients, if `before` is
+    `PerDevice`, else all.
 
     Args:
         layout: where the clients are.
         weights: W. Either R = 1, or R = A.
         tables: uploads.
         before: the tables of the last round, which the new ones replace in place.
+        served: the client of each upload, if `before` is `PerDevice`.
+
+    Returns:
+        [R I D] tables, or such rows of each device.
     """
-    (rows, uploads), dtype = weights.shape, before.dtype
+    (rows, uploads), divided = weights.shape, isinstance(before, PerDevice)
+    dtype = (before.rows if divided else before).dtype
     num_items, size = layout.num_items, layout.mesh.size
     if size == 1:
         return to_storage(aggregate(weights, tables), dtype)
@@ -99,23 +108,37 @@ def aggregate_shares(
         mine = lax.dynamic_slice_in_dim(weights, lax.axis_index(AXIS) * share, share, axis=1)
         return (), to_storage(lax.psum(aggregate(mine, tables), AXIS), dtype)
 
-    def one_for_each(parts, before):
-        weights, tables = parts
-
+    def one_for_each(weights, tables, before, kept):
         def put(b, made):
             first = jnp.minimum(b * width, num_items - width)
             part = lax.dynamic_slice_in_dim(tables, first, width, axis=1)
             new = aggregate(weights, lax.all_gather(part, AXIS, tiled=True))
-            new = lax.all_gather(to_storage(new, dtype), AXIS, tiled=True)[:rows]
+            new = lax.all_gather(to_storage(new, dtype), AXIS, tiled=True)[kept]
             return lax.dynamic_update_slice_in_dim(made, new, first, axis=1)
 
-        return (), lax.fori_loop(0, size, put, before)
+        return lax.fori_loop(0, size, put, before)
 
     if rows == 1:
         weights = jnp.pad(weights, ((0, 0), (0, missing)))
         return layout.on_each_device(one_for_all, tables, weights, summed=True)[1]
     weights = jnp.pad(weights, ((0, missing), (0, missing)))
-    return layout.on_each_device(one_for_each, (weights, tables), before, summed=True)[1]
+    if divided and served is not None:
+        made = layout.on_each_device(
+            lambda weights, _, *own: one_for_each(weights, *own),
+            weights, (), tables, before.rows, upload_of_row(layout, served, len(before.rows)),
+        )  # fmt: skip
+        return PerDevice(made)
+    return layout.on_each_device(
+        lambda weights, before, tables: ((), one_for_each(weights, tables, before, slice(rows))),
+        weights, before, tables, summed=True,
+    )[1]  # fmt: skip
+
+
+def upload_of_row(layout: Layout, served: Int[Array, " A"], rows: int) -> Int[Array, " rows"]:
+    """The upload whose client each row waits for, of all devices; 0 where there is none."""
+    device, row = device_and_row(layout, served)
+    place = device * (rows // layout.mesh.size) + row
+    return jnp.zeros(rows, jnp.int32).at[place].set(jnp.arange(len(served), dtype=jnp.int32))
 
 
 def aggregation_scratch(layout: Layout, uploads: int, dim: int) -> dict[str, int]:

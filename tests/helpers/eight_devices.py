@@ -12,7 +12,10 @@ from lab import config_of
 from toy import small_federation
 
 import fedem_jax as fj
+from fedem_jax.core.algorithm import State
 from fedem_jax.core.size_classes import ClientLoad, lay_out
+from fedem_jax.runs.export import parameters
+from fedem_jax.runs.placement import Places, by_name, on_devices
 from fedem_jax.server.shares import aggregate_shares, shares_of, signatures
 
 jax.config.update("jax_num_cpu_devices", 8)  # before JAX first computes
@@ -20,6 +23,7 @@ jax.config.update("jax_num_cpu_devices", 8)  # before JAX first computes
 FEDERATION = small_federation("leak-free", 11)
 FEW = {"rounds": 2, "top_k": 3, "local_epochs": 1}
 FEDMF = config_of("fedmf", **FEW)
+WAITING = config_of("fedem", aggregation_fraction=1.0, client_fraction=1.0)
 FEDEM = config_of("fedem", merging="once", adapter_widths=(2,), **FEW)
 
 
@@ -68,18 +72,47 @@ def server_step():
     return program.memory_analysis().temp_size_in_bytes
 
 
+def servers_tables():
+    """Bytes of the tables that wait for clients, on one device."""
+    simulation = fj.Simulation(WAITING, FEDERATION)
+    rows = jax.tree.leaves(simulation.init().server.items)[0]
+    (of_device, *_) = {part.data.nbytes for part in rows.addressable_shards}
+    assert of_device == simulation.memory.server
+    return of_device
+
+
+def waiting():
+    """Tables that wait for six clients on one device, brought here, to three devices and back."""
+    draw, tables = np.random.default_rng(0), FEDERATION.num_clients
+    one = fj.Simulation(WAITING, FEDERATION, DEVICES[:1])
+    state = one.init()
+    items = jnp.float32(draw.normal(size=(tables, *state.server.items.shape[1:])))
+    slot = jnp.int32([4, -1, 0, 1, -1, 3, 2, -1, -1, -1, 5])
+    state = State(state.clients._replace(slot=slot), state.server._replace(items=items))
+    for devices in (jax.devices(), DEVICES[:3], jax.devices()):
+        other = fj.Simulation(WAITING, FEDERATION, devices)
+        places, args = Places.of(one.layout), (other.init(), other.layout, other.algorithm)
+        one, state = other, on_devices(by_name(state), places, *args)
+    named = parameters(one, state)
+    slot = named["clients.slot"]
+    return np.where(slot[:, None, None] >= 0, named["server.items"][slot], 0)
+
+
 def result():
     done = fj.run(FEDMF, FEDERATION)
     assert done.layout.mesh.size == len(jax.devices())
     return done
 
 
-QUESTIONS = (sweep, comparison, bottleneck, recommend, newcomer, evaluate, server_step)
+QUESTIONS = (
+    sweep, comparison, bottleneck, recommend, newcomer, evaluate,
+    server_step, servers_tables, waiting,
+)  # fmt: skip
 
 if __name__ == "__main__":
-    answers, devices = {}, jax.devices()
-    assert len(devices) == 8
+    answers, DEVICES = {}, jax.devices()
+    assert len(DEVICES) == 8
     for number in (1, 8):
-        jax.devices = lambda *_, number=number: devices[:number]
+        jax.devices = lambda *_, number=number: DEVICES[:number]
         answers[number] = {ask.__name__: np.asarray(ask()).tolist() for ask in QUESTIONS}
     print(json.dumps(answers))

@@ -19,7 +19,8 @@ def answers():
 
 
 @pytest.mark.parametrize(
-    "question", ["sweep", "comparison", "bottleneck", "recommend", "newcomer", "evaluate"]
+    "question",
+    ["sweep", "comparison", "bottleneck", "recommend", "newcomer", "evaluate", "waiting"],
 )
 def test_eight_devices_answer_as_one(answers, question):
     one, eight = (np.array(answers[number][question]) for number in ("1", "8"))
@@ -30,3 +31,8 @@ def test_eight_devices_answer_as_one(answers, question):
 
 def test_eight_devices_share_the_memory_of_the_servers_step(answers):
     assert 0 < answers["8"]["server_step"] < answers["1"]["server_step"] / 2
+
+
+def test_a_device_holds_the_tables_that_wait_for_its_own_clients(answers):
+    """11 clients: room for two on each device."""
+    assert answers["8"]["servers_tables"] * 11 == answers["1"]["servers_tables"] * 2
