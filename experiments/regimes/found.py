@@ -119,10 +119,10 @@ def levels(headline: Headline, lead: dict | None = None) -> list[str]:
     return cells
 
 
-def averaging(name: str, **settings: Any) -> FedEM:
+def averaging(name: str, rounds: int = 30, **settings: Any) -> FedEM:
     """FedEM on a data set, with a server that takes averages."""
     numbers = AVERAGED.get(name, {}) | {"server_optimiser": "none"}
-    config = preset(dataset=name, rounds=30, eval_every=3, **numbers, **settings)
+    config = preset(dataset=name, rounds=rounds, eval_every=3, **numbers, **settings)
     assert isinstance(config, FedEM)
     return config
 

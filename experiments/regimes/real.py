@@ -160,7 +160,7 @@ def predicted(number: float, h: float) -> dict[str, float]:
 
 def of_data(name: str, options: Real) -> list[dict]:
     """A row for each kind of groups of a data set."""
-    config = dataclasses.replace(averaging(name), rounds=options.rounds)
+    config = averaging(name, options.rounds)
     federations = [
         load(name, seed=seed, data_dir=options.data_dir) for seed in range(options.seeds)
     ]

@@ -41,6 +41,7 @@ from fedem_jax.core.table_storage import (
     to_storage,
 )
 from fedem_jax.models.mf import item_table
+from fedem_jax.server.averaging import adam_step
 
 
 class Hyper(NamedTuple):
@@ -205,9 +206,8 @@ def serve(server: Server, upload: Upload, hyper: Hyper) -> Server:
     """The server's step, on nothing but the upload."""
     table = from_storage(server.items)
     gradient = -2 * upload.items + 2 * hyper.regularization * table
-    adam = optax.scale_by_adam(b1=hyper.beta1, b2=hyper.beta2)
-    step, moments = adam.update(gradient, server.moments)
-    return Server(to_storage(table - hyper.lr_server * step, server.items.dtype), moments)
+    step, moments = adam_step(hyper, server.moments, gradient)
+    return Server(to_storage(table - step, server.items.dtype), moments)
 
 
 def whereabouts(layout: Layout) -> tuple[Array, list[Array]]:

@@ -89,15 +89,20 @@ def server_step(
     """
     if not config.moves_by_adam:
         return average, None
+    return adam_step(hyper, moments, average)
+
+
+def adam_step(hyper: Any, moments: Any, direction: Any) -> tuple[Any, optax.OptState]:
+    """A step of Adam along a direction, or against a gradient if it is subtracted; the new
+    moments. `hyper` has `lr_server`, `beta1` and `beta2`."""
     adam = optax.scale_by_adam(b1=hyper.beta1, b2=hyper.beta2)
-    step, moments = adam.update(average, moments)
+    step, moments = adam.update(direction, moments)
     return jax.tree.map(lambda leaf: hyper.lr_server * leaf, step), moments
 
 
 def average(download: Download, upload: Sum) -> Download:
     """The server's step, G + sum_u a_u (Q_u - G); the shares of the clients sum to 1."""
-    table = from_storage(download.items) + upload.items
-    return Download(to_storage(table, download.items.dtype), download.items)
+    return _replaced(download, upload.items)
 
 
 def moved(
@@ -109,6 +114,12 @@ def moved(
         The new table, and how far the server moves what is averaged beside it.
     """
     step, moments = server_step(config, hyper, download.moments, upload)
-    table = from_storage(download.items) + step.items
-    table = to_storage(table, download.items.dtype)
-    return Download(table, download.items, moments), step.rest
+    return _replaced(download, step.items, moments), step.rest
+
+
+def _replaced(
+    download: Download, step: Float[Array, "I D"], moments: optax.OptState | None = None
+) -> Download:
+    """The table moved by a step."""
+    table = from_storage(download.items) + step
+    return Download(to_storage(table, download.items.dtype), download.items, moments)

@@ -118,7 +118,7 @@ def aggregate_shares(
 
         return lax.fori_loop(0, size, put, before)
 
-    if rows == 1:
+    if rows == 1 and not divided:
         weights = jnp.pad(weights, ((0, 0), (0, missing)))
         return layout.on_each_device(one_for_all, tables, weights, summed=True)[1]
     weights = jnp.pad(weights, ((0, missing), (0, missing)))

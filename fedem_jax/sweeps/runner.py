@@ -178,7 +178,7 @@ class Runner:
         shapes = [self._shape(*group, trials, batch) for group, trials in groups.items()]
         if self.kept:
             self.kept.check_room(sum(
-                len(shape.trials) * (m.clients * m.devices + m.server)
+                len(shape.trials) * (m.clients + m.server) * m.devices
                 for shape in shapes for m in [shape.memory]
             ))  # fmt: skip
         return shapes

@@ -1,11 +1,14 @@
 """What the bottleneck and the histograms of rho report is what a loop over clients finds."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import made_up
 import numpy as np
 import pandas as pd
 import pytest
+from lab import waiting_tables
 from matplotlib.colors import to_hex
 from pictures import axes_of, band, colour_of, curve, curves, key, level, said, ticks
 from replay import draws_of
@@ -23,6 +26,7 @@ from fedem_jax.analysis.bottleneck import (
 from fedem_jax.analysis.bottleneck_charts import draw_drops, draw_stages
 from fedem_jax.analysis.bottleneck_figures import fitted, points
 from fedem_jax.config.fedem import FedEM
+from fedem_jax.core.algorithm import State
 from fedem_jax.errors import UserError
 from fedem_jax.evaluation.rho import SHAPE, counter, in_order, quantiles
 from fedem_jax.runs.memory import plan_memory
@@ -51,16 +55,18 @@ def state(simulation):
 @pytest.fixture(scope="module")
 def tables(simulation, state):
     """By client: user vector, and the three tables; None for those that were not served."""
-    clients, server = jax.tree.map(np.asarray, state)
-    share = jax.jit(simulation.algorithm.elastic.rho)
-    found = {}
-    for client, place in enumerate(simulation.layout.place):
-        slot, own = clients.slot[place], clients.items[place]
-        if slot < 0:
-            found[client] = None
-            continue
-        rho = np.asarray(share(state, jnp.array([place]), simulation.algorithm.hyper))[0]
-        target = server.items[slot]
+    algorithm, layout = simulation.algorithm, simulation.layout
+    clients, waiting = jax.tree.map(np.asarray, state.clients), waiting_tables(layout, state)
+
+    def of_device(clients, server):
+        places = jnp.arange(layout.shard)
+        return algorithm.elastic.rho(State(clients, server), places, algorithm.hyper)
+
+    shares = np.asarray(jax.jit(partial(layout.on_each_device, of_device))(*state))
+    found = dict.fromkeys(range(layout.num_clients))
+    for client, target in waiting.items():
+        place = layout.place[client]
+        own, rho = clients.items[place], shares[place]
         user = clients.private["user"][place]
         found[client] = user, rho, (own, target, own + rho[:, None] * (target - own))
     return found

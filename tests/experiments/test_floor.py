@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import jax
 import pytest
 from floor import ADAM, LOSS, Machine, Work, measure_machine, round_work
 from toy import small_federation
@@ -36,7 +37,7 @@ def test_work_by_hand():
 def test_the_server_moves_the_uploads_and_what_it_hands_out(aggregation):
     config = config_of(aggregation=aggregation, aggregation_fraction=1.0)
     federation = small_federation()
-    simulation = Simulation(config, federation)
+    simulation = Simulation(config, federation, jax.devices()[:1])
     uploads = federation.num_clients
     tables = simulation.init().server.items
     moved = round_work(config, federation, epochs=1)["aggregate"].moved

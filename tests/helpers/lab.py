@@ -8,6 +8,7 @@ import numpy as np
 from toy import small_federation
 
 from fedem_jax.config.registry import METHODS
+from fedem_jax.core.layout import is_per_device
 from fedem_jax.runs.simulation import Simulation
 
 SMALL = {
@@ -82,6 +83,18 @@ def own(clients):
     if clients == ():
         return ()  # all is the server's
     return clients.private if hasattr(clients, "private") else clients.user
+
+
+def waiting_tables(layout, state):
+    """The table that waits for each client, by its number; clients that none waits for are not
+    among them."""
+    tables, slots = (
+        np.asarray(jax.tree.leaves(state.server.items)[0]),
+        np.asarray(state.clients.slot),
+    )
+    each = len(tables) // layout.mesh.size if is_per_device(state.server.items) else 0
+    rows = layout.place // layout.shard * each + slots[layout.place]
+    return {n: tables[rows[n]] for n in range(layout.num_clients) if slots[layout.place[n]] >= 0}
 
 
 def assert_same(ours, theirs, **tolerance):

@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from lab import Lab, assert_same, config_of, own
+from lab import Lab, assert_same, config_of, own, waiting_tables
 from toy import permuted
 
 from fedem_jax.core.draws import KeyedDraws
+from fedem_jax.core.layout import is_per_device
 from fedem_jax.runs.simulation import Simulation
 
 
@@ -122,6 +123,13 @@ def check_renumbered(lab, result, order, changes, same_server=True):
     assert_same(real(ranks), result[2])
     assert_same(real(info, axis=1), result[1], atol=1e-5)
     assert_same(real(own(state.clients)), own(result[0].clients), atol=1e-4)
+    if is_per_device(state.server.items):
+        same_server = False
+        ours, theirs = (
+            waiting_tables(layout, state),
+            waiting_tables(lab.simulation.layout, result[0]),
+        )
+        assert_same({order[client]: table for client, table in ours.items()}, theirs, atol=1e-4)
     if same_server:
         assert_same(state.server, result[0].server, atol=1e-4)
     nobody = int(np.flatnonzero(layout.client == layout.nobody)[0])

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
-from lab import config_of
+from lab import config_of, waiting_tables
 from toy import small_federation
 
 import fedem_jax as fj
@@ -96,18 +96,17 @@ def test_scores_are_those_of_the_item_table_that_the_client_uses(runs, method):
 
 def test_merged_tables_are_local_rows_moved_by_rho(runs):
     result, _ = runs("fedem")
-    state, waiting = result.states["last"], 0
+    state = result.states["last"]
+    waiting = waiting_tables(result.layout, state)
     for client, user in enumerate(result.federation.user_ids):
         place = result.layout.place[client]
         rho = result.rho(user, "last")
         local = np.asarray(state.clients.items)[place]
-        slot = int(np.asarray(state.clients.slot)[place])
-        waiting += slot >= 0
-        served = np.asarray(state.server.items)[max(slot, 0)]
+        served = waiting.get(client, local)
         expected = local + rho.to_numpy()[:, None] * (served - local)
-        assert (rho > 0).all() if slot >= 0 else (rho == 0).all()
+        assert (rho > 0).all() if client in waiting else (rho == 0).all()
         np.testing.assert_allclose(result.item_table(user, "last"), expected, atol=1e-6)
-    assert 0 < waiting < len(result.federation.user_ids)
+    assert 0 < len(waiting) < len(result.federation.user_ids)
 
 
 @pytest.mark.parametrize("method", ["fedem", "fedmf"])
