@@ -88,6 +88,23 @@ def test_a_run_goes_on_with_its_clients_elsewhere(case, first, federation, tmp_p
     assert again.recommend(k=3).equals(whole.recommend(k=3))
 
 
+@pytest.mark.slow_but("device")
+@pytest.mark.parametrize("first", ["device", "host"])
+def test_tables_that_wait_move_to_where_their_clients_are(first, federation, tmp_path):
+    """On two devices each holds those of its own clients; all of them if clients are on the host."""
+    if len(jax.devices()) < 2:
+        pytest.skip("needs 2 devices")
+    one, other = both("fedem, half")[:: 1 if first == "device" else -1]
+    whole = run(one, federation, devices=jax.devices()[:1])
+    directory = RunDirectory(tmp_path, False, str)
+    with pytest.raises(Stopped):
+        run(one, federation, (), directory, After(1), jax.devices()[:2])
+    result, _ = resumed(other, federation, tmp_path, jax.devices()[:2])
+    assert result.curve["loss"].to_numpy() == pytest.approx(whole.curve["loss"].to_numpy())
+    scores = [each.scores(federation.user_ids, "last") for each in (result, whole)]
+    np.testing.assert_allclose(*scores, rtol=0, atol=1e-5)
+
+
 def live(*shape):
     """Bytes on the devices, of arrays [..., *shape]."""
     arrays = [array for array in jax.live_arrays() if array.shape[1:] == shape]
