@@ -91,7 +91,7 @@ def test_a_run_goes_on_with_its_clients_elsewhere(case, first, federation, tmp_p
 @pytest.mark.slow_but("device")
 @pytest.mark.parametrize("first", ["device", "host"])
 def test_tables_that_wait_move_to_where_their_clients_are(first, federation, tmp_path):
-    """On two devices each holds those of its own clients; all of them if clients are on the host."""
+    """On two devices each holds those of its own clients; all of them if these are on the host."""
     if len(jax.devices()) < 2:
         pytest.skip("needs 2 devices")
     one, other = both("fedem, half")[:: 1 if first == "device" else -1]
