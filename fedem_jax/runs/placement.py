@@ -191,12 +191,12 @@ def _tables_moved(
     changed: dict[str, Any] = {}
     server = start._replace(clients=())
     for path, leaf in jax.tree_util.tree_flatten_with_path(server, is_leaf=is_per_device)[0]:
-        divided, names = is_per_device(leaf), (_name(path), f"{_name(path)}-rows")
-        was_divided = names[1] in arrays
-        same = before.same(now) if divided else True
-        if names[was_divided] not in arrays or (divided == was_divided and same):
+        whole, parts = _name(path), f"{_name(path)}-rows"
+        divided, was_divided = is_per_device(leaf), parts in arrays
+        stay = divided == was_divided and (before.same(now) or not divided)
+        if stay or not (was_divided or whole in arrays):
             continue
-        old, slots = arrays[names[was_divided]], np.array(arrays[SLOT])
+        old, slots = arrays[parts if was_divided else whole], np.array(arrays[SLOT])
         clients, sources = waiting(old, slots, before, was_divided)
         new, slot, each = leaf, np.arange(len(clients)), 0
         if divided:
@@ -210,7 +210,7 @@ def _tables_moved(
         here = (targets >= 0) & (targets < len(rows))
         rows[targets[here]] = old[sources[here]]
         slots[before.place[clients]] = slot
-        changed |= {names[divided]: values, SLOT: slots}
+        changed |= {parts if divided else whole: values, SLOT: slots}
     return changed
 
 

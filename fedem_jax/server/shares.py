@@ -122,7 +122,8 @@ def aggregate_shares(
         weights = jnp.pad(weights, ((0, 0), (0, missing)))
         return layout.on_each_device(one_for_all, tables, weights, summed=True)[1]
     weights = jnp.pad(weights, ((0, missing), (0, missing)))
-    if divided and served is not None:
+    if divided:
+        assert served is not None
         made = layout.on_each_device(
             lambda weights, _, *own: one_for_each(weights, *own),
             weights, (), tables, before.rows, upload_of_row(layout, served, len(before.rows)),
