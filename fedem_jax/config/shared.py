@@ -143,6 +143,9 @@ class ServerOptimiser:
     """Decay of the first moments of the server's Adam."""
     beta2: Decay = 0.99
     """Decay of the second moments of the server's Adam."""
+    server_decay: Weight = 0.0
+    """L2 penalty of the server's table (server_optimiser = adam): the step goes along the average
+    move of the clients, less this multiple of the table."""
 
     @property
     def moves_by_adam(self) -> bool:
@@ -151,7 +154,7 @@ class ServerOptimiser:
 
     def idle_server(self) -> tuple[str, ...]:
         """Names of these settings that change nothing."""
-        return () if self.moves_by_adam else ("lr_server", "beta1", "beta2")
+        return () if self.moves_by_adam else ("lr_server", "beta1", "beta2", "server_decay")
 
 
 @dataclass(frozen=True)

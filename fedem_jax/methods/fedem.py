@@ -112,6 +112,8 @@ class Hyper(NamedTuple):
     beta1: Float[Array, ""]
     beta2: Float[Array, ""]
     """Decay of the first and second moments of that."""
+    server_decay: Float[Array, ""]
+    """L2 penalty of G in that step."""
     ldp_scale: Float[Array, ""]
     """Scale of the noise on uploads, where the configuration has any."""
     ldp_clip: Float[Array, ""]
@@ -379,5 +381,7 @@ def aggregated_tables(
     before = from_storage(server.items)
     # moves are averaged, so that a row that nobody moved has 0; of a rounding Adam makes a step
     moved = aggregate_shares(layout, weights, tables - before, server.items)
-    step, moments = averaging.server_step(config, hyper, server.moments, from_storage(moved))
+    step, moments = averaging.server_step(
+        config, hyper, server.moments, from_storage(moved), before
+    )
     return to_storage(before + step, moved.dtype), moments

@@ -108,9 +108,9 @@ def fedem_replaced(config: FedEM, layout: Layout, hyper: Any) -> Algorithm:
         share_of = averaging.share_of(config, context)
         train = by_products if short else by_rows
         clients, info, average = train(model, hyper, context, share_of, state)
-        server = state.server
-        moved, moments = averaging.server_step(config, hyper, server.moments, average)
-        table = to_storage(from_storage(server.items) + moved, server.items.dtype)
+        server, before = state.server, from_storage(state.server.items)
+        moved, moments = averaging.server_step(config, hyper, server.moments, average, before)
+        table = to_storage(before + moved, server.items.dtype)
         return State(clients, Server(table, jnp.bool_(True), moments)), info
 
     def score(state: State, places: Int[Array, " B"], hyper: Any) -> Float[Array, "B I"]:

@@ -65,6 +65,8 @@ class Hyper(NamedTuple):
     beta1: Float[Array, ""]
     beta2: Float[Array, ""]
     """Decay of the first and second moments of that."""
+    server_decay: Float[Array, ""]
+    """L2 penalty of G in that step."""
     ldp_scale: Float[Array, ""]
     """Scale of the noise on uploads, where the configuration has any."""
     ldp_clip: Float[Array, ""]

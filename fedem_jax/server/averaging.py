@@ -74,22 +74,30 @@ def first_moments(config: ServerOptimiser, parameters: Any) -> optax.OptState | 
 
 
 def server_step(
-    config: ServerOptimiser, hyper: Any, moments: optax.OptState | None, average: Any
+    config: ServerOptimiser,
+    hyper: Any,
+    moments: optax.OptState | None,
+    average: Any,
+    table: Float[Array, "*n D"],
 ) -> tuple[Any, optax.OptState | None]:
     """How far the server moves its parameters.
 
     Args:
         config: whether it has Adam.
-        hyper: `lr_server`, `beta1` and `beta2`.
+        hyper: `lr_server`, `beta1`, `beta2` and `server_decay`.
         moments: Adam's.
-        average: sum_u a_u (Q_u - G), and the same of what else is averaged.
+        average: sum_u a_u (Q_u - G); in a `Sum`, with the same of what else is averaged.
+        table: G, which has a penalty.
 
     Returns:
         `average`, or a step of Adam along it; the new moments.
     """
     if not config.moves_by_adam:
         return average, None
-    return adam_step(hyper, moments, average)
+    kept = hyper.server_decay * table
+    if isinstance(average, Sum):
+        return adam_step(hyper, moments, average._replace(items=average.items - kept))
+    return adam_step(hyper, moments, average - kept)
 
 
 def adam_step(hyper: Any, moments: Any, direction: Any) -> tuple[Any, optax.OptState]:
@@ -113,7 +121,8 @@ def moved(
     Returns:
         The new table, and how far the server moves what is averaged beside it.
     """
-    step, moments = server_step(config, hyper, download.moments, upload)
+    before = from_storage(download.items)
+    step, moments = server_step(config, hyper, download.moments, upload, before)
     return _replaced(download, step.items, moments), step.rest
 
 

@@ -48,8 +48,11 @@ NO_NOISE = {"ldp_scale": 0.0, "ldp_clip": 0.0, "ldp_noise": "laplace", "ldp_delt
 NO_MASKS = {"secure_sum": False}
 """Uploads are sent as they are."""
 
-NO_STEP = {"server_optimiser": "none", "lr_server": 0.05, "beta1": 0.4, "beta2": 0.99}
-"""The server takes the average; the numbers, of its Adam, are those of FCF."""
+NO_STEP = {
+    "server_optimiser": "none", "lr_server": 0.05, "beta1": 0.4, "beta2": 0.99, "server_decay": 0.0,
+}  # fmt: skip
+"""The server takes the average; the numbers, of its Adam, are those of FCF. No program has its
+penalty, which is off."""
 
 BY_ADAM = {"local_optimiser": "adam", "lr_item_factor": 80.0}
 """Clients train by Adam; the factor, of plain steps, is that of PFedRec."""

@@ -9,8 +9,9 @@ class ServerAdam:
     Its numbers are `lr_server`, `beta1` and `beta2` of a configuration.
     """
 
-    def __init__(self, config):
+    def __init__(self, config, decay=0.0):
         self.config, self.mean, self.square, self.count = config, 0.0, 0.0, 0
+        self.decay = decay
 
     def step(self, along):
         first, second = self.config.beta1, self.config.beta2
@@ -29,9 +30,13 @@ def moved(adam, before, tables, shares):
     step.
     """
     average = sum(share * (table - before) for share, table in zip(shares, tables, strict=True))
-    return before + (average if adam is None else adam.step(average))
+    if adam is None:
+        return before + average
+    return before + adam.step(average - adam.decay * before)
 
 
-def adam_of(config):
-    """Adam, if the server has it; else None."""
-    return ServerAdam(config) if config.server_optimiser == "adam" else None
+def adam_of(config, decay=None):
+    """Adam, if the server has it; else None. A table has the penalty of the configuration."""
+    if config.server_optimiser == "none":
+        return None
+    return ServerAdam(config, config.server_decay if decay is None else decay)

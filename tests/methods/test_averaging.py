@@ -116,7 +116,7 @@ def by_head(head, table):
 
 
 FEDMF = FedMF(**SMALL, lr_embedding=0.01, local_epochs=3, threshold=0.02, init_scale=0.5)
-BY_ADAM = {"server_optimiser": "adam", "lr_server": 0.005, "beta1": 0.5}
+BY_ADAM = {"server_optimiser": "adam", "lr_server": 0.005, "beta1": 0.5, "server_decay": 0.1}
 PFEDREC = PFedRec(**SMALL, lr_network=0.05, lr_item_factor=1.0, local_epochs=2)
 CASES = {
     "fedmf": (FEDMF, trained_by_adam, by_product),

@@ -56,7 +56,13 @@ CASES = {
         regularization=0.2,
     ),
     "table, a server with Adam": FedEM(
-        **SMALL, **HELD_OUT, adapter="table", server_optimiser="adam", lr_server=0.02, beta1=0.5
+        **SMALL,
+        **HELD_OUT,
+        adapter="table",
+        server_optimiser="adam",
+        lr_server=0.02,
+        beta1=0.5,
+        server_decay=0.1,
     ),
 }
 

@@ -37,7 +37,7 @@ CASES = {
     "closed form": FedEM(**SOLVED),
     "closed form, uniform": FedEM(**SOLVED, weighting="uniform"),
     "closed form, a server with Adam": FedEM(
-        **SOLVED, server_optimiser="adam", lr_server=0.05, beta1=0.5
+        **SOLVED, server_optimiser="adam", lr_server=0.05, beta1=0.5, server_decay=0.1
     ),
     "closed form, two epochs": FedEM(**SOLVED | {"local_epochs": 2}),
     "closed form, half the bytes": FedEM(**SOLVED, table_dtype="bfloat16"),

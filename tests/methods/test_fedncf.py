@@ -37,7 +37,7 @@ CASES = {
     ),
 }  # fmt: skip
 CASES["a server with Adam"] = dataclasses.replace(
-    CASES["neumf"], server_optimiser="adam", lr_server=0.02, beta1=0.5
+    CASES["neumf"], server_optimiser="adam", lr_server=0.02, beta1=0.5, server_decay=0.1
 )
 MANY = {"clients": 12, "items": 400}
 DATA = {"mlp": {}, "neumf": MANY, "a server with Adam": MANY}
@@ -54,7 +54,7 @@ def loop(simulation, clients: Clients, server):
     common, network = np.float64(server.table.items), Network.of(server.network)
     users = [np.float64(user) for user in clients.private["user"]]
     own, networks = [{} for _ in users], [network] * number  # rows and networks of the last upload
-    adam, adams = adam_of(config), [adam_of(config) for _ in network.flat()]
+    adam, adams = adam_of(config), [adam_of(config, 0.0) for _ in network.flat()]
     for r in range(ROUNDS):
         drawn, uploads, epochs = draws_of(simulation, r), {}, np.zeros(number, int)
         for u, mine in drawn.items():
