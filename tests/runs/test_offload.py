@@ -88,7 +88,7 @@ def test_a_run_goes_on_with_its_clients_elsewhere(case, first, federation, tmp_p
     assert again.recommend(k=3).equals(whole.recommend(k=3))
 
 
-@pytest.mark.slow_but("device")
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["device", "host"])
 def test_tables_that_wait_move_to_where_their_clients_are(first, federation, tmp_path):
     """On two devices each holds those of its own clients; all of them if these are on the host."""
