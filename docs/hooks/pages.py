@@ -31,6 +31,7 @@ FROM_ROOT = {
 MOVED = {
     "../experiments/README.md": "results/index.md",
     "../docs/privacy.md": "../privacy.md",
+    "../docs/howto/own-data.md": "../howto/own-data.md",
     "../../CONTRIBUTING.md": "../howto/adding-a-method.md",
 }
 """Links as they are right in the repository, and as they are right in the pages."""
