@@ -60,7 +60,7 @@ def test_results_are_those_of_clients_on_the_device(case, federation):
     assert host.recommend(k=3).equals(device.recommend(k=3))
 
 
-@pytest.mark.slow_but("pfedrec")
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["fedem, half", "pfedrec"])
 def test_blocks_and_devices_change_last_digits_alone(case, federation):
     """Participants fill the last block, and the last group of clients that rank, in part."""
@@ -73,7 +73,7 @@ def test_blocks_and_devices_change_last_digits_alone(case, federation):
         np.testing.assert_allclose(other.curve["loss"], one.curve["loss"], rtol=1e-5)
 
 
-@pytest.mark.slow_but("device-fedem", "host-fedmf, local")
+@pytest.mark.slow_but("device-fedem")
 @pytest.mark.parametrize("case", ["fedem", "fedmf, local"])
 @pytest.mark.parametrize("first", ["device", "host"])
 def test_a_run_goes_on_with_its_clients_elsewhere(case, first, federation, tmp_path):
