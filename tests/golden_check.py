@@ -179,7 +179,7 @@ def state_before(trace: Trace, number: int, simulation: Simulation) -> State:
     """The recorded state that round `number` starts from, before merging."""
     layout, clients = simulation.layout, simulation.layout.num_clients
     served = trace["had_server_model"][number]
-    one_for_all = json.loads(str(trace["config_json"]))["agg_mode"] == "avg"
+    one_for_all = configuration(trace).aggregation == "avg"
     held = slice(1 if one_for_all else None)
     if number == 0:
 

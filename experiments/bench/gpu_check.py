@@ -203,11 +203,9 @@ def compile_case(data: str, method: str, path: str, options: argparse.Namespace)
         pallas_on_h100(),
     ):
         simulation = Simulation(config, federation, topology.devices[:1])
-        state = jax.eval_shape(
-            simulation.algorithm.init, jax.random.key(0), simulation.algorithm.hyper
+        state = jax.tree.map(
+            lambda sharding, part: shapes(part, sharding), simulation.shardings, simulation.shapes
         )
-        where = simulation.shardings
-        state = jax.tree.map(lambda sharding, part: shapes(part, sharding), where, state)
         begun = time.perf_counter()
         program = simulation.program(1, state)
         seconds = time.perf_counter() - begun

@@ -18,6 +18,7 @@ from fedem_jax.core.algorithm import State
 from fedem_jax.core.processes import on_host
 from fedem_jax.core.table_storage import from_storage
 from fedem_jax.errors import UserError
+from fedem_jax.runs.placement import order_on_device
 from fedem_jax.runs.simulation import Simulation
 
 AT_ONCE = 64
@@ -136,9 +137,7 @@ class Clients:
 
         program = self._programs.setdefault(name, jax.jit(ask))
         device, place = np.divmod(layout.place[clients], layout.shard)
-        turn = np.zeros(len(clients), int)  # how many on the same device come before
-        for number in range(layout.mesh.size):
-            turn[device == number] = np.arange((device == number).sum())
+        turn = order_on_device(device)
         parts, order = [], []
         for start in range(0, int(turn.max(initial=-1)) + 1, chunk):
             now = np.flatnonzero((start <= turn) & (turn < start + chunk))

@@ -92,7 +92,6 @@ class OffloadedSimulation(Simulation):
         self._seats = Seats(layout, trained)
         # decided here, since the self-test of a kernel cannot run while a program is traced
         self._decided = with_path(config, layout.device)
-        self._shapes = jax.eval_shape(self.algorithm.init, self.key_init, self.algorithm.hyper)
         self._bounds = [(np.asarray(part.start), np.asarray(part.count)) for part in self.held_out]
 
     # --- the state --------------------------------------------------------------------------------
@@ -115,7 +114,7 @@ class OffloadedSimulation(Simulation):
             if not is_sparse(leaf):
                 put(leaf, places, rows, layout)
 
-        clients = jax.tree.map(empty, self._shapes.clients, is_leaf=is_sparse)
+        clients = jax.tree.map(empty, self.shapes.clients, is_leaf=is_sparse)
         init = jax.jit(self._init, out_shardings=self.shardings)
         with jax.default_matmul_precision("highest"):
             for places in self._groups():
@@ -165,8 +164,8 @@ class OffloadedSimulation(Simulation):
                 lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
             )
 
-        rows = shapes_of_rows(self._shapes.clients, number, self.layout)
-        return jax.tree.map(on_devices, self.shardings, State(rows, self._shapes.server))
+        rows = shapes_of_rows(self.shapes.clients, number, self.layout)
+        return jax.tree.map(on_devices, self.shardings, State(rows, self.shapes.server))
 
     # --- rounds -----------------------------------------------------------------------------------
 

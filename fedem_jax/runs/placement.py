@@ -200,7 +200,7 @@ def _tables_moved(
         clients, sources = waiting(old, slots, before, was_divided)
         new, slot, each = leaf, np.arange(len(clients)), 0
         if divided:
-            new, slot = leaf.rows, _order_on_device(now.device(clients))
+            new, slot = leaf.rows, order_on_device(now.device(clients))
             each = len(new) * now.shard // len(start.clients.slot)
         if len(slot) and slot.max() >= (each or len(new)):
             raise ValueError("more tables wait than there is room for")
@@ -214,7 +214,7 @@ def _tables_moved(
     return changed
 
 
-def _order_on_device(device: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+def order_on_device(device: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     """How many with the same device come before."""
     order = np.empty_like(device)
     for number in np.unique(device):

@@ -119,11 +119,15 @@ class Simulation:
         return on_all(copy, self.shardings)
 
     @cached_property
+    def shapes(self) -> State:
+        """Shapes and types of the state."""
+        return jax.eval_shape(self.algorithm.init, self.key_init, self.algorithm.hyper)
+
+    @cached_property
     def shardings(self) -> State:
         """Clients are spread over the devices. Every device holds the server's part, but for tables
         that wait for clients of other devices."""
-        state = jax.eval_shape(self.algorithm.init, self.key_init, self.algorithm.hyper)
-        return State(self.layout.sharded(), self.layout.of_server(state.server))
+        return State(self.layout.sharded(), self.layout.of_server(self.shapes.server))
 
     def draws(self, key: Array, number: Array, lists: Lists) -> Draws:
         """The random choices of round `number`."""

@@ -101,8 +101,13 @@ def server_step(
 
 
 def adam_step(hyper: Any, moments: Any, direction: Any) -> tuple[Any, optax.OptState]:
-    """A step of Adam along a direction, or against a gradient if it is subtracted; the new
-    moments. `hyper` has `lr_server`, `beta1` and `beta2`."""
+    """A step of Adam along a direction, and the new moments.
+
+    Args:
+        hyper: `lr_server`, `beta1` and `beta2`.
+        moments: Adam's.
+        direction: any tree of arrays. The step along a gradient is subtracted.
+    """
     adam = optax.scale_by_adam(b1=hyper.beta1, b2=hyper.beta2)
     step, moments = adam.update(direction, moments)
     return jax.tree.map(lambda leaf: hyper.lr_server * leaf, step), moments

@@ -108,7 +108,9 @@ def aggregate_shares(
         mine = lax.dynamic_slice_in_dim(weights, lax.axis_index(AXIS) * share, share, axis=1)
         return (), to_storage(lax.psum(aggregate(mine, tables), AXIS), dtype)
 
-    def one_for_each(weights, tables, before, kept):
+    def one_for_each(parts, before, kept):
+        weights, tables = parts
+
         def put(b, made):
             first = jnp.minimum(b * width, num_items - width)
             part = lax.dynamic_slice_in_dim(tables, first, width, axis=1)
@@ -121,18 +123,20 @@ def aggregate_shares(
     if rows == 1 and not divided:
         weights = jnp.pad(weights, ((0, 0), (0, missing)))
         return layout.on_each_device(one_for_all, tables, weights, summed=True)[1]
-    weights = jnp.pad(weights, ((0, missing), (0, missing)))
-    if divided:
-        assert served is not None
-        made = layout.on_each_device(
-            lambda weights, _, *own: one_for_each(weights, *own),
-            weights, (), tables, before.rows, upload_of_row(layout, served, len(before.rows)),
-        )  # fmt: skip
-        return PerDevice(made)
-    return layout.on_each_device(
-        lambda weights, before, tables: ((), one_for_each(weights, tables, before, slice(rows))),
-        weights, before, tables, summed=True,
-    )[1]  # fmt: skip
+    parts = (jnp.pad(weights, ((0, missing), (0, missing))), tables)
+    if not divided:
+
+        def all_of_them(parts, before):
+            return (), one_for_each(parts, before, slice(rows))
+
+        return layout.on_each_device(all_of_them, parts, before, summed=True)[1]
+
+    def own_ones(parts, before, kept):
+        return PerDevice(one_for_each(parts, before.rows, kept))
+
+    assert served is not None
+    kept = upload_of_row(layout, served, len(before.rows))
+    return layout.on_each_device(own_ones, parts, before, kept)
 
 
 def upload_of_row(layout: Layout, served: Int[Array, " A"], rows: int) -> Int[Array, " rows"]:
