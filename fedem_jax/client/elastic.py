@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from jax.scipy.special import logit
 from jaxtyping import Array, Float, Key
 
 from fedem_jax.client.closed_form import ClosedForm, fit_closed_form
@@ -50,11 +51,20 @@ class ElasticClient(NamedTuple):
         model = scoring(backbone, config.bce, config.loss)
         return cls(config, num_items, backbone, *model, adapter)
 
-    def first_adapter(self, key: Key[Array, ""], table: Float[Array, "I D"]) -> Any:
-        """theta_0, the parameters that all adapters start from."""
+    def first_adapter(
+        self, key: Key[Array, ""], table: Float[Array, "I D"], start: Float[Array, ""]
+    ) -> Any:
+        """theta_0, the parameters that all adapters start from.
+
+        Args:
+            key: of the network's first weights.
+            table: Q_0.
+            start: rho of the adapter with these parameters.
+        """
         of_features = self.config.adapter == "features"
         inputs = (jnp.zeros((1, NUM_FEATURES)),) if of_features else (table, table)
-        return self.adapter.init(key, *inputs)["params"]
+        theta = self.adapter.init(key, *inputs)["params"]
+        return self.adapter.raised(theta, logit(start))
 
     def trains_on(self, samples: ClientSamples) -> ClientSamples:
         """Its samples over the rows that local training moves: all, with a closed form."""
@@ -159,7 +169,7 @@ class ElasticClient(NamedTuple):
         if not self.config.shares_adapter:
             return 0
         table = jnp.zeros((1, self.config.dim))
-        theta = jax.eval_shape(self.first_adapter, jax.random.key(0), table)
+        theta = jax.eval_shape(self.first_adapter, jax.random.key(0), table, jnp.float32(0.5))
         return sum(4 * leaf.size for leaf in jax.tree.leaves(theta))
 
 

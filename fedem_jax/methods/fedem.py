@@ -95,6 +95,8 @@ class Hyper(NamedTuple):
     """L2 penalty of p_u in that form."""
     lr_adapter: Float[Array, ""]
     """Step of theta_u."""
+    adapter_start: Float[Array, ""]
+    """Rho that theta_0 gives."""
     alpha: Float[Array, ""]
     """Weight of the similarity against the sample shares, alpha of the paper."""
     threshold: Float[Array, ""]
@@ -182,7 +184,7 @@ def fedem(config: FedEM, layout: Layout) -> Algorithm:
         sizes = (layout.num_items, config.dim)
         private, table = initial(model.backbone, key, *sizes, hyper.init_scale)
         _, _, key_adapter = jax.random.split(key, 3)
-        theta = model.first_adapter(key_adapter, table)
+        theta = model.first_adapter(key_adapter, table, hyper.adapter_start)
         table = to_storage(table, storage_dtype(config))
         seen = jnp.zeros((2, layout.num_items)) if config.counts_samples else None
         clients = Clients(private, table, theta, slot=jnp.int32(NOT_SERVED), seen=seen)

@@ -1,9 +1,12 @@
 """The adapter of FedEM: the weight rho of the aggregated row, for each item.
 
 A single weight for all items, and a logistic model of a few features, have far fewer parameters.
+Each has `raised`, which sets where rho starts.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -22,14 +25,23 @@ class Single(nn.Module):
         weight = nn.sigmoid(self.param("weight", nn.initializers.zeros, ()))
         return jnp.broadcast_to(weight, local.shape[:-1])
 
+    def raised(self, theta: Any, by: Float[Array, ""]) -> Any:
+        """The parameters with which the logit of rho is `by` higher."""
+        return {"weight": theta["weight"] + by}
+
 
 class Logistic(nn.Module):
-    """rho = sigmoid(w . x) for the features x of each item; it starts at 1/2."""
+    """rho = sigmoid(w . x) for the features x of each item, the first of which is 1; it starts at
+    1/2."""
 
     @nn.compact
     def __call__(self, features: Float[Array, "*M F"]) -> Float[Array, "*M"]:
         weights = self.param("weights", nn.initializers.zeros, features.shape[-1:])
         return nn.sigmoid(features @ weights)
+
+    def raised(self, theta: Any, by: Float[Array, ""]) -> Any:
+        """The parameters with which the logit of rho is `by` higher for all items."""
+        return {"weights": theta["weights"].at[0].add(by)}
 
 
 class Adapter(nn.Module):
@@ -46,3 +58,8 @@ class Adapter(nn.Module):
     ) -> Float[Array, "*M"]:
         rows = jnp.concatenate([local, aggregated - local], axis=-1)
         return nn.sigmoid(perceptron(rows, self.widths))
+
+    def raised(self, theta: Any, by: Float[Array, ""]) -> Any:
+        """The parameters with which the logit of rho is `by` higher for all items."""
+        last = f"Dense_{len(self.widths)}"
+        return theta | {last: theta[last] | {"bias": theta[last]["bias"] + by}}

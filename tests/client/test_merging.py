@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 import twin
 
+from fedem_jax.client.elastic import ElasticClient
+from fedem_jax.client.evidence import features
 from fedem_jax.client.local import first_row_weights
 from fedem_jax.client.merging import merged
+from fedem_jax.config.fedem import FedEM
 from fedem_jax.models.adapter import Adapter
 
 
@@ -50,6 +53,29 @@ def test_the_adapter_starts_uniform_within_one_over_the_root_of_its_inputs():
         assert bool(jnp.all(jnp.abs(values) <= bound))
         assert float(jnp.abs(values).max()) > 0.95 * bound
         assert float(values.std()) == pytest.approx(bound / 3**0.5, rel=0.1)
+
+
+@pytest.mark.parametrize("kind", ["table", "features"])
+def test_rho_starts_where_it_is_asked_to(tables, kind):
+    model = ElasticClient.of(FedEM(merging="once", adapter=kind), num_items=7)
+    theta = model.first_adapter(jax.random.key(0), tables[0], jnp.float32(0.9))
+    seen = jnp.ones((2, 7)) if kind == "features" else None
+    evidence = None if seen is None else features(lambda rows: rows[:, 0], *tables, seen)
+    inputs = tables if evidence is None else (evidence,)
+    rho = model.adapter.apply({"params": theta}, *inputs)
+    np.testing.assert_allclose(rho, np.full(7, 0.9), atol=1e-6)
+
+
+@pytest.mark.parametrize("widths", [(6, 5), ()])
+def test_a_network_starts_higher_by_the_log_odds_and_as_released_at_one_half(tables, widths):
+    model = ElasticClient.of(FedEM(adapter_widths=widths), num_items=7)
+    first = partial(model.first_adapter, jax.random.key(0), tables[0])
+    released = model.adapter.init(jax.random.key(0), tables[0], tables[0])["params"]
+    jax.tree.map(np.testing.assert_array_equal, first(jnp.float32(0.5)), released)
+    high, low = (
+        model.adapter.apply({"params": first(jnp.float32(start))}, *tables) for start in (0.9, 0.5)
+    )
+    np.testing.assert_allclose(high / (1 - high), 9 * low / (1 - low), rtol=1e-4)
 
 
 def test_a_row_met_twice_in_a_batch_counts_once_with_its_whole_share():

@@ -67,7 +67,8 @@ DEFAULTS = {
         "aggregation": "both", "similarity": "l2", "alpha": 0.9, "aggregation_fraction": 0.1,
         "merging": "per-batch", "adapter": "row", "adapter_widths": (16, 8),
         "adapter_samples": "trained", "adapter_holdout": 0.0, "adapter_loss": "cross-entropy",
-        "adapter_sharing": "none", "adapter_optimiser": "adam", "common_share": "fitted",
+        "adapter_sharing": "none", "adapter_optimiser": "adam", "adapter_start": 0.5,
+        "common_share": "fitted",
         "network_widths": (16, 8), "lr_network": 0.01, "weight_decay": 1e-3,
     },
     # the client of FedEM

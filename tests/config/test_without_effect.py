@@ -19,7 +19,7 @@ OTHER = {
     "lr_item_factor": 3.0, "common_share": "0.5", "adapter_optimiser": "sgd",
     "ldp_noise": "gaussian", "ldp_delta": 1e-3, "confidence": 2.0, "regularization": 2.0,
     "weighting": "uniform", "loss": "softmax", "threshold": 0.5, "server_optimiser": "adam",
-    "lr_server": 0.5, "beta1": 0.7, "beta2": 0.7, "server_decay": 0.5,
+    "lr_server": 0.5, "beta1": 0.7, "beta2": 0.7, "server_decay": 0.5, "adapter_start": 0.9,
 }  # fmt: skip
 """A value of each setting beside the one that it has."""
 

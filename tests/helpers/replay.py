@@ -1,6 +1,7 @@
 """What a compiled run draws and reaches, client by client, for a loop over clients to be compared
 with."""
 
+import functools
 from typing import Any
 
 import jax
@@ -10,10 +11,13 @@ from sequential import Drawn, drawer
 
 from fedem_jax.runs.simulation import Simulation
 
+drawer_of = functools.lru_cache(maxsize=4)(drawer)
+"""Compiled once for all rounds of a simulation."""
+
 
 def draws_of(simulation: Simulation, number: int) -> dict[int, Drawn]:
     """By client that trains in round `number`, from 0."""
-    draw = drawer(simulation)
+    draw = drawer_of(simulation)
     draws = simulation.draws(simulation.key_draws, jnp.int32(number), simulation.lists)
     found, config = {}, simulation.config
     for client in map(int, np.sort(draws.participants())):

@@ -71,7 +71,7 @@ def loop(simulation, rounds):
     clients, server = jax.tree.map(np.float64, simulation.init())
     users, table, adam = clients.user, server.items, ServerAdam(config)
     for number in range(rounds):
-        present = participants_of(simulation, number)
+        present, arrived = participants_of(simulation, number), arrived_in(simulation, number)
         losses = np.full(len(liked), np.nan)
         for _ in range(config.server_steps):
             sent = np.zeros_like(table)
@@ -79,7 +79,7 @@ def loop(simulation, rounds):
                 x = vector(table, liked[u], config)
                 for i, y in enumerate(table):
                     error = (1 + config.confidence * liked[u, i]) * (liked[u, i] - x @ y)
-                    sent[i] += error * x * (u in arrived_in(simulation, number))
+                    sent[i] += error * x * (u in arrived)
                 losses[u] = loss(table, x[None], liked[u : u + 1], config) / len(table)
             table = table - adam.step(-2 * sent + 2 * config.regularization * table)
         for u in present:
