@@ -86,7 +86,7 @@ def _study(optuna: Any, storage: str, name: str) -> Any:
     """The search of a name in a storage, made if it is absent; without a storage a new one.
 
     Raises:
-        UserError: the storage cannot be opened.
+        UserError: the storage cannot be opened, or the driver of its database is missing.
     """
     waits = list(WAITS)
     while True:
@@ -98,6 +98,12 @@ def _study(optuna: Any, storage: str, name: str) -> Any:
             return optuna.create_study(
                 study_name=name, storage=opened, direction="maximize", load_if_exists=True
             )
+        except ImportError as error:
+            driver = getattr(error.__cause__, "name", None) or "of its driver"
+            raise UserError(
+                f"storage: {without_password(storage)} needs the Python package {driver}, which is "
+                "not installed; install it, or give the path of a file that ends in .journal."
+            ) from None
         except Exception as error:
             if not waits or type(error).__name__ not in FROM_DATABASE:
                 raise UserError(

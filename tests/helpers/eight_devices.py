@@ -1,9 +1,10 @@
-"""Prints what several questions are answered on one device and on eight, as JSON.
+"""Prints what questions are answered on one device and on eight, as JSON. Its arguments name them.
 
 A process of its own, since the others have two devices.
 """
 
 import json
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -104,15 +105,10 @@ def result():
     return done
 
 
-QUESTIONS = (
-    sweep, comparison, bottleneck, recommend, newcomer, evaluate,
-    server_step, servers_tables, waiting,
-)  # fmt: skip
-
 if __name__ == "__main__":
     answers, DEVICES = {}, jax.devices()
     assert len(DEVICES) == 8
     for number in (1, 8):
         jax.devices = lambda *_, number=number: DEVICES[:number]
-        answers[number] = {ask.__name__: np.asarray(ask()).tolist() for ask in QUESTIONS}
+        answers[number] = {name: np.asarray(globals()[name]()).tolist() for name in sys.argv[1:]}
     print(json.dumps(answers))

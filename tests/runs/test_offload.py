@@ -48,7 +48,7 @@ def without_seconds(result):
     return [{**record, "seconds": 0} for record in result.records]
 
 
-@pytest.mark.slow_but("fedem", "fedmf, local")
+@pytest.mark.slow_but("fedem")
 @pytest.mark.parametrize("case", CASES)
 def test_results_are_those_of_clients_on_the_device(case, federation):
     device, host = (run(config, federation, devices=jax.devices()[:1]) for config in both(case))

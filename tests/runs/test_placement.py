@@ -30,6 +30,7 @@ def kept_rows(federation, room):
     return own, [numbers.normal(size=(len(items), 3)).astype(np.float32) for items in own]
 
 
+@pytest.mark.slow_but("3-2")
 @pytest.mark.parametrize(("classes", "devices"), [(3, 1), (1, 1), (3, 2), (1, 2)])
 def test_rows_of_clients_move_to_other_size_classes(classes, devices):
     if len(jax.devices()) < devices:
@@ -112,6 +113,7 @@ def half(array, process):
     return rows
 
 
+@pytest.mark.slow_but("local")
 @pytest.mark.parametrize("evaluated", ["local", "global"])
 def test_a_process_reads_the_rows_of_its_own_clients(monkeypatch, evaluated):
     if len(jax.devices()) < 2:

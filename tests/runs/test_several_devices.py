@@ -11,18 +11,33 @@ import pytest
 SCRIPT = Path(__file__).resolve().parents[1] / "helpers" / "eight_devices.py"
 
 
-@pytest.fixture(scope="module")
-def answers():
-    done = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True)
+SAME = ("sweep", "recommend", "newcomer", "evaluate", "waiting")
+BYTES = ("server_step", "servers_tables")
+
+
+def answers_to(*questions):
+    done = subprocess.run([sys.executable, SCRIPT, *questions], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize(
-    "question",
-    ["sweep", "comparison", "bottleneck", "recommend", "newcomer", "evaluate", "waiting"],
-)
+@pytest.fixture(scope="module")
+def answers():
+    return answers_to(*SAME, *BYTES)
+
+
+@pytest.mark.parametrize("question", SAME)
 def test_eight_devices_answer_as_one(answers, question):
+    same_on_eight(answers, question)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("question", ["comparison", "bottleneck"])
+def test_eight_devices_study_as_one(question):
+    same_on_eight(answers_to(question), question)
+
+
+def same_on_eight(answers, question):
     one, eight = (np.array(answers[number][question]) for number in ("1", "8"))
     assert one.size
     assert np.isfinite(one).any()

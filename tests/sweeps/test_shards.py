@@ -249,6 +249,10 @@ def test_shards_that_make_a_database_at_once_try_again(tmp_path, monkeypatch):
             {"search": "optuna", "trials": 2, "storage": "no://u:secret@x"},
             r"no://u:\*\*\*@x cannot",
         ),
+        (
+            {"search": "optuna", "trials": 2, "storage": "postgresql+pg8000://u:secret@x/y"},
+            r"pg8000://u:\*\*\*@x/y needs the Python package pg8000, which is not installed",
+        ),
         ({"search": "optuna", "trials": 2, "storage": "no/x.journal"}, "cannot be opened"),
         ({"shard": "1/2", "out": ""}, "shard: needs a folder that all shards share"),
     ],
