@@ -34,8 +34,8 @@ def features(
     """Features of each row: 1; log(1 + positives), log(1 + negatives); the scores of q and g; and
     the norms of q, g and g - q.
 
-    Both scores are divided by their root mean square over the table, and the norms by the mean norm
-    of q and g. So the features of clients with tables of different size are alike.
+    Both scores are divided by their root mean square over the table. The norms are divided by the
+    mean norm of q and g. So the features of clients with tables of different size are alike.
 
     How many clients moved a row is no feature: after a merge a client uploads all rows moved, so
     the server cannot tell.
@@ -66,15 +66,15 @@ def shrinkage(
     experiments/theory.md, for a client whose own weight in the aggregate is small).
 
     The own row q_i misses what the client wants by an error of variance s2 / n_i a coordinate. The
-    row g_i of the aggregate misses it by an error of variance t2, which holds both the
-    heterogeneity and the error of the others' mean (V in Eq. 2). The two errors are independent, so
+    row g_i of the aggregate misses it by an error of variance t2 (V in Eq. 2). That holds the
+    heterogeneity and the error of the others' mean. The two errors are independent, so
 
         E |g_i - q_i|^2 / D = s2 / n_i + t2,   or with  z_i = n_i |g_i - q_i|^2 / D:
         E z_i = s2 + n_i t2.
 
     Both variances are those of the least-squares line of z_i against n_i, over the rows with
-    samples: the intercept is s2 and the slope is t2. A row thus weighs n_i^2 in the fit of
-    |g_i - q_i|^2, as befits a square with a standard deviation near s2 / n_i. A variance is not
+    samples: the intercept is s2 and the slope is t2. In the fit of |g_i - q_i|^2 a row thus weighs
+    n_i^2. That suits a square with a standard deviation near s2 / n_i. A variance is not
     negative: if the slope is, t2 = 0 and s2 is the mean of z; if the intercept is, s2 = 0. The line
     has no slope if all n_i are alike; then t2 = 0.
 

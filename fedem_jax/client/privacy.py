@@ -146,8 +146,8 @@ def noisy_sum(
     """The weighted sum of the uploads and of their noises, sum_u a_u scale Z_u.
 
     Every client adds its noise to its whole table, and to whatever else it sends, before that
-    leaves it. The noises are drawn one client after the other on every device, so that one table of
-    them is held at a time.
+    leaves it. Every device draws the noises of one client after the other. So it holds one table of
+    noise at a time.
 
     Args:
         config: whether there is noise.

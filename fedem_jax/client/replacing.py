@@ -1,7 +1,7 @@
 """A client whose item table is replaced by a common one in every round.
 
-It moves few rows. What it ranks with before its next download is the old common table with its own
-rows on top, so that no table of its own has to be kept.
+It moves few rows. Before its next download it ranks with the old common table, with its own rows on
+top. So it keeps no table of its own.
 """
 
 from __future__ import annotations

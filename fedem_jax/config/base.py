@@ -184,8 +184,8 @@ class Config:
     block_size: Natural = 0
     """Clients that train at the same time; 0: chosen for the device."""
     size_classes: Natural = 0
-    """Maximum number of size classes of clients; 0: as few as keep the padding small, and on a CPU
-    only as many as save more time than they take to compile."""
+    """Maximum number of size classes of clients; 0: as few as keep the padding small. On a CPU a
+    class must also save more time than it takes to compile."""
     client_memory: Literal["device", "host"] = "device"
     """Where the state of the clients is kept: device = on the devices; host = in the memory of the
     host, and only the participants of a round are on the devices. Results are the same. No effect

@@ -77,11 +77,11 @@ def loop_bound(count: Int[Array, ""]) -> Int[Array, ""]:
 
 
 def over_trials(most: Int[Array, ""]) -> Int[Array, ""]:
-    """The largest of a number over the stacked trials: the bound of a loop that all of them go
-    through together, or, as 0 or 1, whether any of them takes a branch.
+    """The largest of a number over the stacked trials: the bound of a loop that all go through
+    together. As 0 or 1 it says whether any of them takes a branch.
 
-    With a bound of each trial's own, the loop would copy all that it carries, tables of all clients
-    included, in every pass, to keep it for the trials that have finished; a branch of each trial's
-    own would be gone through by all. So whatever comes after a trial's own end must change nothing.
+    With a bound of each trial's own, the loop would copy all that it carries in every pass, tables
+    of all clients included. The copies would be for the trials that have finished. All trials would
+    go through a branch of one trial. So whatever comes after a trial's own end must change nothing.
     """
     return lax.pmax(most, TRIAL) if stacked() > 1 else most

@@ -1,6 +1,6 @@
 """A round of local training: who takes part, who works in which block, what is written back.
 
-A method says what one client does (`Phase.client_round`) and gets back the state of all clients,
+A method says what one client does (`Phase.client_round`). It gets back the state of all clients,
 what they report, and the sum of what they sent.
 """
 

@@ -105,8 +105,8 @@ SHUFFLE_ROUNDS = 12
 def shuffle(key: Key[Array, ""], count: Int[Array, ""]) -> Callable[[Array], Array]:
     """A random permutation of [0, count), without a sort: `positions [B] -> images [B]`.
 
-    Swap-or-not shuffle (Hoang, Morris, Rogaway, CRYPTO 2012): in every round the positions x and
-    k - x (mod count), for a random k, change places or not by one random bit that both share. The
+    Swap-or-not shuffle (Hoang, Morris, Rogaway, CRYPTO 2012). Every round has a random k. The
+    positions x and k - x (mod count) change places or not, by one random bit that both share. The
     bit comes from a multiplicative hash of the larger of the two. A sort of the samples costs
     several local steps on a CPU; this costs a fraction of one.
     """

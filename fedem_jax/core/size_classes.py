@@ -148,8 +148,8 @@ def best_capacities(
     The cost is the sum over the clients of steps times the capacity of their class. No class is
     added once the cost is at most `enough`, or if it saves less than its `price`.
 
-    Dynamic programming over the distinct needs: the best way to cover the smallest ones with k
-    classes ends in one class after the best way to cover fewer with k - 1.
+    Dynamic programming over the distinct needs. The best way to cover the smallest ones with k
+    classes ends in one class. Before it stands the best way to cover fewer of them with k - 1.
     """
     distinct, which = np.unique(needs, return_inverse=True)
     up_to = np.concatenate([[0.0], np.cumsum(np.bincount(which, weights=steps))])

@@ -1,7 +1,7 @@
 """Item tables between rounds and on the wire: float32, or bfloat16 at half the bytes.
 
-bfloat16 is held as its bits, in uint16. On a CPU, XLA has no scatter of bfloat16 and would rewrite
-the tables of all clients to change some rows of one.
+bfloat16 is held as its bits, in uint16. On a CPU, XLA has no scatter of bfloat16. To change some
+rows of one client it would rewrite the tables of all.
 """
 
 from __future__ import annotations

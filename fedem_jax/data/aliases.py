@@ -55,8 +55,8 @@ def by_name(names: list[str]) -> tuple[dict[str, int], list[int]]:
     """Find the roles among the names of columns.
 
     Returns:
-        The position of each role that is found. If there are columns of different kinds of items,
-        the role item is not found, and the positions of all of them are the second value.
+        The position of each role that is found. If columns are of different kinds of items, the
+        role item is not found. The second value is then the positions of all of them.
     """
     first: dict[str, int] = {}
     for position, name in enumerate(names):

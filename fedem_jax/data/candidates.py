@@ -33,8 +33,8 @@ def candidates(
 
     With one item each (leave-one-out), validation and test of a client get the same candidates, or
     two disjoint lists (`candidates`). With several, each held-out item gets its own. They are drawn
-    from all items outside the history of the client (`shared`), or from one random half of them for
-    validation and from the other for test (`split`).
+    from the items outside the history of the client: from all (`shared`), or from one random half
+    for validation and the other for test (`split`).
 
     Args:
         seen: what the clients interacted with.

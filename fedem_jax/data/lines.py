@@ -90,7 +90,7 @@ def guess_separator(suffix: str, rows: list[str], comments: list[str]) -> str:
     """The separator that cuts a header, or a comment, which names user and item.
 
     Else the one that cuts all of these lines into equally many cells, else the first found. Of
-    comma, semicolon, bar and blank it is the one that cuts most often, since a decimal comma may
+    comma, semicolon, bar and blank it is the one that cuts most often. A decimal comma may
     stand in each line as well.
     """
     if suffix == ".tsv" or not rows:
@@ -160,9 +160,9 @@ def _without_comments(text: str, separator: str, row: str) -> tuple[str, str]:
 def _with_stray_quotes(path: Path, text: str, separator: str) -> str:
     """The text with `STRAY` in place of quotes that do not belong to a quoted cell.
 
-    A cell may hold line breaks, so its quotes may stand on several lines. But if each line with an
-    odd number of quotes has by itself as many cells as the first line, it is a row of its own, and
-    the odd quote is a sign in a text.
+    A cell may hold line breaks, so its quotes may stand on several lines. But each line with an odd
+    number of quotes may have, by itself, as many cells as the first line. Then it is a row of its
+    own, and the odd quote is a sign in a text.
 
     Raises:
         UserError: a quoted cell takes in lines that are rows by themselves.

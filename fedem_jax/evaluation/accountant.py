@@ -1,6 +1,6 @@
 """Epsilon and delta of normal noise on uploads, over all rounds, by the package `dp-accounting`.
 
-Whatever its data, the upload of a client lies within `clip` of a known table in L2 norm, and each
+Whatever its data, the upload of a client lies within `clip` of a known table in L2 norm. Each
 number gets noise of standard deviation `scale` (`fedem_jax.client.privacy`). So any two data sets
 of a client make its upload differ by at most 2 clip, and the noise multiplier is
 

@@ -188,8 +188,8 @@ def weighed(
 ) -> tuple[Float[Array, " R"], Float[Array, "2 R"]]:
     """Position of each held-out item in its list, and its weight in HR@L and in NDCG@L.
 
-    The metric of a client is the weighted sum of the gains, 1 or 1 / log2(1 + position), of its
-    items at positions up to L (`fedem_jax.evaluation.metrics`).
+    The metric of a client is a weighted sum over its items at positions up to L. An item gains 1 or
+    1 / log2(1 + position) (`fedem_jax.evaluation.metrics`).
 
     Args:
         ranking: how scores became ranks; L is its length.

@@ -1,7 +1,7 @@
 """Histograms of rho, the weight of the aggregated row in a merge, counted after a round.
 
-They are counted on the device by the client's activity, by the item's popularity, and by whether
-the item is one of the client's training items.
+They are counted on the device, by activity of the client and popularity of the item. Training items
+of the client are counted apart from the others.
 """
 
 from __future__ import annotations

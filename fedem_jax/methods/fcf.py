@@ -11,8 +11,8 @@ round its participants solve for the new table once more, and rank with that; a 
 out ranks by the new table, too, but with the vector of its last round. Each step costs a
 participant a table down and a gradient up: a round ends with the table that the next starts from.
 
-With s_ui = x_u . y_i, both sums over all items are short: Y' C_u Y = Y' Y + alpha sum y_i y_i' over
-the client's own items, and f_ui = -s_ui x_u, plus (1 + alpha - alpha s_ui) x_u for its own items.
+With s_ui = x_u . y_i, both sums over all items are short. Y' C_u Y is Y' Y + alpha sum y_i y_i'
+over the client's own items. f_ui is -s_ui x_u, plus (1 + alpha - alpha s_ui) x_u for its own items.
 """
 
 from __future__ import annotations

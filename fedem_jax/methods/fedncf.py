@@ -177,8 +177,8 @@ def train_and_upload(
 
 
 def average(config: FedNCF, hyper: Hyper, download: Download, upload: Sum) -> Download:
-    """The server's step, (G, W) + sum_u a_u ((Q_u, W_u) - (G, W)), where the weights sum to 1, or
-    one of Adam along that sum."""
+    """The server's step, (G, W) + sum_u a_u ((Q_u, W_u) - (G, W)), or one of Adam along that sum.
+    The weights sum to 1."""
     table, moved = averaging.moved(config, hyper, download.table, upload)
     return Download(table, jax.tree.map(jnp.add, download.network, moved))
 

@@ -8,8 +8,8 @@ the released program.
                            upload C_u
     server:                C <- mean of C_u
 
-All means are over the samples of a batch. Weight decay shrinks every row at every step, so a row
-outside the samples is what it was times a number, the same for the whole table: the sum is that of
+All means are over the samples of a batch. Weight decay shrinks every row at every step. So a row
+outside the samples is what it was times a number, the same for the whole table. The sum is that of
 the rows that were sampled, and of those numbers.
 """
 
@@ -171,9 +171,8 @@ def train_and_upload(
     server: Server,
     place,
 ) -> Change:
-    """(w_u, b_u, D_u, C_u) <- local epochs from (w_u, b_u, D_u, C); (C_u - C) / A is added to the
-    upload, with A the number of uploads that arrive, and so is the factor by which all other rows
-    shrank."""
+    """(w_u, b_u, D_u, C_u) <- local epochs from (w_u, b_u, D_u, C). The upload gets (C_u - C) / A,
+    where A uploads arrive, and the factor by which all other rows shrank."""
     private, own = at_place(clients, place)
     own, rows = from_storage(own), samples.rows
     start = from_storage(server.items[rows])

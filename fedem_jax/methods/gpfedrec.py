@@ -10,8 +10,8 @@ federated recommendation; after the released program.
                            R_u  <- mean of Q_v over N_u, downloaded by u
                            G    <- mean of R_u, downloaded by all
 
-The mean (Q_u - R_u)^2 is over the whole table. A row outside the samples only feels this pull,
-which leaves it R + (1 - kappa)^s (G - R) after s steps,  kappa = 2 reg lr_items / (I D).
+The mean (Q_u - R_u)^2 is over the whole table. A row outside the samples only feels this pull.
+After s steps it is R + (1 - kappa)^s (G - R), with kappa = 2 reg lr_items / (I D).
 """
 
 from __future__ import annotations

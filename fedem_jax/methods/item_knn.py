@@ -5,8 +5,8 @@
     score of client u for item i:  sum of s_ij over its items j in N_i
 
 Without shrinkage, s_ij is the cosine of two columns of X. An item that no client has is similar to
-none. Among equal similarities the item with the lower number is the neighbour. The loss that a
-round reports compares x_ui with the score over the sum of s_ij in N_i, the prediction of the paper.
+none. Among equal similarities the item with the lower number is the neighbour. The paper predicts
+x_ui by the score over the sum of s_ij in N_i. The loss that a round reports compares the two.
 """
 
 from __future__ import annotations

@@ -70,8 +70,8 @@ def bpr_loss(
 
 
 def _bpr(logit, label, weight):
-    """Loss and its slope by the logit: a few positives at a time, and only as many as there are, so
-    that a batch has P B pairs and not B B."""
+    """Loss and its slope by the logit. A few positives are paired at a time, and only as many as
+    there are: P B pairs, and not B B."""
     positive, negative = jnp.where(label > 0, weight, 0.0), jnp.where(label > 0, 0.0, weight)
     first = jnp.argsort(positive <= 0, stable=True)  # places of the positives, then the others
     first = jnp.pad(first, (0, PAIRED_AT_ONCE), constant_values=len(logit))

@@ -17,8 +17,8 @@ LOSSES: dict[str, Part] = {
     "bpr": "losses:bpr_loss",
     "softmax": "losses:softmax_loss",
 }
-"""Losses of local training: functions `(logit [B], label [B], weight [B]) -> loss`, but for `bce`,
-which is a sum over the samples and has two forms."""
+"""Losses of local training: functions `(logit [B], label [B], weight [B]) -> loss`. Only `bce` is
+another: a sum over the samples, which has two forms."""
 PAIRED_AT_ONCE = 32
 """Positives that `bpr` pairs with a batch at a time."""
 BACKBONES: dict[str, Part] = {"mf": "mf:MF", "ncf": "ncf:NCF"}

@@ -112,8 +112,8 @@ class Checkpointer:
         return RunState(state, number, records, best, *times, [*info["resumed"], number])
 
     def save(self, run_state: RunState, at_once: bool = False) -> None:
-        """Save the state in the background, if a checkpoint is due or `at_once` is set, and that of
-        the best validation round, if it is not on disk yet.
+        """Save the state in the background, if a checkpoint is due or `at_once` is set. That of the
+        best validation round is saved if it is not on disk yet.
 
         Raises:
             UserError: one of them cannot be written.

@@ -51,8 +51,9 @@ FUSED_CLASSES = 3
 """Size classes of clients that a kernel trains: each costs seconds of compilation and a launch."""
 
 CLASS_SECONDS, NUMBER_SECONDS = 2.5, 5e-9
-"""On a core of a CPU: what a class takes to compile, and a local step for each number of a row
-(FedEM with one class and with five, FilmTrust and ML-100K, 2 cores of an AMD EPYC)."""
+"""On a core of a CPU: what a class takes to compile, and a local step for each number of a row.
+Measured for FedEM with one class and with five, on FilmTrust and ML-100K, on 2 cores of an AMD
+EPYC."""
 
 
 class Simulation:

@@ -50,8 +50,8 @@ def nearest(rows: Float[Array, "I D"], centres: Float[Array, "K D"]) -> Int[Arra
 
 
 def spread_out(key: Key[Array, ""], rows: Float[Array, "I D"], number: int) -> Float[Array, "K D"]:
-    """Greedy k-means++: each new centre is the best of a few rows drawn in proportion to the
-    squared distance to the nearest centre so far (Arthur, Vassilvitskii 2007)."""
+    """Greedy k-means++ (Arthur, Vassilvitskii 2007): each new centre is the best of a few rows.
+    They are drawn in proportion to the squared distance to the nearest centre so far."""
     attempts = 2 + int(math.log(number))
 
     def squared(centres):

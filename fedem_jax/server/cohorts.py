@@ -47,12 +47,12 @@ def fitted_share(
 ) -> Float[Array, "K I"]:
     """s_ki = e_ki / (e_ki + t_i): how much of the common row suits cohort k (empirical Bayes).
 
-    The row of a cohort's mean misses what the cohort wants by an error of variance e_ki = v_i h_k
-    a coordinate, where v_i is the variance of the clients' rows within their cohorts, and
-    h_k = sum of the squared weights of its clients. What cohorts want varies by t_i around the
-    common row. The means of cohorts then vary by t_i + e_ki, so t_i is their variance less the mean
-    of e_ki, and at least 0. If both are 0, s_ki = 1. A cohort with one upload tells nothing of v_i;
-    if all have one, v_i = 0.
+    The row of a cohort's mean misses what the cohort wants by an error of variance e_ki = v_i h_k a
+    coordinate. Here v_i is the variance of the clients' rows within their cohorts, and h_k the sum
+    of the squared weights of its clients. What cohorts want varies by t_i around the common row.
+    The means of cohorts then vary by t_i + e_ki. So t_i is their variance less the mean of e_ki,
+    and at least 0. If both are 0, s_ki = 1. A cohort with one upload tells nothing of v_i; if all
+    have one, v_i = 0.
 
     Args:
         tables: uploads.

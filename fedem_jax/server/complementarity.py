@@ -12,9 +12,9 @@ from fedem_jax.core.linalg import eigensystem
 def complementarity(directions: Float[Array, "A k D"], matching: str) -> Float[Array, "A A"]:
     """c_uv = cos(mean of k angles), in [-1, 1], 1 on the diagonal.
 
-    `greedy`: the angles of the pair of directions, one of each client, that has the largest cosine,
-    of the next one among those left, and so on; signs count (released program). `angles`: the
-    principal angles between the two subspaces.
+    `greedy`: the angle of the pair of directions, one of each client, that has the largest cosine.
+    The next pair is found among those left, and so on. Signs count (released program). `angles`:
+    the principal angles between the two subspaces.
     """
     cosines = jnp.einsum("akd,bld->abkl", directions, directions)
     matched = greedily_matched(cosines) if matching == "greedy" else singular_values(cosines)

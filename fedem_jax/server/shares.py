@@ -149,9 +149,9 @@ def upload_of_row(layout: Layout, served: Int[Array, " A"], rows: int) -> Int[Ar
 def aggregation_scratch(layout: Layout, uploads: int, dim: int) -> dict[str, int]:
     """Numbers that XLA keeps at once to aggregate by similarity.
 
-    A device has its share of the uploads, as much of all the others' and of what it computes, the
-    signatures of its share twice, and 6 arrays of its clients by all. On several devices it gets
-    the signatures of all.
+    A device has its share of the uploads, and as much of the others' and of what it computes. It
+    has the signatures of its share twice, and 6 arrays of its clients by all. On several devices it
+    gets the signatures of all.
     """
     share, num_items, several = share_size(layout, uploads), layout.num_items, layout.mesh.size > 1
     tables = share * num_items * (dim * (3 if several else 1) + 2)

@@ -90,8 +90,8 @@ def in_line(sweep: Sweep, numbers: Collection[str]) -> list[TrialId]:
     and in it setting by setting.
 
     So a shard compiles few programs: all shards together compile at most one more for each cut.
-    All seeds of a setting are in one shard, unless a cut is among them, so that a lost shard leaves
-    the others whole.
+    All seeds of a setting are in one shard, unless a cut is among them. So a lost shard leaves the
+    others whole.
 
     Args:
         sweep: the description.

@@ -3,7 +3,7 @@
     chunk:  `width` trials side by side (vmap), one such group after the other (lax.map)
     trial:  init, then for each evaluated round: the rounds up to it, ranks of the held-out items
 
-Trials of a program may differ in their seed and in the numbers that a method takes as arguments
+Trials of a program may differ in their seed, in the numbers that a method takes as arguments
 (`Hyper`), and in nothing else. A program returns only how many clients have each rank that counts
 for a metric. So a chunk takes hardly any time of the host.
 """
