@@ -47,7 +47,7 @@ TASTE = "groups of taste"
 """A federation like the embedded one, whose groups also differ in taste."""
 AVERAGED: dict[str, dict[str, Any]] = {
     "ml-100k": {"dim": 16, "lr_embedding": 10.0, "confidence": 4.0, "regularization": 3.0},
-    "ml-1m": {"lr_embedding": 10.0, "confidence": 8.0, "regularization": 1.0},
+    "ml-1m": {"dim": 16, "lr_embedding": 10.0, "confidence": 8.0, "regularization": 1.0},
     "filmtrust": {"lr_embedding": 3.0, "confidence": 16.0, "regularization": 3.0},
     "amazon-video": {"lr_embedding": 30.0, "confidence": 16.0, "regularization": 3.0},
     "lastfm-2k": {"lr_embedding": 30.0, "confidence": 16.0, "regularization": 0.3},
