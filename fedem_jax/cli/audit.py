@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import tyro
-
 from fedem_jax.cli import process
 from fedem_jax.cli.options import Audit
+from fedem_jax.cli.parsing import parse
 
 
 def audit(args: Sequence[str]) -> None:
     """Check whether a protocol leaks held-out items; exit status 1 if it does."""
-    config = tyro.cli(Audit, prog="fedem audit", args=args)
+    config = parse(Audit, "fedem audit", args)
 
     from fedem_jax.runs.checks import check_free
 

@@ -6,16 +6,15 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-import tyro
-
 from fedem_jax.cli import process
 from fedem_jax.cli.options import Bottleneck
+from fedem_jax.cli.parsing import parse
 from fedem_jax.config.fedem import FedEM
 
 
 def bottleneck(args: Sequence[str]) -> None:
     """Measure what aggregation costs the clients, and what merging saves."""
-    options = tyro.cli(Bottleneck, prog="fedem bottleneck", args=args)
+    options = parse(Bottleneck, "fedem bottleneck", args)
     stem = Path(options.dataset).stem or "data"
     out = Path(options.out or Path("results") / f"bottleneck-{stem}-{options.protocol}")
     fields = (field.name for field in dataclasses.fields(FedEM))

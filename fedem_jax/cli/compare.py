@@ -8,10 +8,9 @@ import signal
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import tyro
-
 from fedem_jax.cli import process
 from fedem_jax.cli.options import Compare
+from fedem_jax.cli.parsing import parse
 from fedem_jax.errors import Stopped
 from fedem_jax.storage.files import check_room
 
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 def compare(args: Sequence[str]) -> None:
     """Run methods with the same seeds and compare them; resumes where it was stopped."""
-    options = tyro.cli(Compare, prog="fedem compare", args=args)
+    options = parse(Compare, "fedem compare", args)
 
     from fedem_jax.comparisons.plan import plan_comparison
 

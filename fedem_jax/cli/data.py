@@ -6,14 +6,13 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import tyro
-
 from fedem_jax.cli.options import Data
+from fedem_jax.cli.parsing import parse
 
 
 def data(args: Sequence[str]) -> None:
     """List the known data sets, or show how a file is read."""
-    options = dataclasses.asdict(tyro.cli(Data, prog="fedem data", args=args))
+    options = dataclasses.asdict(parse(Data, "fedem data", args))
 
     from fedem_jax.report.tables import in_terminal
     from fedem_jax.report.terminal import Terminal

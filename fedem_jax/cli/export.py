@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from fedem_jax.cli import process
+from fedem_jax.cli.parsing import parse
 from fedem_jax.errors import UserError
 
 
@@ -36,7 +37,7 @@ class Export:
 
 def export(args: Sequence[str]) -> None:
     """Write the parameters of a finished run as named arrays."""
-    options = tyro.cli(Export, prog="fedem export", args=args)
+    options = parse(Export, "fedem export", args)
     if not options.out:
         raise UserError("out: names no file; give one, such as `--out model.npz`.")
     process.prepare_jax()

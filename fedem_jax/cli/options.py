@@ -11,6 +11,7 @@ from typing import Annotated, Literal, TypeVar
 
 import tyro
 
+from fedem_jax.cli.parsing import parse
 from fedem_jax.config.base import Config
 from fedem_jax.config.fedem import FedEM
 from fedem_jax.config.file import load_settings
@@ -305,4 +306,4 @@ def settings(kind: type[Kind], prog: str, args: Sequence[str]) -> tuple[Kind, Co
             chosen["backbone"] = flags.backbone
         base = defaults = preset(flags.preset, **chosen)
     default = kind(flags.config, flags.preset, defaults, flags.resume)
-    return tyro.cli(kind, prog=prog, args=args, default=default), base
+    return parse(kind, prog, args, default=default), base

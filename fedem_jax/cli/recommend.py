@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from fedem_jax.cli import process
+from fedem_jax.cli.parsing import parse
 
 SHOWN = 5
 """Users in the terminal, unless --users names them."""
@@ -45,7 +46,7 @@ class Recommend:
 
 def recommend(args: Sequence[str]) -> None:
     """Recommend items by what a finished run learned."""
-    options = tyro.cli(Recommend, prog="fedem recommend", args=args)
+    options = parse(Recommend, "fedem recommend", args)
 
     from fedem_jax.runs.lists_out import check_suffix, write_lists
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import tyro
-
 from fedem_jax.cli.options import Report
+from fedem_jax.cli.parsing import parse
 from fedem_jax.errors import UserError
 
 
 def report(args: Sequence[str]) -> None:
     """Redraw the learning curves of finished runs and print their closing tables."""
-    options = tyro.cli(Report, prog="fedem report", args=args)
+    options = parse(Report, "fedem report", args)
     if not options.directories:
         raise UserError("report: names no run directory; give at least one.")
 

@@ -25,27 +25,26 @@ from fedem_jax.sweeps.space import space
 @dataclass(frozen=True)
 class SweepCommand(Train):
     """Run many settings of a method, stacked on the accelerator, and choose the best on validation.
-    The results are table.md, best.json (for `fedem train --config`), tuned.toml (an entry for
-    `--preset tuned`), effects.png, settings.png, trials.csv and, with the extra `html`,
+    The results are table.md, best.json (for `fedem train --config`), tuned.toml (an entry
+    for `--preset tuned`), effects.png, settings.png, trials.csv and, with the extra `html`,
     report.html.
 
     Each --vary FIELD=VALUES varies one setting. All other settings of `fedem train` are also flags
     here. VALUES are
-
       0.01,0.03,0.1     these                       avg,sim,both   these
       0.5:1:6           6 in equal steps            16x8,32x16     lists of numbers, joined by an x
       log:1e-3:1e-1:5   5 in equal ratios
       0.5:1             any in between              log:1e-3:1e-1  any, uniform in the logarithm
 
     Step sizes, penalties, alpha, init_scale, constant merging and the seed are arguments of a
-    compiled program. Each combination of all others (dim, local_epochs, batch_size, aggregation,
-    ...) needs its own program. The plan is printed first. The same command again runs what is
-    missing. So a sweep may be stopped at any time, and seeds or random trials may be added later. A
-    trial that diverges is recorded as such and does not affect the others.
+    compiled program. Each combination of all others (dim, local_epochs, batch_size, and so on)
+    needs its own program. The plan is printed first. The same command again runs what is missing.
+    So a sweep may be stopped at any time, and seeds or random trials may be added later. A trial
+    that diverges is recorded as such and does not affect the others.
 
-    On a cluster, job i of n gives --shard i/n: --shard $SLURM_ARRAY_TASK_ID/8 where the array is
-    1-8, --shard $((JOB_COMPLETION_INDEX + 1))/8 in a Job of Kubernetes, which counts from 0. In the
-    end --collect in place of --shard makes the tables of all.
+    On a cluster, job i of n gives --shard i/n. That is --shard $SLURM_ARRAY_TASK_ID/8 where the
+    array is 1-8, and --shard $((JOB_COMPLETION_INDEX + 1))/8 in a Job of Kubernetes, which counts
+    from 0. In the end --collect in place of --shard makes the tables of all.
 
     examples:
       fedem sweep --rounds 20 --vary lr_embedding=0.01,0.03,0.1 --vary dim=8,16
