@@ -136,8 +136,9 @@ class Compare:
     comparison.png and, with the extra `html`, report.html.
 
     NAME:FIELD=VALUE:FIELD=VALUE gives a method its own settings; `fedem train --method NAME --help`
-    lists them. Without --methods all are compared, PFedRec also as pfedrec:evaluated=global. If a
-    method runs out of memory or diverges, its line says so.
+    lists them. LABEL=NAME:FIELD=VALUE also gives it a short name for tables and pictures. Without
+    --methods all are compared, PFedRec also as pfedrec:evaluated=global. If a method runs out of
+    memory or diverges, its line says so.
 
     Each run has its own folder. The same command again runs what is missing and resumes an
     interrupted run. So a comparison may be stopped at any time, and methods or seeds may be added
@@ -147,6 +148,7 @@ class Compare:
       fedem compare --seeds 2 --rounds 10
       fedem compare --dataset ml-100k --protocol paper-p --methods fedem pfedrec fedmf
       fedem compare --dataset filmtrust --methods fedem fedem:merging=once:dim=32
+      fedem compare --methods fedem learned=fedem:merging=once:adapter=table
       fedem compare --dataset mine.csv --settings columns=user,movie eval_every=5
     """
 
@@ -154,7 +156,7 @@ class Compare:
     """Name of a known data set (`fedem data` lists them) or path of a CSV, TSV or parquet file."""
     protocol: str = "leak-free"
     """Rules for split, negatives and selection: leak-free, paper or paper-p."""
-    methods: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME[:FIELD=VALUE] ...")] = ()
+    methods: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[LABEL=]NAME[:FIELD=VALUE]...")] = ()
     """Methods to compare; empty: all. Differences are taken to the first FedEM among them."""
     seeds: int = 5
     """Seeds of each method: 0, 1, ... Candidates, initial parameters and draws depend on them."""

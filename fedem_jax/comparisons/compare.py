@@ -104,8 +104,8 @@ def compare(
     """Train methods on the same data with the same seeds, and compare them client by client.
 
     Args:
-        methods: names, each with settings of its own if need be, `fedmf:dim=32:local_epochs=5`;
-            empty: all methods.
+        methods: names, each with settings of its own if need be, `fedmf:dim=32:local_epochs=5`,
+            and with a label for the tables, `wide=fedmf:dim=32`; empty: all methods.
         federation: the data. Its split is then the same for all seeds. None: `dataset`, which each
             seed splits anew under `protocol`.
         seeds: number of seeds, 0 to seeds - 1.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,22 +25,26 @@ ALIKE = ("eval_every", "patience", "top_k", *FILES, *READING, *SWITCHES)
 """Further settings that must be the same for all methods, so that metrics are comparable."""
 NOT_IN_NAMES = r"[^\w.=+-]+"
 """Characters of a method's name that folder names replace."""
+LABEL = r"[\w.+-]+"
+"""What a label of a method is made of."""
 
 
 class MethodSpec(NamedTuple):
     """A method with its settings."""
 
     name: str
-    """As the user gave it: `fedmf`, `fedmf:dim=32:local_epochs=5`."""
+    """Its label, else as the user gave it: `fedmf`, `fedmf:dim=32:local_epochs=5`."""
     config: Config | None
     """Its settings with the first seed; None: it cannot run."""
     refused: str = ""
     """Why it cannot run."""
+    own: tuple[str, ...] = ()
+    """Its own settings, `FIELD=VALUE` each."""
 
     @property
     def idle(self) -> list[str]:
         """Those of its own switches that change nothing."""
-        switches = [each.partition("=")[0].replace("-", "_") for each in self.name.split(":")[1:]]
+        switches = [_pair(each)[0] for each in self.own]
         without = self.config.without_effect() if self.config else ()
         return [name for name in switches if name in without]
 
@@ -69,10 +74,10 @@ class Comparison:
     def runs(self) -> list[PlannedRun]:
         """All runs, seed by seed, so that every method has a result early."""
         return [
-            self.run(name, config, seed)
+            self.run(each.name, each.config, seed)
             for seed in range(self.seeds)
-            for name, config, _ in self.contenders
-            if config is not None
+            for each in self.contenders
+            if each.config is not None
         ]
 
     def run(self, name: str, config: Config, seed: int) -> PlannedRun:
@@ -97,8 +102,9 @@ def plan_comparison(
     """Plan a comparison.
 
     Args:
-        methods: names, each with settings of its own if need be, `NAME:FIELD=VALUE:...`; empty: all
-            methods and the `variants` that their settings declare.
+        methods: names, each with settings of its own if need be, `NAME:FIELD=VALUE:...`, and with a
+            label for the tables, `LABEL=NAME:FIELD=VALUE`; empty: all methods and the `variants`
+            that their settings declare.
         dataset: name of a known data set, or path of a file.
         protocol: rules of split, negatives and selection.
         seeds: number of seeds.
@@ -131,6 +137,9 @@ def plan_comparison(
         for name in (method, *(f"{method}:{variant}" for variant in kind.variants))
     ]
     specs = tuple(_spec(name, dataset, start, shared) for name in dict.fromkeys(names))
+    for name, number in Counter(spec.name for spec in specs).items():
+        if number > 1:
+            raise UserError(f"methods: {number} have the label '{name}'; give each its own.")
     if all(spec.config is None for spec in specs):
         raise UserError(specs[0].refused)
     stem = Path(dataset).stem or "data"
@@ -138,8 +147,16 @@ def plan_comparison(
     return Comparison(directory, specs, seeds)
 
 
-def _spec(name: str, dataset: str, start: str, shared: dict[str, Any]) -> MethodSpec:
-    method, *pairs = name.split(":")
+def _spec(given: str, dataset: str, start: str, shared: dict[str, Any]) -> MethodSpec:
+    method, *pairs = given.split(":")
+    name, (label, labelled, after) = given, method.partition("=")
+    if labelled:
+        if label in METHODS or not re.fullmatch(LABEL, label):
+            raise UserError(
+                f"{given}: '{label}' is no label; write LABEL=NAME:FIELD=VALUE, with a label of "
+                "letters and digits that is no method, or NAME:FIELD=VALUE."
+            )
+        name, method = label, after
     kind = settings_of(method)
     try:
         preset(start, dataset=dataset, method=method)
@@ -151,8 +168,8 @@ def _spec(name: str, dataset: str, start: str, shared: dict[str, Any]) -> Method
             own = {"rounds": kind.rounds} | own
         config = preset(start, dataset=dataset, method=method, **(shared | own))
     except UserError as error:
-        raise UserError(f"{name}: {error}") from None
-    return MethodSpec(name, config)
+        raise UserError(f"{given}: {error}") from None
+    return MethodSpec(name, config, own=tuple(pairs))
 
 
 def _values(

@@ -42,7 +42,7 @@ def gather(comparison: Comparison, failed: dict[str, str]) -> list[MethodRuns]:
     methods: list[MethodRuns] = []
     splits: dict[int, str] = {}  # fingerprints by seed
     users: list[str] = []
-    for name, config, refused in comparison.contenders:
+    for name, config, refused, _ in comparison.contenders:
         if config is None or name in failed:
             methods.append(MethodRuns(name, config, refused or failed[name]))
             continue

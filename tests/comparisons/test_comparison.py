@@ -17,6 +17,7 @@ from made_up import federation, made_up
 from pictures import bars, key, said, ticks
 
 from fedem_jax.cli import main as cli
+from fedem_jax.comparisons.opened import open_comparison
 from fedem_jax.comparisons.plan import PlannedRun, plan_comparison
 from fedem_jax.comparisons.progress import time_left
 from fedem_jax.comparisons.results import MethodRuns
@@ -445,6 +446,24 @@ def test_a_method_without_the_preset_is_a_line_that_says_so(fake, tmp_path):
     assert (config["aggregation"], config["rounds"]) == ("cohort", 4)
 
 
+def test_a_label_stands_for_a_method_with_its_settings(fake, tmp_path):
+    methods = ("fedem", "narrow=fedmf:dim=4")
+    compare("--methods", *methods, "--seeds", "2")
+    folder = tmp_path / "c"
+    config = json.loads((folder / "narrow-seed1" / "config.json").read_text())
+    assert (config["method"], config["dim"], config["seed"]) == ("fedmf", 4, 1)
+    rows = csv.DictReader((folder / "table.csv").read_text().splitlines())
+    assert [row["method"] for row in rows] == ["fedem", "narrow"]
+    document = (folder / "table.md").read_text()
+    assert "| narrow |" in document
+    assert "--methods fedem narrow=fedmf:dim=4" in document  # what the label stands for
+    _, narrow = open_comparison(folder)
+    assert (narrow.name, narrow.config.method, narrow.config.dim) == ("narrow", "fedmf", 4)
+    begun = len(fake.begun)
+    compare("--methods", *methods, "--seeds", "2")
+    assert len(fake.begun) == begun
+
+
 @pytest.mark.parametrize(
     ("args", "sentence"),
     [
@@ -453,6 +472,10 @@ def test_a_method_without_the_preset_is_a_line_that_says_so(fake, tmp_path):
         (["--methods", "fedem:dim=wide"], "dim: 'wide' is no integer"),
         (["--methods", "fedem:dim=0"], "fedem:dim=0: dim: 0 is out of range"),
         (["--methods", "fedem:dim"], "'dim' sets nothing; write FIELD=VALUE"),
+        (["--methods", "fedem", "fcf=fedmf"], "fcf=fedmf: 'fcf' is no label; write LABEL=NAME"),
+        (["--methods", "a b=fedmf"], "a b=fedmf: 'a b' is no label"),
+        (["--methods", "a=fedmf", "a=fcf"], "methods: 2 have the label 'a'; give each its own"),
+        (["--methods", "a=fedmff"], "method: 'fedmff' is unknown; did you mean 'fedmf'?"),
         (["--methods", "fedem", "fedmf:ties=average"], "'ties' is chosen for all methods"),
         (["--methods", "fedem", "fedmf:order=random"], "'order' is chosen for all methods"),
         (["--settings", "seed=3"], "'seed' is chosen for all methods"),

@@ -13,10 +13,13 @@ from fedem_jax.comparisons.progress import idle_switches
         ("fedem:lr_network=0.5", ["lr_network"]),
         ("fedem:lr_network=0.5:backbone=ncf", []),
         ("fcf", []),
+        ("mine=fedem:lr_network=0.5", ["lr_network"]),
     ],
 )
 def test_switches_without_effect_are_said(method, idle):
     comparison = plan_comparison([method], seeds=1)
-    assert comparison.contenders[0].idle == idle
-    said = [f"{name}: without effect on {method} with these settings." for name in idle]
+    (contender,) = comparison.contenders
+    assert contender.idle == idle
+    named = contender.name
+    said = [f"{name}: without effect on {named} with these settings." for name in idle]
     assert idle_switches(comparison) == said
