@@ -10,7 +10,10 @@ QUESTIONS = {
     "when": ("When should clients merge, and with whom?", ["When should clients merge?"]),
     "leak": ("Does a protocol leak?", ["One method, two protocols"]),
     "authors": ("Does this program compute what the released one does?", ["The authors' curve"]),
-    "methods": ("Which method is best?", ["All methods in one place"]),
+    "methods": (
+        "Which method is best?",
+        ["Closed forms, and a server with Adam", "All methods in one place"],
+    ),
     "merging": (
         "Does elastic merging help?",
         [
