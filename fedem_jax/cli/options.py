@@ -136,8 +136,8 @@ class Compare:
     comparison.png and, with the extra `html`, report.html.
 
     NAME:FIELD=VALUE:FIELD=VALUE gives a method its own settings; `fedem train --method NAME --help`
-    lists them. LABEL=NAME:FIELD=VALUE also gives it a short name for tables and pictures. Without
-    --methods all are compared, PFedRec also as pfedrec:evaluated=global. If a method runs out of
+    lists them. LABEL=NAME:FIELD=VALUE also gives it a short name for tables and pictures. If none
+    is named, all are compared, PFedRec also as pfedrec:evaluated=global. If a method runs out of
     memory or diverges, its line says so.
 
     Each run has its own folder. The same command again runs what is missing and resumes an
