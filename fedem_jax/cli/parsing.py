@@ -12,20 +12,23 @@ import tyro
 Kind = TypeVar("Kind")
 
 
-def parse(kind: type[Kind], prog: str, args: Sequence[str], **default: Any) -> Kind:
+def parse(kind: type[Kind], prog: str, args: Sequence[str], default: Kind | None = None) -> Kind:
     """Parse the options of a command.
 
     Args:
         kind: class of the options.
         prog: name of the command, for its help.
         args: arguments of the command.
-        default: `default`, the options that the arguments change; none: those of the class.
+        default: what the arguments change; None: the defaults of the class.
     """
     if not {"-h", "--help"}.isdisjoint(args):
-        shown = (kind, *(type(each.settings) for each in default.values()))
-        for each in shown:
-            in_paragraphs(each)
-    return tyro.cli(kind, prog=prog, args=args, **default)
+        in_paragraphs(kind)
+        settings = getattr(default, "settings", None)
+        if settings is not None:
+            in_paragraphs(type(settings))
+    if default is None:
+        return tyro.cli(kind, prog=prog, args=args)
+    return tyro.cli(kind, prog=prog, args=args, default=default)
 
 
 def in_paragraphs(kind: type[Any]) -> None:
