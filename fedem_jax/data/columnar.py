@@ -137,6 +137,9 @@ def _plain(path: Path, role: str, column: pa.Array) -> pa.Array:
             f"{path}: a label of the {role} has too many digits for a number; write it as text."
         )
     stays = pa.types.is_integer(kind) or pa.types.is_floating(kind) or _is_text(kind)
+    if pa.types.is_dictionary(kind) and not stays:  # pyarrow casts none of views, as Polars has
+        texts = column.dictionary.cast(pa.string())
+        return pa.DictionaryArray.from_arrays(column.indices, texts)
     return column if stays else column.cast(pa.string())
 
 

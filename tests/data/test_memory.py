@@ -23,6 +23,23 @@ class Capsule:
         return self.table.__arrow_c_stream__(requested_schema)
 
 
+def views(table: pd.DataFrame, names: list[str], coded: bool = False) -> pa.Table:
+    """Some columns as string views, or as numbers that refer to distinct ones."""
+    columns = dict(
+        zip(table, pa.Table.from_pandas(table, preserve_index=False).columns, strict=True)
+    )
+    for name in names:
+        texts = columns[name].combine_chunks().cast(pa.string())
+        if not coded:
+            columns[name] = texts.cast(pa.string_view())
+            continue
+        numbers = texts.dictionary_encode()
+        columns[name] = pa.DictionaryArray.from_arrays(
+            numbers.indices.cast(pa.uint32()), numbers.dictionary.cast(pa.string_view())
+        )
+    return pa.table(columns)
+
+
 KINDS = {
     "pandas": lambda table: table,
     "pandas with an index": lambda table: table.set_index(table["time"] + 7, drop=False),
@@ -31,6 +48,9 @@ KINDS = {
         pa.Table.from_pandas(part, preserve_index=False) for part in (table[:700], table[700:])
     ),
     "capsule": lambda table: Capsule(pa.Table.from_pandas(table, preserve_index=False)),
+    "views of texts": lambda table: views(table, ["user", "item"]),
+    "categories of views, as Polars has them": lambda table: views(table, ["item"], coded=True),
+    "categories of numbers": lambda table: table.astype({"item": "category", "rating": "category"}),
     "arrays": lambda table: {name: table[name].to_numpy() for name in table},
     "lists": lambda table: {name: table[name].tolist() for name in table},
     "arrays of objects": lambda table: {name: table[name].to_numpy(object) for name in table},
