@@ -63,8 +63,9 @@ def test_results_are_those_of_clients_on_the_device(case, federation):
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["fedem, half", "pfedrec"])
 def test_blocks_and_devices_change_last_digits_alone(case, federation):
-    """Participants fill the last block, and the last group of clients that rank, in part."""
-    device, host = both(case, block_size=4)
+    """Participants fill the last block, and the last group of clients that rank, in part. Small
+    first tables give small scores, whose last digits are beyond the tolerance."""
+    device, host = both(case, block_size=4, init_scale=0.1)
     one = run(device, federation, devices=jax.devices()[:1])
     for devices in (1, 2):
         other = run(host, federation, devices=jax.devices()[:devices])
