@@ -103,6 +103,7 @@ def test_installed_packages_are_asked_when_a_name_is_unknown(monkeypatch):
     assert of_fedem(**MINE).loss == "hinge"
 
 
+@pytest.mark.slow
 def test_a_sweep_varies_registered_and_shipped_losses(parts, tmp_path):
     config = fj.preset("released", method="fedmf", **SMALL | {"rounds": 1, "eval_every": 1})
     result = fj.sweep(config, ["loss=hinge,softmax"], federation=small_federation(), seeds=1)

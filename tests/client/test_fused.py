@@ -178,6 +178,7 @@ def both_merging(
 
 @pytest.mark.parametrize("steps", ["adam", "in turn"])
 @pytest.mark.parametrize("widths", [(16, 8), (20,)], ids=str)
+@pytest.mark.slow_but("(16, 8)-adam", "(16, 8)-in turn")
 def test_clients_that_merge_batch_by_batch_end_where_xla_takes_them(widths, steps):
     xla, fused = both_merging([21, 0, 8, 3], 30, 12, batch=8, widths=widths, steps=steps)
     assert_equal(xla[1:], fused[1:])

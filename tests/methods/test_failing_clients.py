@@ -119,7 +119,7 @@ SLOW = [
 
 
 @pytest.mark.parametrize("name", SLOW)
-@pytest.mark.slow_but("fedem", "local-only")
+@pytest.mark.slow_but("fedem")
 def test_clients_run_the_epochs_that_are_drawn_for_them(name):
     """In the second round some clients of FedEM merge."""
     lab = Lab(config_of(name, local_epochs=3, stragglers=0.6, threshold=0.0, block_size=3))

@@ -115,8 +115,8 @@ def test_an_upload_in_half_the_bytes_is_rounded():
     assert np.mean(ours[0][1].items == theirs[0][1].items[0]) > 0.97
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["closed form", "Adam, early stops"])
-@pytest.mark.slow_but("closed form")
 def test_two_devices_compute_the_same(case):
     """Nine clients do not fill both, nor blocks of four."""
     if len(jax.devices()) < 2:

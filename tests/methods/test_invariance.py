@@ -68,8 +68,8 @@ PIECES = {
 """FedEM with parts that go beyond the paper."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pieces", PIECES)
-@pytest.mark.slow_but("shrinkage")
 def test_neither_changes_the_pieces_beyond_the_paper(pieces):
     lab = Lab(config_of("fedem", **PIECES[pieces]))
     check_renumbered(lab, lab.run(), ORDER, PIECES[pieces])

@@ -76,8 +76,8 @@ def test_a_kept_trial_is_the_run_of_its_settings(tmp_path, stored):
         assert_same(later.run(setting, 0), found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fedmf", "fedem"])
-@pytest.mark.slow_but("fedmf")
 def test_a_trial_beside_others_is_kept_too(method):
     data = small_federation(clients=6, items=40)
     few = {"dim": 4, "rounds": 3, "num_negative": 2, "local_epochs": 1, "top_k": 5}

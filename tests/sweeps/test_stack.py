@@ -70,13 +70,8 @@ def trials_of(method, **changes):
     ]
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        "local-only",
-        *(pytest.param(case, marks=pytest.mark.slow) for case in CASES if case != "local-only"),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
 def test_a_stacked_trial_equals_the_same_trial_alone_also_beside_one_that_diverges(case):
     method, changes = CASES[case]
     trials = trials_of(method, **changes)

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 PAGE = Path(__file__).parents[2] / "docs" / "howto" / "watching.md"
 OF_A_RUN, OF_A_SWEEP = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.M)
 
@@ -22,6 +24,7 @@ def test_the_run_ends_early(capsys):
     assert summary["rounds"] < summary["planned_rounds"] == 50
 
 
+@pytest.mark.slow
 def test_the_sweep_ends_early(capsys):
     trials = ran(OF_A_SWEEP)["result"].trials
     first, last = capsys.readouterr().out.splitlines()
