@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import tyro
 
 from fedem_jax.cli.compare import run_missing
+from fedem_jax.cli.parsing import parse
 from fedem_jax.cli.process import run_command
 from fedem_jax.comparisons.plan import plan_comparison
 from fedem_jax.comparisons.results import gather
@@ -101,7 +102,7 @@ def ablate(args: Sequence[str]) -> None:
 
     A variant that does not go with the settings of the base is left out, in a sentence.
     """
-    options = tyro.cli(Ablation, prog="experiments/ablation.py", args=args)
+    options = parse(Ablation, "experiments/ablation.py", args)
     for part in options.parts:
         if part not in PARTS:
             raise UserError(f"parts: '{part}' is unknown; {nearest(part, list(PARTS))}.")

@@ -18,6 +18,7 @@ import pandas as pd
 import tyro
 
 from fedem_jax.cli import process
+from fedem_jax.cli.parsing import parse
 from fedem_jax.config.presets import preset
 from fedem_jax.config.tuned import tuned
 from fedem_jax.errors import UserError
@@ -74,7 +75,7 @@ class Noise:
 
 def measure(args: Sequence[str]) -> None:
     """Run what is missing, and report everything."""
-    options = tyro.cli(Noise, prog="experiments/noise.py", args=args)
+    options = parse(Noise, "experiments/noise.py", args)
     stem = Path(options.dataset).stem or "data"
     out = Path(options.out or f"results/noise-{stem}-{options.protocol}")
     sweeps = {method: sweep_of(options, method) for method in options.methods}

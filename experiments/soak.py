@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import tyro
 
+from fedem_jax.cli.parsing import parse
 from fedem_jax.cli.process import run_command
 from fedem_jax.config.registry import METHODS
 from fedem_jax.errors import UserError
@@ -284,7 +284,7 @@ def table(tally: Tally, minutes: float) -> str:
 
 
 def main() -> None:
-    options = tyro.cli(Soak)
+    options = parse(Soak, "experiments/soak.py", sys.argv[1:])
     if options.minutes <= 0:
         raise UserError(f"minutes: {options.minutes:g} is out of range; give a number above 0.")
     tally, begun = Tally(), time.monotonic()

@@ -20,11 +20,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from cells import WIDTH
 
 from fedem_jax.analysis.bottleneck import Measured
 from fedem_jax.cli import process
+from fedem_jax.cli.parsing import parse
 from fedem_jax.config.fedem import FedEM
 from fedem_jax.config.presets import preset
 from fedem_jax.config.protocol import preset as rules_of
@@ -74,7 +74,7 @@ class Found:
 
 def measure(args: Sequence[str]) -> None:
     """Run everything, write it and print it."""
-    options = tyro.cli(Found, prog="experiments/regimes/found.py", args=args)
+    options = parse(Found, "experiments/regimes/found.py", args)
     process.prepare_jax()
     rows = [row for name in options.datasets for row in of_data(name, options)]
     header = ["data", "cohorts", "purity", "test HR@10", "lead", "of all items", "lead"]

@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import tyro
 from cells import Cell, federation
 from found import averaging, grouped, moves_of
 from heterogeneity import Estimate, Wanted, common_table, estimate, wanted
@@ -30,6 +29,7 @@ from regimes import ARMS, lead
 from trials import hits
 
 from fedem_jax.cli import process
+from fedem_jax.cli.parsing import parse
 from fedem_jax.config.fedem import FedEM
 from fedem_jax.data.federation import Federation
 from fedem_jax.data.sources import load, read
@@ -69,7 +69,7 @@ class Real:
 
 def measure(args: Sequence[str]) -> None:
     """Run everything, write it and print it."""
-    options = tyro.cli(Real, prog="experiments/regimes/real.py", args=args)
+    options = parse(Real, "experiments/regimes/real.py", args)
     process.prepare_jax()
     with disk_errors(options.out, "give another --out"):
         options.out.mkdir(parents=True, exist_ok=True)

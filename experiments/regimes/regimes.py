@@ -19,12 +19,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import tyro
 from cells import Cell, boundary, federation
 from regimes_map import draw
 from trials import hits
 
 from fedem_jax.cli import process
+from fedem_jax.cli.parsing import parse
 from fedem_jax.config.fedem import FedEM
 from fedem_jax.evaluation.popularity import popularity
 from fedem_jax.report.tables import Row, Table, in_markdown
@@ -72,7 +72,7 @@ class Regimes:
 def measure(args: Sequence[str]) -> None:
     """Run everything, write it and draw it."""
     begun = time.perf_counter()
-    options = tyro.cli(Regimes, prog="experiments/regimes/regimes.py", args=args)
+    options = parse(Regimes, "experiments/regimes/regimes.py", args)
     process.prepare_jax()
     size = (options.clients, options.items)
     first = [

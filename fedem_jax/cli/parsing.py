@@ -34,8 +34,8 @@ def parse(kind: type[Kind], prog: str, args: Sequence[str], default: Kind | None
 def in_paragraphs(kind: type[Any]) -> None:
     """Give tyro the text of each option as one paragraph.
 
-    From the source it takes the texts with their line breaks. A terminal of another width then
-    shows half-empty lines.
+    By itself tyro keeps the line breaks of the source. A terminal of another width then shows
+    half-empty lines.
     """
     from docstring_parser import parse_from_object
 

@@ -72,9 +72,8 @@ class FedEM(LocalPrivacy, ServerOptimiser, LocalOptimiser, FusedClients, ServedC
     adapter_widths: tuple[Count, ...] = (16, 8)
     """Hidden widths of the network (adapter = row)."""
     adapter_start: Annotated[float, Range(0.001, 0.999)] = 0.5
-    """Rho that the adapter starts from: exactly with adapter = table or features; with row, about,
-    since its network starts at random. Near 1 a client replaces its table until it learns
-    otherwise."""
+    """Rho that the adapter starts from. With adapter = row rho is only near it, since the network
+    starts at random. Near 1 a client replaces its table until it learns otherwise."""
     adapter_samples: Literal["trained", "held-out", "held-out-unseen"] = "trained"
     """Samples that the adapter is fitted on: trained = those of local training, as released;
     held-out = positives that local training never uses (merging = once), the same in every round.
