@@ -59,7 +59,8 @@ class Elastic(NamedTuple):
     learned: bool
     """Whether rho depends on anything but the settings."""
     waits: Callable[[State], Bool[Array, " C"]]
-    """`(state) -> mask` of the clients that an aggregated table waits for."""
+    """`(state) -> mask` of the clients that an aggregated table waits for. It may not look at the
+    tables of clients, which may be on the host."""
     rho: Callable[..., Float[Array, "B I"]]
     """`(state, places [B], hyper) -> rho`: how much of each aggregated row the client takes up; 0
     where no table waits."""
@@ -124,6 +125,9 @@ class Algorithm(NamedTuple):
     lapses: dict[str, Any] | None = None
     """Fields of the clients that hold for one round, by name: the value that they have at all who
     sat the last round out. A round changes nothing else of these clients. None: there are none."""
+    moves_all: float = 1.0
+    """Of the clients that train in a round, the share whose tables change in all rows. Those of the
+    others change in the rows of their samples alone. By it the memory of the host is planned."""
     newcomer: Callable[..., Float[Array, " I"]] | None = None
     """`(state, newcomer, hyper) -> logits of all items`: the client trains its private part alone,
     with a table of the server. None: no table is for all clients, or it takes more than that."""

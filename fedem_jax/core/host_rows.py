@@ -1,8 +1,8 @@
 """The clients' state on the host, in NumPy arrays, and copies of the rows of some clients.
 
-The arrays are those of the same state on the devices, in order of place. Rows that clients keep
-over a common table (`SparseTables`) are a ragged list there. In a copy each client has room for as
-many rows as any client keeps.
+The arrays are those of the same state on the devices, in order of place. Item tables are kept as
+`MovedRows`. Rows that clients keep over a common table (`SparseTables`) are a ragged list there. In
+a copy each client has room for as many rows as any client keeps.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Int
 
 from fedem_jax.core.layout import Layout
+from fedem_jax.core.moved_rows import MovedRows
 from fedem_jax.core.sparse_tables import SparseTables, is_sparse
 
 Places = Int[np.ndarray, " n"]
@@ -25,6 +26,35 @@ Places = Int[np.ndarray, " n"]
 def most_rows(layout: Layout) -> int:
     """Room for rows over a common table, of each client in a copy."""
     return max(size.rows for size in layout.classes)
+
+
+def empty(shapes: Any, rows: Any, layout: Layout) -> Any:
+    """Room on the host for the state of all clients.
+
+    Args:
+        shapes: of that state.
+        rows: the state of some clients before the first round.
+        layout: of all clients.
+    """
+
+    def room(shape: Any, some: Any) -> Any:
+        if is_sparse(shape):
+            return SparseTables.empty(layout, shape.table.shape[1], shape.table.dtype, np)
+        if is_item_table(shape, layout):
+            return MovedRows(np.array(some[0]), len(layout.client))
+        return np.empty(shape.shape, shape.dtype)
+
+    return jax.tree.map(room, shapes, rows, is_leaf=is_sparse)
+
+
+def is_item_table(leaf: Any, layout: Layout) -> bool:
+    """Whether an array, or its shape, is an item table for each client: [C I D]."""
+    return len(leaf.shape) == 3 and leaf.shape[1] == layout.num_items
+
+
+def without_tables(clients: Any) -> Any:
+    """The state of the clients but for their item tables, so that JAX can take it."""
+    return jax.tree.map(lambda leaf: None if isinstance(leaf, MovedRows) else leaf, clients)
 
 
 def taken(clients: Any, places: Places, layout: Layout) -> Any:
@@ -38,7 +68,7 @@ def taken(clients: Any, places: Places, layout: Layout) -> Any:
 
     def rows(leaf: Any) -> Any:
         if not isinstance(leaf, SparseTables):
-            return leaf.take(places, axis=0, mode="clip")
+            return leaf[np.minimum(places, layout.padded - 1)]
         entry, used = _entries(leaf, places, layout)
         devices, room = layout.mesh.size, entry.shape[1]
         start: Any = np.tile(np.arange(len(places) // devices, dtype=np.int32) * room, devices)

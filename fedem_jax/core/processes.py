@@ -149,11 +149,12 @@ def on_host(values: Any) -> Any:
     return jax.tree.map(whole, values)
 
 
-def copied_to_host(array: jax.Array | np.ndarray) -> np.ndarray | LocalRows:
-    """A copy on the host: the whole array, or the rows of this process."""
+def copied_to_host(array: Any) -> Any:
+    """A copy on the host: the whole array, or the rows of this process. What is on the host has a
+    copy of its own kind."""
     if isinstance(array, jax.Array) and is_divided(array):
         return LocalRows(array)
-    return np.array(array)
+    return np.array(array) if isinstance(array, jax.Array) else array.copy()
 
 
 def is_divided(leaf: Any) -> bool:

@@ -155,6 +155,7 @@ def fedca(config: FedCA, layout: Layout) -> Algorithm:
         scratch=partial(scratch, config, layout),
         item_tables=item_tables,
         lapses={"slot": NOT_SERVED},
+        moves_all=num_served / layout.num_clients,
     )
 
 

@@ -245,6 +245,7 @@ def fedem(config: FedEM, layout: Layout) -> Algorithm:
         scratch=scratch,
         elastic=elastic(model),
         lapses={"slot": NOT_SERVED},
+        moves_all=config.downloads * num_uploaders / layout.num_clients,
     )
 
 

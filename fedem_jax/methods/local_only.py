@@ -90,6 +90,7 @@ def local_only(config: LocalOnly, layout: Layout) -> Algorithm:
         scratch=partial(
             training_scratch, layout, config.dim, visits=visits(config), pairs=config.pairs
         ),
+        moves_all=0.0,
     )
 
 

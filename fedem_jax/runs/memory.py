@@ -28,6 +28,7 @@ from fedem_jax.data.federation import Federation
 from fedem_jax.errors import UserError
 from fedem_jax.methods import bind
 from fedem_jax.runs.held_out import Room
+from fedem_jax.runs.host_memory import bytes_on_host
 from fedem_jax.units import in_bytes
 
 WIDEST_BLOCK = 256
@@ -65,8 +66,9 @@ class MemoryPlan(NamedTuple):
     """What would fit, if this does not; else empty."""
     host: int = 0
     """Bytes in the memory of the host, if the clients' state is kept there: that of all clients, a
-    copy at the best round, and rows on their way. Then `clients` are those of two groups of
-    residents: one at work, one on its way."""
+    copy at the best round, one that is written to disk, and rows on their way. Item tables count by
+    the rows that the rounds move on average. Then `clients` are those of two groups of residents:
+    one at work, one on its way."""
     saved: int = 0
     """Bytes that each device would need for its clients beyond `clients`, if they were on it."""
     host_limit: int | None = None
@@ -209,13 +211,14 @@ def _with_block(
         advice="",
     )
     if config.clients_on_host:
-        return _with_clients_on_host(config, layout, algorithm, state, plan)
+        return _with_clients_on_host(config, federation, layout, algorithm, state, plan)
     return plan
 
 
 def _with_clients_on_host(
-    config: Config, layout: Layout, algorithm: Algorithm, state: State, plan: MemoryPlan
-) -> MemoryPlan:
+    config: Config, federation: Federation, layout: Layout, algorithm: Algorithm, state: State,
+    plan: MemoryPlan,
+) -> MemoryPlan:  # fmt: skip
     """The same plan with residents alone on the devices."""
     participants, _ = config.round_sizes(layout.num_clients)
     trained, ranked = places_needed(layout, participants, plan.block)
@@ -224,12 +227,14 @@ def _with_clients_on_host(
     if "evaluate" in scratch:
         scratch["evaluate"] = algorithm.scratch(min(plan.block, ranked))["evaluate"]
     rows = 2 * bytes_of(shapes_of_rows(state.clients, ranked, layout))
-    copies = 1 + (config.keep != "none")
+    kept = config.keep != "none"
+    copies = 1 + kept + (kept or config.saves())
     plan = plan._replace(
         clients=rows,
         saved=plan.clients - rows,
         scratch={phase: 4 * count for phase, count in scratch.items()},
-        host=copies * bytes_of(state.clients) + plan.devices * rows,
+        host=copies * bytes_on_host(config, federation, layout, algorithm, state.clients)
+        + plan.devices * rows,
     )
     if isinstance(layout.device, AbsentDevice):
         return plan

@@ -23,10 +23,17 @@ from fedem_jax.config.base import Config
 from fedem_jax.core.algorithm import Info, State
 from fedem_jax.core.draws import Draws, KeyedDraws
 from fedem_jax.core.finite import finite_state
-from fedem_jax.core.host_rows import kept_on_device, put, shapes_of_rows, taken
+from fedem_jax.core.host_rows import (
+    empty,
+    kept_on_device,
+    put,
+    shapes_of_rows,
+    taken,
+    without_tables,
+)
 from fedem_jax.core.processes import copied_to_host, on_all, several
 from fedem_jax.core.residents import Residents, Seats, places_needed, residents_of
-from fedem_jax.core.sparse_tables import SparseTables, is_sparse
+from fedem_jax.core.sparse_tables import is_sparse
 from fedem_jax.data.federation import Federation
 from fedem_jax.errors import UserError
 from fedem_jax.evaluation import rho
@@ -66,7 +73,8 @@ class Trained(NamedTuple):
 
 
 class OffloadedSimulation(Simulation):
-    """A simulation whose `State.clients` are NumPy arrays on the host; rounds change them in place.
+    """A simulation whose `State.clients` are NumPy arrays on the host, and item tables `MovedRows`.
+    Rounds change them in place.
 
     Results are those of `Simulation`. On several devices, sums have another order.
 
@@ -103,23 +111,19 @@ class OffloadedSimulation(Simulation):
             UserError: the run does not fit into the memory of a device or of the host.
         """
         self.memory.check()
-        layout, server = self.layout, None
-
-        def empty(shape: Any) -> Any:
-            if isinstance(shape, SparseTables):
-                return SparseTables.empty(layout, shape.table.shape[1], shape.table.dtype, np)
-            return np.empty(shape.shape, shape.dtype)
+        layout, clients, server = self.layout, None, None
 
         def fill(places: np.ndarray, leaf: Any, rows: Any) -> None:
             if not is_sparse(leaf):
                 put(leaf, places, rows, layout)
 
-        clients = jax.tree.map(empty, self.shapes.clients, is_leaf=is_sparse)
         init = jax.jit(self._init, out_shardings=self.shardings)
         with jax.default_matmul_precision("highest"):
             for places in self._groups():
                 client = self._sent(self._client_at(places))
                 rows, server = init(client, self.key_init, self.algorithm.hyper)
+                if clients is None:
+                    clients = empty(self.shapes.clients, rows, layout)
                 jax.tree.map(partial(fill, places), clients, rows, is_leaf=is_sparse)
         return State(clients, server)
 
@@ -347,7 +351,8 @@ class OffloadedSimulation(Simulation):
 
         def counted(state: State) -> np.ndarray:
             # all who wait for a table took part in the last round, so they have places together
-            waiting = layout.client[np.asarray(waits(state))]
+            small = state._replace(clients=without_tables(state.clients))
+            waiting = layout.client[np.asarray(waits(small))]
             party = self._party(waiting)
             rows = self._sent(taken(state.clients, party.places, layout))
             arrays = self._sent((party.residents, activity[party.places]))

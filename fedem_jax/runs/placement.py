@@ -2,11 +2,13 @@
 
 Arrays with the client axis first hold the clients in order of place. That order depends on the
 number of devices. So does which device holds the table that waits for a client.
+
+`MovedRows` of the host are saved as the arrays that they consist of, such as `clients-items-rows`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -15,11 +17,14 @@ from jaxtyping import Int
 
 from fedem_jax.core.algorithm import Algorithm, State
 from fedem_jax.core.layout import Layout, is_per_device
+from fedem_jax.core.moved_rows import PARTS, MovedRows
 from fedem_jax.core.processes import LocalRows, copied_to_host, is_first, on_all, on_host, several
 from fedem_jax.core.sparse_tables import SparseTables, is_sparse
 
 SLOT = "clients-slot"
 """Name of the clients' field that says which of the tables on its device waits for a client."""
+AT_ONCE = 256
+"""Clients whose rows are copied together, so that not all tables are whole at the same time."""
 
 
 class Places(NamedTuple):
@@ -44,9 +49,12 @@ class Places(NamedTuple):
         return self.shard == other.shard and np.array_equal(self.place, other.place)
 
 
-def by_name(state: State) -> dict[str, np.ndarray]:
+def by_name(state: State) -> dict[str, Any]:
     """The arrays of a state on the host, by name."""
-    return {_name(path): on_host(leaf) for path, leaf in _leaves(state)}
+    return {
+        _name(path): leaf if isinstance(leaf, MovedRows) else on_host(leaf)
+        for path, leaf in _leaves(state)
+    }
 
 
 def rows_by_name(state: State) -> dict[str, np.ndarray]:
@@ -55,10 +63,13 @@ def rows_by_name(state: State) -> dict[str, np.ndarray]:
 
     Each of several processes has the rows of its own clients. The first also has what all share.
     """
-    copies = {
-        _name(path): copied_to_host(leaf) if isinstance(leaf, jax.Array) else leaf
-        for path, leaf in _leaves(state)
-    }
+    copies: dict[str, Any] = {}
+    for path, leaf in _leaves(state):
+        name = _name(path)
+        if isinstance(leaf, MovedRows):
+            copies |= {f"{name}-{part}": array for part, array in leaf.parts().items()}
+        else:
+            copies[name] = copied_to_host(leaf) if isinstance(leaf, jax.Array) else leaf
     return {
         name: copy.rows if isinstance(copy, LocalRows) else copy
         for name, copy in copies.items()
@@ -73,8 +84,8 @@ def on_devices(
     """A state with these arrays, laid out for this run.
 
     Args:
-        arrays: as `rows_by_name` gave them; those of several processes joined. Of several
-            processes, each reads the rows of its own clients alone.
+        arrays: as `rows_by_name` gave them, those of several processes joined; or as `by_name`
+            did. Of several processes, each reads the rows of its own clients alone.
         before: where the clients were then.
         start: the state before the first round. Places without a client take their values from it.
             Those of its arrays that are on the host are overwritten.
@@ -85,8 +96,13 @@ def on_devices(
         ValueError: the arrays are not those of such a run.
     """
     now = Places.of(layout)
-    arrays = {**arrays, **_tables_moved(arrays, before, start, now)}
     names = [_name(path) for path, _ in _leaves(start)]
+    for name in names:
+        parts = {part: f"{name}-{part}" for part in PARTS}
+        if all(part in arrays for part in parts.values()):
+            tables = MovedRows.of({part: arrays[of] for part, of in parts.items()})
+            arrays = {**arrays, name: tables}
+    arrays = {**arrays, **_tables_moved(arrays, before, start, now)}
     if missing := [name for name in names if name not in arrays]:
         raise ValueError(f"{missing[0]} was not kept")
     saved = jax.tree.unflatten(jax.tree.structure(start), [arrays[name] for name in names])
@@ -100,7 +116,8 @@ def on_devices(
             raise ValueError(f"{values.dtype}{values.shape} for {new.dtype}{new.shape}")
         if isinstance(new, jax.Array):
             return on_all(values if several() else np.asarray(values), new.sharding)
-        new[...] = values
+        for some in _batches(len(new)):
+            new[some] = values[some]
         return new
 
     return jax.tree.map(device, start, saved)
@@ -120,8 +137,9 @@ def _moved(saved: State, before: Places, now: Places, start: State, algorithm: A
         values = copied_to_host(new)
         rows, first = _rows_here(values)
         place = now.place - first
-        here = (place >= 0) & (place < len(rows))
-        rows[place[here]] = old[before.place[here]]
+        here = np.flatnonzero((place >= 0) & (place < len(rows)))
+        for some in _batches(len(here)):
+            rows[place[here[some]]] = old[before.place[here[some]]]
         return values
 
     def moved(new, old):
@@ -222,7 +240,12 @@ def order_on_device(device: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     return order
 
 
-def _rows_here(values: np.ndarray | LocalRows) -> tuple[np.ndarray, int]:
+def _batches(number: int) -> Iterator[slice]:
+    """So many rows, a few at a time."""
+    return (slice(first, first + AT_ONCE) for first in range(0, number, AT_ONCE))
+
+
+def _rows_here(values: Any) -> tuple[Any, int]:
     """The rows of this process, and the place of the first one among all."""
     return (values.rows, values.first) if isinstance(values, LocalRows) else (values, 0)
 

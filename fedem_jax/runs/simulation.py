@@ -44,6 +44,7 @@ from fedem_jax.evaluation.rho import counter
 from fedem_jax.methods import bind
 from fedem_jax.runs.compiling import compiled, identity, kinds, remembered
 from fedem_jax.runs.held_out import held_out, most_held_out
+from fedem_jax.runs.host_memory import bytes_on_host
 from fedem_jax.runs.memory import USABLE, bound, bytes_of, plan_memory
 from fedem_jax.version import __version__
 
@@ -336,8 +337,11 @@ def kept_bytes(config: Config, federation: Federation, layout: Layout | None = N
     if config.keep == "none":
         return 0
     layout = layout or layout_of(config, federation, jax.devices()[: federation.num_clients])
-    _, state = bound(config, layout)
-    return min(2, config.rounds) * bytes_of(state)
+    algorithm, state = bound(config, layout)
+    clients = bytes_of(state.clients)
+    if config.clients_on_host:
+        clients = bytes_on_host(config, federation, layout, algorithm, state.clients)
+    return min(2, config.rounds) * (clients + bytes_of(state.server))
 
 
 class Segment(NamedTuple):
