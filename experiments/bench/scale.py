@@ -1,8 +1,8 @@
 """How a round grows with the clients: `python experiments/bench/scale.py [--clients ...]`.
 
 Synthetic clients with as many interactions each. A hundredth of them trains in a round, and a tenth
-of these is aggregated. Each case runs in a process of its own, for two rounds; the second, with
-evaluation, is timed. Prints a table, for RESULTS.md.
+of these is aggregated. Each case runs in a process of its own, for two rounds or more; the last,
+with evaluation, is timed. Prints a table, for RESULTS.md.
 """
 
 from __future__ import annotations
@@ -58,13 +58,16 @@ def made(size: Size) -> fj.Federation:
     return split(rows, preset("leak-free", num_candidates=20), seed=0, name=f"{clients:,} clients")
 
 
-def measured(method: str, size: Size, most: int, dim: int, where: str) -> dict[str, float]:
-    """Two rounds of a method, or its plan alone where it needs more than `most` bytes."""
+def measured(
+    method: str, size: Size, most: int, dim: int, where: str, rounds: int
+) -> dict[str, float]:
+    """Some rounds of a method, or its plan alone where it needs more than `most` bytes."""
     begun = time.perf_counter()
     federation = made(size)
     row = {"data": time.perf_counter() - begun}
     settings = METHODS[method] | ({"dim": dim} if dim else {}) | {"client_memory": where}
-    config = fj.preset("released", method=method, client_fraction=0.01, num_negative=4, **settings)
+    settings |= {"client_fraction": 0.01, "num_negative": 4, "rounds": max(rounds, 100)}
+    config = fj.preset("released", method=method, **settings)
     simulation = simulation_of(config, federation)
     memory = simulation.memory
     row |= {"state": (memory.clients + memory.server) * memory.devices + memory.host}
@@ -72,14 +75,15 @@ def measured(method: str, size: Size, most: int, dim: int, where: str) -> dict[s
     if row["planned"] + memory.host > most:
         return row
     state, begun = simulation.init(), time.perf_counter()
-    segment = simulation.segment(state, 1)
+    before, last = simulation.segment(state, rounds - 1), simulation.segment(state, 1)
     row["compile"] = time.perf_counter() - begun
-    for number in range(2):
-        begun = time.perf_counter()
-        state, info, ranks = segment(state, number)
-        jax.block_until_ready((state, ranks))
-        row["round"] = time.perf_counter() - begun
-    simulation.record(2, info, ranks)  # refuses numbers that are not finite
+    state, _, ranks = before(state, 0)
+    jax.block_until_ready((state, ranks))
+    begun = time.perf_counter()
+    state, info, ranks = last(state, rounds - 1)
+    jax.block_until_ready((state, ranks))
+    row["round"] = time.perf_counter() - begun
+    simulation.record(rounds, info, ranks)  # refuses numbers that are not finite
     return row | {"peak": peak_memory(jax.devices()[0])}
 
 
@@ -92,6 +96,7 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=0, help="width; 0: 16 for fedmf, 2 for fedem")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=[*METHODS])
     parser.add_argument("--most", default="6GB", help="plan alone what needs more than this")
+    parser.add_argument("--rounds", type=int, default=2, help="rounds to run; 100 or more are planned")
     parser.add_argument("--client-memory", choices=("device", "host"), default="device")
     parser.add_argument("--case", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -99,7 +104,7 @@ def main() -> None:
         method, clients = options.case
         size = Size(int(clients), options.items, options.each)
         most, dim, where = bytes_in(options.most), options.dim, options.client_memory
-        print(json.dumps(measured(method, size, most, dim, where)))
+        print(json.dumps(measured(method, size, most, dim, where, options.rounds)))
         return
     print(f"| | clients | {' | '.join(COLUMNS)} |")
     print("|---|" + "---:|" * (1 + len(COLUMNS)))
