@@ -96,7 +96,9 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=0, help="width; 0: 16 for fedmf, 2 for fedem")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=[*METHODS])
     parser.add_argument("--most", default="6GB", help="plan alone what needs more than this")
-    parser.add_argument("--rounds", type=int, default=2, help="rounds to run; 100 or more are planned")
+    parser.add_argument(
+        "--rounds", type=int, default=2, help="rounds to run; 100 or more are planned"
+    )
     parser.add_argument("--client-memory", choices=("device", "host"), default="device")
     parser.add_argument("--case", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -22,7 +22,7 @@ from fedem_jax.runs.checks import check_free, check_settings, check_untaken
 from fedem_jax.runs.names import CANDIDATES, CONFIG, METRICS, PER_CLIENT, RHO, SUMMARY
 from fedem_jax.runs.observers import Observer
 from fedem_jax.runs.reading import Run, read_lines
-from fedem_jax.storage.files import append, disk_errors, drawing, json_line, plain, put, resume_hint
+from fedem_jax.storage.files import append, disk_errors, drawing, json_line, plain, put, resumable
 from fedem_jax.storage.lock import Lock
 
 
@@ -107,7 +107,7 @@ class RunDirectory(Observer):
             CannotResume: a record is missing or broken; the message names file and line.
         """
         records = self.recorded(number, with_rho)
-        with disk_errors(self.path, resume_hint(self.path)):
+        with resumable(self.path, self.path):
             if (self.path / METRICS).exists():
                 self._rewrite(METRICS, [without_rho(record) for record in records])
             if (self.path / RHO).exists():
@@ -142,14 +142,14 @@ class RunDirectory(Observer):
             UserError: it cannot be written; earlier lines are kept.
         """
         self._records.append(record)
-        with disk_errors(self.path / METRICS, resume_hint(self.path)):
+        with resumable(self.path / METRICS, self.path):
             append(self.path / METRICS, json_line(without_rho(record)))
             if "rho" in record:
                 append(self.path / RHO, json_line(rho_line(record)))
 
     def flush(self) -> None:
         """Force all records to disk, so that they survive a crash of the system."""
-        with disk_errors(self.path, resume_hint(self.path)):
+        with resumable(self.path, self.path):
             for name in (METRICS, RHO):
                 if (self.path / name).exists():
                     with (self.path / name).open("a") as file:
@@ -163,7 +163,7 @@ class RunDirectory(Observer):
         Raises:
             UserError: a file cannot be written; the records are kept.
         """
-        with disk_errors(self.path, resume_hint(self.path)):
+        with resumable(self.path, self.path):
             if self.config.per_client:
                 table = with_metrics(per_client, self.config.top_k)
                 put(self.path / PER_CLIENT, table.to_parquet)

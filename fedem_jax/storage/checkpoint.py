@@ -107,7 +107,7 @@ class Checkpoints:
             shutil.rmtree(self.folder / UNFINISHED, ignore_errors=True)
             raise UserError(
                 f"{self.folder}: a checkpoint cannot be written ({in_short(error)}); "
-                f"{resume_hint(self.folder.parent)}."
+                f"{resume_hint(self.folder.parent, error)}."
             ) from None
 
     def close(self) -> None:
@@ -162,7 +162,8 @@ class Checkpoints:
     def _write(self, saved: Saved) -> None:
         target = self.folder / f"round-{saved.about['round']:06}"
         unfinished = self.folder / UNFINISHED
-        unfinished.mkdir(parents=True, exist_ok=True)
+        for folder in (self.folder, unfinished):  # but not that of the run, if it was removed
+            folder.mkdir(exist_ok=True)
         write_arrays(unfinished, saved.arrays, self._process, self._processes)
         if self._process:
             self._wait_for(target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -13,6 +14,9 @@ from typing import Any
 
 from fedem_jax.errors import UserError, in_short
 from fedem_jax.units import in_bytes
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a disk without room, or of a limit that the system sets."""
 
 
 @contextmanager
@@ -63,9 +67,28 @@ def drawing(path: Path, say: Callable[[str], Any]) -> Iterator[None]:
         say(f"{path}: cannot be drawn ({in_short(error).rstrip('.')}).")
 
 
-def resume_hint(directory: Path) -> str:
-    """How to resume a run that ended with a full disk."""
-    return f"make room, then go on with `fedem train --resume {directory}`"
+@contextmanager
+def resumable(path: Path, directory: Path) -> Iterator[None]:
+    """Turn an `OSError` of a write into a `UserError` that says how the run goes on.
+
+    Args:
+        path: the file, for the message.
+        directory: of the run.
+    """
+    try:
+        yield
+    except OSError as error:
+        hint = resume_hint(directory, error)
+        raise UserError(f"{path}: cannot be written ({in_short(error)}); {hint}.") from None
+
+
+def resume_hint(directory: Path, error: Exception) -> str:
+    """How a run goes on whose files could not be written."""
+    if not directory.is_dir():
+        return "the folder of the run was removed, so run again"
+    full = isinstance(error, OSError) and error.errno in FULL
+    remedy = "make room" if full else "mend that"
+    return f"{remedy}, then go on with `fedem train --resume {directory}`"
 
 
 def put(path: Path, write: Callable[[Path], Any]) -> None:

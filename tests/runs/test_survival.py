@@ -6,6 +6,7 @@ The slow ones start `fedem train` as a process of its own, by way of `experiment
 import dataclasses
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -117,6 +118,15 @@ def test_a_full_disk_ends_the_run_with_a_sentence(config, federation, tmp_path, 
     (disk / "ballast").unlink()
     result, _ = resumed(config, federation, disk / "run")
     assert_equal(result, whole, disk / "run", tmp_path / "whole")
+
+
+def test_a_run_whose_folder_is_removed_ends_with_a_sentence(config, federation, tmp_path):
+    """No checkpoint makes the folder anew, which would hold a part of the run."""
+    folder = tmp_path / "run"
+    removed = Afterwards(folder, lambda: shutil.rmtree(folder))
+    with pytest.raises(UserError, match="the folder of the run was removed, so run again"):
+        run(config, federation, [removed], RunDirectory(folder))
+    assert not folder.exists()
 
 
 def test_a_disk_that_becomes_read_only_ends_the_run_with_a_sentence(
