@@ -6,10 +6,14 @@ rows. Nothing is rounded: a row is left out if it has the same bits.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int, Num, UInt
+
+PARTS = ("first", "count", "items", "rows")
+"""Names of what `MovedRows.parts` returns."""
 
 
 class MovedRows:
@@ -77,16 +81,12 @@ class MovedRows:
 
     def copy(self) -> MovedRows:
         """The same tables, which stay when rows are written into these."""
-        tables = MovedRows(self.first, 0)
-        tables.shape, tables._moved = self.shape, [*self._moved]
+        tables = copy.copy(self)
+        tables._moved = [*self._moved]
         return tables
 
     def _places(self, places: Any) -> Int[np.ndarray, " n"]:
         return np.arange(len(self))[places]
-
-
-PARTS = ("first", "count", "items", "rows")
-"""Names of what `MovedRows.parts` returns."""
 
 
 def _bits(rows: Num[np.ndarray, "I D"]) -> UInt[np.ndarray, "I D"]:
