@@ -30,6 +30,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
 import jax
+import matplotlib as mpl
 import numpy as np
 import pytest
 from jaxtyping import install_import_hook
@@ -43,6 +44,9 @@ install_import_hook(
     [f"fedem_jax.{name}" for name in CHECKED],
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
 )
+
+# Tests look at what a picture says. Fewer dots say the same.
+mpl.rcParams["savefig.dpi"] = 50
 
 # Tracing makes many objects that live on. Looking through them as often as usual takes a tenth of
 # the time.

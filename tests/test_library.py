@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow  # the programs of thirty-lines.md do the same every day
 def test_a_table_becomes_lists_that_another_process_reads_back_from_disk(tmp_path):
     """In at most 30 lines; the second program fails if its lists are others."""
     text = (ROOT / "docs" / "library.md").read_text()

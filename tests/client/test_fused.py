@@ -105,7 +105,15 @@ def test_clients_side_by_side_end_where_xla_takes_them(loss, steps):
     assert np.asarray(xla[2].epochs).tolist() == [2, 0, 2, 2]
 
 
-@pytest.mark.parametrize("steps", [CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 1])
+@pytest.mark.parametrize(
+    "steps",
+    [
+        pytest.param(CHUNK - 1, marks=pytest.mark.slow),
+        CHUNK,
+        CHUNK + 1,
+        pytest.param(2 * CHUNK + 1, marks=pytest.mark.slow),
+    ],
+)
 def test_rows_are_brought_up_to_date_around_a_whole_chunk(steps):
     """Most of forty rows are idle at a step of two samples."""
     assert_equal(*both([2 * steps, 2 * steps - 1], 40, 8, batch=2))

@@ -36,6 +36,7 @@ def anew():
     agrees.cache_clear()
 
 
+@pytest.mark.slow_but("fedem")
 @pytest.mark.parametrize("name", CONFIGS)
 def test_both_paths_agree_in_the_self_test(name):
     assert largest_gap(jax.devices()[0], self_test_of(CONFIGS[name])) < 1e-5

@@ -1,8 +1,10 @@
 """Comparisons: what is run and what is not run again, the tables against made-up runs by hand, and
 one small comparison in earnest."""
 
+import copy
 import csv
 import dataclasses
+import functools
 import itertools
 import json
 import subprocess
@@ -39,6 +41,11 @@ METRICS = [(part, name) for part in ("test", "test_full") for name in ("hr@10", 
 
 def outcome_of(config) -> tuple[dict, pd.DataFrame, list]:
     """Summary, ranks and records of a made-up run whose numbers depend on method and seed."""
+    return copy.deepcopy(made_up_once(config))
+
+
+@functools.cache
+def made_up_once(config) -> tuple[dict, pd.DataFrame, list]:
     disguise = FedEM(
         **{
             name: getattr(config, name)
@@ -85,6 +92,7 @@ def fake(monkeypatch, tmp_path) -> Fake:
     monkeypatch.setattr("fedem_jax.data.sources.federation_of", lambda *_: federation())
     monkeypatch.setattr("fedem_jax.cli.process.prepare_jax", lambda: None)
     monkeypatch.setattr("fedem_jax.report.pictures.draw_curves", lambda *_: None)
+    monkeypatch.setattr("fedem_jax.comparisons.tables.can_draw", lambda: False)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.chdir(tmp_path)
     return fake

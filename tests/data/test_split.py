@@ -296,7 +296,11 @@ def test_sizes_of_the_real_data(data_dir, name, interactions, clients, items):
         ("synthetic", ("871e908e291bb444", "7c9cc436bc3cf48d", "593c56430fca57c3")),
         ("filmtrust", ("47a83bccf9d362c9", "c769b775b371e417", "c889bbf282c79920")),
         ("ml-100k", ("577bdb3b2c5b24ee", "9a312d15e1c0fde4", "0a5b5ff4be9aa444")),
-        ("ml-1m", ("93067b747cdad0fe", "1fe78b13ed029ee4", "b78f765e822cbbfc")),
+        pytest.param(
+            "ml-1m",
+            ("93067b747cdad0fe", "1fe78b13ed029ee4", "b78f765e822cbbfc"),
+            marks=pytest.mark.slow,
+        ),
         ("lastfm-2k", ("65b47ea1441913e5", "3342156392fbb9d7", "08821abdf9fe5d02")),
         ("amazon-video", ("5880d05d212b6fd6", "1e213587722fd80a", "20bad498c826b846")),
     ],

@@ -106,6 +106,7 @@ def test_rounds_in_one_call_or_in_several_are_the_same(labs):
     assert_same(lab.run(length=3)[0], lab.run()[0])
 
 
+@pytest.mark.slow_but("fedem", "fedmf", "pfedrec", "fedca", "cofedrec", "gpfedrec")
 def test_a_resumed_run_is_an_uninterrupted_one(lab, result):
     state = jax.tree.map(np.asarray, lab.run(rounds=2)[0])
     shardings = jax.tree.map(lambda leaf: leaf.sharding, lab.start)
