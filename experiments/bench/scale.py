@@ -12,7 +12,7 @@ import json
 import subprocess
 import sys
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -30,7 +30,7 @@ METHODS = {
     "fedem": {"dim": 2, "table_dtype": "bfloat16"},
 }
 """FedEM keeps a table for each client, in the leanest form that fits a small machine. Another width
-may be given."""
+and type may be given."""
 
 COLUMNS = {
     **dict.fromkeys(("state", "planned", "peak"), in_bytes),
@@ -59,13 +59,13 @@ def made(size: Size) -> fj.Federation:
 
 
 def measured(
-    method: str, size: Size, most: int, dim: int, where: str, rounds: int
+    method: str, size: Size, most: int, own: dict[str, Any], rounds: int
 ) -> dict[str, float]:
     """Some rounds of a method, or its plan alone where it needs more than `most` bytes."""
     begun = time.perf_counter()
     federation = made(size)
     row = {"data": time.perf_counter() - begun}
-    settings = METHODS[method] | ({"dim": dim} if dim else {}) | {"client_memory": where}
+    settings = METHODS[method] | {name: value for name, value in own.items() if value}
     settings |= {"client_fraction": 0.01, "num_negative": 4, "rounds": max(rounds, 100)}
     config = fj.preset("released", method=method, **settings)
     simulation = simulation_of(config, federation)
@@ -94,6 +94,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=1000)
     parser.add_argument("--each", type=int, default=12, help="interactions of each client")
     parser.add_argument("--dim", type=int, default=0, help="width; 0: 16 for fedmf, 2 for fedem")
+    parser.add_argument("--table-dtype", choices=("float32", "bfloat16"), help="of the tables")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=[*METHODS])
     parser.add_argument("--most", default="6GB", help="plan alone what needs more than this")
     parser.add_argument(
@@ -105,8 +106,8 @@ def main() -> None:
     if options.case:
         method, clients = options.case
         size = Size(int(clients), options.items, options.each)
-        most, dim, where = bytes_in(options.most), options.dim, options.client_memory
-        print(json.dumps(measured(method, size, most, dim, where, options.rounds)))
+        own = {name: getattr(options, name) for name in ("dim", "table_dtype", "client_memory")}
+        print(json.dumps(measured(method, size, bytes_in(options.most), own, options.rounds)))
         return
     print(f"| | clients | {' | '.join(COLUMNS)} |")
     print("|---|" + "---:|" * (1 + len(COLUMNS)))
