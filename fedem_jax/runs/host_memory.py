@@ -47,7 +47,8 @@ def rows_moved(config: Config, federation: Federation, algorithm: Algorithm) -> 
     participants, _ = config.round_sizes(number)
     trains = participants / number
     positives = np.diff(federation.offsets)
-    not_drawn = (1 - np.minimum(1, config.num_negative / (items - positives))) ** positives
+    drawn = np.minimum(1, config.num_negative / np.maximum(1, items - positives))
+    not_drawn = (1 - drawn) ** positives
     stays = 1 - trains + trains * (1 - algorithm.moves_all) * not_drawn
     others = (items - positives) * (1 - stays**config.rounds)
     own = positives * (1 - (1 - trains) ** config.rounds)
