@@ -93,8 +93,16 @@ def _found(variable: str, beside: str) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def undrawn(request, monkeypatch) -> None:
+    """Figures are made in every test, but drawn only in those that look at them (`pictures`): the
+    drawing takes longer than most tests. Others get an empty file."""
+    if "pictures" not in request.fixturenames:
+        monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: Path(path).touch())
+
+
 @pytest.fixture
-def pictures(monkeypatch) -> dict[str, Figure]:
+def pictures(undrawn, monkeypatch) -> dict[str, Figure]:
     """Figures that are saved in a test, by the names of their files."""
     saved, save = {}, Figure.savefig
 

@@ -37,7 +37,7 @@ def named(request, data):
 
 
 @pytest.mark.slow_but("compare", "plan")
-def test_each_shows_itself(named, data, tmp_path):
+def test_each_shows_itself(named, data, tmp_path, pictures):
     name, result = named
     assert repr(result).startswith("<")
     assert len(repr(result)) < 300

@@ -117,7 +117,7 @@ def words(tmp_path: Path, *runs: tuple[str, Run]) -> str:
     return (tmp_path / "curves.svg").read_text()
 
 
-def test_the_picture_says_what_its_numbers_mean(tmp_path):
+def test_the_picture_says_what_its_numbers_mean(tmp_path, pictures):
     shown = words(tmp_path, ("fedem", run(3, ties="average")))
     for text in (
         "protocol leak-free* (ties average) · fingerprint 0123456789abcdef · 8 clients · "
@@ -132,7 +132,7 @@ def test_the_picture_says_what_its_numbers_mean(tmp_path):
         assert f"<!-- {text} -->" in shown
 
 
-def test_runs_that_differ_have_a_caption_each(tmp_path):
+def test_runs_that_differ_have_a_caption_each(tmp_path, pictures):
     shown = words(tmp_path, ("x", run(3)), ("y", run(3, seed=1, num_candidates=49, top_k=7)))
     assert "<!-- x: protocol leak-free ·" in shown
     assert "<!-- y: protocol leak-free* (num candidates 49) ·" in shown
