@@ -7,6 +7,7 @@ import os
 import warnings
 import zipfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +23,7 @@ from fedem_jax.runs.checks import check_free, check_settings, check_untaken
 from fedem_jax.runs.names import CANDIDATES, CONFIG, METRICS, PER_CLIENT, RHO, SUMMARY
 from fedem_jax.runs.observers import Observer
 from fedem_jax.runs.reading import Run, read_lines
-from fedem_jax.storage.files import append, disk_errors, drawing, json_line, plain, put, resumable
+from fedem_jax.storage.files import append, disk_errors, drawing, json_line, plain, put, resume_hint
 from fedem_jax.storage.lock import Lock
 
 
@@ -107,7 +108,7 @@ class RunDirectory(Observer):
             CannotResume: a record is missing or broken; the message names file and line.
         """
         records = self.recorded(number, with_rho)
-        with resumable(self.path, self.path):
+        with disk_errors(self.path, partial(resume_hint, self.path)):
             if (self.path / METRICS).exists():
                 self._rewrite(METRICS, [without_rho(record) for record in records])
             if (self.path / RHO).exists():
@@ -142,14 +143,14 @@ class RunDirectory(Observer):
             UserError: it cannot be written; earlier lines are kept.
         """
         self._records.append(record)
-        with resumable(self.path / METRICS, self.path):
+        with disk_errors(self.path / METRICS, partial(resume_hint, self.path)):
             append(self.path / METRICS, json_line(without_rho(record)))
             if "rho" in record:
                 append(self.path / RHO, json_line(rho_line(record)))
 
     def flush(self) -> None:
         """Force all records to disk, so that they survive a crash of the system."""
-        with resumable(self.path, self.path):
+        with disk_errors(self.path, partial(resume_hint, self.path)):
             for name in (METRICS, RHO):
                 if (self.path / name).exists():
                     with (self.path / name).open("a") as file:
@@ -163,7 +164,7 @@ class RunDirectory(Observer):
         Raises:
             UserError: a file cannot be written; the records are kept.
         """
-        with resumable(self.path, self.path):
+        with disk_errors(self.path, partial(resume_hint, self.path)):
             if self.config.per_client:
                 table = with_metrics(per_client, self.config.top_k)
                 put(self.path / PER_CLIENT, table.to_parquet)

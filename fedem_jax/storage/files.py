@@ -20,17 +20,18 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
-def disk_errors(path: Path, remedy: str) -> Iterator[None]:
+def disk_errors(path: Path, remedy: str | Callable[[OSError], str]) -> Iterator[None]:
     """Turn an `OSError` of a write into a `UserError`.
 
     Args:
         path: the file, for the message.
-        remedy: end of the message, what the user can do.
+        remedy: end of the message, what the user can do; or a function that says it of the error.
     """
     try:
         yield
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({in_short(error)}); {remedy}.") from None
+        hint = remedy if isinstance(remedy, str) else remedy(error)
+        raise UserError(f"{path}: cannot be written ({in_short(error)}); {hint}.") from None
 
 
 def check_room(path: Path, size: int, what: str, remedy: str) -> None:
@@ -65,21 +66,6 @@ def drawing(path: Path, say: Callable[[str], Any]) -> Iterator[None]:
         yield
     except Exception as error:
         say(f"{path}: cannot be drawn ({in_short(error).rstrip('.')}).")
-
-
-@contextmanager
-def resumable(path: Path, directory: Path) -> Iterator[None]:
-    """Turn an `OSError` of a write into a `UserError` that says how the run goes on.
-
-    Args:
-        path: the file, for the message.
-        directory: of the run.
-    """
-    try:
-        yield
-    except OSError as error:
-        hint = resume_hint(directory, error)
-        raise UserError(f"{path}: cannot be written ({in_short(error)}); {hint}.") from None
 
 
 def resume_hint(directory: Path, error: Exception) -> str:

@@ -84,9 +84,8 @@ class Fake:
 
 
 @pytest.fixture
-def fake(request, monkeypatch, tmp_path) -> Fake:
-    """`fedem compare` with made-up runs, in an empty working directory. Its picture is made for
-    tests that look at it."""
+def fake(monkeypatch, tmp_path) -> Fake:
+    """`fedem compare` with made-up runs, in an empty working directory."""
     fake, module = Fake(), types.ModuleType("fedem_jax.runs.train")
     module.__dict__["run"] = fake.run
     monkeypatch.setitem(sys.modules, "fedem_jax.runs.train", module)
@@ -94,8 +93,6 @@ def fake(request, monkeypatch, tmp_path) -> Fake:
     monkeypatch.setattr("fedem_jax.cli.process.prepare_jax", lambda: None)
     monkeypatch.setattr("fedem_jax.report.pictures.draw_curves", lambda *_: None)
     monkeypatch.setattr("fedem_jax.comparisons.tables.can_draw", lambda: False)
-    if "pictures" not in request.fixturenames:
-        monkeypatch.setattr("fedem_jax.comparisons.tables.draw", lambda *_: None)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.chdir(tmp_path)
     return fake
