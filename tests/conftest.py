@@ -1,4 +1,5 @@
-"""Two devices, quick compilation, checked annotations, and data that are not in the repository.
+"""Two devices, of which most runs take one; quick compilation, checked annotations, and data that
+are not in the repository.
 
 Tests that need such data are skipped without.
 """
@@ -53,6 +54,17 @@ mpl.rcParams["savefig.dpi"] = 50
 gc.set_threshold(100_000)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def first_device():
+    """Runs that are not told their devices take the first one: a program for two takes a quarter
+    longer to compile."""
+    from fedem_jax.runs import simulation
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(simulation, "devices_for", lambda clients: jax.devices()[:1])
+        yield
 
 
 @pytest.fixture(autouse=True)

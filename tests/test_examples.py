@@ -26,6 +26,7 @@ def methods():
         known.update(saved)
 
 
+@pytest.mark.slow_but(*{*FUNCTIONS} - {"audit", "bottleneck", "compare", "sweep"})
 @pytest.mark.parametrize("name", FUNCTIONS)
 @pytest.mark.usefixtures("methods")
 def test_an_example_gives_what_it_says(name, tmp_path, monkeypatch, capsys):

@@ -36,7 +36,7 @@ def named(request, data):
     return request.param, CALLS[request.param](data)
 
 
-@pytest.mark.slow_but("compare", "plan")
+@pytest.mark.slow_but("plan")
 def test_each_shows_itself(named, data, tmp_path, pictures):
     name, result = named
     assert repr(result).startswith("<")

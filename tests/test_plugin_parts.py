@@ -56,6 +56,7 @@ def of_fedem(**changes):
 # --- where the names work -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_commands_know_the_parts_of_a_file(tmp_path, capsys):
     file, out = tmp_path / "mine.py", tmp_path / "run"
     file.write_text(PLUGIN)

@@ -52,6 +52,7 @@ def fedem(plugin, capsys):
 SMALL = ["--rounds", "2", "--dim", "4"]
 
 
+@pytest.mark.slow
 def test_commands_know_the_method_of_a_file(fedem, tmp_path, capsys):
     with pytest.raises(SystemExit):
         fedem("train", "--method", "skeleton", "--help")

@@ -37,6 +37,7 @@ def printed(program, folder):
     return ended.stdout
 
 
+@pytest.mark.slow
 def test_the_second_reads_back_what_the_first_left(folder):
     first = printed(FIRST, folder)
     kinds = re.findall(r"^<(\w+): ", first, re.MULTILINE)

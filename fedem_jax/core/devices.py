@@ -1,13 +1,21 @@
-"""Devices that are not at hand: runs are planned on them, and nothing is computed."""
+"""Devices: those that a run takes, and such that are not at hand but planned with."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import jax
+
+
+def devices_for(clients: int) -> list[jax.Device]:
+    """What a run takes if nobody says it: all devices, but no more than it has clients."""
+    return jax.devices()[:clients]
+
 
 @dataclass(frozen=True)
 class AbsentDevice:
-    """A device to plan with. Only its number, kind and memory are known."""
+    """A device to plan with, on which nothing is computed. Only its number, kind and memory are
+    known."""
 
     id: int
     platform: str

@@ -120,7 +120,8 @@ def plan_memory(
 
     The block is `config.block_size` if that is set. Else it is mostly 1 on a CPU, where one
     client's table stays in the cache of its core (`Config.block_on_cpu`). Elsewhere it is the
-    largest power of two that fits.
+    largest power of two that fits. Where clients wait on the host, it is not twice as wide as a
+    round has participants, since the device would hold as many clients to evaluate them.
 
     Args:
         layout: devices and size classes; its block is ignored.
@@ -168,6 +169,8 @@ def _choose_block(config: Config, federation: Federation, layout: Layout, limit:
     """The plan with the largest block that fits; the smallest block if none does."""
     algorithm, state = bound(config, layout)
     block = config.block_size or _widest(config, layout)
+    if config.clients_on_host and not config.block_size:
+        block = _for_residents(block, config, layout)
     while True:
         plan = _with_block(config, federation, layout, algorithm, state, limit, block)
         if plan.fits or config.block_size or block == 1:
@@ -185,6 +188,15 @@ def _widest(config: Config, layout: Layout) -> int:
         return WIDEST_FUSED
     rows, block = max(size.rows for size in layout.classes), WIDEST_BLOCK
     while block > NARROWEST_BLOCK and block * 3 * 4 * rows * config.dim > CACHE:
+        block //= 2
+    return block
+
+
+def _for_residents(block: int, config: Config, layout: Layout) -> int:
+    """A block for which no more clients come to the device than a round trains, or few more."""
+    participants, _ = config.round_sizes(layout.num_clients)
+    trained, _ = places_needed(layout, participants, block)
+    while block >= 2 * max(trained, NARROWEST_BLOCK):
         block //= 2
     return block
 

@@ -21,6 +21,7 @@ from fedem_jax.config.plugins import is_shipped
 from fedem_jax.config.registry import METHODS
 from fedem_jax.config.shared import is_fused
 from fedem_jax.core.algorithm import Info, State
+from fedem_jax.core.devices import devices_for
 from fedem_jax.core.draws import Draws, KeyedDraws
 from fedem_jax.core.finite import finite_state
 from fedem_jax.core.layout import Layout
@@ -81,9 +82,9 @@ class Simulation:
         """
         check_pool(config, federation)
         check_processes(config, federation)
-        devices = (devices or jax.devices())[: federation.num_clients]
+        devices = devices or devices_for(federation.num_clients)
         self.config, self.federation, self._draws = config, federation, draws
-        layout = layout_of(config, federation, devices)
+        layout = layout_of(config, federation, devices[: federation.num_clients])
         where_it_is = dataclasses.replace(config, client_memory=self.client_memory)
         self.memory = plan_memory(where_it_is, federation, layout)
         self.layout = layout._replace(block=self.memory.block)
@@ -336,7 +337,7 @@ def kept_bytes(config: Config, federation: Federation, layout: Layout | None = N
     """
     if config.keep == "none":
         return 0
-    layout = layout or layout_of(config, federation, jax.devices()[: federation.num_clients])
+    layout = layout or layout_of(config, federation, devices_for(federation.num_clients))
     algorithm, state = bound(config, layout)
     clients = bytes_of(state.clients)
     if config.clients_on_host:

@@ -668,6 +668,7 @@ def ratings(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_in_earnest(ratings, tmp_path, capsys, monkeypatch, pictures):
     monkeypatch.setattr("fedem_jax.cli.process.prepare_jax", lambda: None)
     out = tmp_path / "c"

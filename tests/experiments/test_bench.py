@@ -49,7 +49,7 @@ def test_phases_make_up_the_round(simulation, rounds):
 
 
 @pytest.mark.parametrize("merges", [False, True])
-@pytest.mark.slow_but("False")
+@pytest.mark.slow
 def test_sequential_twin_is_the_same_method(simulation, rounds, merges):
     before, after = rounds
     client = int(np.flatnonzero((simulation.by_client(before.clients.slot) >= 0) == merges)[0])

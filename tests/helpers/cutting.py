@@ -77,11 +77,12 @@ def assert_equal(ours, theirs, *folders):
         assert lines_of(folders[0], name) == lines_of(folders[1], name)
 
 
-def cut_off(config, federation, path, *segments, resume=False, observers=()):
+def cut_off(config, federation, path, *segments, resume=False, observers=(), devices=()):
     """A run that is stopped after so many segments, and again after so many more, ..."""
     for number in segments:
         with pytest.raises(Stopped) as stopped:
-            run(config, federation, observers, RunDirectory(path, resume, str), After(number))
+            directory = RunDirectory(path, resume, str)
+            run(config, federation, observers, directory, After(number), devices)
         assert stopped.value.number == 15
         resume = True
 

@@ -5,6 +5,7 @@ A process of its own, since the others have two devices.
 
 import json
 import sys
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -99,10 +100,15 @@ def waiting():
     return np.where(slot[:, None, None] >= 0, named["server.items"][slot], 0)
 
 
-def result():
+@cache
+def result_on(number):
     done = fj.run(FEDMF, FEDERATION)
-    assert done.layout.mesh.size == len(jax.devices())
+    assert done.layout.mesh.size == number
     return done
+
+
+def result():
+    return result_on(len(jax.devices()))
 
 
 if __name__ == "__main__":

@@ -175,7 +175,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.slow_but("pfedrec, global", "fedmf, some uploads lost", "fedmf, a server with Adam")
+@pytest.mark.slow_but("pfedrec, global", "fedmf, some uploads lost")
 def test_rounds_are_those_of_a_loop_over_clients(case):
     config, train, score = CASES[case]
     simulation, rounds = bound(config), 3

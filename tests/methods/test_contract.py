@@ -14,9 +14,7 @@ from fedem_jax.config.registry import METHODS
 from fedem_jax.core.sparse_tables import SparseTables
 from fedem_jax.runs.simulation import Simulation
 
-EVERYDAY = pytest.mark.slow_but(
-    "fedem", "fedmf", "pfedrec", "fcf", "local-only", "ease", "item-knn", "popularity"
-)
+EVERYDAY = pytest.mark.slow_but("fedem", "fedmf", "pfedrec", "local-only", "popularity")
 """Methods that every run of the tests compiles here. Loops over clients stand in for the others."""
 
 # --- shapes, traces, transfers --------------------------------------------------------------------
@@ -66,7 +64,7 @@ def test_a_gpu_has_all_operations_that_a_round_asks_for(halved):
     assert "func.func public @main" in traced.lower(lowering_platforms=("cuda",)).as_text()
 
 
-@pytest.mark.slow_but("fedem", "fedmf", "pfedrec")
+@pytest.mark.slow_but("fedem")
 def test_rounds_are_traced_once_and_stay_on_the_device(lab, result):
     traced, numbers = lab.traces, [jnp.int32(number) for number in range(3)]
     state = lab.start
@@ -106,7 +104,7 @@ def test_rounds_in_one_call_or_in_several_are_the_same(labs):
     assert_same(lab.run(length=3)[0], lab.run()[0])
 
 
-@pytest.mark.slow_but("fedem", "fedmf", "pfedrec", "fedca", "cofedrec", "gpfedrec")
+@pytest.mark.slow_but("fedem")
 def test_a_resumed_run_is_an_uninterrupted_one(lab, result):
     state = jax.tree.map(np.asarray, lab.run(rounds=2)[0])
     shardings = jax.tree.map(lambda leaf: leaf.sharding, lab.start)
@@ -135,6 +133,7 @@ IDLE = [name for name, (kind, _) in METHODS.items() if name != "gpfedrec" and no
 there are no clients."""
 
 
+@EVERYDAY
 @pytest.mark.parametrize("name", IDLE)
 def test_who_sits_out_stays_as_it_was(labs, name):
     lab = labs(name)

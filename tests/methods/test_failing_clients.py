@@ -29,6 +29,7 @@ def lossy():
     return Lab(config_of("fedmf", dropout=0.4))
 
 
+@pytest.mark.slow
 def test_a_share_that_is_no_whole_client_changes_no_bit(labs, lossy):
     rounded = Lab(config_of("fedmf", dropout=0.1))  # of six
     assert rounded.simulation.config.round_sizes(7) == (6, 6)
@@ -133,6 +134,7 @@ def test_clients_run_the_epochs_that_are_drawn_for_them(name):
     assert parts >= {1, 2, 3}
 
 
+@pytest.mark.slow
 def test_whoever_has_time_for_all_epochs_is_not_changed(labs):
     lab = Lab(config_of("local-only", stragglers=0.3))
     drawn = draws_of(lab.simulation, 0)

@@ -243,7 +243,7 @@ def loop(simulation, rounds):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.slow_but("features, ranking, average", "table, a server with Adam")
+@pytest.mark.slow_but("table, a server with Adam")
 def test_rounds_are_those_of_a_loop_over_clients(case):
     simulation, rounds = bound(CASES[case]), 3
     merged_somewhere = False

@@ -95,7 +95,7 @@ def assert_same_rounds(ours, theirs, near):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.slow_but("closed form, a server with Adam", "Adam, early stops")
+@pytest.mark.slow_but("Adam, early stops")
 def test_rounds_are_those_of_clients_that_keep_their_tables(case):
     config = CASES[case]
     ours, theirs = bound(config), bound(Measured.of(config))

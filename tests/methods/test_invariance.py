@@ -84,7 +84,7 @@ REALISTIC = {
 """FedMF with clients that fail, or that mask what they send."""
 
 
-@pytest.mark.slow_but("failing clients")
+@pytest.mark.slow
 @pytest.mark.parametrize("case", REALISTIC)
 def test_neither_changes_who_fails_or_what_masks_hide(case):
     lab = Lab(config_of("fedmf", **REALISTIC[case]))

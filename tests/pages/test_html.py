@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from made_up import made_up
+from toy import small_federation
 
 import fedem_jax as fj
 from fedem_jax.cli import main as cli
@@ -189,10 +190,10 @@ def test_a_missing_library_is_one_sentence(monkeypatch, tmp_path, capsys):
 def studies(tmp_path_factory):
     """A comparison and a sweep of a few rounds, with their folders."""
     folder = tmp_path_factory.mktemp("studies")
-    two = ["fedmf", "popularity"]
-    compared = fj.compare(two, seeds=2, rounds=2, directory=folder / "c", **QUICK)
+    two, data = ["fedmf", "popularity"], small_federation(clients=20, num_candidates=11)
+    compared = fj.compare(two, data, seeds=2, rounds=2, directory=folder / "c", **QUICK)
     config = fj.preset("released", method="fedmf", rounds=2, **QUICK)
-    swept = fj.sweep(config, {"lr_embedding": [0.01, 0.1]}, out=folder / "s")
+    swept = fj.sweep(config, {"lr_embedding": [0.01, 0.1]}, data, out=folder / "s")
     return folder, compared, swept
 
 

@@ -47,6 +47,7 @@ def quick():
 
 
 @pytest.mark.data
+@pytest.mark.slow_but("xla")
 @pytest.mark.parametrize("path", ["xla", "fused"])
 def test_rounds_are_those_of_the_authors_program(golden_trace, path):
     exceeded = failures(golden_check.compare(golden_trace, path))
@@ -93,7 +94,7 @@ def made(request):
     return trace, trials[0], rows
 
 
-@pytest.mark.slow_but("both")
+@pytest.mark.slow_but("avg")
 def test_a_trace_of_other_settings_is_replayed(made):
     _, simulation, rows = made
     assert not failures(rows)
@@ -131,7 +132,7 @@ def deviating(trace, simulation, number):
     return {row.quantity for row in rows if not row.passes}
 
 
-@pytest.mark.slow_but("both")
+@pytest.mark.slow_but("avg")
 def test_a_deviation_is_found(made):
     trace, simulation, _ = made
     last = simulation.config.rounds - 1

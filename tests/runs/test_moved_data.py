@@ -130,6 +130,7 @@ def test_a_comparison_knows_its_runs_by_any_spelling(ratings, tmp_path):
         finished(planned("a/mine.csv"))
 
 
+@pytest.mark.slow
 def test_a_sweep_knows_its_trials_by_any_spelling(ratings, tmp_path):
     def searched(dataset):
         config = preset(dataset=dataset, method="fedmf", **SMALL)

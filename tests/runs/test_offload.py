@@ -75,7 +75,7 @@ def test_blocks_and_devices_change_last_digits_alone(case, federation):
         np.testing.assert_allclose(other.curve["loss"], one.curve["loss"], rtol=1e-5)
 
 
-@pytest.mark.slow_but("device-fedem")
+@pytest.mark.slow_but("device-fedmf, local")
 @pytest.mark.parametrize("case", ["fedem", "fedmf, local"])
 @pytest.mark.parametrize("first", ["device", "host"])
 def test_a_run_goes_on_with_its_clients_elsewhere(case, first, federation, tmp_path):
@@ -113,6 +113,7 @@ def live(*shape):
     return sum({array.unsafe_buffer_pointer(): array.nbytes for array in arrays}.values())
 
 
+@pytest.mark.slow
 def test_the_device_never_holds_more_clients_than_planned(federation, monkeypatch):
     """Tables are counted whenever arrays have been sent, which is when there are most."""
     config = both("fedem")[1]
@@ -165,6 +166,17 @@ def test_the_plan_says_what_lies_where(federation):
     once, *more = [plan.host - host.clients for plan in plans]
     assert more == [2 * once, 3 * once]
     assert once < every
+
+
+@pytest.mark.parametrize(("block_size", "block"), [(0, 32), (256, 256)])
+def test_a_block_is_as_wide_as_a_round_needs_or_as_it_is_told(block_size, block):
+    """Wider ones would bring more clients to the device, and save less: here nothing."""
+    federation = small_federation(clients=300, items=50)
+    changes = {"client_fraction": 0.1, "client_memory": "host", "block_size": block_size}
+    config = config_of("fedem", **changes)
+    planned = fj.plan(config, federation, devices=1, device_memory="80GB").memory
+    assert planned.block == block
+    assert planned.clients * 300 == 2 * block * (planned.clients + planned.saved)
 
 
 @pytest.mark.slow_but("local-only")

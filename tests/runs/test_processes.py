@@ -48,6 +48,7 @@ def assert_close(path, other):
         np.testing.assert_allclose(record["loss"], expected["loss"], rtol=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_other_and_one_process_goes_on(data, tmp_path):
     whole = fedem(*arguments(data, "fedmf", 150, tmp_path / "whole"))
     assert ended(whole)[0] == 0

@@ -163,10 +163,10 @@ def test_what_cannot_be_asked_is_refused_in_a_sentence(runs):
 def test_a_state_can_be_asked_on_other_devices(runs):
     for method in ("fedem", "fedmf"):
         result, _ = runs(method)
-        one = open_run(result.path, result.federation, jax.devices()[:1])
-        assert result.layout.mesh.size == 2
+        other = open_run(result.path, result.federation, jax.devices()[:2])
+        assert (result.layout.mesh.size, other.layout.mesh.size) == (1, 2)
         np.testing.assert_allclose(
-            one.scores(result.federation.user_ids), result.scores(result.federation.user_ids),
+            other.scores(result.federation.user_ids), result.scores(result.federation.user_ids),
             atol=1e-6,
         )  # fmt: skip
 

@@ -301,10 +301,11 @@ def test_every_method_goes_on(federation, tmp_path, method):
     config = dataclasses.replace(
         config_of(method, **KINDS.get(method, {})), rounds=2, checkpoint_every=1, top_k=5
     )
-    whole = run(config, federation, (), RunDirectory(tmp_path / "whole"))
-    cut_off(config, federation, tmp_path / "cut", 1)
+    two, directory = jax.devices()[:2], RunDirectory(tmp_path / "whole")
+    whole = run(config, federation, (), directory, devices=two)
+    cut_off(config, federation, tmp_path / "cut", 1, devices=two)
     shutil.copytree(tmp_path / "cut", tmp_path / "other")
-    result, _ = resumed(config, federation, tmp_path / "cut")
+    result, _ = resumed(config, federation, tmp_path / "cut", two)
     assert_equal(result, whole, tmp_path / "cut", tmp_path / "whole")
 
     result, _ = resumed(config, federation, tmp_path / "other", jax.devices()[:1])

@@ -55,7 +55,7 @@ def assert_same(found: fj.Result, alone: fj.Result) -> None:
     assert repr(found) == repr(alone)
 
 
-@pytest.mark.slow_but("True")
+@pytest.mark.slow
 @pytest.mark.parametrize("stored", [False, True])
 def test_a_kept_trial_is_the_run_of_its_settings(tmp_path, stored):
     """At its best round on validation, which is not its last."""

@@ -109,6 +109,7 @@ def test_shards_collected_are_the_sweep_of_one_process(tmp_path):
     assert again.trials == 0  # one process goes on from there
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_said_and_runs_again(tmp_path):
     def part(shard="", **how):
         return sweep(CONFIG, ["speed=0.1,1,2,3"], out=tmp_path, shard=shard, **how)
@@ -153,6 +154,7 @@ def test_shards_of_other_sweeps_and_divisions_are_refused(tmp_path):
     assert len(sweep(CONFIG, **how, collect=True).trials) == 2
 
 
+@pytest.mark.slow
 def test_seeds_may_be_added(tmp_path):
     for seeds in (1, 2):
         for shard in ("1/2", "2/2"):
@@ -165,7 +167,7 @@ def test_seeds_may_be_added(tmp_path):
 
 
 @pytest.mark.parametrize("storage", ["{}/search.journal", "sqlite:///{}/search.db"])
-@pytest.mark.slow_but("{}/search.journal")
+@pytest.mark.slow
 def test_shards_of_a_search_by_optuna_share_its_trials(tmp_path, storage):
     optuna = pytest.importorskip("optuna")
     how = {

@@ -16,6 +16,7 @@ def ran(code):
     return scope
 
 
+@pytest.mark.slow
 def test_the_run_ends_early(capsys):
     summary = ran(OF_A_RUN)["result"].summary
     said = f"validation HR@10 is above 0.4 {summary['rounds']}\n"
