@@ -7,8 +7,9 @@ import reprlib
 from collections.abc import Callable
 from functools import cache
 from importlib.metadata import entry_points
-from typing import Annotated, Any, NamedTuple, get_args, get_type_hints
+from typing import Annotated, Any, NamedTuple, get_args
 
+from fedem_jax.config.values import annotations
 from fedem_jax.errors import UserError, in_short, nearest
 from fedem_jax.models.names import BACKBONES, LOSSES, Part
 
@@ -133,7 +134,7 @@ def is_shipped(config: Any) -> bool:
     """Whether all losses and backbones that settings name are those of the package."""
     return all(
         isinstance(registered.known[getattr(config, field)], str)
-        for field, hint in get_type_hints(type(config), include_extras=True).items()
+        for field, hint in annotations(type(config)).items()
         for registered in get_args(hint)
         if isinstance(registered, Registered)
     )

@@ -104,6 +104,12 @@ def refuse_unknown(kind: type, names: Iterable[str], what: str = "setting") -> N
 
 
 @cache
+def annotations(kind: type) -> dict[str, Any]:
+    """Types of all fields of a class, with their ranges."""
+    return get_type_hints(kind, include_extras=True)
+
+
+@cache
 def _types(kind: type) -> dict[str, Any]:
     return get_type_hints(kind)
 

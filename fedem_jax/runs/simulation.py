@@ -106,9 +106,11 @@ class Simulation:
             UserError: the run does not fit into the memory of a device; says what would fit.
         """
         self.memory.check()
-        with jax.default_matmul_precision("highest"):
-            init = jax.jit(self.algorithm.init, out_shardings=self.shardings)
-            return init(self.key_init, self.algorithm.hyper)
+        args = (self.key_init, self.algorithm.hyper)
+        return self._compiled("init", self._start, args)(*args)
+
+    def _start(self, key, hyper) -> State:
+        return lax.with_sharding_constraint(self.algorithm.init(key, hyper), self.shardings)
 
     def copy(self, state: State) -> State:
         """A copy that stays when the state is donated: on the devices where there is room for two,
