@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from fedem_jax.config.protocol import PROTOCOLS, SWITCHES, Protocol, preset
 from fedem_jax.config.ranges import Count, Natural, Portion, Positive, Range, Share, Weight, check
-from fedem_jax.config.values import annotations, from_data
+from fedem_jax.config.values import from_data, with_ranges
 from fedem_jax.errors import UserError, nearest
 from fedem_jax.storage.files import put
 
@@ -202,7 +202,7 @@ class Config:
         if self.protocol not in PROTOCOLS:
             hint = nearest(self.protocol[:40], list(PROTOCOLS))
             raise UserError(f"protocol: {reprlib.repr(self.protocol)} is unknown; {hint}.")
-        for name, kind in annotations(type(self)).items():
+        for name, kind in with_ranges(type(self)).items():
             check(name, kind, getattr(self, name))
         for name, why in self.refusals().items():
             if getattr(self, name):

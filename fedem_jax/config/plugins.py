@@ -9,7 +9,7 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import Annotated, Any, NamedTuple, get_args
 
-from fedem_jax.config.values import annotations
+from fedem_jax.config.values import with_ranges
 from fedem_jax.errors import UserError, in_short, nearest
 from fedem_jax.models.names import BACKBONES, LOSSES, Part
 
@@ -134,7 +134,7 @@ def is_shipped(config: Any) -> bool:
     """Whether all losses and backbones that settings name are those of the package."""
     return all(
         isinstance(registered.known[getattr(config, field)], str)
-        for field, hint in annotations(type(config)).items()
+        for field, hint in with_ranges(type(config)).items()
         for registered in get_args(hint)
         if isinstance(registered, Registered)
     )

@@ -104,7 +104,7 @@ def refuse_unknown(kind: type, names: Iterable[str], what: str = "setting") -> N
 
 
 @cache
-def annotations(kind: type) -> dict[str, Any]:
+def with_ranges(kind: type) -> dict[str, Any]:
     """Types of all fields of a class, with their ranges."""
     return get_type_hints(kind, include_extras=True)
 

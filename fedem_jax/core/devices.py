@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 
 
-def devices_for(clients: int) -> list[jax.Device]:
-    """What a run takes if nobody says it: all devices, but no more than it has clients."""
+def devices_for(clients: int) -> list[Any]:
+    """JAX devices that a run takes if nobody names them: all, but no more than it has clients."""
     return jax.devices()[:clients]
 
 

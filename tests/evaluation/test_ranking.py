@@ -61,6 +61,7 @@ def ranks_of(scores, protocol="leak-free", block=0, devices=1, length=4, **switc
         monkeypatch.setitem(METHODS, "toy", Method(Toy, toy(scores[None])))
         config = Toy(block_size=block)
         simulation = Simulation(config, federation, jax.devices()[:devices])
+        start = simulation.init()
     ranking = Ranking(federation.protocol.ties, federation.protocol.scale, length)
 
     @jax.jit
@@ -69,7 +70,7 @@ def ranks_of(scores, protocol="leak-free", block=0, devices=1, length=4, **switc
             simulation.algorithm, simulation.layout, state, lists, held_out, (), ranking
         )
 
-    found = ranks(simulation.init(), simulation.lists, simulation.held_out)
+    found = ranks(start, simulation.lists, simulation.held_out)
     return federation, simulation.by_client(found)
 
 

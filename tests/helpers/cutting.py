@@ -80,8 +80,8 @@ def assert_equal(ours, theirs, *folders):
 def cut_off(config, federation, path, *segments, resume=False, observers=(), devices=()):
     """A run that is stopped after so many segments, and again after so many more, ..."""
     for number in segments:
+        directory = RunDirectory(path, resume, str)
         with pytest.raises(Stopped) as stopped:
-            directory = RunDirectory(path, resume, str)
             run(config, federation, observers, directory, After(number), devices)
         assert stopped.value.number == 15
         resume = True
