@@ -152,6 +152,7 @@ def test_who_sits_out_stays_as_it_was(labs, name):
     assert all(moved)
 
 
+@pytest.mark.slow_but("fedem", "local-only")
 @pytest.mark.parametrize("name", ["fedem", "local-only", "fedca"])
 def test_rows_without_a_sample_stay_as_they_were(labs, name):
     lab = labs(name)
@@ -173,6 +174,7 @@ def test_rows_without_a_sample_stay_as_they_were(labs, name):
         assert (after[touched] != before[touched]).any(1).all()
 
 
+@EVERYDAY
 @pytest.mark.parametrize("name", ["fedem", "local-only", "fedmf", "pfedrec", "gpfedrec", "fedca"])
 def test_a_client_learns_nothing_from_the_others_before_it_downloads(labs, name):
     """Other interactions of one client change that client alone in the first round."""

@@ -248,7 +248,7 @@ def test_a_newcomer_trains_its_vector_alone_like_a_plain_loop(runs):
 
 
 @pytest.mark.parametrize("method", ["fedmf", "pfedrec", "fedncf", "fcf", "fedem"])
-@pytest.mark.slow_but("fedmf")
+@pytest.mark.slow
 def test_a_newcomer_likes_what_it_interacted_with(method):
     """On two groups of items, the items of its own group come first, as for the others."""
     from toy import checkerboard
