@@ -34,11 +34,29 @@ from gpu_target import H100, MEMORY
 from gpu_thunks import Loop, loops_of
 
 REAL = ("filmtrust", "ml-1m")
+WIDE = (32, 64)
+"""Widths of the embeddings that the kernel is also compiled for: from 32 on it works on a batch in
+parts (`fedem_jax.client.fused.CELLS`)."""
 SHORT = 0.85
 """Least share of the compiler's bytes that a plan must have."""
 SPILLED = {"plain": 128, "merging": 1024}
 """Most bytes a thread that a kernel may spill. The plain one is fastest with a few (`WARPS`)."""
 DUMPED = "*jit__rounds.thunk_sequence_after_thunk_passes.txt"
+
+
+class Case(NamedTuple):
+    """What is compiled: a round on these data."""
+
+    data: str
+    method: str
+    path: str
+    """Of local training: xla or fused."""
+    dim: str = ""
+    """Width of the embeddings; empty: as released."""
+
+    def __str__(self) -> str:
+        width = f", width {self.dim}" if self.dim else ""
+        return f"{self.method}, {self.data}, {self.path}{width}"
 
 
 class Kernel(NamedTuple):
@@ -82,13 +100,12 @@ def main() -> None:
     parser.add_argument("--data-dir", default="", help="folder of data sets")
     parser.add_argument("--gpu-loops", default="graph", choices=("graph", "host"))
     parser.add_argument("--out", type=Path, help="append the tables to this Markdown file")
-    parser.add_argument("--case", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--case", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.case:
-        data, method, path = options.case
-        print(json.dumps(asdict(compile_case(data, method, path, options))))
+        print(json.dumps(asdict(compile_case(Case(*options.case), options))))
         return
-    found = [in_own_process(*case, options) for case in cases(options)]
+    found = [in_own_process(case, options) for case in cases(options)]
     text = report(found, f"python experiments/bench/gpu_check.py {shown(options)}".rstrip())
     print(text)
     if options.out:
@@ -104,8 +121,8 @@ def shown(options: argparse.Namespace) -> str:
     return " ".join([*parts, *(["--methods", *options.methods] if options.methods else [])])
 
 
-def cases(options: argparse.Namespace) -> list[tuple[str, str, str]]:
-    """(data, method, path of local training) of what is compiled, in order."""
+def cases(options: argparse.Namespace) -> list[Case]:
+    """What is compiled, in order."""
     from fedem_jax.client.paths import Fusable
     from fedem_jax.config.registry import METHODS
     from fedem_jax.data.sources import load
@@ -118,25 +135,29 @@ def cases(options: argparse.Namespace) -> list[tuple[str, str, str]]:
         return ("xla", "fused") if fused else ("xla",)
 
     names = options.methods or METHODS
-    found = [("synthetic", method, path) for method in names for path in paths(method)]
+    found = [Case("synthetic", method, path) for method in names for path in paths(method)]
+    if "fedem" in names:
+        found += [Case("synthetic", "fedem", "fused", str(dim)) for dim in WIDE]
     for name in () if options.methods else REAL:
         try:
             load(name, data_dir=options.data_dir)
-            found += [(name, "fedem", path) for path in paths("fedem")]
+            found += [Case(name, "fedem", path) for path in paths("fedem")]
         except UserError as error:
             print(f"{name} is left out: {error}")
     return found
 
 
-def in_own_process(data: str, method: str, path: str, options: argparse.Namespace) -> Compiled:
+def in_own_process(case: Case, options: argparse.Namespace) -> Compiled:
     """Compile a case in a process of its own, whose dumped files are its own."""
     import jax
 
-    name = f"{method}, {data}, {path}"
     dump = "--xla_dump_hlo_as_text --xla_dump_hlo_module_re=jit__rounds"
-    if path == "fused" and jax.__version_info__ >= (0, 11):  # before, kernels are always dumped
+    if case.path == "fused" and jax.__version_info__ >= (
+        0,
+        11,
+    ):  # before, kernels are always dumped
         dump += " --xla_dump_emitter_re=.*"
-    print(f"{name} ...", end=" ", flush=True)
+    print(f"{case} ...", end=" ", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
@@ -144,18 +165,18 @@ def in_own_process(data: str, method: str, path: str, options: argparse.Namespac
             "XLA_FLAGS": f"--xla_gpu_autotune_level=0 --xla_dump_to={folder} {dump}",
         }
         command = [
-            sys.executable, str(Path(__file__)), "--case", data, method, path,
+            sys.executable, str(Path(__file__)), "--case", *case,
             "--data-dir", options.data_dir, "--gpu-loops", options.gpu_loops,
         ]  # fmt: skip
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if done.returncode:
             lines = done.stderr.strip().splitlines() or ["no message"]
             print("does not compile", flush=True)
-            return Compiled(name, error=lines[-1])
+            return Compiled(str(case), error=lines[-1])
         result = Compiled(**json.loads(done.stdout.splitlines()[-1]))
         (dumped,) = Path(folder).glob(DUMPED)
         result.loops = loops_of(dumped.read_text().splitlines())
-        if path == "fused":
+        if case.path == "fused":
             result.kernels = own_kernels(Path(folder))
     print(f"{result.seconds:.0f} s", flush=True)
     return result
@@ -181,7 +202,7 @@ def own_kernels(folder: Path) -> list[Kernel]:
     return sorted(found.values())
 
 
-def compile_case(data: str, method: str, path: str, options: argparse.Namespace) -> Compiled:
+def compile_case(case: Case, options: argparse.Namespace) -> Compiled:
     """Compile a round of a method for the H100."""
     import jax
     from jax.experimental import topologies
@@ -191,10 +212,11 @@ def compile_case(data: str, method: str, path: str, options: argparse.Namespace)
     from fedem_jax.runs.simulation import Simulation
 
     topology = topologies.get_topology_desc(platform="cuda", target_config=H100, topology="1x1x1")
-    federation = load(data, data_dir=options.data_dir)
-    own = {"gpu_loops": options.gpu_loops}
-    own |= {"local_training": path} if path == "fused" else {}
-    config = preset("released", dataset=data, method=method, **own)
+    federation = load(case.data, data_dir=options.data_dir)
+    own: dict[str, Any] = {"gpu_loops": options.gpu_loops}
+    own |= {"local_training": case.path} if case.path == "fused" else {}
+    own |= {"dim": int(case.dim)} if case.dim else {}
+    config = preset("released", dataset=case.data, method=case.method, **own)
     # no device is there to hold an array: shapes stand for all of them
     with (
         mock.patch("jax.device_put", shapes),
@@ -210,7 +232,7 @@ def compile_case(data: str, method: str, path: str, options: argparse.Namespace)
         program = simulation.program(1, state)
         seconds = time.perf_counter() - begun
     needed = program.memory_analysis().peak_memory_in_bytes
-    return Compiled(f"{method}, {data}, {path}", seconds, simulation.memory.total, needed)
+    return Compiled(str(case), seconds, simulation.memory.total, needed)
 
 
 def pallas_on_h100() -> AbstractContextManager[Any]:

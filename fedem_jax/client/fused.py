@@ -32,8 +32,10 @@ from fedem_jax.client.local import InTurn
 from fedem_jax.core.round import Trained
 from fedem_jax.core.samples import ClientSamples
 
-TILE = 256
-"""Most rows that are brought up to date at once."""
+CELLS = 4096
+"""Most numbers of a table that are worked on at once: 256 rows of width 16. With more of them the
+compiler runs out of registers. Without this bound the kernel that merges spilled 23 kB a thread at
+width 32, and 43 kB at width 64."""
 WARPS = 8
 """Warps of 32 threads that work on a client. The plain kernel then takes 128 registers a thread, so
 that two clients share a multiprocessor. With 4 warps, and `PART` of 16, a round of MovieLens-1M
@@ -54,7 +56,13 @@ class Products(NamedTuple):
     loss: str
     name: str = "plain"
 
-    def adapt(self, own: Any, user: Float[Array, " D"], batch: Batch) -> Any:
+    def nothing(self, own: Any) -> Any:
+        return own
+
+    def by_own(self, own: Any, user: Float[Array, " D"], batch: Batch) -> Any:
+        return own
+
+    def adapted(self, own: Any, summed: Any, unbiased: tuple[Array, Array]) -> Any:
         return own
 
     def slopes(self, own: Any, user: Float[Array, " D"], batch: Batch) -> tuple[Array, ...]:
@@ -114,9 +122,9 @@ def fit_fused(
     (num_rows, dim), rule = table.shape, samples.rule
     batch = min(rule.batch_size, samples.row_of.shape[0])
     places = max(NARROWEST, pl.next_power_of_2(batch))
-    tile = min(TILE, pl.next_power_of_2(num_rows + 1))
+    columns = wide(dim)  # added columns stay exact zeros
+    tile = min(at_once(dim), pl.next_power_of_2(num_rows + 1))
     height = -(-(num_rows + 1) // tile) * tile
-    columns = max(NARROWEST, pl.next_power_of_2(dim))  # added columns stay exact zeros
 
     def padded(rows):
         return jnp.pad(rows, ((0, height - num_rows), (0, columns - dim)))
@@ -150,6 +158,7 @@ def fit_fused(
             epochs=rule.local_epochs,
             batch=batch,
             places=places,
+            part=min(at_once(dim), places),
             tile=tile,
             offset=rule.offset,
             barrier=(lambda: None) if interpreted else triton.debug_barrier,
@@ -170,6 +179,16 @@ def fit_fused(
         made = Made(*run(memory, given, interpret))
     trained = Trained(made.running, made.running[made.ran[0] - 1], made.ran[0])
     return made.own, made.user[:dim], made.memory.table[:num_rows, :dim], trained
+
+
+def wide(width: int) -> int:
+    """Columns that a width takes in the kernel."""
+    return max(NARROWEST, pl.next_power_of_2(width))
+
+
+def at_once(dim: int) -> int:
+    """Rows of this width that the kernel works on at once, as it does on places of a batch."""
+    return max(NARROWEST, CELLS // wide(dim))
 
 
 def rows_visited(samples: ClientSamples, batch: int, places: int, spare: int) -> Int[Array, " N"]:

@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.experimental import pallas as pl
 from jaxtyping import Array, Float
 
-from fedem_jax.client.fused import NARROWEST, SLOPES, Adam, fit_fused
+from fedem_jax.client.fused import SLOPES, Adam, fit_fused, wide
 from fedem_jax.client.kernel import Batch, adam_step
 from fedem_jax.client.local import InTurn
 from fedem_jax.core.round import Trained
@@ -34,14 +33,21 @@ class Merged(NamedTuple):
     loss: str
     name: str = "merging"
 
-    def adapt(self, own: Adapting, user: Float[Array, " D"], batch: Batch) -> Adapting:
-        """A step of Adam of the adapter, on the same batch."""
+    def nothing(self, own: Adapting) -> Any:
+        return jax.tree.map(jnp.zeros_like, own.layers)
+
+    def by_own(self, own: Adapting, user: Float[Array, " D"], batch: Batch) -> Any:
+        """Slopes of the loss by the adapter."""
         out, pull = jax.vjp(lambda layers: network(layers, batch.rows, batch.away), own.layers)
         (slopes,) = pull(self.by_output(out, user, batch)[1])
+        return slopes
+
+    def adapted(self, own: Adapting, summed: Any, unbiased: tuple[Array, Array]) -> Adapting:
+        """A step of Adam of the adapter, on the same batch as the step of the rows."""
         new = [
-            adam_step(own.lr, x, first, second, slope, batch.unbiased)
+            adam_step(own.lr, x, first, second, slope, unbiased)
             for x, first, second, slope in zip(
-                *map(jax.tree.leaves, (own.layers, own.first, own.second, slopes)), strict=True
+                *map(jax.tree.leaves, (own.layers, own.first, own.second, summed)), strict=True
             )
         ]
         kind = jax.tree.structure(own.layers)
@@ -162,8 +168,3 @@ def as_adapter(
             "bias": new_bias[: len(bias)],
         }
     return adapter
-
-
-def wide(width: int) -> int:
-    """Columns that a width takes in the kernel."""
-    return max(NARROWEST, pl.next_power_of_2(width))

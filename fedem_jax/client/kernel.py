@@ -18,8 +18,8 @@ from jaxtyping import Array, Float, Int
 
 CHUNK = 8
 """Steps after which all rows are brought up to date."""
-PART = 32
-"""Most places that all places of a batch are compared with at once."""
+OTHERS = 32
+"""Most places that those at work are compared with at once."""
 MANY = 2**15
 """More than the places of a step."""
 DECAY_1, DECAY_2, EPSILON = 0.9, 0.999, 1e-8
@@ -27,7 +27,7 @@ DECAY_1, DECAY_2, EPSILON = 0.9, 0.999, 1e-8
 
 
 class Batch(NamedTuple):
-    """What a step sees, place by place. It has W places."""
+    """What a step sees of a batch at once, place by place: all of it, or a part of W places."""
 
     rows: Float[Array, "W D"]
     """Rows of the client's table."""
@@ -36,8 +36,6 @@ class Batch(NamedTuple):
     label: Float[Array, " W"]
     weight: Float[Array, " W"]
     """Share of the batch's samples on the row, where the batch meets it first; else 0."""
-    unbiased: tuple[Array, Array]
-    """What both moments of Adam are multiplied by at this step."""
 
 
 @runtime_checkable
@@ -49,12 +47,20 @@ class Scores(Protocol):
         """Of the kernel, after `train_`."""
         ...
 
-    def adapt(self, own: Any, user: Float[Array, " D"], batch: Batch) -> Any:
-        """`own` after the first part of a step."""
+    def nothing(self, own: Any) -> Any:
+        """Zeros, as many as `by_own` returns."""
+        ...
+
+    def by_own(self, own: Any, user: Float[Array, " D"], batch: Batch) -> Any:
+        """What `adapted` needs of these places, summed over them."""
+        ...
+
+    def adapted(self, own: Any, summed: Any, unbiased: tuple[Array, Array]) -> Any:
+        """`own` after its step, which is the first of a batch."""
         ...
 
     def slopes(self, own: Any, user: Float[Array, " D"], batch: Batch) -> tuple[Array, ...]:
-        """Loss of a batch, and its gradient by the user vector, [D], and by the rows, [W D]."""
+        """Loss of these places, and its slopes by the user vector, [D], and by the rows, [W D]."""
         ...
 
 
@@ -109,7 +115,7 @@ def adam_step(lr, x, first, second, gradient, unbiased):
 
 def train_client(
     _: Any, given: Any, *outputs: Any, scores: Scores, in_turn, epochs, batch, places,
-    tile, offset, barrier,
+    part, tile, offset, barrier,
 ) -> None:  # fmt: skip
     """The kernel: all epochs of one client. Its table and moments stay in global memory.
 
@@ -118,7 +124,9 @@ def train_client(
         given, outputs: references to what `Given` and `Made` name.
         scores: how the client scores.
         in_turn: plain gradient steps in turn; else Adam.
-        epochs, batch, places, tile, offset: sizes and the offset of the early stop.
+        epochs, batch, places, offset: sizes and the offset of the early stop.
+        part: places of a batch that are worked on at once.
+        tile: rows that are brought up to date at once.
         barrier: waits until the program's threads see each other's writes.
     """
     from jax.experimental.pallas import triton  # as in `fit_fused`
@@ -130,7 +138,6 @@ def train_client(
     used, tiles, most_epochs = given.counts[2], given.counts[3], given.counts[4]
     threshold, lr_user, lr_table = given.reals[0], given.reals[1], given.reals[2]
     steps_an_epoch = given.visited.shape[0] // (epochs * places)
-    place = jnp.arange(places, dtype=jnp.int32)
 
     def cells(row):
         shape = (row.shape[0], dim)
@@ -146,19 +153,19 @@ def train_client(
     def unbiased(step):
         return given.unbiased[step, 0], given.unbiased[step, 1]
 
-    def samples_on(row, at, size):
+    def samples_on(row, place, at, size):
         """Samples of the batch on the row of each place, where the batch meets it first; else 0."""
-        part = min(PART, places)
+        others = min(OTHERS, places)
 
         def compare(k, found):
-            other = triton.load(given.visited.at[pl.ds(at + k * part, part)])
-            ahead = (k * part + jnp.arange(part, dtype=jnp.int32))[None] < place[:, None]
+            other = triton.load(given.visited.at[pl.ds(at + k * others, others)])
+            ahead = (k * others + jnp.arange(others, dtype=jnp.int32))[None] < place[:, None]
             same = row[:, None] == other[None]
             return found + jnp.sum(jnp.where(same, jnp.where(ahead, MANY + 1, 1), 0), axis=1)
 
         # one sum for both: all places of the same row, and MANY for each that comes earlier
-        parts = (size + part - 1) // part
-        found = lax.fori_loop(0, parts, compare, jnp.zeros(places, jnp.int32))
+        steps = (size + others - 1) // others
+        found = lax.fori_loop(0, steps, compare, jnp.zeros_like(row))
         return jnp.where((found < MANY) & (row < height - 1), found, 0)
 
     def caught_up(row, begin, end):
@@ -179,31 +186,62 @@ def train_client(
         """Step `step` on batch b, whose places start at `at`; all rows have made `begin` steps."""
         (user, user_first, user_second), own, total = carry
         size = jnp.minimum(count - b * batch, batch)
-        row = triton.load(given.visited.at[pl.ds(at, places)])
-        number = samples_on(row, at, size)
-        rows, first, second = read(row) if in_turn else caught_up(row, begin, step)
-        seen = Batch(
-            rows=rows,
-            away=None if given.target is None else triton.load(given.target.at[cells(row)]) - rows,
-            label=triton.load(given.labels.at[row]),
-            weight=number.astype(jnp.float32) / size.astype(jnp.float32),
-            unbiased=unbiased(step),
-        )
-        own = scores.adapt(own, user, seen)
-        loss, by_user, by_rows = scores.slopes(own, user, seen)
+
+        def sum_of(work, zeros):
+            """The sum of `work(k)` over the parts of the batch that hold samples."""
+            if part == places:
+                return work(0)
+
+            def add(k, summed):
+                return jax.tree.map(jnp.add, summed, work(k))
+
+            return lax.fori_loop(0, (size + part - 1) // part, add, zeros)
+
+        def look(k):
+            """Rows of part k, how many samples fall on them, what they are, and their moments."""
+            row = triton.load(given.visited.at[pl.ds(at + k * part, part)])
+            place = k * part + jnp.arange(part, dtype=jnp.int32)
+            number = samples_on(row, place, at, size)
+            rows, first, second = read(row) if in_turn else caught_up(row, begin, step)
+            to = None if given.target is None else triton.load(given.target.at[cells(row)]) - rows
+            label = triton.load(given.labels.at[row])
+            weight = number.astype(jnp.float32) / size.astype(jnp.float32)
+            return row, number, Batch(rows, to, label, weight), (first, second)
+
+        whole = look(0) if part == places else None
+
+        def seen(k):
+            return whole or look(k)
+
+        def by_own(k):
+            return scores.by_own(own, user, seen(k)[2])
+
+        def by_user(k):
+            return scores.slopes(own, user, seen(k)[2])[1]
+
+        def move(k):
+            row, number, here, (first, second) = seen(k)
+            loss, for_user, by_rows = scores.slopes(own, user, here)
+            if in_turn:
+                new = (here.rows - lr_table * by_rows, first, second)
+            else:
+                new = adam_step(lr_table, here.rows, first, second, by_rows, unbiased(step))
+            barrier()
+            row = jnp.where(number > 0, row, height - 1)  # one place writes a row
+            write(row, new)
+            triton.store(made.memory.last.at[row], jnp.full(part, step + 1, jnp.int32))
+            return loss, for_user
+
+        nothing = jnp.zeros_like(user)
+        if jax.tree.leaves(own):
+            own = scores.adapted(own, sum_of(by_own, scores.nothing(own)), unbiased(step))
         if in_turn:
-            user = user - lr_user * by_user
-            loss, _, by_rows = scores.slopes(own, user, seen)
-            new = (rows - lr_table * by_rows, first, second)
-        else:
-            new = adam_step(lr_table, rows, first, second, by_rows, seen.unbiased)
+            user = user - lr_user * sum_of(by_user, nothing)
+        loss, for_user = sum_of(move, (jnp.float32(0), nothing))
+        if not in_turn:
             user, user_first, user_second = adam_step(
-                lr_user, user, user_first, user_second, by_user, seen.unbiased
+                lr_user, user, user_first, user_second, for_user, unbiased(step)
             )
-        barrier()
-        row = jnp.where(number > 0, row, height - 1)  # one place writes a row
-        write(row, new)
-        triton.store(made.memory.last.at[row], jnp.full(places, step + 1, jnp.int32))
         barrier()
         return (user, user_first, user_second), own, total + loss * size.astype(jnp.float32)
 

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 
 from fedem_jax.client.fitting import elastic_fit_of, fit_of
+from fedem_jax.client.fused import at_once
 from fedem_jax.client.local import optimiser_of
 from fedem_jax.config.base import Config
 from fedem_jax.config.fedem import FedEM
@@ -28,8 +29,8 @@ Fusable = LocalOnly | FedMF | FedEM
 """Settings of methods that have a kernel."""
 CLOSE = 1e-4
 """Most difference between the two paths in the self-test."""
-CLIENTS, ROWS, SAMPLES, BATCH, EPOCHS = 4, 40, 50, 16, 3
-"""Of the self-test: partial batches, rows met twice in a batch, more than one chunk of steps."""
+CLIENTS, ROWS, BATCH, EPOCHS = 4, 40, 16, 3
+"""Of the self-test. Rows are met twice in a batch, and there is more than one chunk of steps."""
 
 
 def with_path(config: Config, device: Any) -> Config:
@@ -51,12 +52,15 @@ def with_path(config: Config, device: Any) -> Config:
 
 
 def self_test_of(config: Fusable) -> Fusable:
-    """Settings of the self-test: the same client, with steps of one length for all."""
+    """Settings of the self-test: the same client, with steps of one length for all. If the kernel
+    works on a batch in parts, it does so here too."""
     names = ("dim", "bce", "local_optimiser", "merging", "adapter_widths")
     same = {name: getattr(config, name) for name in names if hasattr(config, name)}
     if same.get("merging", "per-batch") != "per-batch":
         same["merging"] = "none"
-    return type(config)(lr_embedding=0.05, batch_size=BATCH, local_epochs=EPOCHS, **same)
+    whole = at_once(config.dim)
+    batch = BATCH if config.batch_size <= whole else whole + BATCH
+    return type(config)(lr_embedding=0.05, batch_size=batch, local_epochs=EPOCHS, **same)
 
 
 @lru_cache
@@ -85,10 +89,11 @@ def largest_gap(device: Any, config: Fusable) -> float:
         device: where they train.
         config: settings of the self-test, as `self_test_of` makes them.
     """
-    numbers = np.random.default_rng(0)
+    numbers, batch = np.random.default_rng(0), config.batch_size
+    samples = 3 * batch + 2  # the last batch is not full
     labels = jnp.float32(numbers.random((CLIENTS, ROWS)) < 0.3)
-    row_of = jnp.int32(numbers.integers(0, ROWS, (CLIENTS, SAMPLES)))
-    counts = jnp.int32([SAMPLES, 0, 37, BATCH])
+    row_of = jnp.int32(numbers.integers(0, ROWS, (CLIENTS, samples)))
+    counts = jnp.int32([samples, 0, 2 * batch + 5, batch])
     users = jnp.float32(numbers.normal(size=(CLIENTS, config.dim)))
     tables = jnp.float32(numbers.normal(size=(2, CLIENTS, ROWS, config.dim)))
     on_device = jax.device_put((row_of, labels, counts, users, *tables), device)

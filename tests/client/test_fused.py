@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy import small_federation
 
-from fedem_jax.client import fitting
+from fedem_jax.client import fitting, fused
 from fedem_jax.client.fused import SLOPES, Adam, Products, fit_fused, rows_visited
 from fedem_jax.client.fused_merging import fit_merging
 from fedem_jax.client.kernel import CHUNK
@@ -134,6 +134,19 @@ def test_clients_without_time_for_all_epochs_stop_before(steps):
     assert xla[2].epochs.tolist() == [1, 3, 2]
 
 
+@pytest.fixture
+def in_parts(monkeypatch):
+    """Parts of 16 places, as a batch of 256 has them at width 256."""
+    monkeypatch.setattr(fused, "CELLS", 16 * 16)
+
+
+@pytest.mark.usefixtures("in_parts")
+@pytest.mark.parametrize("steps", ["adam", "in turn"])
+def test_a_batch_may_be_worked_on_in_parts(steps):
+    """Of 40 places, the last part in part; most of the 30 rows are met in several of them."""
+    assert_equal(*both([61, 0, 40, 3], 30, 8, batch=40, steps=steps))
+
+
 @pytest.mark.parametrize("dim", [12, 64])
 def test_a_width_that_is_no_power_of_two_is_padded(dim):
     assert_equal(*both([11], 7, dim, batch=5))
@@ -194,6 +207,15 @@ def test_clients_that_merge_batch_by_batch_end_where_xla_takes_them(widths, step
     jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, atol=CLOSE), xla[0], fused[0])
 
 
+@pytest.mark.usefixtures("in_parts")
+@pytest.mark.slow_but("adam")
+@pytest.mark.parametrize("steps", ["adam", "in turn"])
+def test_clients_may_merge_in_parts_of_a_batch(steps):
+    xla, fused = both_merging([61, 0, 40, 3], 30, 12, batch=40, steps=steps)
+    assert_equal(xla[1:], fused[1:])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, atol=CLOSE), xla[0], fused[0])
+
+
 @pytest.mark.slow
 def test_a_weight_that_saturates_has_no_slope():
     """rho is 0 or 1 to the last bit, and e^-x overflows, for outputs beyond 100."""
@@ -235,11 +257,13 @@ def lowered(one, *args) -> str:
 
 def some_samples() -> ClientSamples:
     row_of = jnp.arange(40, dtype=jnp.int32) % 30
-    return samples_of(row_of, jnp.ones(30), jnp.int32(37), 0, 16, 3, 0.1)
+    return samples_of(row_of, jnp.ones(30), jnp.int32(37), 0, 32, 3, 0.1)
 
 
+@pytest.mark.parametrize("cells", [fused.CELLS, 16 * 16], ids=["whole batches", "in parts"])
 @pytest.mark.parametrize("steps", ["adam", "in turn"])
-def test_the_kernel_lowers_for_a_gpu(steps):
+def test_the_kernel_lowers_for_a_gpu(monkeypatch, steps, cells):
+    monkeypatch.setattr(fused, "CELLS", cells)
     optimiser = Adam(jnp.float32(0.05)) if steps == "adam" else InTurn(*jnp.float32([0.1, 0.7]))
 
     def one(user, table):
@@ -249,7 +273,9 @@ def test_the_kernel_lowers_for_a_gpu(steps):
     assert "triton" in lowered(one, (16,), (30, 16))
 
 
-def test_the_kernel_that_merges_lowers_for_a_gpu():
+@pytest.mark.parametrize("cells", [fused.CELLS, 16 * 16], ids=["whole batches", "in parts"])
+def test_the_kernel_that_merges_lowers_for_a_gpu(monkeypatch, cells):
+    monkeypatch.setattr(fused, "CELLS", cells)
     adapter = Adapter((16, 8)).init(jax.random.key(0), *jnp.ones((2, 1, 16)))["params"]
 
     def one(user, table, target):

@@ -18,6 +18,8 @@ CONFIGS = {
     "fedem, once": FedEM(dim=4, merging="once", bce="logit"),
     "fedmf, plain steps": FedMF(dim=4, local_optimiser="sgd"),
     "local-only": LocalOnly(dim=4),
+    "fedem, in parts": FedEM(dim=64),
+    "fedmf, in parts": FedMF(dim=16, batch_size=512, local_optimiser="sgd"),
 }
 
 
@@ -40,6 +42,12 @@ def anew():
 @pytest.mark.parametrize("name", CONFIGS)
 def test_both_paths_agree_in_the_self_test(name):
     assert largest_gap(jax.devices()[0], self_test_of(CONFIGS[name])) < 1e-5
+
+
+def test_the_self_test_works_on_batches_in_parts_where_a_run_does():
+    for dim, batch_size, in_parts in ((16, 256, False), (16, 257, True), (32, 256, True)):
+        tested = self_test_of(FedMF(dim=dim, batch_size=batch_size)).batch_size
+        assert (tested > fused.at_once(dim)) == in_parts
 
 
 def test_a_kernel_that_differs_is_not_taken(monkeypatch):
