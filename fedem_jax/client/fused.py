@@ -33,12 +33,11 @@ from fedem_jax.core.round import Trained
 from fedem_jax.core.samples import ClientSamples
 
 CELLS = 4096
-"""Most numbers of a table that are worked on at once: 256 rows of width 16. With more of them the
-compiler runs out of registers. Without this bound the kernel that merges spilled 23 kB a thread at
-width 32, and 43 kB at width 64."""
+"""Most numbers of a table that are worked on at once: 256 rows of width 16. With more, there are too
+few registers: the kernel that merges would keep 22 kB of a thread in memory at width 32."""
 WARPS = 8
 """Warps of 32 threads that work on a client. The plain kernel then takes 128 registers a thread, so
-that two clients share a multiprocessor. With 4 warps, and `PART` of 16, a round of MovieLens-1M
+that two clients share a multiprocessor. With 4 warps, and `OTHERS` of 16, a round of MovieLens-1M
 took 1.45 times as long on an H100."""
 NARROWEST = 16
 """Fewest places and columns: what a matrix product of Triton needs."""
