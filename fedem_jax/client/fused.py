@@ -33,8 +33,8 @@ from fedem_jax.core.round import Trained
 from fedem_jax.core.samples import ClientSamples
 
 CELLS = 4096
-"""Most numbers of a table that are worked on at once: 256 rows of width 16. With more, there are too
-few registers: the kernel that merges would keep 22 kB of a thread in memory at width 32."""
+"""Most numbers of a table that are worked on at once: 256 rows of width 16. There are too few
+registers for more: the kernel that merges would keep 22 kB of a thread in memory at width 32."""
 WARPS = 8
 """Warps of 32 threads that work on a client. The plain kernel then takes 128 registers a thread, so
 that two clients share a multiprocessor. With 4 warps, and `OTHERS` of 16, a round of MovieLens-1M
