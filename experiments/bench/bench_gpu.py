@@ -1,7 +1,8 @@
 """How fast on a GPU: `python experiments/bench/bench_gpu.py`, in one call of at most 8 minutes.
 
 Correctness comes first: the paths of local training against each other, on the device. Then rounds
-of known data sets, many clients, stacked trials, memory against plan, and kernels by the profiler.
+of known data sets, many clients, clients that wait on the host, wide embeddings, stacked trials,
+also with kernels of other shapes, memory against plan, and kernels by the profiler.
 Nothing is downloaded. Data sets that are absent are left out. Without pandas, prepare them
 elsewhere: `fedem data ml-1m --out data/ml-1m.npz`.
 
@@ -27,7 +28,19 @@ from pathlib import Path
 from typing import Any
 
 from bench import peak_memory, present, processor, timed
-from gpu_tables import AGREEMENT, CLIENTS, GOLDEN, KERNELS, ROUNDS, SWEEP, Row, section
+from gpu_tables import (
+    AGREEMENT,
+    CLIENTS,
+    GOLDEN,
+    KERNELS,
+    ROUNDS,
+    SHAPES,
+    SWEEP,
+    WAITING,
+    WIDTHS,
+    Row,
+    section,
+)
 
 HERE = Path(__file__).resolve().parent
 HOST, GRAPHS, FUSED = "xla", "xla, graphs", "fused"
@@ -59,6 +72,8 @@ class Case:
     """Rounds from one evaluation to the next."""
     trials: int = 0
     """Trials of a sweep, in place of a run."""
+    kernel: tuple[int, int] | None = None
+    """`CELLS` and `WARPS` of `fedem_jax.client.fused`; None: as they are there."""
 
 
 def cases(options: argparse.Namespace) -> list[Case]:
@@ -68,6 +83,12 @@ def cases(options: argparse.Namespace) -> list[Case]:
         made += [
             Case(AGREEMENT, method, "synthetic", path, method, rounds=5, every=1) for path in PATHS
         ]
+    made += [
+        Case(
+            AGREEMENT, "fedem, width 32", "synthetic", path, settings={"dim": 32}, rounds=5, every=1
+        )
+        for path in (HOST, FUSED)
+    ]
     known = [
         name
         for name in ("filmtrust", "ml-100k", "ml-1m")
@@ -82,8 +103,21 @@ def cases(options: argparse.Namespace) -> list[Case]:
         few = {"aggregation_fraction": 100 / clients}
         data = (clients, 500, 10, 100)
         made.append(Case(CLIENTS, f"{clients:,}", data, FUSED, settings=few, rounds=20))
+    waiting = {"client_fraction": 0.02, "aggregation_fraction": 0.05}
+    for memory in ("device", "host"):
+        settings = waiting | {"client_memory": memory}
+        data = (50_000, 500, 10, 100)
+        made.append(Case(WAITING, f"on the {memory}", data, FUSED, settings=settings, rounds=20))
+    if "ml-100k" in known:
+        for dim in (32, 64):
+            label, settings = f"ml-100k, width {dim}", {"dim": dim}
+            made.append(Case(WIDTHS, label, "ml-100k", GRAPHS, settings=settings, rounds=20))
+            made.append(Case(WIDTHS, label, "ml-100k", FUSED, settings=settings))
     if "filmtrust" in known:
         made.append(Case(SWEEP, "filmtrust", "filmtrust", FUSED, trials=32))
+        for cells, warps in ((2048, 8), (2048, 4), (1024, 4)):
+            label, kernel = f"{cells} numbers, {warps} warps", (cells, warps)
+            made.append(Case(SHAPES, label, "filmtrust", FUSED, trials=32, kernel=kernel))
     return [case for case in made if case.group in options.only] if options.only else made
 
 
@@ -100,10 +134,13 @@ def measure(case: Case) -> Row:
     from bench import Case as Described
     from bench import federation_of
 
+    from fedem_jax.client import fused
     from fedem_jax.config.presets import preset
     from fedem_jax.data.prepared import read_federation
-    from fedem_jax.runs.simulation import Simulation
+    from fedem_jax.runs.offload import simulation_of
 
+    if case.kernel:
+        fused.CELLS, fused.WARPS = case.kernel
     own = PATHS[case.path] | case.settings
     if isinstance(case.data, str):
         if prepared(case.data).is_file():
@@ -118,7 +155,7 @@ def measure(case: Case) -> Row:
         config = preset("released", method=case.method, **own)
     if case.trials:
         return time_trials(case, config, federation)
-    simulation = Simulation(config, federation)
+    simulation = simulation_of(config, federation)
     state = simulation.init()
     segment, compiling = timed(simulation.segment, state, case.every)
     (state, *_), _ = timed(segment, state, 0)  # warm-up

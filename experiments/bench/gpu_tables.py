@@ -8,8 +8,8 @@ from typing import Any
 
 from bench_tables import as_table, commit, ratio, seconds, size
 
-GOLDEN, AGREEMENT, ROUNDS, KERNELS, CLIENTS, SWEEP = (
-    "golden", "agreement", "rounds", "kernels", "clients", "sweep"
+GOLDEN, AGREEMENT, ROUNDS, KERNELS, CLIENTS, SWEEP, WAITING, WIDTHS, SHAPES = (
+    "golden", "agreement", "rounds", "kernels", "clients", "sweep", "waiting", "widths", "shapes"
 )  # fmt: skip
 Row = dict[str, Any]
 """What was measured of a case, or why it was not, as `refused`."""
@@ -88,7 +88,10 @@ def section(results: dict[str, list[tuple[str, str, Row]]], machine: str, comman
     titles = {
         ROUNDS: ("FedEM as released, evaluated after every tenth round", RUN),
         CLIENTS: ("Number of clients (synthetic, 500 items, 100 aggregated)", RUN),
+        WAITING: ("Where clients wait (50,000 of them, 500 items, 1,000 in a round)", RUN),
+        WIDTHS: ("FedEM as released, but with wider embeddings", RUN),
         SWEEP: ("Trials side by side against one by itself", STACKED),
+        SHAPES: ("The same with other kernels: numbers at once, warps of a client", STACKED),
         KERNELS: ("Where the time goes: 10 rounds in the profiler, loops run by the host", BUSY),
     }
     for group, (title, cells) in titles.items():
