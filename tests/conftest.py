@@ -63,7 +63,7 @@ def first_device():
     from fedem_jax.runs import simulation
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(simulation, "devices_for", lambda clients: jax.devices()[:1])
+        patch.setattr(simulation, "all_devices", lambda: jax.devices()[:1])
         yield
 
 

@@ -198,7 +198,7 @@ def train_client(
             return lax.fori_loop(0, (size + part - 1) // part, add, zeros)
 
         def look(k):
-            """Rows of part k, how many samples fall on them, what they are, and their moments."""
+            """Part k of the batch, its rows, how many samples fall on each, and their moments."""
             row = triton.load(given.visited.at[pl.ds(at + k * part, part)])
             place = k * part + jnp.arange(part, dtype=jnp.int32)
             number = samples_on(row, place, at, size)
@@ -206,7 +206,7 @@ def train_client(
             to = None if given.target is None else triton.load(given.target.at[cells(row)]) - rows
             label = triton.load(given.labels.at[row])
             weight = number.astype(jnp.float32) / size.astype(jnp.float32)
-            return row, number, Batch(rows, to, label, weight), (first, second)
+            return Batch(rows, to, label, weight), row, number, (first, second)
 
         whole = look(0) if part == places else None
 
@@ -214,13 +214,15 @@ def train_client(
             return whole or look(k)
 
         def by_own(k):
-            return scores.by_own(own, user, seen(k)[2])
+            here, *_ = seen(k)
+            return scores.by_own(own, user, here)
 
         def by_user(k):
-            return scores.slopes(own, user, seen(k)[2])[1]
+            here, *_ = seen(k)
+            return scores.slopes(own, user, here)[1]
 
         def move(k):
-            row, number, here, (first, second) = seen(k)
+            here, row, number, (first, second) = seen(k)
             loss, for_user, by_rows = scores.slopes(own, user, here)
             if in_turn:
                 new = (here.rows - lr_table * by_rows, first, second)

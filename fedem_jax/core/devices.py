@@ -8,9 +8,9 @@ from typing import Any
 import jax
 
 
-def devices_for(clients: int) -> list[Any]:
-    """JAX devices that a run takes if nobody names them: all, but no more than it has clients."""
-    return jax.devices()[:clients]
+def all_devices() -> list[Any]:
+    """JAX devices that a run takes if nobody names them."""
+    return jax.devices()
 
 
 @dataclass(frozen=True)

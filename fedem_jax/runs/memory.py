@@ -120,8 +120,8 @@ def plan_memory(
 
     The block is `config.block_size` if that is set. Else it is mostly 1 on a CPU, where one
     client's table stays in the cache of its core (`Config.block_on_cpu`). Elsewhere it is the
-    largest power of two that fits. Where clients wait on the host, it is not twice as wide as a
-    round has participants, since the device would hold as many clients to evaluate them.
+    largest power of two that fits. Where clients wait on the host, it is also less than twice the
+    participants of a round: an evaluation brings as many clients to the device as a block holds.
 
     Args:
         layout: devices and size classes; its block is ignored.
@@ -168,9 +168,7 @@ def plan_stack(
 def _choose_block(config: Config, federation: Federation, layout: Layout, limit: int) -> MemoryPlan:
     """The plan with the largest block that fits; the smallest block if none does."""
     algorithm, state = bound(config, layout)
-    block = config.block_size or _widest(config, layout)
-    if config.clients_on_host and not config.block_size:
-        block = _for_residents(block, config, layout)
+    block = config.block_size or _for_residents(_widest(config, layout), config, layout)
     while True:
         plan = _with_block(config, federation, layout, algorithm, state, limit, block)
         if plan.fits or config.block_size or block == 1:
@@ -193,7 +191,10 @@ def _widest(config: Config, layout: Layout) -> int:
 
 
 def _for_residents(block: int, config: Config, layout: Layout) -> int:
-    """A block for which no more clients come to the device than a round trains, or few more."""
+    """The block, or one so narrow that an evaluation brings few more clients to the device than a
+    round trains, where the others wait on the host."""
+    if not config.clients_on_host:
+        return block
     participants, _ = config.round_sizes(layout.num_clients)
     trained, _ = places_needed(layout, participants, block)
     while block >= 2 * max(trained, NARROWEST_BLOCK):

@@ -21,7 +21,7 @@ from fedem_jax.config.plugins import is_shipped
 from fedem_jax.config.registry import METHODS
 from fedem_jax.config.shared import is_fused
 from fedem_jax.core.algorithm import Info, State
-from fedem_jax.core.devices import devices_for
+from fedem_jax.core.devices import all_devices
 from fedem_jax.core.draws import Draws, KeyedDraws
 from fedem_jax.core.finite import finite_state
 from fedem_jax.core.layout import Layout
@@ -82,9 +82,8 @@ class Simulation:
         """
         check_pool(config, federation)
         check_processes(config, federation)
-        devices = devices or devices_for(federation.num_clients)
         self.config, self.federation, self._draws = config, federation, draws
-        layout = layout_of(config, federation, devices[: federation.num_clients])
+        layout = layout_of(config, federation, devices)
         where_it_is = dataclasses.replace(config, client_memory=self.client_memory)
         self.memory = plan_memory(where_it_is, federation, layout)
         self.layout = layout._replace(block=self.memory.block)
@@ -304,12 +303,16 @@ class Simulation:
         return record
 
 
-def layout_of(config: Config, federation: Federation, devices: Sequence[Any]) -> Layout:
+def layout_of(config: Config, federation: Federation, devices: Sequence[Any] = ()) -> Layout:
     """The clients of a federation on these devices; the block is not chosen yet.
 
     A kernel that trains whole clients pads none of its work, so few classes do. It starts with the
     longest ones, so that the others fill the device at the end.
+
+    Args:
+        devices: empty: all. No more of them are taken than there are clients.
     """
+    devices = (devices or all_devices())[: federation.num_clients]
     fused = is_fused(with_path(config, own_device(devices)))
     return lay_out(
         federation,
@@ -339,7 +342,7 @@ def kept_bytes(config: Config, federation: Federation, layout: Layout | None = N
     """
     if config.keep == "none":
         return 0
-    layout = layout or layout_of(config, federation, devices_for(federation.num_clients))
+    layout = layout or layout_of(config, federation)
     algorithm, state = bound(config, layout)
     clients = bytes_of(state.clients)
     if config.clients_on_host:

@@ -147,7 +147,7 @@ def test_a_batch_may_be_worked_on_in_parts(steps):
     assert_equal(*both([61, 0, 40, 3], 30, 8, batch=40, steps=steps))
 
 
-@pytest.mark.parametrize("dim", [12, 64])
+@pytest.mark.parametrize("dim", [12, pytest.param(16, marks=pytest.mark.slow), 64])
 def test_a_width_that_is_no_power_of_two_is_padded(dim):
     assert_equal(*both([11], 7, dim, batch=5))
 

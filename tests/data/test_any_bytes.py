@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ratings_files import COLUMNS, HOW, LASTFM, PACKED, SOUND, judge, judge_lastfm
 
 stable = settings(
-    max_examples=15,
+    max_examples=30,
     # a failure is not explained line by line, which takes minutes
     phases=(Phase.explicit, Phase.generate, Phase.shrink),
     deadline=None,
